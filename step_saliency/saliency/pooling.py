@@ -1,0 +1,143 @@
+"""From token influence to step influence.
+
+Question: how strongly does step i, as a whole, depend on step j? Given I[t, k] >= 0, the influence of
+key position k on the prediction made at query position t, four readings of "as a whole":
+
+    mean        sum of I over the pairs (t in i, k in j, k <= t) / their number
+    mass        sum over the keys k in j, mean over the queries t in i
+    block_mean  sum / (|i| * |j|): counts the pairs that causality forbids, so the self-intensity
+                i = j falls as steps get shorter (what the authors' scripts compute)
+    sum         the plain total
+
+``rows="query"`` files row t under the step that position t is in, ``rows="target"`` under the step of
+token t + 1, the one that is predicted there. Row t stands for the prediction of token t + 1 in both
+readings. A row that predicts nothing (the last position, for every objective that scores the next
+token of the trace) is empty and counts in no mean. A pair of steps without a single (t, k) pair has no
+mean: its entry is 0 and `pair_counts` says 0.
+
+When it misleads: `mean` favours short key steps, `mass` long ones; compare maps of one pooling only.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Pool = Literal["mean", "mass", "block_mean", "sum"]
+Rows = Literal["query", "target"]
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """Where each row and each column of a token map belongs.
+
+    Attributes:
+        row_steps: Step that query position t is filed under; -1 for a row that counts nowhere.
+        key_steps: Step of key position k; -1 for padding.
+        n_steps: Number of steps.
+    """
+
+    row_steps: Int[Tensor, "pos"]
+    key_steps: Int[Tensor, "pos"]
+    n_steps: int
+
+    @property
+    def counts(self) -> Int[Tensor, "step"]:
+        """Rows filed under each step."""
+        filed = self.row_steps[self.row_steps >= 0]
+        return torch.bincount(filed, minlength=self.n_steps)
+
+    @property
+    def key_lengths(self) -> Int[Tensor, "step"]:
+        """Key positions in each step."""
+        filed = self.key_steps[self.key_steps >= 0]
+        return torch.bincount(filed, minlength=self.n_steps)
+
+    @property
+    def pair_counts(self) -> Int[Tensor, "step step"]:
+        """Pairs (t, k) with k <= t in each pair of steps; never forms a pos x pos tensor."""
+        in_key_step = torch.nn.functional.one_hot(
+            self.key_steps.clamp(min=0), self.n_steps
+        ) * (self.key_steps >= 0).unsqueeze(-1)
+        keys_so_far = in_key_step.cumsum(0)
+        pairs = keys_so_far.new_zeros(self.n_steps, self.n_steps)
+        filed = self.row_steps >= 0
+        return pairs.index_add_(0, self.row_steps[filed], keys_so_far[filed])
+
+
+def step_layout(
+    step_ids: Int[Tensor, "pos"], *, rows: Rows = "query", last_row: bool = False
+) -> StepLayout:
+    """File the rows and columns of a token map under steps.
+
+    Args:
+        step_ids: Step of each position, shape ``pos``, non-decreasing from 0.
+        rows: Whether row t belongs to the step of position t or of the token predicted there.
+        last_row: Whether the last position counts (only for objectives that read its prediction).
+
+    Raises:
+        ValueError: ``rows`` is unknown, or ``last_row`` with ``rows="target"``, where the last row has
+            no target.
+    """
+    if rows not in get_args(Rows):
+        raise ValueError(f"rows={rows!r} is unknown; choose one of {get_args(Rows)}")
+    if last_row and rows == "target":
+        raise ValueError(
+            "rows='target' files a row under the token predicted there, which the last position "
+            "does not have; use rows='query' with an objective that reads the last prediction"
+        )
+    row_steps = step_ids.clone() if rows == "query" else step_ids.roll(-1)
+    if not last_row:
+        row_steps[-1] = -1
+    return StepLayout(row_steps, step_ids, int(step_ids.max()) + 1)
+
+
+def sum_tokens(
+    influence: Float[Tensor, "*lead pos pos"], layout: StepLayout
+) -> Float[Tensor, "*lead step step"]:
+    """Total influence in each pair of steps, from a whole token map."""
+    by_key = sum_keys(influence, layout)
+    totals = by_key.new_zeros(*by_key.shape[:-2], layout.n_steps, layout.n_steps)
+    filed = (layout.row_steps >= 0).to(influence.device)
+    row_steps = layout.row_steps.to(influence.device)[filed]
+    return totals.index_add_(-2, row_steps, by_key[..., filed, :])
+
+
+def sum_keys(
+    influence: Float[Tensor, "*lead query key"], layout: StepLayout
+) -> Float[Tensor, "*lead query step"]:
+    """Influence of each key step on each query position."""
+    filed = layout.key_steps >= 0
+    key_steps = layout.key_steps[filed].to(influence.device)
+    totals = influence.new_zeros(*influence.shape[:-1], layout.n_steps)
+    return totals.index_add_(-1, key_steps, influence[..., filed.to(influence.device)])
+
+
+def normalise(
+    totals: Float[Tensor, "*lead step step"], layout: StepLayout, pool: Pool
+) -> Float[Tensor, "*lead step step"]:
+    """Turn totals per pair of steps into the chosen reading (module docstring).
+
+    Raises:
+        ValueError: ``pool`` is unknown.
+    """
+    return totals / _denominator(layout, pool).clamp(min=1).to(totals)
+
+
+def _denominator(layout: StepLayout, pool: Pool) -> Int[Tensor, "#step #step"]:
+    if pool == "mean":
+        return layout.pair_counts
+    if pool == "mass":
+        return layout.counts.unsqueeze(-1)
+    if pool == "block_mean":
+        return layout.counts.unsqueeze(-1) * layout.key_lengths
+    if pool == "sum":
+        return torch.ones(1, 1, dtype=torch.long)
+    raise ValueError(f"pool={pool!r} is unknown; choose one of {get_args(Pool)}")
+
+
+def defined_pairs(layout: StepLayout) -> Bool[Tensor, "step step"]:
+    """Pairs of steps that hold at least one pair of positions."""
+    return layout.pair_counts > 0
