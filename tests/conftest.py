@@ -1,0 +1,14 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the public data files (GSM8K, MATH-500, R1 traces), or a skip where it is absent."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the public data files are not here: {folder} does not exist")
+    return folder
