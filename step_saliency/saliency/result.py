@@ -1,16 +1,25 @@
 """A map of one trace, with everything that is needed to read it."""
 
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from step_saliency.saliency.pooling import Pool, Rows, StepLayout, defined_pairs, step_layout
-from step_saliency.trace import Trace
+from step_saliency.trace import Region, Step, Trace
+
+FORMAT = "step-saliency-map/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +27,9 @@ class StepSaliency:
     """How much the predictions of each step depend, through attention, on each earlier step.
 
     Attributes:
-        maps: ``layer step step``, or ``layer head step step`` with ``per_head``; rows are query steps,
-            columns key steps. Entries above the diagonal and of empty rows are 0 (see `defined`).
+        maps: ``layer step step``, or ``layer head step step`` with ``per_head``; rows are query
+            steps, columns key steps. Entries above the diagonal and of empty rows are 0 (see
+            `defined`).
         trace: The trace that the maps are of.
         layers: Model layer of each map.
         n_layers: Number of layers that the model has.
@@ -69,3 +79,111 @@ class StepSaliency:
         if layer not in self.layers:
             raise ValueError(f"layer {layer} was not computed; there are {list(self.layers)}")
         return self.maps[self.layers.index(layer)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer, head and pair of steps that the maps say something about.
+
+        Returns:
+            Columns ``layer, head, query_step, key_step, query_region, key_region, saliency``, for
+            the pairs that are `defined`. ``head`` is missing throughout without ``per_head``;
+            regions are categories in the order of `Region`. Template steps are included.
+        """
+        query, key = self.defined.nonzero(as_tuple=True)
+        n_heads = self.maps.shape[1] if self.per_head else 1
+        n_pairs, n_maps = len(query), len(self.layers) * n_heads
+        heads = torch.arange(n_heads).repeat_interleave(n_pairs).repeat(len(self.layers))
+        layers = torch.tensor(self.layers, dtype=torch.long).repeat_interleave(n_heads * n_pairs)
+        query, key = query.repeat(n_maps), key.repeat(n_maps)
+        saliency = self.maps.detach().cpu()[..., self.defined].flatten()
+        return pd.DataFrame(
+            {
+                "layer": layers.numpy(),
+                "head": pd.array(heads.numpy(), dtype="Int64") if self.per_head else pd.NA,
+                "query_step": query.numpy(),
+                "key_step": key.numpy(),
+                "query_region": self._regions_of(query),
+                "key_region": self._regions_of(key),
+                "saliency": saliency.to(torch.promote_types(saliency.dtype, torch.float32)).numpy(),
+            }
+        ).astype({"head": "Int64"})
+
+    def save(self, path: str | Path) -> None:
+        """Write maps and trace to one safetensors file.
+
+        The file appears whole or not at all: it is written beside its place and moved there.
+
+        Args:
+            path: File to write; one that is there is replaced. Its folder is made.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            "maps": self.maps.detach().cpu().contiguous(),
+            "tokens": self.trace.tokens.cpu().contiguous(),
+        }
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, part, metadata={"format": FORMAT, "saliency": self._description()})
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is cut short or is no map.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut short or no safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} is no saved map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+            )
+        fields = json.loads(metadata["saliency"])
+        trace = _trace_from(fields.pop("trace"), tensors["tokens"])
+        layers = tuple(fields.pop("layers"))
+        return cls(maps=tensors["maps"], trace=trace, layers=layers, **fields)
+
+    def __repr__(self) -> str:
+        name = f"{self.trace.id!r}, " if self.trace.id else ""
+        heads = f", {self.maps.shape[1]} heads" if self.per_head else ""
+        return (
+            f"StepSaliency({name}{len(self.layers)} of {self.n_layers} layers{heads}, "
+            f"{len(self.trace.steps)} steps ({self._region_counts()}), "
+            f"objective={self.objective!r}, pool={self.pool!r}, rows={self.rows!r}, "
+            f"method={self.method!r})"
+        )
+
+    def _region_counts(self) -> str:
+        counts = Counter(step.region for step in self.trace.steps)
+        return ", ".join(f"{counts[region]} {region.value}" for region in Region if counts[region])
+
+    def _regions_of(self, steps: Tensor) -> pd.Categorical:
+        names = [region.value for region in Region]
+        codes = torch.tensor([names.index(step.region.value) for step in self.trace.steps])
+        return pd.Categorical.from_codes(codes[steps].numpy(), categories=names)
+
+    def _description(self) -> str:
+        steps = [[s.start, s.stop, s.region.value, s.text] for s in self.trace.steps]
+        trace = {
+            "steps": steps,
+            "id": self.trace.id,
+            "question": self.trace.question,
+            "response": self.trace.response,
+            "meta": dict(self.trace.meta),
+        }
+        scalars = ("n_layers", "objective", "method", "pool", "rows", "last_row")
+        fields = {name: getattr(self, name) for name in scalars}
+        return json.dumps({"trace": trace, "layers": list(self.layers), **fields})
+
+
+def _trace_from(fields: Mapping[str, Any], tokens: Tensor) -> Trace:
+    steps = tuple(Step(start, stop, Region(r), text) for start, stop, r, text in fields["steps"])
+    return Trace(**{**fields, "steps": steps}, tokens=tokens)

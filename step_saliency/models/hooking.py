@@ -1,0 +1,86 @@
+"""Installing hooks: which points are live, and hooks that run before all others.
+
+Both model classes install hooks by ``model.hooks``; this module adds what that leaves out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from step_saliency.models.facts import ATTENTION_HOOKS, RESIDUAL_HOOKS, device_of
+
+NamedHook = tuple[str, Callable[..., Any]]
+
+_FIRING: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+
+
+def firing_hooks(model: Any) -> frozenset[str]:
+    """Attention and residual hook points that a forward pass reaches, found by running one token.
+
+    A hook point can exist and never fire: some bridges declare rotary hooks that their attention does
+    not pass through. Found once per model.
+    """
+    if model not in _FIRING:
+        fired: set[str] = set()
+        kinds = (*ATTENTION_HOOKS, *RESIDUAL_HOOKS)
+        names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
+        hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
+        token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
+        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+            model(token, attention_mask=torch.ones_like(token))
+        _FIRING[model] = frozenset(fired)
+    return _FIRING[model]
+
+
+def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
+    """The names, if a forward pass of the model reaches all of them.
+
+    Raises:
+        ValueError: a name that is no hook point of this model (TransformerBridge skips such names in
+            silence) or that never fires.
+    """
+    dead = [name for name in names if name not in firing_hooks(model)]
+    if dead:
+        raise ValueError(
+            f"hook points {', '.join(dead[:3])} do not fire on this {type(model).__name__}; step-saliency "
+            "needs scores, pattern, queries, keys, values and z of every block (see ss.doctor)"
+        )
+    return names
+
+
+@contextmanager
+def prepended_hooks(model: Any, fwd_hooks: Sequence[NamedHook]) -> Iterator[None]:
+    """Forward hooks that run before those already there, which ``model.hooks`` cannot do.
+
+    Raises:
+        ValueError: a hook name that the model lacks or never reaches.
+    """
+    live_names(model, [name for name, _ in fwd_hooks])
+    points = model.hook_dict
+    added = []
+    try:
+        for name, function in fwd_hooks:
+            point = points[name]
+            point.add_hook(function, prepend=True)
+            added.append((point, point.fwd_hooks[0]))
+        yield
+    finally:
+        for point, handle in added:
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
+
+
+@contextmanager
+def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
+    """Take no gradients with respect to weights; afterwards every flag is as it was."""
+    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)

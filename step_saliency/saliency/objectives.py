@@ -1,0 +1,288 @@
+"""What is differentiated: the scalar whose gradient at the attention weights weighs them.
+
+Every objective is a sum over positions of a function of the logits there,
+
+    L = sum_t loss(logits[t], tokens, t),
+
+so that it can be computed in chunks of positions; only `Custom` needs all logits at once.
+
+Local objectives ask of each query position t about the prediction made at t alone: row t of the map
+holds A[t, k] * dL_t / dA[t, k]. Because L_t reads position t only, and a residual at position t can
+reach L_t only by staying at t, all L_t are differentiated together by one backward pass in which keys
+and values pass gradient on the diagonal only. For the other objectives L is one number, and row t of the
+map says how much it depends on what position t attended to.
+
+    next_token  L_t = -log p(tokens[t+1]); the paper's definition, exact
+    log_odds    L_t = -(log p - log(1 - p)); the same direction row by row, without the factor 1 - p that
+                makes confident rows vanish
+    sequence    mean of -log p over all predictions (the authors' scripts): row t mixes in the influence
+                on later tokens, and the scale shrinks with the length
+    answer      mean of -log p over the answer's tokens: which steps drive the answer, also by way of others
+    logit_diff  logit of the correct minus logit of the wrong token, at one position
+
+Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency; logit difference as in
+TransformerLens' patching literature.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ObjectiveName = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
+
+
+class Objective(ABC):
+    """A scalar of the logits of one sequence.
+
+    Attributes:
+        name: How tables and files call it.
+        local: Whether row t of the map is the gradient of the loss at position t alone.
+        last_row: Whether the prediction made at the last position counts.
+    """
+
+    name: str
+    local: bool = False
+    last_row: bool = False
+
+    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+        """Positions whose logits are read, ascending."""
+        return torch.arange(n_tokens - 1)
+
+    @abstractmethod
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
+    ) -> Float[Tensor, "query"]:
+        """Terms of the sum for some of the positions of `queries`, in float32 or better."""
+
+    def total(
+        self, logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, "pos"]
+    ) -> Float[Tensor, ""]:
+        """The scalar itself, from all logits at once."""
+        queries = self.queries(len(tokens)).to(logits.device)
+        return self.position_losses(logits[queries], tokens, queries).sum()
+
+
+def _next_token_loss(
+    logits: Float[Tensor, "query vocab"], tokens: Int[Tensor, "pos"], queries: Int[Tensor, "query"]
+) -> Float[Tensor, "query"]:
+    return F.cross_entropy(_widen(logits), tokens[queries + 1], reduction="none")
+
+
+def _widen(logits: Float[Tensor, "query vocab"]) -> Float[Tensor, "query vocab"]:
+    """Float32 for half precision: a loss rounded to eight bits has no usable gradient."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+@dataclass(frozen=True)
+class NextToken(Objective):
+    """Cross-entropy, in nats, of the token that follows each position."""
+
+    name = "next_token"
+    local = True
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
+    ) -> Float[Tensor, "query"]:
+        return _next_token_loss(logits, tokens, queries)
+
+
+@dataclass(frozen=True)
+class LogOdds(Objective):
+    """Negative log-odds, in nats, of the token that follows each position."""
+
+    name = "log_odds"
+    local = True
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
+    ) -> Float[Tensor, "query"]:
+        targets = tokens[queries + 1].unsqueeze(-1)
+        logits = _widen(logits)
+        others = logits.scatter(-1, targets, -torch.inf)
+        return others.logsumexp(-1) - logits.gather(-1, targets).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class SequenceLoss(Objective):
+    """Mean cross-entropy, in nats, of all tokens but the first."""
+
+    name = "sequence"
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
+    ) -> Float[Tensor, "query"]:
+        return _next_token_loss(logits, tokens, queries) / (len(tokens) - 1)
+
+
+@dataclass(frozen=True)
+class AnswerLoss(Objective):
+    """Mean cross-entropy, in nats, of the tokens at `positions`.
+
+    Attributes:
+        positions: Positions of the answer's tokens, ascending, from 1 (the first token is predicted by
+            nothing).
+    """
+
+    positions: tuple[int, ...]
+    name = "answer"
+
+    def __post_init__(self) -> None:
+        if not self.positions or min(self.positions) < 1:
+            raise ValueError(
+                f"answer positions are {self.positions}; give at least one, all from 1 on, because the "
+                "first token of a trace is predicted by nothing"
+            )
+
+    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+        if max(self.positions) >= n_tokens:
+            raise ValueError(
+                f"answer position {max(self.positions)} lies beyond the trace of {n_tokens} tokens"
+            )
+        return torch.tensor(sorted(set(self.positions))) - 1
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
+    ) -> Float[Tensor, "query"]:
+        return _next_token_loss(logits, tokens, queries) / len(set(self.positions))
+
+
+@dataclass(frozen=True)
+class LogitDiff(Objective):
+    """Logit of `correct` minus logit of `wrong` at one position.
+
+    Attributes:
+        correct: Token id whose logit counts positive.
+        wrong: Token id whose logit counts negative; None for the largest other logit there.
+        position: Position whose logits are read; negative counts from the end.
+    """
+
+    correct: int
+    wrong: int | None = None
+    position: int = -1
+    name = "logit_diff"
+    last_row = True
+
+    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+        if not -n_tokens <= self.position < n_tokens:
+            raise ValueError(f"position {self.position} is outside a trace of {n_tokens} tokens")
+        return torch.tensor([self.position % n_tokens])
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],  # noqa: ARG002
+        queries: Int[Tensor, "query"],  # noqa: ARG002
+    ) -> Float[Tensor, "query"]:
+        logits = _widen(logits)
+        return logits[:, self.correct] - self._wrong_logit(logits)
+
+    def _wrong_logit(self, logits: Float[Tensor, "query vocab"]) -> Float[Tensor, "query"]:
+        if self.wrong is not None:
+            return logits[:, self.wrong]
+        correct = torch.full_like(logits[:, :1], self.correct, dtype=torch.long)
+        return logits.scatter(-1, correct, -torch.inf).amax(-1)
+
+
+@dataclass(frozen=True)
+class Custom(Objective):
+    """Any scalar of the logits.
+
+    Attributes:
+        function: Takes logits, ``pos vocab``, and tokens, ``pos``; returns a scalar tensor that carries
+            gradient.
+    """
+
+    function: Callable[..., Tensor]
+    last_row = True
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The function's own name."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+        return torch.arange(n_tokens)
+
+    def position_losses(
+        self,
+        logits: Float[Tensor, "query vocab"],  # noqa: ARG002
+        tokens: Int[Tensor, "pos"],  # noqa: ARG002
+        queries: Int[Tensor, "query"],  # noqa: ARG002
+    ) -> Float[Tensor, "query"]:
+        raise NotImplementedError("a function of all logits has no terms per position")
+
+    def total(
+        self, logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, "pos"]
+    ) -> Float[Tensor, ""]:
+        value = self.function(logits, tokens)
+        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+            raise ValueError(
+                f"objective {self.name} returned {value!r:.80}; a scalar tensor that depends on the "
+                "logits is needed"
+            )
+        return value
+
+
+def resolve_objective(
+    objective: ObjectiveName | Objective | Callable[..., Tensor],
+    *,
+    answer: Sequence[int] | None = None,
+    answer_tokens: tuple[int, int] | None = None,
+    tokens: Int[Tensor, "pos"] | None = None,
+) -> Objective:
+    """Turn a name or function into an objective.
+
+    Args:
+        objective: A name of the module docstring, an `Objective`, or a function (see `Custom`).
+        answer: Positions of the answer's tokens, for ``answer`` and ``logit_diff``.
+        answer_tokens: (correct, wrong) token ids for ``logit_diff``; without it the answer's first token
+            against the largest other logit.
+        tokens: The trace's tokens, for the correct token of ``logit_diff``.
+
+    Raises:
+        ValueError: the name is unknown, or the answer's positions are needed and missing.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if callable(objective):
+        return Custom(objective)
+    simple = {"next_token": NextToken, "log_odds": LogOdds, "sequence": SequenceLoss}
+    if objective in simple:
+        return simple[objective]()
+    if objective not in get_args(ObjectiveName):
+        raise ValueError(
+            f"objective={objective!r} is unknown; choose one of {get_args(ObjectiveName)}, an Objective "
+            "or a function of (logits, tokens)"
+        )
+    if not answer:
+        raise ValueError(
+            f"objective={objective!r} needs the answer's tokens and the trace has no summary to take "
+            "them from; pass answer=[positions]"
+        )
+    if objective == "answer":
+        return AnswerLoss(tuple(answer))
+    if answer_tokens is not None:
+        return LogitDiff(*answer_tokens, position=min(answer) - 1)
+    assert tokens is not None
+    return LogitDiff(int(tokens[min(answer)]), position=min(answer) - 1)
