@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -165,10 +166,10 @@ class StepSaliency:
         counts = Counter(step.region for step in self.trace.steps)
         return ", ".join(f"{counts[region]} {region.value}" for region in Region if counts[region])
 
-    def _regions_of(self, steps: Tensor) -> pd.Categorical:
+    def _regions_of(self, steps: Tensor) -> pd.api.extensions.ExtensionArray:
         names = [region.value for region in Region]
-        codes = torch.tensor([names.index(step.region.value) for step in self.trace.steps])
-        return pd.Categorical.from_codes(codes[steps].numpy(), categories=names)
+        codes = np.array([names.index(step.region.value) for step in self.trace.steps], np.int8)
+        return pd.Categorical.from_codes(codes[steps.numpy()], categories=pd.Index(names))
 
     def _description(self) -> str:
         steps = [[s.start, s.stop, s.region.value, s.text] for s in self.trace.steps]

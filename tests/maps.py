@@ -1,0 +1,55 @@
+"""Step maps written by hand, for tests that need no model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from step_saliency.saliency.pooling import Pool, Rows
+from step_saliency.saliency.result import StepSaliency
+from step_saliency.trace import Region, Step, Trace
+
+LETTERS = {"_": Region.TEMPLATE, "Q": Region.QUESTION, "T": Region.THINKING, "S": Region.SUMMARY}
+
+
+def make_trace(regions: str, lengths: Sequence[int] | None = None, **fields: Any) -> Trace:
+    """A trace of steps of the regions spelled by the letters ``_QTS``, two tokens each by default."""
+    lengths = lengths or [2] * len(regions)
+    stops = torch.tensor(lengths).cumsum(0).tolist()
+    steps = tuple(
+        Step(stop - length, stop, LETTERS[letter], f"{letter}{number}")
+        for number, (letter, length, stop) in enumerate(zip(regions, lengths, stops, strict=True))
+    )
+    return Trace(tokens=torch.arange(stops[-1]), steps=steps, **fields)
+
+
+def make_saliency(
+    maps: torch.Tensor,
+    trace: Trace,
+    *,
+    pool: Pool = "mean",
+    rows: Rows = "query",
+    layers: Sequence[int] | None = None,
+    n_layers: int | None = None,
+    last_row: bool = False,
+) -> StepSaliency:
+    """Maps of all layers (or of those named) of a trace."""
+    layers = tuple(layers or range(len(maps)))
+    return StepSaliency(
+        maps=maps,
+        trace=trace,
+        layers=layers,
+        n_layers=n_layers or len(maps),
+        objective="next_token",
+        method="hooks",
+        pool=pool,
+        rows=rows,
+        last_row=last_row,
+    )
+
+
+def random_maps(trace: Trace, *lead: int, seed: int = 0) -> torch.Tensor:
+    """Positive lower-triangular maps with entries over four orders of magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (*lead, len(trace.steps), len(trace.steps))
+    return (10 ** (-4 * torch.rand(shape, generator=generator))).tril()
