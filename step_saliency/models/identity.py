@@ -1,0 +1,72 @@
+"""Where a model came from: what a results folder has to record to be reproducible.
+
+Kept beside the models, in a weak table, so that the TransformerLens objects themselves stay as
+TransformerLens made them. A model that was not loaded here is described by what it says of itself.
+"""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from step_saliency.models.facts import backend_of, dtype_of, name_of
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model was loaded.
+
+    Attributes:
+        name: Name that the user gave.
+        source: Hub id or folder that the weights were read from.
+        gguf_file: File inside ``source``, where the weights are a GGUF file.
+        revision: Commit hash of a hub checkpoint, else the revision asked for, else None.
+        trust_remote_code: Whether the user allowed code from the checkpoint.
+        process_weights: Whether TransformerLens' weight processing was asked for.
+    """
+
+    name: str
+    source: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    process_weights: bool = False
+
+
+_ORIGINS: "WeakKeyDictionary[nn.Module, Origin]" = WeakKeyDictionary()
+
+
+def record_origin(model: nn.Module, origin: Origin) -> None:
+    """Remember where ``model`` came from, for as long as it lives."""
+    _ORIGINS[model] = origin
+
+
+def origin_of(model: nn.Module) -> Origin | None:
+    """Where ``model`` came from; None for a model that was not loaded here."""
+    return _ORIGINS.get(model)
+
+
+def model_identity(model: nn.Module) -> dict[str, Any]:
+    """Describe a model for a run manifest, in JSON types.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+
+    Returns:
+        name, source, gguf_file, revision, trust_remote_code, process_weights, backend, dtype and
+        the versions of transformer-lens, transformers and torch. ``source`` is None for a model
+        that ``load_model`` did not load.
+    """
+    backend: Literal["hooked", "bridge"] = backend_of(model)
+    origin = _ORIGINS.get(model)
+    facts = asdict(origin) if origin else {"name": name_of(model), "source": None, "revision": None}
+    return {
+        **facts,
+        "backend": backend,
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "transformer_lens": version("transformer-lens"),
+        "transformers": version("transformers"),
+        "torch": version("torch"),
+    }
