@@ -165,6 +165,9 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
         seen["dk"] = k - k.detach()
         return k.detach()
 
+    def keep_rotation(turn: Float[Tensor, "batch pos rotary"], hook: Any) -> None:
+        seen["length"] = seen.get("length", 0.0) + turn.detach() ** 2
+
     def detach_value(
         v: Float[Tensor, "batch key kv_head d_head"], hook: Any
     ) -> Float[Tensor, "batch key kv_head d_head"]:
@@ -174,7 +177,8 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
     def pass_scores(
         scores: Float[Tensor, "batch head query key"], hook: Any
     ) -> Float[Tensor, "batch head query key"]:
-        return pass_key_diagonal(scores, seen.pop("q"), seen.pop("dk"), scale, softcap)
+        dk = _stretch(seen.pop("dk"), seen.pop("length", None))
+        return pass_key_diagonal(scores, seen.pop("q"), dk, scale, softcap)
 
     def keep_diagonal(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
         seen["diagonal"] = pattern.detach().diagonal(dim1=-2, dim2=-1)
@@ -191,7 +195,20 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
         (prefix + "hook_attn_scores", pass_scores),
         (prefix + "hook_z", pass_values),
     ]
+    rotation = {prefix + "hook_cos", prefix + "hook_sin"} & firing_hooks(model)
+    if query_name == "hook_q":
+        before += [(name, keep_rotation) for name in sorted(rotation)]
     return before, [(prefix + "hook_pattern", keep_diagonal)]
+
+
+def _stretch(
+    dk: Float[Tensor, "batch pos kv_head d_head"], length: Float[Tensor, "batch pos rotary"] | None
+) -> Float[Tensor, "batch pos kv_head d_head"]:
+    """Multiply by cos^2 + sin^2 of the rotation to come, which rounding leaves some 1e-7 off one."""
+    if length is None:
+        return dk
+    factor = torch.nn.functional.pad(length, (0, dk.shape[-1] - length.shape[-1]), value=1.0)
+    return dk * factor.unsqueeze(2)
 
 
 def pass_key_diagonal(

@@ -1,0 +1,73 @@
+"""Step-to-step attribution maps, diagnosis and causal tests for reasoning traces, on TransformerLens.
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from step_saliency import tasks as tasks
+    from step_saliency.diagnose import Diagnosis as Diagnosis
+    from step_saliency.diagnose import compare as compare
+    from step_saliency.diagnose import diagnose as diagnose
+    from step_saliency.generate import generate as generate
+    from step_saliency.models import doctor as doctor
+    from step_saliency.models import load_model as load_model
+    from step_saliency.saliency.api import step_saliency as step_saliency
+    from step_saliency.saliency.api import token_map as token_map
+    from step_saliency.saliency.objectives import AnswerLoss as AnswerLoss
+    from step_saliency.saliency.objectives import LogitDiff as LogitDiff
+    from step_saliency.saliency.result import StepSaliency as StepSaliency
+    from step_saliency.trace import Region as Region
+    from step_saliency.trace import Step as Step
+    from step_saliency.trace import Trace as Trace
+    from step_saliency.trace import load_jsonl as load_jsonl
+    from step_saliency.trace import save_jsonl as save_jsonl
+
+_HOME = {
+    "AnswerLoss": "saliency.objectives",
+    "Diagnosis": "diagnose",
+    "LogitDiff": "saliency.objectives",
+    "Region": "trace",
+    "Step": "trace",
+    "StepSaliency": "saliency.result",
+    "Trace": "trace",
+    "compare": "diagnose",
+    "diagnose": "diagnose",
+    "doctor": "models",
+    "generate": "generate",
+    "load_jsonl": "trace",
+    "load_model": "models",
+    "save_jsonl": "trace",
+    "step_saliency": "saliency.api",
+    "token_map": "saliency.api",
+}
+_MODULES = ("tasks",)
+
+__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+
+
+class _Package(ModuleType):
+    """A package whose functions `diagnose` and `generate` outlive the import of modules so named."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,217 @@
+"""Step-Saliency of a trace: objective -> token influence -> pooling -> `StepSaliency`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from step_saliency.models.facts import n_ctx, n_layers
+from step_saliency.saliency import hooks
+from step_saliency.saliency.hooks import Quantity
+from step_saliency.saliency.objectives import Objective, ObjectiveName, resolve_objective
+from step_saliency.saliency.pooling import (
+    Pool,
+    Rows,
+    StepLayout,
+    normalise,
+    step_layout,
+    sum_tokens,
+)
+from step_saliency.saliency.result import StepSaliency
+from step_saliency.trace import Region, Trace
+
+Method = Literal["auto", "hooks", "streaming"]
+
+
+def step_saliency(
+    model: Any,
+    trace: Trace,
+    *,
+    objective: ObjectiveName | Objective | Callable[..., Tensor] = "next_token",
+    method: Method = "auto",
+    pool: Pool = "mean",
+    rows: Rows = "query",
+    per_head: bool = False,
+    layers: Sequence[int] | None = None,
+    answer: Sequence[int] | None = None,
+    answer_tokens: tuple[int, int] | None = None,
+) -> StepSaliency:
+    """Map how much the predictions of each step depend, through attention, on each earlier step.
+
+    The influence of key position k on the prediction at query position t, in layer l, is
+    I[t, k] = mean over heads of |A[h, t, k] * dL_t / dA[h, t, k]| ("Reasoning Fails Where Step Flow
+    Breaks", ACL 2026), pooled over the positions of two steps.
+
+    Args:
+        model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it, such
+            as interventions, take part.
+        trace: Tokens and steps.
+        objective: ``"next_token"`` (each position's own cross-entropy, exact), ``"log_odds"``,
+            ``"sequence"``, ``"answer"``, ``"logit_diff"``, an `Objective`, or a function of
+            (logits ``pos vocab``, tokens ``pos``) that returns a scalar.
+        method: ``"hooks"`` caches patterns and their gradients (memory grows with the square of the
+            length), ``"streaming"`` goes layer by layer in linear memory, ``"auto"`` chooses.
+        pool: ``"mean"``, ``"mass"``, ``"block_mean"`` or ``"sum"``, see `step_saliency.saliency.pooling`.
+        rows: ``"query"`` files row t under the step that position t is in, ``"target"`` under the step of
+            the token that is predicted there.
+        per_head: Keep heads apart.
+        layers: Model layers to map, in the order wanted; all by default. Negative ones count from the end.
+        answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``; by default the
+            tokens of the summary.
+        answer_tokens: (correct, wrong) token ids for ``"logit_diff"``, read where the first answer token
+            is predicted; by default that token against the largest other logit.
+
+    Returns:
+        Maps, ``layer step step`` or ``layer head step step``, on the CPU. The unit is that of the
+        objective (nats, or logits).
+
+    Raises:
+        ValueError: an unknown option, a layer that the model lacks, a trace longer than the context or
+            with tokens outside the vocabulary, an objective without its answer, or logits that are not
+            finite.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r} is unknown; choose one of {get_args(Method)}")
+    check_tokens(model, trace.tokens)
+    chosen = _resolve(objective, trace, answer, answer_tokens)
+    wanted = resolve_layers(model, layers)
+    layout = step_layout(trace.step_ids, rows=rows, last_row=chosen.last_row)
+    normalise(torch.zeros(layout.n_steps, layout.n_steps), layout, pool)
+    path = _choose(method, model, trace, chosen)
+    totals = path(model, trace, chosen, layout=layout, layers=wanted, per_head=per_head)
+    return StepSaliency(
+        maps=normalise(totals, layout, pool),
+        trace=trace,
+        layers=wanted,
+        n_layers=n_layers(model),
+        objective=chosen.name,
+        method=path.__name__.strip("_"),
+        pool=pool,
+        rows=rows,
+        last_row=chosen.last_row,
+    )
+
+
+def token_map(
+    model: Any,
+    trace: Trace,
+    *,
+    layer: int,
+    objective: ObjectiveName | Objective | Callable[..., Tensor] = "next_token",
+    per_head: bool = False,
+    quantity: Quantity = "saliency",
+    answer: Sequence[int] | None = None,
+    answer_tokens: tuple[int, int] | None = None,
+) -> Float[Tensor, "*head query key"]:
+    """Token influence of one layer, before any pooling.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        trace: Tokens and steps.
+        layer: Model layer; negative counts from the end.
+        objective: As in `step_saliency`.
+        per_head: Keep heads apart instead of averaging over them.
+        quantity: ``"saliency"`` |A * dA|, ``"attention"`` A, or ``"gradient"`` |dA|.
+        answer: As in `step_saliency`.
+        answer_tokens: As in `step_saliency`.
+
+    Returns:
+        ``query key``, or ``head query key`` with ``per_head``, on the CPU. Row t stands for the
+        prediction of token t + 1; the last row of a local objective is empty.
+
+    Raises:
+        ValueError: as `step_saliency`.
+    """
+    check_tokens(model, trace.tokens)
+    (wanted,) = resolve_layers(model, [layer])
+
+    def keep(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head query key"]:
+        return (influence if per_head else influence.mean(0)).cpu()
+
+    chosen = _resolve(objective, trace, answer, answer_tokens)
+    maps = hooks.reduce_influence(
+        model, trace.tokens, chosen, layers=[wanted], reduce=keep, quantity=quantity
+    )
+    return maps[wanted]
+
+
+def check_tokens(model: Any, tokens: Int[Tensor, "pos"]) -> None:
+    """Raise ValueError for tokens that the model cannot read or that predict nothing."""
+    if len(tokens) > n_ctx(model):
+        raise ValueError(
+            f"the trace has {len(tokens)} tokens and the model's context {n_ctx(model)}; shorten the "
+            "trace or load the model with a longer context"
+        )
+    if len(tokens) < 2:
+        raise ValueError("the trace has one token, which predicts nothing; at least two are needed")
+    vocab = model.cfg.d_vocab
+    if int(tokens.min()) < 0 or int(tokens.max()) >= vocab:
+        raise ValueError(
+            f"token ids run from {int(tokens.min())} to {int(tokens.max())}, outside the model's "
+            f"vocabulary of {vocab}; was the trace made with another tokenizer?"
+        )
+
+
+def resolve_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """Model layers as non-negative numbers.
+
+    Raises:
+        ValueError: no layer, a layer twice, or one that the model lacks.
+    """
+    total = n_layers(model)
+    if layers is None:
+        return tuple(range(total))
+    beyond = [layer for layer in layers if not -total <= layer < total]
+    if beyond or not len(layers):
+        raise ValueError(f"layers={list(layers)}: the model has layers 0 to {total - 1}")
+    wanted = tuple(layer % total for layer in layers)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"layers={list(layers)} names a layer twice")
+    return wanted
+
+
+def answer_positions(trace: Trace) -> list[int]:
+    """Positions of the tokens of the summary, where the answer is given; empty without a summary."""
+    return [
+        position
+        for step in trace.steps
+        if step.region == Region.SUMMARY
+        for position in range(step.start, step.stop)
+    ]
+
+
+def _resolve(
+    objective: ObjectiveName | Objective | Callable[..., Tensor],
+    trace: Trace,
+    answer: Sequence[int] | None,
+    answer_tokens: tuple[int, int] | None,
+) -> Objective:
+    positions = answer_positions(trace) if answer is None else list(answer)
+    chosen = resolve_objective(
+        objective, answer=positions, answer_tokens=answer_tokens, tokens=trace.tokens
+    )
+    chosen.queries(len(trace.tokens))
+    return chosen
+
+
+def _choose(method: Method, model: Any, trace: Trace, objective: Objective) -> Callable[..., Tensor]:
+    return _hooks
+
+
+def _hooks(
+    model: Any,
+    trace: Trace,
+    objective: Objective,
+    *,
+    layout: StepLayout,
+    layers: Sequence[int],
+    per_head: bool,
+) -> Float[Tensor, "layer *head step step"]:
+    def pool(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head step step"]:
+        totals = sum_tokens(influence, layout)
+        return (totals if per_head else totals.mean(0)).cpu()
+
+    maps = hooks.reduce_influence(model, trace.tokens, objective, layers=layers, reduce=pool)
+    return torch.stack([maps[layer] for layer in layers])
