@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any
 
 from step_saliency.diagnose.bands import Band, Bands
+from step_saliency.diagnose.comparison import compare
 from step_saliency.diagnose.diagnosis import Diagnosis, diagnose
 
-__all__ = ["Band", "Bands", "Diagnosis", "diagnose"]
+__all__ = ["Band", "Bands", "Diagnosis", "compare", "diagnose"]
 
 
 class _CallablePackage(ModuleType):

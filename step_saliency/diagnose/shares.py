@@ -25,7 +25,7 @@ When it misleads: shares say where a row points, not how strongly; a row with ne
 share out counts like any other. A uniform row is a yardstick, not a null model: attention prefers
 near tokens in any language model, so lock-in above zero is ordinary, and only differences between
 layers, traces or models speak. Decay falls with the number of summary steps, since later ones see
-more of the summary: compare traces of like length (`step_saliency.diagnose.compare`).
+more of the summary: compare traces of like length (`step_saliency.diagnose.comparison`).
 """
 
 from collections.abc import Sequence
