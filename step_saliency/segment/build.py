@@ -1,0 +1,317 @@
+"""From text, messages or generated tokens to a :class:`~step_saliency.trace.Trace`.
+
+Prompt and response become token ids once; the steps are those that a
+:class:`~step_saliency.segment.online.StepTracker` sees when it is fed these ids.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from step_saliency.segment import prompt as prompts
+from step_saliency.segment.formats import check_format, detect_format
+from step_saliency.segment.online import StepTracker
+from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.segment.prompt import Prompt
+from step_saliency.segment.splitters import Splitter, make_splitter, split_text
+from step_saliency.trace import Region, Trace
+
+if TYPE_CHECKING:
+    from step_saliency.segment.formats import FormatName
+    from step_saliency.segment.splitters import SplitFunction, SplitterLike
+else:
+    FormatName = str
+    SplitterLike = Any
+    SplitFunction = Any
+
+AnyTrace = TypeVar("AnyTrace", bound=Trace)
+
+
+def trace_from_text(
+    cls: type[AnyTrace],
+    tokenizer: Any,
+    *,
+    question: str = "",
+    response: str,
+    prompt: str | None = None,
+    format: FormatName = "auto",  # noqa: A002
+    splitter: SplitterLike = "sentence",
+    system: str | None = None,
+    chat_template: bool | str = "auto",
+    id: str | None = None,  # noqa: A002
+    meta: Mapping[str, Any] | None = None,
+) -> AnyTrace:
+    """Cut a question and the response to it.
+
+    Args:
+        cls: Class of the trace.
+        tokenizer: The tokenizer of the model.
+        question: The question.
+        response: What the model wrote, with its format marks.
+        prompt: The exact text that the model read before it, in place of a template. If
+            ``question`` is given too, that part of the prompt is the question and the rest
+            template; else all of the prompt but its special tokens is the question.
+        format: ``"think"``, ``"harmony"``, ``"plain"``, or ``"auto"``, which goes by the end of the
+            prompt and the marks in the response.
+        splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, a causal splitter, or a function from
+            the text of a region to the offsets (or spans) of its steps.
+        system: System prompt.
+        chat_template: ``"auto"`` takes the tokenizer's template if it has one, False none, True
+            insists on it; any other string is a template itself.
+        id: Name of the trace.
+        meta: Anything else, in JSON types.
+
+    Raises:
+        ValueError: An empty response; neither question nor prompt; a prompt together with a system
+            prompt; an unknown format or splitter; a template asked for that is not there; a
+            question that cannot be found in the prompt or, for want of offsets, in its tokens.
+    """
+    check_format(format)
+    _check_response(response)
+    if prompt is not None:
+        if system is not None:
+            raise ValueError("give the system prompt inside prompt, or leave prompt out")
+        spans = [
+            prompts.find_question(prompt, question) if question else prompts.whole_prompt(prompt)
+        ]
+        made = _tokenized(tokenizer, prompt, spans, add_special=True)
+    else:
+        if not question.strip():
+            raise ValueError("give a question, or the exact prompt text with prompt=...")
+        messages = [{"role": "user", "content": question}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        made = _prompt(tokenizer, messages, chat_template)
+    return _cut(cls, tokenizer, made, response, format, splitter, question, id, meta)
+
+
+def trace_from_messages(
+    cls: type[AnyTrace],
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    format: FormatName = "auto",  # noqa: A002
+    splitter: SplitterLike = "sentence",
+    chat_template: bool | str = "auto",
+    id: str | None = None,  # noqa: A002
+    meta: Mapping[str, Any] | None = None,
+) -> AnyTrace:
+    """Cut a conversation: the last message is the response, each turn before it one step.
+
+    Earlier turns of user and assistant have region question, system prompts are template.
+
+    Args:
+        cls: Class of the trace.
+        tokenizer: The tokenizer of the model.
+        messages: Dictionaries with ``role`` and ``content``, as chat templates take them.
+        format: As for :func:`trace_from_text`.
+        splitter: As for :func:`trace_from_text`.
+        chat_template: As for :func:`trace_from_text`.
+        id: Name of the trace.
+        meta: Anything else, in JSON types.
+
+    Raises:
+        ValueError: Fewer than two messages; the last is not the assistant's; a message without role
+            or content; or as :func:`trace_from_text`.
+    """
+    check_format(format)
+    _check_messages(messages)
+    *earlier, last = messages
+    _check_response(last["content"])
+    made = _prompt(tokenizer, earlier, chat_template)
+    asked = [message["content"] for message in earlier if message["role"] == "user"]
+    question = asked[-1] if asked else ""
+    return _cut(cls, tokenizer, made, last["content"], format, splitter, question, id, meta)
+
+
+def trace_from_generation(
+    cls: type[AnyTrace],
+    tokenizer: Any,
+    prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
+    response_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
+    *,
+    question: str | None = None,
+    format: FormatName = "auto",  # noqa: A002
+    splitter: SplitterLike = "sentence",
+    id: str | None = None,  # noqa: A002
+    meta: Mapping[str, Any] | None = None,
+) -> AnyTrace:
+    """Cut what a model read and wrote, by its very token ids; nothing is tokenised again.
+
+    Args:
+        cls: Class of the trace.
+        tokenizer: The tokenizer of the model.
+        prompt_tokens: What the model read, shape ``pos`` or ``1 pos``.
+        response_tokens: What it wrote, shape ``pos`` or ``1 pos``.
+        question: The question as it stands in the prompt; default: all of the prompt but its
+            special tokens.
+        format: As for :func:`trace_from_text`.
+        splitter: As for :func:`trace_from_text`.
+        id: Name of the trace.
+        meta: Anything else, in JSON types.
+
+    Raises:
+        ValueError: An empty response, or as :func:`trace_from_text`.
+    """
+    check_format(format)
+    table = TokenTable(tokenizer)
+    before, after = _row(prompt_tokens), _row(response_tokens)
+    response = "".join(TokenPieces(table).pieces(after))
+    _check_response(response)
+    pieces = TokenPieces(table).pieces(before)
+    steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
+    made = Prompt("".join(pieces), before, steps)
+    return _cut_tokens(cls, tokenizer, made, after, response, format, splitter, question, id, meta)
+
+
+def _check_response(response: str) -> None:
+    if not response.strip():
+        raise ValueError(
+            f"the response is empty: {response!r}; a trace needs at least one token of it"
+        )
+
+
+def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
+    if len(messages) < 2:
+        raise ValueError(
+            f"a conversation needs a question and a response, got {len(messages)} messages"
+        )
+    for i, message in enumerate(messages):
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise ValueError(
+                f"message {i} needs 'role' and 'content' as text, got {dict(message)!r}"
+            )
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(
+            f"the last message must be the assistant's response, got role {messages[-1]['role']!r}"
+        )
+
+
+def _row(tokens: Any) -> list[int]:
+    flat = torch.as_tensor(tokens)
+    if flat.ndim > 2 or (flat.ndim == 2 and flat.shape[0] != 1):
+        raise ValueError(f"tokens must have shape [pos] or [1, pos], got {list(flat.shape)}")
+    return [int(token) for token in flat.reshape(-1).tolist()]
+
+
+def _prompt(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], chat_template: bool | str
+) -> Prompt:
+    has_own = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template is True and not has_own:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no chat template; give one as text, or "
+            "chat_template=False for the plain question"
+        )
+    if chat_template is False or (chat_template == "auto" and not has_own):
+        text, spans = _plain_prompt(messages)
+        return _tokenized(tokenizer, text, spans, add_special=True)
+    template = chat_template if isinstance(chat_template, str) and chat_template != "auto" else None
+    text, spans = prompts.chat_prompt(tokenizer, messages, template=template)
+    return _tokenized(tokenizer, text, spans, add_special=False)
+
+
+def _plain_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[str, list[prompts.Span]]:
+    text, spans = "", []
+    for message in messages:
+        if message["role"] != "system":
+            spans.append((len(text), len(text) + len(message["content"])))
+        text += message["content"] + "\n"
+    return text, spans
+
+
+def _tokenized(
+    tokenizer: Any, text: str, spans: Sequence[prompts.Span], *, add_special: bool
+) -> Prompt:
+    table = TokenTable(tokenizer)
+    tokens, n_added = prompts.tokenize_prompt(tokenizer, text, add_special=add_special)
+    token_spans = prompts.align_prompt(tokenizer, table, text, tokens, n_added)
+    special = [table.is_special(token) for token in tokens]
+    return Prompt(text, tokens, prompts.steps_of_spans(text, token_spans, special, spans))
+
+
+def _cut(
+    cls: type[AnyTrace],
+    tokenizer: Any,
+    prompt: Prompt,
+    response: str,
+    format: FormatName,  # noqa: A002
+    splitter: SplitterLike,
+    question: str,
+    id: str | None,  # noqa: A002
+    meta: Mapping[str, Any] | None,
+) -> AnyTrace:
+    tail = _without_second_mark(prompt.text, response)
+    tokens = prompts.tokenize_response(tokenizer, prompt.text, tail)
+    return _cut_tokens(
+        cls, tokenizer, prompt, tokens, response, format, splitter, question or None, id, meta
+    )
+
+
+def _without_second_mark(prompt: str, response: str) -> str:
+    """The response without an opening ``<think>`` that the prompt has already."""
+    opened = response.lstrip()
+    if not prompt.rstrip().endswith("<think>") or not opened.startswith("<think>"):
+        return response
+    rest = opened.removeprefix("<think>")
+    return rest.removeprefix("\n") if prompt.endswith("\n") else rest
+
+
+def _cut_tokens(
+    cls: type[AnyTrace],
+    tokenizer: Any,
+    prompt: Prompt,
+    tokens: Sequence[int],
+    response: str,
+    format: FormatName,  # noqa: A002
+    splitter: SplitterLike,
+    question: str | None,
+    id: str | None,  # noqa: A002
+    meta: Mapping[str, Any] | None,
+) -> AnyTrace:
+    if format == "auto":
+        format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
+    made = make_splitter(splitter)
+    causal = made if isinstance(made, Splitter) else None
+    tracker = StepTracker(tokenizer, format=format, splitter=causal)
+    tracker.start(prompt.tokens, prompt_steps=prompt.steps)
+    for token in tokens:
+        tracker.push(token)
+    trace = tracker.trace(id=id, question=question, response=response, meta=meta)
+    if not isinstance(made, Splitter):
+        starts, regions = _recut(trace, TokenPieces(tokenizer), made)
+        trace = trace.with_steps(starts=starts, regions=regions, tokenizer=tokenizer)
+    return trace if cls is Trace else cls.from_dict(trace.to_dict())
+
+
+def _recut(
+    trace: Trace, decoder: TokenPieces, split: "SplitFunction"
+) -> tuple[list[int], list[Region]]:
+    """Cut each thinking and summary step of a trace that has one for each region."""
+    pieces = decoder.pieces(trace.tokens.tolist())
+    starts: list[int] = []
+    regions: list[Region] = []
+    for step in trace.steps:
+        inner = [step.start]
+        if step.region in (Region.THINKING, Region.SUMMARY):
+            inner = _token_starts(pieces[step.start : step.stop], step.start, split)
+        starts += inner
+        regions += [step.region] * len(inner)
+    return starts, regions
+
+
+def _token_starts(pieces: Sequence[str], offset: int, split: "SplitFunction") -> list[int]:
+    chars = split_text("".join(pieces), split)[1:]
+    starts = [offset]
+    position = 0
+    for index, piece in enumerate(pieces):
+        reach = position + len(piece) - len(piece.lstrip())
+        due = [char for char in chars if char <= reach and (piece.strip() or char < reach)]
+        if due and index:
+            starts.append(offset + index)
+        chars = chars[len(due) :]
+        position += len(piece)
+    return starts

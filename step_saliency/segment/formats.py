@@ -1,0 +1,335 @@
+r"""Which part of a response is thinking, which is summary, which are marks? Causal readers of formats.
+
+A reader is fed the response character by character and keeps ``region``, that of the text to come.
+
+``think``
+    ``<think>`` thinking ``</think>`` summary (R1, QwQ, Qwen3). The opening mark may stand in the
+    prompt or be missing: a response begins as thinking. Without a closing mark all is thinking.
+``harmony``
+    Channels of GPT-OSS: ``<|channel|>NAME<|message|>`` text ``<|end|>``. ``analysis`` and
+    ``commentary`` are thinking, ``final`` is summary; headers are template.
+``plain``
+    No marks. The summary is opened by the step that gives the final answer: one that begins with
+    an announcement ("The answer is", "Final answer:", "**Answer**", with "So," and its like
+    before), a line ``#### 42``, or a step with ``\boxed{`` in it. A later step that takes the
+    answer back ("Wait", "Actually", "Let me check") is thinking again; so where several answers are
+    given, the summary is what follows the last one that is not questioned. Without an announcement
+    all is thinking.
+
+The *boundary* of a step is known at its first token. The *region* of a step is known there too, but
+for two cases in which it is known a few tokens later, in the same step: the announcing step of
+``plain`` (known when the announcement is complete) and a mark that the tokenizer spells in several
+tokens at the start of a line. A mark in the middle of a line that is spelled in several tokens
+becomes template from the token that completes it.
+
+When it misleads: ``plain`` takes an announcement at its word, also where a problem is restated.
+"""
+
+import re
+from typing import Literal, Protocol, get_args
+
+from step_saliency.trace import Region
+
+FormatName = Literal["auto", "think", "harmony", "plain"]
+Found = Literal["", "mark", "step_cue", "line_cue"]
+
+
+class Format(Protocol):
+    """A causal reader of one response.
+
+    Attributes:
+        region: Region of the text to come.
+        mark: The mark that ``push`` has just found.
+    """
+
+    region: Region
+    mark: str
+
+    def start(self, prompt: str) -> None:
+        """Begin a response to this prompt (its end is enough)."""
+
+    def begin_step(self) -> None:
+        """The next character pushed is the first of a step."""
+
+    def push(self, char: str) -> Found:
+        """Take the next character; tell what it completes.
+
+        ``mark``: a mark of the template; ``step_cue`` and ``line_cue``: text that gives the whole
+        current step, or the text from here on, another region.
+        """
+
+    def may_open_mark(self, char: str) -> bool:
+        """Whether a mark may begin with this first character of a line."""
+
+
+class _Marks:
+    """Finds marks, ``<...>``, as their last character comes."""
+
+    def __init__(self, marks: frozenset[str]) -> None:
+        self._marks = marks
+        self._longest = max(map(len, marks), default=0)
+        self._open = ""
+
+    def push(self, char: str) -> str:
+        if char == "<":
+            self._open = char
+        elif self._open:
+            self._open += char
+            if char == ">" and self._open in self._marks:
+                found, self._open = self._open, ""
+                return found
+            if len(self._open) >= self._longest:
+                self._open = ""
+        return ""
+
+
+class ThinkFormat:
+    """``<think>`` ... ``</think>`` ..."""
+
+    MARKS = frozenset({"<think>", "</think>"})
+
+    def __init__(self) -> None:
+        self.start("")
+
+    def start(self, prompt: str) -> None:
+        closed = prompt.rstrip().endswith("</think>")
+        self.region = Region.SUMMARY if closed else Region.THINKING
+        self.mark = ""
+        self._marks = _Marks(self.MARKS)
+
+    def begin_step(self) -> None:
+        pass
+
+    def push(self, char: str) -> Found:
+        mark = self._marks.push(char)
+        if not mark:
+            return ""
+        self.mark = mark
+        self.region = Region.THINKING if mark == "<think>" else Region.SUMMARY
+        return "mark"
+
+    def may_open_mark(self, char: str) -> bool:
+        return char == "<"
+
+
+class HarmonyFormat:
+    """Channels of GPT-OSS."""
+
+    MARKS = frozenset(
+        {
+            "<|start|>",
+            "<|channel|>",
+            "<|constrain|>",
+            "<|message|>",
+            "<|end|>",
+            "<|return|>",
+            "<|call|>",
+        }
+    )
+
+    def __init__(self) -> None:
+        self.start("")
+
+    def start(self, prompt: str) -> None:
+        self.region = Region.THINKING
+        self.mark = ""
+        self._marks = _Marks(self.MARKS)
+        self._header = ""
+        self._channel: str | None = None
+        begun = prompt.rfind("<|start|>")
+        for char in prompt[begun:] if begun >= 0 else "":
+            self.push(char)
+
+    def begin_step(self) -> None:
+        pass
+
+    def push(self, char: str) -> Found:
+        if self.region is Region.TEMPLATE:
+            self._header += char
+        mark = self._marks.push(char)
+        if not mark:
+            return ""
+        self.mark = mark
+        if mark == "<|message|>":
+            self._read_channel(self._header.removesuffix(mark))
+            final = self._channel in (None, "final")
+            self.region = Region.SUMMARY if final else Region.THINKING
+        else:
+            self._enter_header(mark)
+        return "mark"
+
+    def _enter_header(self, mark: str) -> None:
+        if mark in ("<|start|>", "<|end|>", "<|return|>", "<|call|>"):
+            self._channel = None
+            self._header = ""
+        elif mark == "<|channel|>":
+            self._header = mark
+        self.region = Region.TEMPLATE
+
+    def _read_channel(self, header: str) -> None:
+        _, found, name = header.partition("<|channel|>")
+        words = re.split(r"[\s<]+", name.strip())
+        self._channel = words[0] if found and words[0] else None
+
+    def may_open_mark(self, char: str) -> bool:
+        return char == "<"
+
+
+_MARKUP = r"[\s>*_#$\\\[({\"'“-]*"
+_LINK = (
+    r"(?:(?:so|thus|therefore|hence|finally|consequently|accordingly|and|then|in conclusion|"
+    r"to conclude|in summary|as a result|putting it all together)[,:]?\s+)*"
+)
+_ANNOUNCEMENT = re.compile(
+    _MARKUP
+    + _LINK
+    + r"(?:(?:the|my|our|your)\s+)?(?:"
+    + r"(?:(?:final|correct|right)\s+)?(?:answer|choice|option)"
+    + r"(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?\s*(?:is|are|:|=|would be|should be|must be|will be)[\W\d_]"
+    + r"|final\s+(?:answer|result)\W"
+    + r"|answer\s*(?::|\*\*|__)"
+    + r")",
+    re.IGNORECASE,
+)
+_GSM8K = re.compile(r"\s*####\s*[-+$\\(]*[\d.]")
+_RETRACTION = re.compile(
+    r"\s*(?:but\s+|oh\s*,?\s+|no\s*,\s+)?(?:wait|hmm+|hold on|actually|alternatively|"
+    r"let(?:'s|’s| me| us)\s+(?:just\s+)?(?:double[\s-]?check|check|verify|re-?\w+))\W",
+    re.IGNORECASE,
+)
+_BOXED = ("\\boxed{", "\\fbox{")
+_HEAD = 96
+
+
+class PlainFormat:
+    """No marks; announcements of the final answer."""
+
+    def __init__(self) -> None:
+        self.start("")
+
+    def start(self, prompt: str) -> None:  # noqa: ARG002
+        self.region = Region.THINKING
+        self.mark = ""
+        self._line_head = ""
+        self._recent = ""
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        self._step_head: str | None = ""
+        self._line_head = ""
+
+    def push(self, char: str) -> Found:
+        self._recent = (self._recent + char)[-7:]
+        self._grow(char)
+        if char.isalpha():
+            return ""
+        if self.region is Region.SUMMARY:
+            return self._retracted()
+        if char == "{" and self._recent.endswith(_BOXED):
+            self.region = Region.SUMMARY
+            return "step_cue"
+        return self._announced()
+
+    def _grow(self, char: str) -> None:
+        if self._step_head is not None:
+            self._step_head = self._step_head + char if len(self._step_head) < _HEAD else None
+        self._line_head = "" if char == "\n" else (self._line_head + char)[: _HEAD + 1]
+
+    def _announced(self) -> Found:
+        if self._step_head and _announces(self._step_head):
+            self.region = Region.SUMMARY
+            return "step_cue"
+        if len(self._line_head) <= _HEAD and _announces(self._line_head):
+            self.region = Region.SUMMARY
+            return "line_cue"
+        return ""
+
+    def _retracted(self) -> Found:
+        if not self._step_head or not _RETRACTION.fullmatch(self._step_head):
+            return ""
+        self.region = Region.THINKING
+        return "step_cue"
+
+    def may_open_mark(self, char: str) -> bool:  # noqa: ARG002
+        return False
+
+
+def _announces(head: str) -> bool:
+    return bool(_ANNOUNCEMENT.fullmatch(head) or _GSM8K.fullmatch(head))
+
+
+class AutoFormat:
+    """Plain until a mark of another format comes; then that format.
+
+    For a tracker that has neither a name nor a prompt to go by.
+    """
+
+    def __init__(self) -> None:
+        self.start("")
+
+    def start(self, prompt: str) -> None:
+        self._marked: tuple[Format, ...] = (ThinkFormat(), HarmonyFormat())
+        self._now: Format = PlainFormat()
+        for reader in (*self._marked, self._now):
+            reader.start(prompt)
+        self.mark = ""
+
+    @property
+    def region(self) -> Region:  # type: ignore[override]
+        return self._now.region
+
+    def begin_step(self) -> None:
+        self._now.begin_step()
+
+    def push(self, char: str) -> Found:
+        if self._now not in self._marked:
+            for reader in self._marked:
+                if reader.push(char):
+                    self._now, self.mark = reader, reader.mark
+                    return "mark"
+        found = self._now.push(char)
+        self.mark = self._now.mark
+        return found
+
+    def may_open_mark(self, char: str) -> bool:
+        return char == "<"
+
+
+_FORMATS: dict[str, type[Format]] = {
+    "auto": AutoFormat,
+    "think": ThinkFormat,
+    "harmony": HarmonyFormat,
+    "plain": PlainFormat,
+}
+
+
+def make_format(name: str) -> Format:
+    """Reader of a format.
+
+    Raises:
+        ValueError: An unknown format.
+    """
+    check_format(name)
+    return _FORMATS[name]()
+
+
+def check_format(name: str) -> None:
+    """Raise ``ValueError`` for a format that is not known."""
+    if name not in _FORMATS:
+        known = ", ".join(map(repr, get_args(FormatName)))
+        raise ValueError(f"unknown format {name!r}; take one of {known}")
+
+
+def detect_format(*, prompt: str = "", response: str | None = None) -> FormatName:
+    """Format by the end of the prompt and, where it is known, the whole response.
+
+    With the response unknown (while decoding) and a prompt that does not tell: ``"auto"``.
+    """
+    end = prompt.rstrip()
+    if end.endswith(("<think>", "</think>")):
+        return "think"
+    if "<|start|>" in end or "<|channel|>" in (response or ""):
+        return "harmony"
+    if response is None:
+        return "auto"
+    return "think" if "</think>" in response or "<think>" in response else "plain"

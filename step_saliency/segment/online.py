@@ -1,0 +1,357 @@
+"""In which step is this token? The tracker that decides it as the tokens come.
+
+The offline functions feed the same tracker, so a trace that is cut afterwards has the steps that
+were seen while it was decoded.
+
+Characters become steps by a :class:`Cutter` (format and splitter together). Tokens follow them by
+one rule: *a token belongs to the step that its first character other than white space is in*; a
+token of nothing but white space, or of an incomplete character, belongs to the step before. So a
+token that straddles a boundary stays in the earlier step, and the step begins with the token after
+it. Special tokens are template. White space and template that follow each other form one step.
+
+``push`` costs the characters of one token, whatever came before.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from step_saliency.segment.formats import Format, detect_format, make_format
+from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.segment.prompt import PromptStep, cut_prompt
+from step_saliency.segment.splitters import Splitter, make_splitter
+from step_saliency.trace import Region, Trace
+
+if TYPE_CHECKING:
+    from step_saliency.segment.formats import FormatName
+    from step_saliency.segment.splitters import SplitterLike
+else:
+    FormatName = str
+    SplitterLike = Any
+
+
+@dataclass
+class Cut:
+    """A step begins at character ``char``. A cue inside the step may change its region."""
+
+    char: int
+    region: Region
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What is known of a token as it comes.
+
+    Attributes:
+        position: Position of the token in the whole sequence, prompt included.
+        step: Index of its step.
+        region: Region of its step, as far as it is known by now.
+        starts_step: Whether it is the first token of its step.
+    """
+
+    position: int
+    step: int
+    region: Region
+    starts_step: bool
+
+
+class Cutter:
+    """Characters of one response to cuts.
+
+    Args:
+        format: Reader of the format, started.
+        splitter: Splitter inside regions; None cuts between regions only.
+    """
+
+    def __init__(self, format: Format, splitter: Splitter | None) -> None:  # noqa: A002
+        self.format = format
+        self.splitter = splitter
+        self.cuts: list[Cut] = []
+        self.chars = 0
+        self._region = format.region
+        self._at_region_start = True
+        self._at_line_start = True
+
+    @property
+    def region(self) -> Region:
+        """Region of the text to come."""
+        return self._region
+
+    def feed(self, text: str) -> None:
+        """Take text that is no special token."""
+        for char in text:
+            self._push(char)
+
+    def feed_special(self, text: str) -> None:
+        """Take the text of one special token, which is template."""
+        self._cut(self.chars, Region.TEMPLATE)
+        for char in text:
+            self.format.push(char)
+        self.chars += len(text)
+        self._enter_region()
+
+    def _push(self, char: str) -> None:
+        if self._begins(char):
+            self._cut(self.chars, self._region)
+            self.format.begin_step()
+        self.chars += 1
+        self._at_line_start = char == "\n" or (self._at_line_start and char.isspace())
+        self._apply(self.format.push(char))
+
+    def _begins(self, char: str) -> bool:
+        if self._at_region_start:
+            if char.isspace():
+                return False
+            self._at_region_start = False
+            self._restart_splitter(char)
+            return True
+        if self._region is Region.TEMPLATE:
+            return False
+        in_code = getattr(self.splitter, "in_code", False)
+        begins = self.splitter is not None and self.splitter.push(char)
+        if not begins and self._at_line_start and self.format.may_open_mark(char) and not in_code:
+            self._restart_splitter(char)
+            return True
+        return begins
+
+    def _restart_splitter(self, char: str) -> None:
+        if self.splitter is not None:
+            self.splitter.reset()
+            self.splitter.push(char)
+
+    def _apply(self, found: str) -> None:
+        if found == "mark":
+            self._close_mark(self.chars - len(self.format.mark))
+        elif found == "step_cue" and self.cuts:
+            self.cuts[-1].region = self._region = self.format.region
+        elif found:
+            self._region = self.format.region
+            self._cut(self.chars - 1, self._region)
+            self.format.begin_step()
+
+    def _close_mark(self, start: int) -> None:
+        if self.cuts and self.cuts[-1].char == start:
+            self.cuts[-1].region = Region.TEMPLATE
+        else:
+            self._cut(start, Region.TEMPLATE)
+        self._enter_region()
+
+    def _enter_region(self) -> None:
+        self._region = self.format.region
+        self._at_region_start = True
+        self._at_line_start = True
+
+    def _cut(self, char: int, region: Region) -> None:
+        if self.cuts and self.cuts[-1].region is region is Region.TEMPLATE:
+            return
+        self.cuts.append(Cut(char, region))
+
+
+class StepTracker:
+    """Steps of one sequence, token by token.
+
+    Example:
+        >>> tracker = StepTracker(tokenizer, format="think")
+        >>> tracker.start(prompt_tokens, question=question)
+        >>> event = tracker.push(next_token)
+        >>> if event.starts_step and event.region == "thinking": ...
+        >>> trace = tracker.trace()
+
+    For a batch take one tracker a sequence; ``tracker.copy()`` after ``start`` is cheap.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        format: Format of the response. ``"auto"`` goes by the end of the prompt, else by the first
+            mark that comes, and reads a response without marks as plain.
+        splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, or a causal ``Splitter``.
+
+    Raises:
+        ValueError: An unknown format or splitter; a splitter that is a function of the whole text,
+            which cannot be applied before the text is there; a tokenizer that cannot decode.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        format: FormatName = "auto",  # noqa: A002
+        splitter: SplitterLike | None = "sentence",
+    ) -> None:
+        made = None if splitter is None else make_splitter(splitter)
+        if made is not None and not isinstance(made, Splitter):
+            raise ValueError(
+                f"the splitter {splitter!r} is a function of the whole text, which a tracker does "
+                "not have yet; give it reset() and push(char), or cut the finished text with "
+                "Trace.from_text"
+            )
+        make_format(format)
+        self._format: FormatName = format
+        self._splitter = made
+        self._table = TokenTable(tokenizer)
+        self.start()
+
+    def start(
+        self,
+        prompt_tokens: Iterable[int] = (),
+        *,
+        question: str | None = None,
+        prompt_steps: Sequence[PromptStep] | None = None,
+    ) -> None:
+        """Begin a sequence, forgetting the one before.
+
+        Args:
+            prompt_tokens: Tokens that the model reads before the response.
+            question: The question as it stands in the prompt: one step of region question, the rest
+                of the prompt being template. Default: all that is no special token.
+            prompt_steps: Steps of the prompt where they are known.
+
+        Raises:
+            ValueError: The question is not in the prompt.
+        """
+        tokens = [int(token) for token in prompt_tokens]
+        pieces = TokenPieces(self._table)
+        self._tokens = tokens
+        self._n_prompt = len(tokens)
+        self._pieces = pieces.pieces(tokens)
+        if prompt_steps is None:
+            special = [self._table.is_special(token) for token in tokens]
+            prompt_steps = cut_prompt(self._pieces, special, question)
+        self._starts = [start for start, _ in prompt_steps]
+        self._cuts = [Cut(-1, region) for _, region in prompt_steps]
+        self._decoder = TokenPieces(self._table)
+        self._implicit = False
+        self._applied = 0
+        self._begin_response()
+
+    def _begin_response(self) -> None:
+        prompt = "".join(self._pieces[-64:])
+        name = self._format if self._format != "auto" else detect_format(prompt=prompt)
+        reader = make_format(name)
+        reader.start(prompt)
+        if self._splitter is not None:
+            self._splitter = copy.deepcopy(self._splitter)
+            self._splitter.reset()
+        self._cutter = Cutter(reader, self._splitter)
+
+    def push(self, token: int) -> StepEvent:
+        """Take the next token.
+
+        Raises:
+            ValueError: The token is not in the vocabulary.
+        """
+        token = int(token)
+        if self._table.is_special(token):
+            self._flush()
+        begun = self._cutter.chars
+        piece = self._decoder.push(token)
+        if self._table.is_special(token):
+            self._cutter.feed_special(piece)
+        else:
+            self._cutter.feed(piece)
+        starts = self._place(begun, piece)
+        self._tokens.append(token)
+        self._pieces.append(piece)
+        return StepEvent(
+            position=len(self._tokens) - 1,
+            step=len(self._starts) - 1,
+            region=self._cuts[-1].region,
+            starts_step=starts,
+        )
+
+    def _flush(self) -> None:
+        rest = self._decoder.flush()
+        self._cutter.feed(rest)
+        if rest:
+            self._pieces[-1] += rest
+
+    def _place(self, begun: int, piece: str) -> bool:
+        """Whether the token of this piece, which is not appended yet, begins a step."""
+        reach = begun + len(piece) - len(piece.lstrip())
+        cut = None
+        while self._applied < len(self._cutter.cuts):
+            due = self._cutter.cuts[self._applied]
+            if due.char > reach:
+                break
+            cut = due
+            self._applied += 1
+        if cut is None:
+            return self._begin_implicitly()
+        if self._implicit:
+            self._cuts[-1], self._implicit = cut, False
+            return False
+        if self._cuts and self._cuts[-1].region is cut.region is Region.TEMPLATE:
+            return False
+        self._starts.append(len(self._tokens))
+        self._cuts.append(cut)
+        return True
+
+    def _begin_implicitly(self) -> bool:
+        """White space before any step has no step before it to belong to: it joins the first."""
+        if self._cuts:
+            return False
+        self._starts.append(0)
+        self._cuts.append(Cut(0, self._cutter.region))
+        self._implicit = True
+        return True
+
+    @property
+    def starts(self) -> list[int]:
+        """First position of each step so far."""
+        return list(self._starts)
+
+    @property
+    def regions(self) -> list[Region]:
+        """Region of each step so far."""
+        return [cut.region for cut in self._cuts]
+
+    def __len__(self) -> int:
+        """Number of tokens so far, prompt included."""
+        return len(self._tokens)
+
+    def copy(self) -> Self:
+        """A tracker that goes on from here by itself."""
+        twin = copy.copy(self)
+        shared = {id(self._table): self._table}
+        for name in ("_tokens", "_pieces", "_starts"):
+            setattr(twin, name, list(getattr(self, name)))
+        twin._cuts, twin._cutter, twin._splitter, twin._decoder = copy.deepcopy(
+            (self._cuts, self._cutter, self._splitter, self._decoder), shared
+        )
+        return twin
+
+    def trace(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002
+        question: str | None = None,
+        response: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Trace:
+        """The trace so far.
+
+        Args:
+            id: Name of the trace.
+            question: Text of the question; default: that of the last question step.
+            response: Text of the response; default: the text of its tokens.
+            meta: Anything else, in JSON types.
+
+        Raises:
+            ValueError: There is no token yet.
+        """
+        pieces = list(self._pieces)
+        if pieces:
+            pieces[-1] += copy.deepcopy(self._decoder).flush()
+        stops = [*self._starts[1:], len(pieces)]
+        texts = ["".join(pieces[a:b]) for a, b in zip(self._starts, stops, strict=False)]
+        questions = [t for t, r in zip(texts, self.regions, strict=True) if r is Region.QUESTION]
+        return Trace.from_tokens(
+            self._tokens,
+            starts=self._starts,
+            regions=self.regions,
+            texts=texts,
+            id=id,
+            question="".join(questions[-1:]).strip() if question is None else question,
+            response="".join(pieces[self._n_prompt :]) if response is None else response,
+            meta=meta,
+        )

@@ -1,0 +1,235 @@
+"""What does the model read before the response, and which part of it is the question?
+
+The prompt is the tokenizer's chat template around the question (with the mark after which the model
+answers), or the exact text that the caller gives, or the plain question and a line break. Question
+text is one step of region question; an earlier turn of a conversation is a step of its own of the
+same region; all else (system prompt, role markers, BOS) is template.
+
+Assumption: a template writes each message literally or stripped of white space at its ends, or
+leaves the thinking of an earlier turn out. Where it does something else the place of the message
+cannot be told and an error says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.trace import Region
+
+PromptStep: TypeAlias = tuple[int, Region]
+Span: TypeAlias = tuple[int, int]
+
+_SENTINEL = "QZX{}XZQ"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens that the model reads before the response, cut into steps.
+
+    Attributes:
+        text: The text, without what ``tokens`` has before it (BOS).
+        tokens: Its token ids.
+        steps: First token and region of each step.
+    """
+
+    text: str
+    tokens: list[int]
+    steps: list[PromptStep]
+
+
+def chat_prompt(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, template: str | None
+) -> tuple[str, list[Span]]:
+    """Text of a chat prompt, and where the messages other than the system's stand in it.
+
+    Raises:
+        ValueError: A message cannot be found in what the template made of it.
+    """
+    text = _render(tokenizer, messages, template)
+    marked = [
+        {**message, "content": _SENTINEL.format(i)} if message["role"] != "system" else message
+        for i, message in enumerate(messages)
+    ]
+    frame = _render(tokenizer, marked, template)
+    spans: list[Span] = []
+    cursor = 0
+    for i, message in enumerate(messages):
+        if message["role"] == "system":
+            continue
+        before, found, frame = frame.partition(_SENTINEL.format(i))
+        after = frame[: frame.find(_SENTINEL[:3])] if _SENTINEL[:3] in frame else frame
+        span = _locate(text, cursor, before, message["content"], after) if found else None
+        if span is None:
+            raise ValueError(
+                f"the chat template does not write message {i} ({message['role']}) as it is: "
+                f"{message['content'][:60]!r} is not where it should be. Give the exact prompt text "
+                "with prompt=..., or known token ids to Trace.from_generation"
+            )
+        spans.append(span)
+        cursor = span[1]
+    return text, spans
+
+
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], template: str | None) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    )
+
+
+def _locate(text: str, cursor: int, before: str, content: str, after: str) -> Span | None:
+    if not text.startswith(before, cursor):
+        return None
+    start = cursor + len(before)
+    spoken = content.rpartition("</think>")[2]
+    for variant in (content, content.strip(), spoken, spoken.strip()):
+        if text.startswith(variant + after, start):
+            return start, start + len(variant)
+    return None
+
+
+def find_question(prompt: str, question: str) -> Span:
+    """Where the question stands in the prompt; the last place if there are several.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    wanted = question.strip()
+    start = prompt.rfind(wanted)
+    if not wanted or start < 0:
+        raise ValueError(
+            f"the question {question[:60]!r} does not stand in the prompt {prompt[:60]!r}...; give "
+            "it as it is written there, or leave it out to take the whole prompt as the question"
+        )
+    return start, start + len(wanted)
+
+
+def whole_prompt(prompt: str) -> Span:
+    """The prompt without a mark that opens the thinking."""
+    body = prompt.rstrip()
+    return 0, len(body.removesuffix("<think>").rstrip()) if body.endswith("<think>") else len(body)
+
+
+def tokenize_prompt(tokenizer: Any, text: str, *, add_special: bool) -> tuple[list[int], int]:
+    """Token ids of the prompt, and how many stand before the text (BOS).
+
+    Special tokens that the tokenizer adds by itself are added at the front only, once: not where
+    ``text`` begins with them.
+    """
+    ids = _ids(tokenizer, text)
+    if not add_special:
+        return ids, 0
+    with_special = _ids(tokenizer, text, add_special_tokens=True)
+    front: list[int] = []
+    special = set(tokenizer.all_special_ids)
+    for token in with_special:
+        if token not in special:
+            break
+        front.append(token)
+    shared = 0
+    while shared < len(ids) and ids[shared] in special:
+        shared += 1
+    # ``text`` may begin with BOS itself; what it writes counts, not what is added to it.
+    added = front[: len(front) - shared] if shared == 0 else []
+    return [*added, *ids], len(added)
+
+
+def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens)
+    return [int(token) for token in encoded["input_ids"]]
+
+
+def tokenize_response(tokenizer: Any, prompt: str, response: str) -> list[int]:
+    """Token ids of the response as the model reads them after the prompt.
+
+    Prompt and response are tokenised together; where that would merge characters of both into one
+    token, which a model that decodes cannot have done, the response is tokenised by itself.
+    """
+    before = _ids(tokenizer, prompt)
+    together = _ids(tokenizer, prompt + response)
+    if before and together[: len(before)] == before and len(together) > len(before):
+        return together[len(before) :]
+    return _ids(tokenizer, response)
+
+
+def align_prompt(
+    tokenizer: Any, table: TokenTable, text: str, tokens: Sequence[int], n_added: int
+) -> list[Span]:
+    """Characters of ``text`` that each token stands for.
+
+    Raises:
+        ValueError: The tokens do not spell the text and the tokenizer has no offsets.
+    """
+    pieces = TokenPieces(table).pieces(tokens[n_added:])
+    if "".join(pieces).removeprefix(" ") == text.removeprefix(" "):
+        shift = len(text) - sum(map(len, pieces))
+        spans = [(max(0, a + shift), max(0, b + shift)) for a, b in _running(pieces)]
+    elif getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+    else:
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets, and its tokens do not spell the "
+            f"prompt {text[:60]!r}...; so the question cannot be found among the tokens. Use a fast "
+            "tokenizer (AutoTokenizer.from_pretrained(..., use_fast=True)), or Trace.from_tokens "
+            "with known starts"
+        )
+    return [(0, 0)] * n_added + spans
+
+
+def _running(pieces: Sequence[str]) -> list[Span]:
+    ends = [0]
+    for piece in pieces:
+        ends.append(ends[-1] + len(piece))
+    return list(pairwise(ends))
+
+
+def steps_of_spans(
+    text: str, token_spans: Sequence[Span], special: Sequence[bool], spans: Sequence[Span]
+) -> list[PromptStep]:
+    """Steps of a prompt: one for each span of content, the rest template.
+
+    A token goes by its first character other than white space; without one, by the token before.
+    """
+    steps: list[PromptStep] = []
+    previous: int | None = None
+    for position, ((start, stop), is_special) in enumerate(zip(token_spans, special, strict=True)):
+        owner = -1 if is_special else _owner(text, start, stop, spans)
+        if owner is None:
+            owner = -1 if previous is None else previous
+        if owner != previous:
+            steps.append((position, Region.TEMPLATE if owner < 0 else Region.QUESTION))
+        previous = owner
+    return steps
+
+
+def _owner(text: str, start: int, stop: int, spans: Sequence[Span]) -> int | None:
+    part = text[start:stop]
+    if not part.strip():
+        return None
+    first = start + len(part) - len(part.lstrip())
+    for index, (begin, end) in enumerate(spans):
+        if begin <= first < end:
+            return index
+    return -1
+
+
+def cut_prompt(
+    pieces: Sequence[str], special: Sequence[bool], question: str | None
+) -> list[PromptStep]:
+    """Steps of a prompt whose tokens are given.
+
+    Raises:
+        ValueError: The question is not in the prompt.
+    """
+    if not pieces:
+        return []
+    text = "".join(pieces)
+    span = whole_prompt(text) if question is None else find_question(text, question)
+    return steps_of_spans(text, _running(pieces), special, [span])
