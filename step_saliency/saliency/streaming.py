@@ -1,0 +1,354 @@
+"""Step-Saliency of long traces: exact, in memory linear in the length, for about one backward pass.
+
+Question: as in `hooks`, how much does the prediction made at position t depend, through attention,
+on position k, summed into pairs of steps? With g_t = dL/dz_t the gradient at the head output,
+
+    dL/dA[t, k] = g_t . v_k,        I[t, k] = | A[t, k] * (g_t . v_k) |,
+
+so that A and its gradient are the two tiles that a backward pass through attention forms anyway.
+Here they are summed into steps while they exist (`kernels.step_attention`), layer by layer:
+
+    1. forward through the blocks, keeping the input of each
+    2. logits and objective in chunks of positions, which leaves the gradient at the last block's
+    output 3. blocks from last to first: run again with a graph, differentiated, forgotten
+
+Nothing of size pos x pos or pos x vocabulary is ever held. Local objectives let keys and values
+pass gradient from their own position alone, for the reason given in `hooks`; everything else is
+position-local already, experts and their routing included. Assumes that attention is the only way
+between positions.
+
+When it misleads: as `hooks`; and an intervention hooked to this model that carries one position
+into another by itself is differentiated like a part of that position.
+
+Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency; the tiling is that of
+flash attention (Dao et al., 2022).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from step_saliency.saliency.attention import AttentionRun, Seam, check_seam, find_seam
+from step_saliency.saliency.hooks import frozen_parameters
+from step_saliency.saliency.kernels.step_attention import KernelName
+from step_saliency.saliency.kernels.step_attention.types import Spans, StepIndex
+from step_saliency.saliency.objectives import Custom, Objective
+from step_saliency.saliency.pooling import StepLayout
+from step_saliency.trace import Trace
+
+LOGIT_BYTES = 64 * 2**20
+"""Size of a chunk of logits, which sets how many positions are unembedded at a time."""
+
+
+def streaming_maps(
+    model: nn.Module,
+    traces: Sequence[Trace],
+    objectives: Sequence[Objective],
+    *,
+    layouts: Sequence[StepLayout],
+    layers: Sequence[int],
+    per_head: bool = False,
+    offload: bool = False,
+    kernel: KernelName = "auto",
+    padding_side: Literal["left", "right"] = "right",
+    progress: bool = False,
+) -> list[Float[Tensor, "layer step step"] | Float[Tensor, "layer head step step"]]:
+    """Total influence in each pair of steps, of one or several traces in one batch.
+
+    Args:
+        model: HookedTransformer, TransformerBridge or a causal transformers model. It is left as
+            it was.
+        traces: Traces; shorter ones are padded.
+        objectives: What is differentiated, for each trace; all local or none.
+        layouts: Where rows and columns belong, for each trace.
+        layers: Model layers, in the order wanted. Blocks below the lowest are not differentiated.
+        per_head: Keep heads apart instead of averaging over them.
+        offload: Keep the blocks' inputs in main memory instead of the device's.
+        kernel: Implementation of attention; see `kernels.step_attention.load_kernel`.
+        padding_side: Side of the padding; makes no difference to the maps.
+        progress: Show a progress bar.
+
+    Returns:
+        For each trace ``layer step step``, or ``layer head step step``, in float32 or better, on
+        the CPU: sums over pairs of positions, before `pooling.normalise`.
+
+    Raises:
+        ValueError: a model, option or hook that this path cannot honour, or an objective that is
+            not finite.
+    """
+    run, batch = _prepare(traces, objectives, layouts, per_head, kernel, padding_side)
+    seam = find_seam(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(frozen_parameters(model))
+        stack.enter_context(evaluating(model))
+        check_seam(seam, traces[0].tokens)
+        stack.enter_context(seam.step_attention(run))
+        calls, resid = record_blocks(seam, batch, offload=offload)
+        gradient = loss_gradient(seam, resid, batch, objectives)
+        del resid
+        totals = differentiate_blocks(calls, gradient, run, batch.steps, layers, progress=progress)
+    return [
+        torch.stack([_crop(totals[layer][i], layouts[i].n_steps, per_head) for layer in layers])
+        for i in range(len(traces))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """Traces as one block of tokens.
+
+    Attributes:
+        tokens: Token ids, 0 at padding.
+        positions: Position of each token in its trace, -1 at padding; None if nothing is padded on
+            the left, where transformers and TransformerLens count by themselves.
+        spans: Where each trace lies.
+        steps: Steps of rows and columns.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    positions: Int[Tensor, "batch pos"] | None
+    spans: Spans
+    steps: StepIndex
+
+
+@dataclass(eq=False)
+class BlockCall:
+    """One block, and what it was called with."""
+
+    block: nn.Module
+    resid: Float[Tensor, "batch pos d_model"]
+    device: torch.device
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return first_tensor(self.block(resid, *self.args, **self.kwargs))
+
+
+def pad_traces(
+    traces: Sequence[Trace],
+    layouts: Sequence[StepLayout],
+    padding_side: Literal["left", "right"] = "right",
+) -> PaddedBatch:
+    """Pad traces to the longest.
+
+    Raises:
+        ValueError: no trace, or a layout that is not of its trace.
+    """
+    if not traces or len(traces) != len(layouts):
+        raise ValueError(f"{len(traces)} traces and {len(layouts)} layouts; one of each is needed")
+    for trace, layout in zip(traces, layouts, strict=True):
+        if len(trace.tokens) != len(layout.key_steps):
+            raise ValueError(
+                f"a layout of {len(layout.key_steps)} positions for a trace of {len(trace.tokens)}"
+            )
+    longest = max(len(trace.tokens) for trace in traces)
+    starts = [longest - len(t.tokens) if padding_side == "left" else 0 for t in traces]
+    spans = tuple(
+        (start, start + len(trace.tokens)) for start, trace in zip(starts, traces, strict=True)
+    )
+
+    def pad(columns: Sequence[Int[Tensor, "_"]], fill: int) -> Int[Tensor, "batch pos"]:
+        padded = torch.full((len(columns), longest), fill, dtype=torch.long)
+        for row, (start, stop), column in zip(padded, spans, columns, strict=True):
+            row[start:stop] = column
+        return padded
+
+    return PaddedBatch(
+        tokens=pad([trace.tokens for trace in traces], 0),
+        positions=pad([torch.arange(len(t.tokens)) for t in traces], -1) if any(starts) else None,
+        spans=spans,
+        steps=StepIndex(
+            pad([layout.row_steps for layout in layouts], -1),
+            pad([layout.key_steps for layout in layouts], -1),
+            max(layout.n_steps for layout in layouts),
+        ),
+    )
+
+
+@torch.no_grad()
+def record_blocks(
+    seam: Seam, batch: PaddedBatch, *, offload: bool = False
+) -> tuple[list[BlockCall], Float[Tensor, "batch pos d_model"]]:
+    """Run the blocks, keeping what each was called with and what the last returned."""
+    calls: list[BlockCall] = []
+    outputs: list[Tensor] = []
+
+    def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rest = dict(kwargs)
+        resid = args[0] if args else rest.pop("hidden_states")
+        kept = resid.to("cpu") if offload else resid
+        calls.append(BlockCall(block, kept, resid.device, args[1:], rest))
+
+    with ExitStack() as stack:
+        for block in seam.blocks:
+            handle = block.register_forward_pre_hook(record, with_kwargs=True)
+            stack.callback(handle.remove)
+        last = seam.blocks[-1]
+        handle = last.register_forward_hook(lambda _b, _a, out: outputs.append(first_tensor(out)))
+        stack.callback(handle.remove)
+        positions = None if batch.positions is None else batch.positions.to(seam.device)
+        seam.run_blocks(batch.tokens.to(seam.device), positions)
+    return calls, outputs[0]
+
+
+def loss_gradient(
+    seam: Seam,
+    resid: Float[Tensor, "batch pos d_model"],
+    batch: PaddedBatch,
+    objectives: Sequence[Objective],
+) -> Float[Tensor, "batch pos d_model"]:
+    """Gradient of the objectives at the last block's output, from a few positions' logits at a
+    time.
+
+    Raises:
+        ValueError: an objective or its gradient is not finite.
+    """
+    gradient = torch.zeros_like(resid)
+    for sequence, objective in enumerate(objectives):
+        start, stop = batch.spans[sequence]
+        tokens = batch.tokens[sequence, start:stop].to(resid.device)
+        for queries in _query_chunks(seam, objective, len(tokens)):
+            queries = queries.to(resid.device)
+            part = _chunk_gradient(
+                seam, resid[sequence, start + queries], tokens, queries, objective
+            )
+            gradient[sequence, start + queries] = part
+    return gradient
+
+
+@torch.enable_grad()
+def _chunk_gradient(
+    seam: Seam,
+    resid: Float[Tensor, "query d_model"],
+    tokens: Int[Tensor, "pos"],
+    queries: Int[Tensor, "query"],
+    objective: Objective,
+) -> Float[Tensor, "query d_model"]:
+    resid = resid.detach().requires_grad_()
+    logits = seam.logits(resid)
+    tokens, queries = tokens.to(logits.device), queries.to(logits.device)
+    if isinstance(objective, Custom):
+        loss = objective.total(logits, tokens)
+    else:
+        loss = objective.position_losses(logits, tokens, queries).sum()
+    (gradient,) = torch.autograd.grad(loss, resid)
+    if not (loss.isfinite() and gradient.isfinite().all()):
+        raise ValueError(
+            f"objective {objective.name} or its gradient is not finite between positions "
+            f"{int(queries.min())} and {int(queries.max())}; are the model's logits finite there?"
+        )
+    return gradient
+
+
+def _query_chunks(
+    seam: Seam, objective: Objective, n_tokens: int
+) -> Iterator[Int[Tensor, "query"]]:
+    queries = objective.queries(n_tokens)
+    if isinstance(objective, Custom):
+        yield queries
+        return
+    yield from queries.split(max(1, LOGIT_BYTES // (4 * seam.vocab)))
+
+
+def differentiate_blocks(
+    calls: list[BlockCall],
+    gradient: Float[Tensor, "batch pos d_model"],
+    run: AttentionRun,
+    steps: StepIndex,
+    layers: Sequence[int],
+    *,
+    progress: bool = False,
+) -> dict[int, Float[Tensor, "batch heads_out step step"]]:
+    """Run blocks again from last to first, and differentiate each; consumes `calls`.
+
+    Args:
+        calls: What `record_blocks` kept.
+        gradient: Gradient at the last block's output.
+        run: Options of step attention.
+        steps: Steps of rows and columns.
+        layers: Layers whose totals are wanted.
+        progress: Show a progress bar.
+
+    Returns:
+        Totals by layer, averaged over heads unless ``run.per_head``.
+    """
+    totals: dict[int, Tensor] = {}
+    wanted = range(min(layers), len(calls))
+    for layer in tqdm(reversed(wanted), total=len(wanted), desc="layers", disable=not progress):
+        run.steps, run.totals = (steps if layer in layers else None), None
+        gradient = _differentiate(calls.pop(), gradient)
+        if run.totals is not None:
+            totals[layer] = run.totals
+    return totals
+
+
+@torch.enable_grad()
+def _differentiate(
+    call: BlockCall, gradient: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    resid = call.resid.to(call.device).detach().requires_grad_()
+    call.resid = resid
+    output = call(resid)
+    (gradient,) = torch.autograd.grad(output, resid, gradient.to(output))
+    return gradient
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout and gradient checkpointing off; afterwards every module's flag is as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The residual in what a block returns."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def _prepare(
+    traces: Sequence[Trace],
+    objectives: Sequence[Objective],
+    layouts: Sequence[StepLayout],
+    per_head: bool,
+    kernel: KernelName,
+    padding_side: Literal["left", "right"],
+) -> tuple[AttentionRun, PaddedBatch]:
+    if len(objectives) != len(traces):
+        raise ValueError(
+            f"{len(objectives)} objectives for {len(traces)} traces; one each is needed"
+        )
+    if len({objective.local for objective in objectives}) > 1:
+        raise ValueError("objectives of one batch must be local all or none; run the traces in two")
+    batch = pad_traces(traces, layouts, padding_side)
+    unpadded = all(span == (0, batch.tokens.shape[1]) for span in batch.spans)
+    run = AttentionRun(
+        kernel=kernel,
+        spans=None if unpadded else batch.spans,
+        local=objectives[0].local,
+        per_head=per_head,
+    )
+    return run, batch
+
+
+def _crop(
+    totals: Float[Tensor, "heads_out step step"], n_steps: int, per_head: bool
+) -> Float[Tensor, "*head step step"]:
+    totals = totals[:, :n_steps, :n_steps].cpu()
+    return totals if per_head else totals[0]
