@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -70,7 +71,7 @@ class Trace:
         id: Name of the trace in tables and file names, if it has one.
         question: Text of the (last) question, without template.
         response: Text of the response as it was given, with its format marks.
-        meta: Anything else that is known of the trace (gold answer, correctness, model), in JSON types.
+        meta: Anything else that is known (gold answer, correctness, model), in JSON types.
 
     Raises:
         ValueError: The tokens are empty or not one row of integers, or the steps do not tile them.
@@ -142,7 +143,10 @@ class Trace:
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Cut a question and the response to it; see :func:`step_saliency.segment.trace_from_text`."""
+        """Cut a question and the response to it.
+
+        See :func:`step_saliency.segment.trace_from_text`.
+        """
         from step_saliency.segment.build import trace_from_text
 
         return trace_from_text(
@@ -171,7 +175,10 @@ class Trace:
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Cut a conversation; see :func:`step_saliency.segment.trace_from_messages`."""
+        """Cut a conversation.
+
+        See :func:`step_saliency.segment.trace_from_messages`.
+        """
         from step_saliency.segment.build import trace_from_messages
 
         return trace_from_messages(
@@ -198,8 +205,10 @@ class Trace:
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Cut what a model read and wrote, by its very token ids; see
-        :func:`step_saliency.segment.trace_from_generation`."""
+        """Cut what a model read and wrote, by its very token ids.
+
+        See :func:`step_saliency.segment.trace_from_generation`.
+        """
         from step_saliency.segment.build import trace_from_generation
 
         return trace_from_generation(
@@ -294,12 +303,12 @@ class Trace:
             from step_saliency.segment.pieces import TokenPieces
 
             pieces = TokenPieces(tokenizer).pieces(self.tokens.tolist())
-            return ["".join(pieces[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+            return ["".join(pieces[a:b]) for a, b in pairwise(bounds)]
         if not set(starts) <= set(self.starts):
             return [""] * len(starts)
         return [
             "".join(step.text for step in self.steps if a <= step.start < b)
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in pairwise(bounds)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -419,7 +428,7 @@ def _check_starts(starts: Sequence[int], n_tokens: int) -> None:
         raise ValueError("starts is empty; the first step starts at 0")
     if starts[0] != 0:
         raise ValueError(f"the first step must start at 0, got {starts[0]}")
-    for before, after in zip(starts, starts[1:], strict=False):
+    for before, after in pairwise(starts):
         if after <= before:
             raise ValueError(f"starts must strictly increase, got {after} after {before}")
     if starts[-1] >= n_tokens:

@@ -7,14 +7,13 @@ Prompt and response become token ids once; the steps are those that a
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from step_saliency.segment import prompt as prompts
 from step_saliency.segment.formats import check_format, detect_format
 from step_saliency.segment.online import StepTracker
-from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
 from step_saliency.segment.splitters import Splitter, make_splitter, split_text
 from step_saliency.trace import Region, Trace
@@ -79,12 +78,7 @@ def trace_from_text(
         ]
         made = _tokenized(tokenizer, prompt, spans, add_special=True)
     else:
-        if not question.strip():
-            raise ValueError("give a question, or the exact prompt text with prompt=...")
-        messages = [{"role": "user", "content": question}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        made = _prompt(tokenizer, messages, chat_template)
+        made = _prompt(tokenizer, _messages(question, system), chat_template)
     return _cut(cls, tokenizer, made, response, format, splitter, question, id, meta)
 
 
@@ -158,13 +152,41 @@ def trace_from_generation(
     """
     check_format(format)
     table = TokenTable(tokenizer)
-    before, after = _row(prompt_tokens), _row(response_tokens)
+    before, after = token_row(prompt_tokens), token_row(response_tokens)
     response = "".join(TokenPieces(table).pieces(after))
     _check_response(response)
     pieces = TokenPieces(table).pieces(before)
     steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
     made = Prompt("".join(pieces), before, steps)
     return _cut_tokens(cls, tokenizer, made, after, response, format, splitter, question, id, meta)
+
+
+def prompt_tokens(
+    tokenizer: Any,
+    question: str,
+    *,
+    system: str | None = None,
+    chat_template: bool | str = "auto",
+) -> list[int]:
+    """Token ids that a model reads before it answers the question.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        question: The question.
+        system: System prompt.
+        chat_template: As for :func:`trace_from_text`.
+
+    Raises:
+        ValueError: As :func:`trace_from_text`.
+    """
+    return _prompt(tokenizer, _messages(question, system), chat_template).tokens
+
+
+def _messages(question: str, system: str | None) -> list[dict[str, str]]:
+    if not question.strip():
+        raise ValueError("give a question, or the exact prompt text with prompt=...")
+    asked = [{"role": "user", "content": question}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _check_response(response: str) -> None:
@@ -190,13 +212,6 @@ def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
         )
 
 
-def _row(tokens: Any) -> list[int]:
-    flat = torch.as_tensor(tokens)
-    if flat.ndim > 2 or (flat.ndim == 2 and flat.shape[0] != 1):
-        raise ValueError(f"tokens must have shape [pos] or [1, pos], got {list(flat.shape)}")
-    return [int(token) for token in flat.reshape(-1).tolist()]
-
-
 def _prompt(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], chat_template: bool | str
 ) -> Prompt:
@@ -217,7 +232,7 @@ def _prompt(
 def _plain_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[str, list[prompts.Span]]:
     text, spans = "", []
     for message in messages:
-        if message["role"] != "system":
+        if message["role"] not in prompts.SYSTEM_ROLES:
             spans.append((len(text), len(text) + len(message["content"])))
         text += message["content"] + "\n"
     return text, spans
@@ -274,6 +289,8 @@ def _cut_tokens(
 ) -> AnyTrace:
     if format == "auto":
         format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
+    if not tokens:
+        raise ValueError(f"the tokenizer makes no tokens of the response {response[:60]!r}")
     made = make_splitter(splitter)
     causal = made if isinstance(made, Splitter) else None
     tracker = StepTracker(tokenizer, format=format, splitter=causal)
@@ -284,7 +301,7 @@ def _cut_tokens(
     if not isinstance(made, Splitter):
         starts, regions = _recut(trace, TokenPieces(tokenizer), made)
         trace = trace.with_steps(starts=starts, regions=regions, tokenizer=tokenizer)
-    return trace if cls is Trace else cls.from_dict(trace.to_dict())
+    return cls.from_dict(trace.to_dict())
 
 
 def _recut(

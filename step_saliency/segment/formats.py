@@ -1,4 +1,4 @@
-r"""Which part of a response is thinking, which is summary, which are marks? Causal readers of formats.
+r"""Which part of a response is thinking, which is summary, which are marks?
 
 A reader is fed the response character by character and keeps ``region``, that of the text to come.
 
@@ -35,15 +35,15 @@ Found = Literal["", "mark", "step_cue", "line_cue"]
 
 
 class Format(Protocol):
-    """A causal reader of one response.
+    """A causal reader of one response."""
 
-    Attributes:
-        region: Region of the text to come.
-        mark: The mark that ``push`` has just found.
-    """
+    @property
+    def region(self) -> Region:
+        """Region of the text to come."""
 
-    region: Region
-    mark: str
+    @property
+    def mark(self) -> str:
+        """The mark that ``push`` found last."""
 
     def start(self, prompt: str) -> None:
         """Begin a response to this prompt (its end is enough)."""
@@ -58,8 +58,8 @@ class Format(Protocol):
         current step, or the text from here on, another region.
         """
 
-    def may_open_mark(self, char: str) -> bool:
-        """Whether a mark may begin with this first character of a line."""
+    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
+        """Whether a mark may begin here, so that a step must. Asked before ``push(char)``."""
 
 
 class _Marks:
@@ -69,6 +69,11 @@ class _Marks:
         self._marks = marks
         self._longest = max(map(len, marks), default=0)
         self._open = ""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the last character was ``<``."""
+        return self._open == "<"
 
     def push(self, char: str) -> str:
         if char == "<":
@@ -108,8 +113,8 @@ class ThinkFormat:
         self.region = Region.THINKING if mark == "<think>" else Region.SUMMARY
         return "mark"
 
-    def may_open_mark(self, char: str) -> bool:
-        return char == "<"
+    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
+        return at_line_start and char == "<"
 
 
 class HarmonyFormat:
@@ -171,8 +176,8 @@ class HarmonyFormat:
         words = re.split(r"[\s<]+", name.strip())
         self._channel = words[0] if found and words[0] else None
 
-    def may_open_mark(self, char: str) -> bool:
-        return char == "<"
+    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
+        return (at_line_start and char == "<") or (char == "|" and self._marks.opened)
 
 
 _MARKUP = r"[\s>*_#$\\\[({\"'“-]*"
@@ -185,7 +190,7 @@ _ANNOUNCEMENT = re.compile(
     + _LINK
     + r"(?:(?:the|my|our|your)\s+)?(?:"
     + r"(?:(?:final|correct|right)\s+)?(?:answer|choice|option)"
-    + r"(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?\s*(?:is|are|:|=|would be|should be|must be|will be)[\W\d_]"
+    + r"(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?\s*(?:is|are|:|=|(?:would|should|must|will) be)[\W\d_]"
     + r"|final\s+(?:answer|result)\W"
     + r"|answer\s*(?::|\*\*|__)"
     + r")",
@@ -250,7 +255,7 @@ class PlainFormat:
         self.region = Region.THINKING
         return "step_cue"
 
-    def may_open_mark(self, char: str) -> bool:  # noqa: ARG002
+    def may_open_mark(self, char: str, at_line_start: bool) -> bool:  # noqa: ARG002
         return False
 
 
@@ -275,7 +280,8 @@ class AutoFormat:
         self.mark = ""
 
     @property
-    def region(self) -> Region:  # type: ignore[override]
+    def region(self) -> Region:
+        """Region of the text to come."""
         return self._now.region
 
     def begin_step(self) -> None:
@@ -291,8 +297,8 @@ class AutoFormat:
         self.mark = self._now.mark
         return found
 
-    def may_open_mark(self, char: str) -> bool:
-        return char == "<"
+    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
+        return any(reader.may_open_mark(char, at_line_start) for reader in self._marked)
 
 
 _FORMATS: dict[str, type[Format]] = {

@@ -13,12 +13,15 @@ it. Special tokens are template. White space and template that follow each other
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from jaxtyping import Int
+from torch import Tensor
+
 from step_saliency.segment.formats import Format, detect_format, make_format
-from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
 from step_saliency.segment.splitters import Splitter, make_splitter
 from step_saliency.trace import Region, Trace
@@ -108,12 +111,18 @@ class Cutter:
             return True
         if self._region is Region.TEMPLATE:
             return False
-        in_code = getattr(self.splitter, "in_code", False)
-        begins = self.splitter is not None and self.splitter.push(char)
-        if not begins and self._at_line_start and self.format.may_open_mark(char) and not in_code:
-            self._restart_splitter(char)
+        if self.splitter is not None and self.splitter.push(char):
             return True
-        return begins
+        if not self._may_open_mark(char):
+            return False
+        self._restart_splitter(char)
+        return True
+
+    def _may_open_mark(self, char: str) -> bool:
+        if getattr(self.splitter, "in_code", False):
+            return False
+        inside = bool(self.cuts) and self.cuts[-1].char == self.chars - 1
+        return not inside and self.format.may_open_mark(char, self._at_line_start)
 
     def _restart_splitter(self, char: str) -> None:
         if self.splitter is not None:
@@ -131,7 +140,7 @@ class Cutter:
             self.format.begin_step()
 
     def _close_mark(self, start: int) -> None:
-        if self.cuts and self.cuts[-1].char == start:
+        if self.cuts and self.cuts[-1].char >= start:
             self.cuts[-1].region = Region.TEMPLATE
         else:
             self._cut(start, Region.TEMPLATE)
@@ -193,7 +202,7 @@ class StepTracker:
 
     def start(
         self,
-        prompt_tokens: Iterable[int] = (),
+        prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]] = (),
         *,
         question: str | None = None,
         prompt_steps: Sequence[PromptStep] | None = None,
@@ -209,7 +218,7 @@ class StepTracker:
         Raises:
             ValueError: The question is not in the prompt.
         """
-        tokens = [int(token) for token in prompt_tokens]
+        tokens = token_row(prompt_tokens)
         pieces = TokenPieces(self._table)
         self._tokens = tokens
         self._n_prompt = len(tokens)

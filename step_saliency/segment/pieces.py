@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WINDOW = 6
@@ -85,7 +87,7 @@ class TokenPieces:
 
 
 class TokenTable:
-    """What is constant about a tokenizer: how its tokens spell text, and which of them are marks."""
+    """How the tokens of a tokenizer spell text, and which of them are marks."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not hasattr(tokenizer, "decode"):
@@ -131,6 +133,18 @@ class TokenTable:
             return _from_byte_alphabet(spelled)
         byte = _BYTE_TOKEN.fullmatch(spelled)
         return bytes([int(byte[1], 16)]) if byte else spelled.replace("▁", " ").encode()
+
+
+def token_row(tokens: Any) -> list[int]:
+    """One row of token ids as a list; none is allowed.
+
+    Raises:
+        ValueError: The shape is neither ``pos`` nor ``1 pos``.
+    """
+    row = torch.as_tensor(tokens)
+    if row.ndim > 2 or (row.ndim == 2 and row.shape[0] != 1):
+        raise ValueError(f"tokens must have shape [pos] or [1, pos], got {list(row.shape)}")
+    return [int(token) for token in row.reshape(-1).tolist()]
 
 
 def _kind(tokenizer: Any) -> str:

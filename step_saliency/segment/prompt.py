@@ -21,6 +21,7 @@ from step_saliency.trace import Region
 PromptStep: TypeAlias = tuple[int, Region]
 Span: TypeAlias = tuple[int, int]
 
+SYSTEM_ROLES = frozenset({"system", "developer"})
 _SENTINEL = "QZX{}XZQ"
 
 
@@ -49,14 +50,16 @@ def chat_prompt(
     """
     text = _render(tokenizer, messages, template)
     marked = [
-        {**message, "content": _SENTINEL.format(i)} if message["role"] != "system" else message
+        {**message, "content": _SENTINEL.format(i)}
+        if message["role"] not in SYSTEM_ROLES
+        else message
         for i, message in enumerate(messages)
     ]
     frame = _render(tokenizer, marked, template)
     spans: list[Span] = []
     cursor = 0
     for i, message in enumerate(messages):
-        if message["role"] == "system":
+        if message["role"] in SYSTEM_ROLES:
             continue
         before, found, frame = frame.partition(_SENTINEL.format(i))
         after = frame[: frame.find(_SENTINEL[:3])] if _SENTINEL[:3] in frame else frame
@@ -64,8 +67,8 @@ def chat_prompt(
         if span is None:
             raise ValueError(
                 f"the chat template does not write message {i} ({message['role']}) as it is: "
-                f"{message['content'][:60]!r} is not where it should be. Give the exact prompt text "
-                "with prompt=..., or known token ids to Trace.from_generation"
+                f"{message['content'][:60]!r} is not where it should be. Give the exact prompt "
+                "text with prompt=..., or known token ids to Trace.from_generation"
             )
         spans.append(span)
         cursor = span[1]
@@ -175,10 +178,9 @@ def align_prompt(
         spans = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
     else:
         raise ValueError(
-            f"{type(tokenizer).__name__} gives no character offsets, and its tokens do not spell the "
-            f"prompt {text[:60]!r}...; so the question cannot be found among the tokens. Use a fast "
-            "tokenizer (AutoTokenizer.from_pretrained(..., use_fast=True)), or Trace.from_tokens "
-            "with known starts"
+            f"{type(tokenizer).__name__} gives no character offsets, and its tokens do not spell "
+            f"the prompt {text[:60]!r}...; so the question cannot be found among the tokens. Use a "
+            "fast tokenizer, or Trace.from_tokens with known starts"
         )
     return [(0, 0)] * n_added + spans
 

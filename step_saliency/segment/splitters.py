@@ -17,7 +17,8 @@ No sentence ends inside a decimal (``3.14``), after an abbreviation (``Dr.``, ``
 a list number (``1.``) or a factorial that the text goes on from, in LaTeX mathematics, in a table
 row or in code. Mathematics never reaches over a blank line and inline mathematics never over a line
 break, so that a lone ``$`` (a price) cannot swallow the text. A fragment under ``min_chars``
-characters cannot close: it joins the step after it (CJK characters count twice). Only the end of a region closes a shorter step.
+characters cannot close: it joins the step after it (CJK characters count twice). Only the end of a
+region closes a shorter step.
 
 When it misleads: an abbreviation that it does not know ends a step; ``etc.`` and a single capital
 (``point B.``) are read by the case of what follows and what precedes.
@@ -25,36 +26,50 @@ When it misleads: an abbreviation that it does not know ends a step; ``etc.`` an
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
+from itertools import pairwise
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 SplitterName = Literal["sentence", "paragraph", "line"]
 MIN_CHARS = 10
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _TERMINATORS = frozenset(".!?…।॥؟۔")
-_WIDE_TERMINATORS = frozenset("。！？；｡")
+_WIDE_TERMINATORS = frozenset("。！？｡")
 _CLOSERS = frozenset(")]}\"'*_`”’»›）】」』》〉")
 # What cannot begin a sentence: the text goes on.
 _CONTINUERS = frozenset(",;:)]}%=<>≤≥≈≠+/^×÷·|")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st sr jr rev gen col lt capt sgt hon gov sen rep vs viz cf e.g i.e eg ie al "
-    "fig figs eq eqs eqn eqns sec sect thm lem cor prop def ch chap vol pp ref refs ex approx resp "
-    "w.r.t s.t a.k.a dept univ assn".split()
+_ABBREVIATIONS = _words(
+    """
+    mr mrs ms dr prof st sr jr rev gen col lt capt sgt hon gov sen rep vs viz cf e.g i.e eg ie al
+    fig figs eq eqs eqn eqns sec sect thm lem cor prop def ch chap vol pp ref refs ex approx resp
+    w.r.t s.t a.k.a dept univ assn
+    """
 )
 # These end a sentence too: only what follows tells.
-_WEAK_ABBREVIATIONS = frozenset(
-    "etc inc ltd co corp a.m p.m am pm u.s u.k u.n ph.d b.c a.d min max sq ft in oz lb lbs hr hrs".split()
+_WEAK_ABBREVIATIONS = _words(
+    """
+    etc inc ltd co corp a.m p.m am pm u.s u.k u.n ph.d b.c a.d min max sq ft in oz lb lbs hr hrs
+    """
 )
-_BEFORE_NUMBER = frozenset("no nos nr art p".split())
-_NOT_NAMES = frozenset(
-    "point points option choice case angle line side figure answer set event step part person train "
-    "car box vertex variable player team column row class type graph node matrix function vitamin "
-    "plan team item and or but the a is so if then".split()
+_BEFORE_NUMBER = _words("no nos nr art p")
+# A capitalised word and a single capital: "George W. Bush", but "point B. Then".
+_NOT_NAMES = _words(
+    """
+    point points option choice case angle line side figure answer set event step part person train
+    car box vertex variable player team column row class type graph node matrix function vitamin
+    plan item and or but the a is so if then let
+    """
 )
 _LIST_MARKER = re.compile(
     r"[\s>]*(?:[-*•]\s+|#{1,6}\s+)?(?:\*\*)?(?:step\s+|part\s+|case\s+)?"
     r"[(\[]?(?:\d{1,3}|[a-z]|[ivx]{1,4})",
     re.IGNORECASE,
 )
+_LIST_NUMBER = re.compile(r"(?:^|\s)\d{1,3}[.)]$")
 _INLINE_NUMBER = re.compile(r"(?:^|[:.;]\s+)\d{1,2}$")
 _LAST_WORDS = re.compile(r"(?:([^\s(\[{\"'“]+)\s+)?[(\[{\"'“*_]*([^\s(\[{\"'“*_]+)$")
 _BULLETS = frozenset("-*•‣◦▪●#|`")
@@ -141,6 +156,7 @@ class SentenceSplitter:
         self._need: Need = "never"
         self._wide_end = False
         self._table = False
+        self._numbered = False
 
     @property
     def in_code(self) -> bool:
@@ -160,6 +176,8 @@ class SentenceSplitter:
     def _push_space(self, char: str) -> None:
         if not self._spaced:
             self._need = _need(self._tail, self._line)
+            number = self._line <= 5 and _LIST_NUMBER.search(self._tail)
+            self._numbered = self._numbered or bool(number)
         self._spaced = True
         self._fence.push(char)
         if char == "\n":
@@ -173,6 +191,7 @@ class SentenceSplitter:
         if self._fence.holds(self._newlines):
             return False
         if self._newlines >= 2:
+            self._numbered = False
             return True
         if self._inside():
             return False
@@ -183,7 +202,7 @@ class SentenceSplitter:
     def _begins_line(self, char: str) -> bool:
         if self._table:
             return char != "|"
-        return char in _BULLETS
+        return char in _BULLETS or (self._numbered and char.isdigit())
 
     def _inside(self) -> bool:
         return self._fence.open or bool(self._math.mode) or self._math.code
@@ -322,7 +341,7 @@ def make_splitter(splitter: SplitterLike) -> Splitter | SplitFunction:
     if splitter == "line":
         return GapSplitter(1)
     if isinstance(splitter, Splitter) or callable(splitter):
-        return cast("Splitter | SplitFunction", splitter)
+        return splitter
     known = ", ".join(map(repr, get_args(SplitterName)))
     raise ValueError(f"unknown splitter {splitter!r}; take {known}, or a function of the text")
 
@@ -348,7 +367,7 @@ def _checked_starts(cuts: Sequence[int] | Sequence[tuple[int, int]], n_chars: in
     starts = [int(cut[0]) if isinstance(cut, (tuple, list)) else int(cut) for cut in cuts]
     if not starts or starts[0] != 0:
         starts = [0, *starts]
-    for before, after in zip(starts, starts[1:], strict=False):
+    for before, after in pairwise(starts):
         if not before < after < n_chars:
             raise ValueError(
                 f"the splitter returned start {after} after {before} in a text of {n_chars} "
@@ -376,7 +395,7 @@ def _need(tail: str, line_chars: int) -> Need:
 
 def _need_after_factorial(before: str) -> Need:
     is_word = len(before) > 1 and before[-2:].isalpha()
-    return "always" if is_word or not before[-1:].isalnum() and before[-1:] != ")" else "upper"
+    return "always" if is_word or not (before[-1:].isalnum() or before[-1:] == ")") else "upper"
 
 
 def _need_after_stop(before: str, line: str) -> Need:
