@@ -3,11 +3,11 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,11 @@ from torch import Tensor
 
 from step_saliency.saliency.pooling import Pool, Rows, StepLayout, defined_pairs, step_layout
 from step_saliency.trace import Region, Step, Trace
+
+if TYPE_CHECKING:
+    import circuitsvis.utils.render
+    import matplotlib.axes
+    import matplotlib.figure
 
 FORMAT = "step-saliency-map/1"
 
@@ -151,6 +156,83 @@ class StepSaliency:
         trace = _trace_from(fields.pop("trace"), tensors["tokens"])
         layers = tuple(fields.pop("layers"))
         return cls(maps=tensors["maps"], trace=trace, layers=layers, **fields)
+
+    def plot(
+        self,
+        layer: int | Sequence[int] | Literal["mean"] = "mean",
+        *,
+        head: int | None = None,
+        ax: "matplotlib.axes.Axes | None" = None,
+        log: bool = True,
+        template: bool = False,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        title: str | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """Heat map of a layer, of several or of their mean: `step_saliency.report.step_map`."""
+        from step_saliency.report.heatmap import step_map
+
+        return step_map(
+            self,
+            layer,
+            head=head,
+            ax=ax,
+            log=log,
+            template=template,
+            vmin=vmin,
+            vmax=vmax,
+            title=title,
+        )
+
+    def plot_depth(
+        self, *, bands: Mapping[str, Sequence[int]] | None = None
+    ) -> "matplotlib.figure.Figure":
+        """Where thinking and summary rows look, lock-in and decay, by layer.
+
+        Args:
+            bands: Layers by band, as in `step_saliency.diagnose.diagnose`.
+        """
+        from step_saliency.diagnose.diagnosis import diagnose
+
+        return diagnose(self, bands=bands).plot()
+
+    def plot_tokens(
+        self,
+        token_map: Float[Tensor, "pos pos"],
+        layer: int,
+        *,
+        log: bool = True,
+        template: bool = False,
+    ) -> "matplotlib.figure.Figure":
+        """Token map of a layer beside its step map: `step_saliency.report.token_and_step`."""
+        from step_saliency.report.tokens import token_and_step
+
+        return token_and_step(token_map, self, layer, log=log, template=template)
+
+    def view(
+        self, layer: int | None = None, *, template: bool = False
+    ) -> "circuitsvis.utils.render.RenderedHTML":
+        """Interactive attention view of the heads of a layer, or of all layers."""
+        from step_saliency.report.views import attention_view
+
+        return attention_view(self, layer, template=template)
+
+    def view_step(
+        self,
+        query_step: int,
+        layer: int | Literal["mean"] = "mean",
+        *,
+        template: bool = False,
+    ) -> "circuitsvis.utils.render.RenderedHTML":
+        """The trace's text, each step coloured by what ``query_step`` draws from it."""
+        from step_saliency.report.views import step_view
+
+        return step_view(self, query_step, layer, template=template)
+
+    def _repr_html_(self) -> str:
+        from step_saliency.report.html import saliency_html
+
+        return saliency_html(self)
 
     def __repr__(self) -> str:
         name = f"{self.trace.id!r}, " if self.trace.id else ""

@@ -1,0 +1,111 @@
+"""Colours, labels and sizes that all pictures share, and the figure they are drawn in.
+
+Nothing here touches matplotlib's global settings: `figure` applies the style while the figure is
+made, and figures belong to no pyplot state, so none is left open.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from step_saliency.trace import Region
+
+REGION_COLOURS = {
+    Region.TEMPLATE: "#9a9a9a",
+    Region.QUESTION: "#0072b2",
+    Region.THINKING: "#d98200",
+    Region.SUMMARY: "#00805f",
+}
+LOCK_IN_COLOUR = "#b2316b"
+DECAY_COLOUR = "#3d4fa1"
+BAND_COLOUR = "#eef1f6"
+EMPTY_COLOUR = "#f3f3f3"
+BORDER_COLOUR = "#404040"
+MAP_COLOURS = "magma_r"
+
+OBJECTIVE_UNITS = {
+    "next_token": "nats",
+    "sequence": "nats",
+    "answer": "nats",
+    "log_odds": "nats of log-odds",
+    "logit_diff": "logits",
+}
+POOL_LABELS = {
+    "mean": "mean per token pair",
+    "block_mean": "mean per token pair, forbidden ones included",
+    "mass": "per query token, summed over keys",
+    "sum": "sum over token pairs",
+}
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.5,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+}
+
+
+class NotebookFigure(Figure):
+    """A figure that notebooks show even where nothing has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of the pictures, for as long as the context lasts."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> NotebookFigure:
+    """An empty figure, sizes in inches."""
+    layout = ConstrainedLayoutEngine(hspace=0.06, wspace=0.04)
+    return NotebookFigure(figsize=(width, height), layout=layout)
+
+
+def png(figure: Figure, *, dpi: float | None = None) -> bytes:
+    """The figure as a PNG file.
+
+    Args:
+        figure: What to draw.
+        dpi: Dots per inch; the figure's own by default.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi or figure.dpi)
+    return buffer.getvalue()
+
+
+def saliency_label(objective: str, pool: str | None = None) -> str:
+    """Axis label of saliency values: what they are and their unit.
+
+    Args:
+        objective: Whose gradient was taken.
+        pool: How token pairs became step pairs; None for a token map.
+    """
+    target = "log-odds" if objective == "log_odds" else "logits"
+    target = target if objective in ("log_odds", "logit_diff") else "loss"
+    unit = OBJECTIVE_UNITS.get(objective, "units of the objective")
+    target = target if objective in OBJECTIVE_UNITS else "objective"
+    reading = f"\n{POOL_LABELS[pool]}" if pool else ""
+    return f"saliency |A · ∂({target})/∂A| ({unit}){reading}"
