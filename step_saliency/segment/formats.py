@@ -188,11 +188,12 @@ _LINK = (
 _ANNOUNCEMENT = re.compile(
     _MARKUP
     + _LINK
-    + r"(?:(?:the|my|our|your)\s+)?(?:"
-    + r"(?:(?:final|correct|right)\s+)?(?:answer|choice|option)"
-    + r"(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?\s*(?:is|are|:|=|(?:would|should|must|will) be)[\W\d_]"
-    + r"|final\s+(?:answer|result)\W"
-    + r"|answer\s*(?::|\*\*|__)"
+    + r"(?:"
+    + r"(?:(?:the|my|our|your)\s+)?(?:(?:(?:final|correct|right)\s+)?(?:answer|choice|option)|"
+    + r"final\s+result)(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?"
+    + r"\s*(?:is|are|:|=|(?:would|should|must|will)\s+be)[\W\d_]"
+    + r"|(?:final\s+answer|answer\s*(?=[:*_\n]))(?:\W|__)"
+    + r"|(?:所以|因此|综上)?[，,]?(?:最终|最后)?答案\s*(?:是|为|：|:)"
     + r")",
     re.IGNORECASE,
 )
@@ -204,6 +205,7 @@ _RETRACTION = re.compile(
 )
 _BOXED = ("\\boxed{", "\\fbox{")
 _HEAD = 96
+_CJK = "\u2e80"
 
 
 class PlainFormat:
@@ -226,7 +228,7 @@ class PlainFormat:
     def push(self, char: str) -> Found:
         self._recent = (self._recent + char)[-7:]
         self._grow(char)
-        if char.isalpha():
+        if char.isalpha() and char < _CJK:
             return ""
         if self.region is Region.SUMMARY:
             return self._retracted()

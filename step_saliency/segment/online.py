@@ -321,11 +321,10 @@ class StepTracker:
     def copy(self) -> Self:
         """A tracker that goes on from here by itself."""
         twin = copy.copy(self)
-        shared = {id(self._table): self._table}
         for name in ("_tokens", "_pieces", "_starts"):
             setattr(twin, name, list(getattr(self, name)))
         twin._cuts, twin._cutter, twin._splitter, twin._decoder = copy.deepcopy(
-            (self._cuts, self._cutter, self._splitter, self._decoder), shared
+            (self._cuts, self._cutter, self._splitter, self._decoder)
         )
         return twin
 

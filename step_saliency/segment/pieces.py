@@ -13,13 +13,15 @@ import codecs
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 
 REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WINDOW = 6
+
+Spelling = Literal["bytes", "metaspace", "window"]
 
 
 class TokenPieces:
@@ -104,6 +106,10 @@ class TokenTable:
         self.special = frozenset(_special_ids(tokenizer, self.kind))
         self._parts: dict[int, bytes] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies of a tracker share the table: the tokenizer behind it is large and constant."""
+        return self
+
     def is_special(self, token: int) -> bool:
         """Whether the token is a mark of the template (BOS, a role marker), not text."""
         return token in self.special
@@ -147,7 +153,7 @@ def token_row(tokens: Any) -> list[int]:
     return [int(token) for token in row.reshape(-1).tolist()]
 
 
-def _kind(tokenizer: Any) -> str:
+def _kind(tokenizer: Any) -> Spelling:
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if decoder is None:
         return "window"
@@ -158,7 +164,7 @@ def _kind(tokenizer: Any) -> str:
     return "metaspace" if types & {"Metaspace", "ByteFallback"} else "window"
 
 
-def _special_ids(tokenizer: Any, kind: str) -> set[int]:
+def _special_ids(tokenizer: Any, kind: Spelling) -> set[int]:
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", [])}
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special |= {int(i) for i, token in added.items() if getattr(token, "special", False)}

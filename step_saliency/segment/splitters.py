@@ -10,8 +10,9 @@ that token is processed, and so that any chunking of the text gives the same ste
 * a blank line, or
 * a sentence end (``.``, ``!``, ``?`` or their like, with closing quotes and brackets) and white
   space (none is needed after the full stops of Chinese and Japanese), or
-* one line break, where the line before ended a sentence or the new line is a list item, a heading,
-  a table or a code fence.
+* one line break, where the line before ended a sentence, or where the new line is a list item, a
+  heading, a table or a code fence or begins with a capital, unless the line before leads over to it
+  (it ends with a colon or a comma or is a heading).
 
 No sentence ends inside a decimal (``3.14``), after an abbreviation (``Dr.``, ``e.g.``), an initial,
 a list number (``1.``) or a factorial that the text goes on from, in LaTeX mathematics, in a table
@@ -157,6 +158,7 @@ class SentenceSplitter:
         self._wide_end = False
         self._table = False
         self._numbered = False
+        self._goes_on = False
 
     @property
     def in_code(self) -> bool:
@@ -178,6 +180,8 @@ class SentenceSplitter:
             self._need = _need(self._tail, self._line)
             number = self._line <= 5 and _LIST_NUMBER.search(self._tail)
             self._numbered = self._numbered or bool(number)
+        if char == "\n" and not self._newlines:
+            self._goes_on = _line_goes_on(self._tail, self._line)
         self._spaced = True
         self._fence.push(char)
         if char == "\n":
@@ -202,7 +206,9 @@ class SentenceSplitter:
     def _begins_line(self, char: str) -> bool:
         if self._table:
             return char != "|"
-        return char in _BULLETS or (self._numbered and char.isdigit())
+        if self._goes_on:
+            return False
+        return char in _BULLETS or char.isupper() or (self._numbered and char.isdigit())
 
     def _inside(self) -> bool:
         return self._fence.open or bool(self._math.mode) or self._math.code
@@ -374,6 +380,14 @@ def _checked_starts(cuts: Sequence[int] | Sequence[tuple[int, int]], n_chars: in
                 "characters; starts must strictly increase and lie inside the text"
             )
     return starts
+
+
+def _line_goes_on(tail: str, line_chars: int) -> bool:
+    """Whether the line that ends leads over to the next one: a colon, a comma, a heading."""
+    if tail.endswith((":", ",", ";")):
+        return True
+    line = tail[-line_chars:] if line_chars < _TAIL else ""
+    return line.startswith("#") or (line.startswith("**") and line.rstrip(":").endswith("**"))
 
 
 def _need(tail: str, line_chars: int) -> Need:
