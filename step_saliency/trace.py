@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -45,13 +45,19 @@ class Region(StrEnum):
         raise ValueError(f"unknown region {value!r}; regions are {', '.join(map(repr, cls))}")
 
 
+if TYPE_CHECKING:
+    RegionField = Region
+else:
+    RegionField = str  # a name is taken too, and becomes a Region
+
+
 @dataclass(frozen=True)
 class Step:
     """Tokens ``start`` (included) to ``stop`` (excluded) of a trace."""
 
     start: int
     stop: int
-    region: Region
+    region: RegionField
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -101,7 +107,7 @@ class Trace:
         question: str = "",
         response: str = "",
         meta: Mapping[str, Any] | None = None,
-    ) -> Self:
+    ) -> "Trace":
         """Cut tokens whose step starts are known.
 
         Args:
@@ -142,7 +148,7 @@ class Trace:
         chat_template: bool | str = "auto",
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
-    ) -> Self:
+    ) -> "Trace":
         """Cut a question and the response to it.
 
         See :func:`step_saliency.segment.trace_from_text`.
@@ -150,7 +156,6 @@ class Trace:
         from step_saliency.segment.build import trace_from_text
 
         return trace_from_text(
-            cls,
             tokenizer,
             question=question,
             response=response,
@@ -174,7 +179,7 @@ class Trace:
         chat_template: bool | str = "auto",
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
-    ) -> Self:
+    ) -> "Trace":
         """Cut a conversation.
 
         See :func:`step_saliency.segment.trace_from_messages`.
@@ -182,7 +187,6 @@ class Trace:
         from step_saliency.segment.build import trace_from_messages
 
         return trace_from_messages(
-            cls,
             tokenizer,
             messages,
             format=format,
@@ -204,7 +208,7 @@ class Trace:
         splitter: SplitterLike = "sentence",
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
-    ) -> Self:
+    ) -> "Trace":
         """Cut what a model read and wrote, by its very token ids.
 
         See :func:`step_saliency.segment.trace_from_generation`.
@@ -212,7 +216,6 @@ class Trace:
         from step_saliency.segment.build import trace_from_generation
 
         return trace_from_generation(
-            cls,
             tokenizer,
             prompt_tokens,
             response_tokens,
@@ -267,7 +270,7 @@ class Trace:
         regions: Sequence[str] | None = None,
         texts: Sequence[str] | None = None,
         tokenizer: Any = None,
-    ) -> Self:
+    ) -> "Trace":
         """The same tokens, cut elsewhere.
 
         Args:
@@ -325,7 +328,7 @@ class Trace:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> "Trace":
         """Read what :meth:`to_dict` wrote.
 
         Raises:

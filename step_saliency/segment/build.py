@@ -5,7 +5,7 @@ Prompt and response become token ids once; the steps are those that a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -26,11 +26,8 @@ else:
     SplitterLike = Any
     SplitFunction = Any
 
-AnyTrace = TypeVar("AnyTrace", bound=Trace)
-
 
 def trace_from_text(
-    cls: type[AnyTrace],
     tokenizer: Any,
     *,
     question: str = "",
@@ -42,11 +39,10 @@ def trace_from_text(
     chat_template: bool | str = "auto",
     id: str | None = None,  # noqa: A002
     meta: Mapping[str, Any] | None = None,
-) -> AnyTrace:
+) -> Trace:
     """Cut a question and the response to it.
 
     Args:
-        cls: Class of the trace.
         tokenizer: The tokenizer of the model.
         question: The question.
         response: What the model wrote, with its format marks.
@@ -79,11 +75,10 @@ def trace_from_text(
         made = _tokenized(tokenizer, prompt, spans, add_special=True)
     else:
         made = _prompt(tokenizer, _messages(question, system), chat_template)
-    return _cut(cls, tokenizer, made, response, format, splitter, question, id, meta)
+    return _cut(tokenizer, made, response, format, splitter, question, id, meta)
 
 
 def trace_from_messages(
-    cls: type[AnyTrace],
     tokenizer: Any,
     messages: Sequence[Mapping[str, str]],
     *,
@@ -92,13 +87,12 @@ def trace_from_messages(
     chat_template: bool | str = "auto",
     id: str | None = None,  # noqa: A002
     meta: Mapping[str, Any] | None = None,
-) -> AnyTrace:
+) -> Trace:
     """Cut a conversation: the last message is the response, each turn before it one step.
 
     Earlier turns of user and assistant have region question, system prompts are template.
 
     Args:
-        cls: Class of the trace.
         tokenizer: The tokenizer of the model.
         messages: Dictionaries with ``role`` and ``content``, as chat templates take them.
         format: As for :func:`trace_from_text`.
@@ -118,11 +112,10 @@ def trace_from_messages(
     made = _prompt(tokenizer, earlier, chat_template)
     asked = [message["content"] for message in earlier if message["role"] == "user"]
     question = asked[-1] if asked else ""
-    return _cut(cls, tokenizer, made, last["content"], format, splitter, question, id, meta)
+    return _cut(tokenizer, made, last["content"], format, splitter, question, id, meta)
 
 
 def trace_from_generation(
-    cls: type[AnyTrace],
     tokenizer: Any,
     prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
     response_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
@@ -132,11 +125,10 @@ def trace_from_generation(
     splitter: SplitterLike = "sentence",
     id: str | None = None,  # noqa: A002
     meta: Mapping[str, Any] | None = None,
-) -> AnyTrace:
+) -> Trace:
     """Cut what a model read and wrote, by its very token ids; nothing is tokenised again.
 
     Args:
-        cls: Class of the trace.
         tokenizer: The tokenizer of the model.
         prompt_tokens: What the model read, shape ``pos`` or ``1 pos``.
         response_tokens: What it wrote, shape ``pos`` or ``1 pos``.
@@ -158,7 +150,7 @@ def trace_from_generation(
     pieces = TokenPieces(table).pieces(before)
     steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
     made = Prompt("".join(pieces), before, steps)
-    return _cut_tokens(cls, tokenizer, made, after, response, format, splitter, question, id, meta)
+    return _cut_tokens(tokenizer, made, after, response, format, splitter, question, id, meta)
 
 
 def prompt_tokens(
@@ -249,7 +241,6 @@ def _tokenized(
 
 
 def _cut(
-    cls: type[AnyTrace],
     tokenizer: Any,
     prompt: Prompt,
     response: str,
@@ -258,11 +249,11 @@ def _cut(
     question: str,
     id: str | None,  # noqa: A002
     meta: Mapping[str, Any] | None,
-) -> AnyTrace:
+) -> Trace:
     tail = _without_second_mark(prompt.text, response)
     tokens = prompts.tokenize_response(tokenizer, prompt.text, tail)
     return _cut_tokens(
-        cls, tokenizer, prompt, tokens, response, format, splitter, question or None, id, meta
+        tokenizer, prompt, tokens, response, format, splitter, question or None, id, meta
     )
 
 
@@ -276,7 +267,6 @@ def _without_second_mark(prompt: str, response: str) -> str:
 
 
 def _cut_tokens(
-    cls: type[AnyTrace],
     tokenizer: Any,
     prompt: Prompt,
     tokens: Sequence[int],
@@ -286,7 +276,7 @@ def _cut_tokens(
     question: str | None,
     id: str | None,  # noqa: A002
     meta: Mapping[str, Any] | None,
-) -> AnyTrace:
+) -> Trace:
     if format == "auto":
         format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
     if not tokens:
@@ -301,7 +291,7 @@ def _cut_tokens(
     if not isinstance(made, Splitter):
         starts, regions = _recut(trace, TokenPieces(tokenizer), made)
         trace = trace.with_steps(starts=starts, regions=regions, tokenizer=tokenizer)
-    return cls.from_dict(trace.to_dict())
+    return trace
 
 
 def _recut(

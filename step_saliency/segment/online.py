@@ -15,7 +15,7 @@ it. Special tokens are template. White space and template that follow each other
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -318,7 +318,7 @@ class StepTracker:
         """Number of tokens so far, prompt included."""
         return len(self._tokens)
 
-    def copy(self) -> Self:
+    def copy(self) -> "StepTracker":
         """A tracker that goes on from here by itself."""
         twin = copy.copy(self)
         for name in ("_tokens", "_pieces", "_starts"):

@@ -13,7 +13,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 
@@ -106,7 +106,7 @@ class TokenTable:
         self.special = frozenset(_special_ids(tokenizer, self.kind))
         self._parts: dict[int, bytes] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TokenTable":
         """Copies of a tracker share the table: the tokenizer behind it is large and constant."""
         return self
 
