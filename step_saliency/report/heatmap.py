@@ -10,7 +10,7 @@ forbids, and zeros on the log scale, stay grey.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.transforms import offset_copy
 
 from step_saliency.report.style import (
     BORDER_COLOUR,
@@ -35,7 +37,7 @@ from step_saliency.trace import Region
 
 Layer = int | Sequence[int] | Literal["mean"]
 
-_STRIP = 0.022
+_STRIP_WIDTH, _STRIP_GAP = 6.0, 6.0
 _DECADES = 5.0
 _STRIDES = (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
@@ -243,19 +245,36 @@ def _draw_strips(ax: Axes, grid: Grid) -> None:
     """Region strips along the left and lower edge, with their names in the empty triangle."""
     n = max(len(grid.numbers), 1)
     for region, start, stop in grid.runs:
-        look: dict[str, Any] = {
-            "facecolor": REGION_COLOURS[region],
-            "transform": ax.transAxes,
-            "clip_on": False,
-            "linewidth": 0,
-        }
-        low, size = start / n, (stop - start) / n
-        ax.add_patch(Rectangle((-1.4 * _STRIP, 1 - low - size), _STRIP, size, **look))
-        ax.add_patch(Rectangle((low, -1.4 * _STRIP), size, _STRIP, **look))
+        span = (start / n, stop / n)
+        _draw_strip(ax, (0, 0), (1 - span[0], 1 - span[1]), (-_STRIP_GAP, 0), region)
+        _draw_strip(ax, span, (0, 0), (0, -_STRIP_GAP), region)
     shown = [region for region in Region if region in grid.regions]
     ax.legend(
         handles=[Patch(color=REGION_COLOURS[region], label=region.value) for region in shown],
         loc="upper right",
         handlelength=0.9,
         handleheight=0.9,
+    )
+
+
+def _draw_strip(
+    ax: Axes,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    offset: tuple[float, float],
+    region: Region,
+) -> None:
+    """A bar of fixed width in points between two places in axes coordinates."""
+    aside = offset_copy(ax.transAxes, ax.get_figure(root=True), *offset, units="points")
+    ax.add_artist(
+        Line2D(
+            x,
+            y,
+            transform=aside,
+            color=REGION_COLOURS[region],
+            linewidth=_STRIP_WIDTH,
+            solid_capstyle="butt",
+            clip_on=False,
+            label=f"_{region.value}",
+        )
     )

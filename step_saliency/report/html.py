@@ -12,7 +12,6 @@ from step_saliency.report.depth import depth_curves
 from step_saliency.report.heatmap import step_map
 from step_saliency.report.style import png
 from step_saliency.saliency.result import StepSaliency
-from step_saliency.trace import Region
 
 
 def saliency_html(sal: StepSaliency) -> str:
@@ -22,7 +21,7 @@ def saliency_html(sal: StepSaliency) -> str:
         "trace": sal.trace.id or "(no id)",
         "question": _shortened(sal.trace.question),
         "tokens": str(len(sal.trace.tokens)),
-        "steps": f"{len(sal.trace.steps)} ({_region_counts(sal)})",
+        "steps": f"{len(sal.trace.steps)} ({sal.region_counts})",
         "layers": f"{spell_layers(sal.layers)} of {sal.n_layers}{heads}",
         "objective": sal.objective,
         "pool, rows": f"{sal.pool}, {sal.rows}",
@@ -59,12 +58,6 @@ def _card(title: str, facts: Mapping[str, str], figure: Figure, name: str) -> st
         f"<div><b>{escape(title)}</b><table>{rows}</table>"
         f'<img alt="{escape(name)}" src="data:image/png;base64,{data}"></div>'
     )
-
-
-def _region_counts(sal: StepSaliency) -> str:
-    regions = [step.region for step in sal.trace.steps]
-    counts = {region: regions.count(region) for region in Region}
-    return ", ".join(f"{count} {region.value}" for region, count in counts.items() if count)
 
 
 def _shortened(text: str, length: int = 160) -> str:

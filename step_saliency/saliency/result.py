@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from step_saliency.saliency.pooling import Pool, Rows, StepLayout, defined_pairs, step_layout
-from step_saliency.trace import Region, Step, Trace
+from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:
     import circuitsvis.utils.render
@@ -123,10 +123,7 @@ class StepSaliency:
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            "maps": self.maps.detach().cpu().contiguous(),
-            "tokens": self.trace.tokens.cpu().contiguous(),
-        }
+        tensors = {"maps": self.maps.detach().cpu().contiguous()}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             save_file(tensors, part, metadata={"format": FORMAT, "saliency": self._description()})
@@ -145,7 +142,7 @@ class StepSaliency:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                maps = file.get_tensor("maps")
         except SafetensorError as error:
             raise ValueError(f"{path} is cut short or no safetensors file: {error}") from error
         if metadata.get("format") != FORMAT:
@@ -153,9 +150,8 @@ class StepSaliency:
                 f"{path} is no saved map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
             )
         fields = json.loads(metadata["saliency"])
-        trace = _trace_from(fields.pop("trace"), tensors["tokens"])
-        layers = tuple(fields.pop("layers"))
-        return cls(maps=tensors["maps"], trace=trace, layers=layers, **fields)
+        trace, layers = Trace.from_dict(fields.pop("trace")), tuple(fields.pop("layers"))
+        return cls(maps=maps, trace=trace, layers=layers, **fields)
 
     def plot(
         self,
@@ -235,38 +231,27 @@ class StepSaliency:
         return saliency_html(self)
 
     def __repr__(self) -> str:
-        name = f"{self.trace.id!r}, " if self.trace.id else ""
+        name = f"{self.trace.id!r}, " if self.trace.id is not None else ""
         heads = f", {self.maps.shape[1]} heads" if self.per_head else ""
         return (
             f"StepSaliency({name}{len(self.layers)} of {self.n_layers} layers{heads}, "
-            f"{len(self.trace.steps)} steps ({self._region_counts()}), "
+            f"{len(self.trace.steps)} steps ({self.region_counts}), "
             f"objective={self.objective!r}, pool={self.pool!r}, rows={self.rows!r}, "
             f"method={self.method!r})"
         )
 
-    def _region_counts(self) -> str:
-        counts = Counter(step.region for step in self.trace.steps)
+    @property
+    def region_counts(self) -> str:
+        """Steps of each region, in words."""
+        counts = Counter(self.trace.regions)
         return ", ".join(f"{counts[region]} {region.value}" for region in Region if counts[region])
 
     def _regions_of(self, steps: Tensor) -> pd.api.extensions.ExtensionArray:
         names = [region.value for region in Region]
-        codes = np.array([names.index(step.region.value) for step in self.trace.steps], np.int8)
+        codes = np.array([names.index(region.value) for region in self.trace.regions], np.int8)
         return pd.Categorical.from_codes(codes[steps.numpy()], categories=pd.Index(names))
 
     def _description(self) -> str:
-        steps = [[s.start, s.stop, s.region.value, s.text] for s in self.trace.steps]
-        trace = {
-            "steps": steps,
-            "id": self.trace.id,
-            "question": self.trace.question,
-            "response": self.trace.response,
-            "meta": dict(self.trace.meta),
-        }
         scalars = ("n_layers", "objective", "method", "pool", "rows", "last_row")
         fields = {name: getattr(self, name) for name in scalars}
-        return json.dumps({"trace": trace, "layers": list(self.layers), **fields})
-
-
-def _trace_from(fields: Mapping[str, Any], tokens: Tensor) -> Trace:
-    steps = tuple(Step(start, stop, Region(r), text) for start, stop, r, text in fields["steps"])
-    return Trace(**{**fields, "steps": steps}, tokens=tokens)
+        return json.dumps({"trace": self.trace.to_dict(), "layers": list(self.layers), **fields})
