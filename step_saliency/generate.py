@@ -59,6 +59,7 @@ def generate(
     format: FormatName = "auto",  # noqa: A002
     splitter: SplitterLike = "sentence",
     stop_tokens: Sequence[int] | None = None,
+    question_numbers: Sequence[int] | None = None,
     progress: bool = True,
 ) -> list[Trace]:
     """Let the model answer questions, step by step.
@@ -78,6 +79,8 @@ def generate(
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
         stop_tokens: Token ids that end a response; by default the model's own.
+        question_numbers: What stands for each question in the seeds, so that a part of a list can be
+            answered as the whole would be; 0, 1, ... by default.
         progress: Show a progress bar.
 
     Returns:
@@ -91,9 +94,12 @@ def generate(
     _check_options(texts, n, temperature, top_p, top_k, max_new_tokens, batch_size)
     prompts = [prompt_tokens(model.tokenizer, text, system=system) for text in texts]
     _check_prompts(prompts, n_ctx(model))
+    numbers = list(range(len(texts)) if question_numbers is None else question_numbers)
+    if len(numbers) != len(texts):
+        raise ValueError(f"{len(numbers)} question_numbers for {len(texts)} questions")
     stops = frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens)
     rows = [
-        _Row(i * n + sample, prompts[i], _uniforms(max_new_tokens, seed, i, sample))
+        _Row(i * n + sample, prompts[i], _uniforms(max_new_tokens, seed, numbers[i], sample))
         for i in range(len(texts))
         for sample in range(n)
     ]
@@ -113,7 +119,7 @@ def generate(
             format=format,
             splitter=splitter,
             meta={
-                "question_index": row.index // n,
+                "question_index": numbers[row.index // n],
                 "sample": row.index % n,
                 "seed": seed,
                 "temperature": temperature,
