@@ -117,7 +117,7 @@ def tiny_config(
     n_ctx: int = 512,
     window: int = WINDOW,
 ) -> Any:
-    """A transformers config. ``d_head`` is ignored where the architecture fixes d_model / n_heads."""
+    """A transformers config; ``d_head`` counts where it may differ from d_model / n_heads."""
     tokenizer = tiny_tokenizer()
     ids = {
         "vocab_size": len(tokenizer),

@@ -1,7 +1,18 @@
-"""Loading models and knowing what differs between them."""
+"""Loading models, knowing what differs between them, and checking that they can be measured."""
 
+from step_saliency.models.doctor import CHECKS, DoctorReport, doctor, require_capabilities
 from step_saliency.models.facts import backend_of, check_hook_names, hook_names
 from step_saliency.models.identity import model_identity
 from step_saliency.models.load import load_model
 
-__all__ = ["backend_of", "check_hook_names", "hook_names", "load_model", "model_identity"]
+__all__ = [
+    "CHECKS",
+    "DoctorReport",
+    "backend_of",
+    "check_hook_names",
+    "doctor",
+    "hook_names",
+    "load_model",
+    "model_identity",
+    "require_capabilities",
+]

