@@ -6,7 +6,7 @@ here. Bands are disjoint and need not tile the model: a layer in none of them co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 Band = Literal["shallow", "middle", "deep"]
 
@@ -32,7 +32,7 @@ class Bands:
             raise ValueError(f"layers {twice} are named twice; a layer is in one band at most")
 
     @classmethod
-    def quarters(cls, n_layers: int) -> Self:
+    def quarters(cls, n_layers: int) -> "Bands":
         """Bottom and top ``ceil(n_layers / 4)`` layers, and what lies between them.
 
         A model of one layer has a shallow band only, one of two layers no middle.
@@ -42,7 +42,7 @@ class Bands:
         return cls.named({"shallow": range(quarter), "deep": range(first_deep, n_layers)}, n_layers)
 
     @classmethod
-    def named(cls, bands: Mapping[str, Sequence[int]], n_layers: int) -> Self:
+    def named(cls, bands: Mapping[str, Sequence[int]], n_layers: int) -> "Bands":
         """Bands by name. Without ``"middle"``, that is every layer in neither of the others.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -132,7 +132,7 @@ class StepSaliency:
             part.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "StepSaliency":
         """Read what `save` wrote.
 
         Raises:
