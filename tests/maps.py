@@ -13,7 +13,7 @@ LETTERS = {"_": Region.TEMPLATE, "Q": Region.QUESTION, "T": Region.THINKING, "S"
 
 
 def make_trace(regions: str, lengths: Sequence[int] | None = None, **fields: Any) -> Trace:
-    """A trace of steps of the regions spelled by the letters ``_QTS``, two tokens each by default."""
+    """A trace of steps of regions spelled by ``_QTS``, two tokens each unless said otherwise."""
     lengths = lengths or [2] * len(regions)
     stops = torch.tensor(lengths).cumsum(0).tolist()
     steps = tuple(

@@ -13,10 +13,13 @@ Traces of one problem, and layers and tokens of one trace, are not independent; 
 problem is the unit: each counts once, however many traces it has, and the bootstrap draws whole
 problems. Intervals are percentile intervals with the expanded levels Phi(t_{n-1} sqrt(n/(n-1)))
 (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015), which make up for the
-narrowness of the plain percentile bootstrap with few problems. The p-value is of the two-sided
-permutation test that exchanges the labels within each problem; it goes through all label
-assignments where they are few enough and draws otherwise. `p_holm` corrects it for the layers (and
-heads) of one metric.
+narrowness of the plain percentile bootstrap with few problems. Two permutation tests go
+with them, two-sided, exact where the arrangements are few enough and on draws otherwise. `p_value`
+exchanges the labels within each problem: it asks whether correctness has anything to do with v in any
+of these problems, and takes the traces of a problem as independent draws given the problem. `p_sign`
+flips the signs of whole d_p: it asks whether the mean difference over problems like these is zero, as
+the interval does, and does not change when traces are copied. `p_holm` corrects `p_value` for the
+layers (and heads) of one metric.
 
 Error traces tend to be longer, and shares depend on how many steps there are to share with. The
 rows with ``control="length"`` therefore compare only pairs of an error and a correct trace of one
@@ -82,7 +85,7 @@ class _Design:
         return len(np.unique(self.problem))
 
     @cached_property
-    def strata(self) -> list[Int[np.ndarray, "member"]]:
+    def strata(self) -> list[Int[np.ndarray, "_"]]:
         """Positions of the members of each stratum."""
         return [np.flatnonzero(self.stratum == s) for s in range(len(np.unique(self.stratum)))]
 
@@ -138,14 +141,14 @@ def compare(
             28%.
         confidence: Level of the intervals.
         n_resamples: Bootstrap samples.
-        n_permutations: Label assignments up to which the permutation test is exact, and the number
-            that is drawn beyond.
+        n_permutations: Arrangements up to which a permutation test is exact, and the number that
+            is drawn beyond.
         seed: Of the bootstrap and the permutations; the same draws serve every metric.
 
     Returns:
         One row per metric (with its layer, head, band, regions) and ``control`` (``"none"``,
         ``"length"``): ``estimate, lower, upper, n`` (problems), ``n_traces, n_pairs, mean_correct,
-        mean_error, p_value, p_holm, exact, effect_size, auroc, auroc_lower, auroc_upper``.
+        mean_error, p_value, p_holm, p_sign, exact, effect_size, auroc, auroc_lower, auroc_upper``.
         Differences are error minus correct. What cannot be had is missing (intervals with one
         problem; everything in the control where no pair is alike enough, with ``n`` 0).
 
@@ -290,7 +293,7 @@ def _nearest_pairs(
 
 
 def _design(
-    groups: Sequence[Sequence[Int[np.ndarray, "member"]]], is_error: Bool[np.ndarray, "trace"]
+    groups: Sequence[Sequence[Int[np.ndarray, "_"]]], is_error: Bool[np.ndarray, "trace"]
 ) -> _Design:
     """Design from the strata of each problem."""
     strata = [(problem, members) for problem, group in enumerate(groups) for members in group]
@@ -331,6 +334,8 @@ def _contrast(
     area_lower, area_upper = bootstrap.interval(areas)
     exchanged, exact = _permutations(design, n_permutations, seed)
     p_value = _p_values(exchanged, values, differences.sum(0), exact)
+    signs, all_signs = _signs(n, n_permutations, seed)
+    p_sign = _p_values(signs, differences, differences.sum(0), all_signs)
     return pd.DataFrame(
         {
             "estimate": estimate,
@@ -339,6 +344,7 @@ def _contrast(
             "mean_correct": -design.by_problem(np.minimum(weights, 0), values).mean(0),
             "mean_error": design.by_problem(np.maximum(weights, 0), values).mean(0),
             "p_value": p_value,
+            "p_sign": p_sign,
             "exact": exact,
             "effect_size": _standardised(differences),
             "auroc": areas.mean(0),
@@ -360,6 +366,7 @@ _RESULTS = [
     "mean_correct",
     "mean_error",
     "p_value",
+    "p_sign",
     "exact",
     "effect_size",
     "auroc",
@@ -425,7 +432,7 @@ def _permutations(
 
 
 def _all_labels(
-    design: _Design, errors: Sequence[Bool[np.ndarray, "member"]]
+    design: _Design, errors: Sequence[Bool[np.ndarray, "_"]]
 ) -> Bool[np.ndarray, "permutation trace"]:
     choices = [list(itertools.combinations(range(len(e)), int(e.sum()))) for e in errors]
     labels = np.zeros((math.prod(map(len, choices)), len(design.traces)), bool)
@@ -436,7 +443,7 @@ def _all_labels(
 
 
 def _drawn_labels(
-    design: _Design, errors: Sequence[Bool[np.ndarray, "member"]], n: int, seed: int
+    design: _Design, errors: Sequence[Bool[np.ndarray, "_"]], n: int, seed: int
 ) -> Bool[np.ndarray, "permutation trace"]:
     rng = np.random.default_rng([seed, 1])
     labels = np.zeros((n, len(design.traces)), bool)
@@ -445,9 +452,19 @@ def _drawn_labels(
     return labels
 
 
+def _signs(
+    n: int, n_permutations: int, seed: int
+) -> tuple[Float[np.ndarray, "permutation problem"], bool]:
+    """Signs of the problems' differences, and whether these are all there are."""
+    if 2**n <= n_permutations:
+        return np.array(list(itertools.product((1.0, -1.0), repeat=n))), True
+    rng = np.random.default_rng([seed, 2])
+    return rng.choice([1.0, -1.0], size=(n_permutations, n)), False
+
+
 def _p_values(
-    weights: Float[np.ndarray, "permutation trace"],
-    values: Float[np.ndarray, "trace key"],
+    weights: Float[np.ndarray, "permutation term"],
+    values: Float[np.ndarray, "term key"],
     observed: Float[np.ndarray, "key"],
     exact: bool,
 ) -> Float[np.ndarray, "key"]:

@@ -246,8 +246,8 @@ def _draw_strips(ax: Axes, grid: Grid) -> None:
     n = max(len(grid.numbers), 1)
     for region, start, stop in grid.runs:
         span = (start / n, stop / n)
-        _draw_strip(ax, (0, 0), (1 - span[0], 1 - span[1]), (-_STRIP_GAP, 0), region)
-        _draw_strip(ax, span, (0, 0), (0, -_STRIP_GAP), region)
+        _draw_strip(ax, (0.0, 0.0), (1 - span[0], 1 - span[1]), (-_STRIP_GAP, 0.0), region)
+        _draw_strip(ax, span, (0.0, 0.0), (0.0, -_STRIP_GAP), region)
     shown = [region for region in Region if region in grid.regions]
     ax.legend(
         handles=[Patch(color=REGION_COLOURS[region], label=region.value) for region in shown],

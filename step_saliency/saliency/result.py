@@ -142,10 +142,10 @@ class StepSaliency:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                maps = file.get_tensor("maps")
+                maps = file.get_tensor("maps") if metadata.get("format") == FORMAT else None
         except SafetensorError as error:
             raise ValueError(f"{path} is cut short or no safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
+        if maps is None:
             raise ValueError(
                 f"{path} is no saved map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
             )
