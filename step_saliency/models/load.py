@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import cached_file
 
 from step_saliency.models.bundled import BUNDLED, Source
 from step_saliency.models.convert import (
@@ -27,6 +36,12 @@ from step_saliency.models.convert import (
 )
 from step_saliency.models.facts import device_of, dtype_of
 from step_saliency.models.identity import Origin, origin_of, record_origin
+
+SPLITTING_PROBES = (
+    "Wait, 3 + 45 = 48, isn't it? So x_1 = \\frac{1}{2}...\n\n  Step 2:\tTHE answer's 1,234.5!",
+    " naïve  Ωμέγα 数学は楽しい。\r\n\n🙂 e-mail@x.org\n",
+)
+"""Texts on which different rules for splitting text show: digits, spaces, cases, scripts."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -199,14 +214,41 @@ def _read_tokenizer(
     source: Source, name: str, revision: str | None, *, trust_remote_code: bool
 ) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source.path,
             revision=revision,
             trust_remote_code=trust_remote_code,
             **_gguf(source),
         )
+        if _tokenizes_as_stored(tokenizer, source, revision):
+            return tokenizer
+        return PreTrainedTokenizerFast.from_pretrained(source.path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(f"{name} (tokenizer)", source, error) from error
+
+
+def _tokenizes_as_stored(tokenizer: Any, source: Source, revision: str | None) -> bool:
+    """Whether the tokenizer splits text as the checkpoint's tokenizer.json does.
+
+    AutoTokenizer may pick a class by the architecture of the model, and that class brings its own
+    rules for splitting text, whatever the file says.
+    """
+    file = cached_file(
+        source.path,
+        "tokenizer.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None or source.gguf_file or not tokenizer.is_fast:
+        return True
+    stored = Tokenizer.from_file(file)
+    loaded = tokenizer.backend_tokenizer
+    return all(
+        loaded.encode(text, add_special_tokens=False).ids
+        == stored.encode(text, add_special_tokens=False).ids
+        for text in SPLITTING_PROBES
+    )
 
 
 def _gguf(source: Source) -> dict[str, str]:
@@ -233,13 +275,7 @@ def read_transformers(
     Raises:
         ValueError: if there are no safetensors, or no causal language model of that kind.
     """
-    options: dict[str, Any] = _gguf(source) or {"use_safetensors": True}
-    quantization = getattr(config, "quantization_config", None) or {}
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method == "mxfp4":
-        from transformers import Mxfp4Config
-
-        options["quantization_config"] = Mxfp4Config(dequantize=True)
+    options = _gguf(source) or {"use_safetensors": True}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -247,13 +283,32 @@ def read_transformers(
             revision=revision,
             trust_remote_code=trust_remote_code,
             attn_implementation="eager",
+            config=config,
             **options,
+            **_plain_weights(source, config),
+            **_plain_experts(config, dtype),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unreadable(source.path, source, error) from error
     if source.gguf_file and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model.to(dtype).eval()
+
+
+def _plain_weights(source: Source, config: Any) -> dict[str, Any]:
+    """Have packed weights (GGUF, MXFP4) unpacked, so that hooks and converters see numbers."""
+    quantization = getattr(config, "quantization_config", None) or {}
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4":
+        return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
+    if source.gguf_file and hasattr(transformers, "GgufConfig"):
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    return {}
+
+
+def _plain_experts(config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The grouped matrix product of experts has no float64."""
+    has_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    return {"experts_implementation": "eager"} if has_experts and dtype == torch.float64 else {}
 
 
 def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
