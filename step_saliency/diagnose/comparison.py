@@ -13,13 +13,13 @@ Traces of one problem, and layers and tokens of one trace, are not independent; 
 problem is the unit: each counts once, however many traces it has, and the bootstrap draws whole
 problems. Intervals are percentile intervals with the expanded levels Phi(t_{n-1} sqrt(n/(n-1)))
 (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015), which make up for the
-narrowness of the plain percentile bootstrap with few problems. Two permutation tests go
-with them, two-sided, exact where the arrangements are few enough and on draws otherwise. `p_value`
-exchanges the labels within each problem: it asks whether correctness has anything to do with v in any
-of these problems, and takes the traces of a problem as independent draws given the problem. `p_sign`
-flips the signs of whole d_p: it asks whether the mean difference over problems like these is zero, as
-the interval does, and does not change when traces are copied. `p_holm` corrects `p_value` for the
-layers (and heads) of one metric.
+narrowness of the plain percentile bootstrap with few problems. Two permutation tests go with them,
+two-sided, exact where the arrangements are few enough and on draws otherwise. `p_value` exchanges
+the labels within each problem: it asks whether correctness has anything to do with v in any of
+these problems, and takes the traces of a problem as independent draws given the problem. `p_sign`
+flips the signs of whole d_p: it asks whether the mean difference over problems like these is zero,
+as the interval does, and does not change when traces are copied. `p_holm` corrects `p_value` for
+the layers (and heads) of one metric.
 
 Error traces tend to be longer, and shares depend on how many steps there are to share with. The
 rows with ``control="length"`` therefore compare only pairs of an error and a correct trace of one

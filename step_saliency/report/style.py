@@ -84,7 +84,7 @@ def new_figure(width: float, height: float) -> NotebookFigure:
     return NotebookFigure(figsize=(width, height), layout=layout)
 
 
-def png(figure: Figure, *, dpi: float | None = None) -> bytes:
+def png(figure: Figure, *, dpi: int | float | None = None) -> bytes:
     """The figure as a PNG file.
 
     Args:
