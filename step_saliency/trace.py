@@ -42,7 +42,9 @@ class Region(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Region":
-        raise ValueError(f"unknown region {value!r}; regions are {', '.join(map(repr, cls))}")
+        raise ValueError(
+            f"unknown region {value!r}; regions are {', '.join(repr(r.value) for r in cls)}"
+        )
 
 
 if TYPE_CHECKING:

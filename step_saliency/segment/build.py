@@ -5,26 +5,24 @@ Prompt and response become token ids once; the steps are those that a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
 from step_saliency.segment import prompt as prompts
-from step_saliency.segment.formats import check_format, detect_format
+from step_saliency.segment.formats import FormatName, check_format, detect_format
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
-from step_saliency.segment.splitters import Splitter, make_splitter, split_text
+from step_saliency.segment.splitters import (
+    SplitFunction,
+    Splitter,
+    SplitterLike,
+    make_splitter,
+    split_text,
+)
 from step_saliency.trace import Region, Trace
-
-if TYPE_CHECKING:
-    from step_saliency.segment.formats import FormatName
-    from step_saliency.segment.splitters import SplitFunction, SplitterLike
-else:
-    FormatName = str
-    SplitterLike = Any
-    SplitFunction = Any
 
 
 def trace_from_text(
@@ -295,7 +293,7 @@ def _cut_tokens(
 
 
 def _recut(
-    trace: Trace, decoder: TokenPieces, split: "SplitFunction"
+    trace: Trace, decoder: TokenPieces, split: SplitFunction
 ) -> tuple[list[int], list[Region]]:
     """Cut each thinking and summary step of a trace that has one for each region."""
     pieces = decoder.pieces(trace.tokens.tolist())
@@ -310,7 +308,7 @@ def _recut(
     return starts, regions
 
 
-def _token_starts(pieces: Sequence[str], offset: int, split: "SplitFunction") -> list[int]:
+def _token_starts(pieces: Sequence[str], offset: int, split: SplitFunction) -> list[int]:
     chars = split_text("".join(pieces), split)[1:]
     starts = [offset]
     position = 0

@@ -26,14 +26,18 @@ When it misleads: ``plain`` takes an announcement at its word, also where a prob
 """
 
 import re
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from step_saliency.trace import Region
 
-FormatName = Literal["auto", "think", "harmony", "plain"]
+if TYPE_CHECKING:
+    FormatName = Literal["auto", "think", "harmony", "plain"]
+else:
+    FormatName = str  # a wrong name meets make_format's error, not a type checker's
 Found = Literal["", "mark", "step_cue", "line_cue"]
 
 
+@runtime_checkable
 class Format(Protocol):
     """A causal reader of one response."""
 
@@ -59,7 +63,10 @@ class Format(Protocol):
         """
 
     def may_open_mark(self, char: str, at_line_start: bool) -> bool:
-        """Whether a mark may begin here, so that a step must. Asked before ``push(char)``."""
+        """Whether a mark may begin here, so that a step must.
+
+        Asked of ``<`` and ``|`` before ``push``.
+        """
 
 
 class _Marks:
@@ -324,7 +331,7 @@ def make_format(name: str) -> Format:
 def check_format(name: str) -> None:
     """Raise ``ValueError`` for a format that is not known."""
     if name not in _FORMATS:
-        known = ", ".join(map(repr, get_args(FormatName)))
+        known = ", ".join(map(repr, _FORMATS))
         raise ValueError(f"unknown format {name!r}; take one of {known}")
 
 

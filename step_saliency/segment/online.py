@@ -15,23 +15,16 @@ it. Special tokens are template. White space and template that follow each other
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
-from step_saliency.segment.formats import Format, detect_format, make_format
+from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
 from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
-from step_saliency.segment.splitters import Splitter, make_splitter
+from step_saliency.segment.splitters import Splitter, SplitterLike, make_splitter
 from step_saliency.trace import Region, Trace
-
-if TYPE_CHECKING:
-    from step_saliency.segment.formats import FormatName
-    from step_saliency.segment.splitters import SplitterLike
-else:
-    FormatName = str
-    SplitterLike = Any
 
 
 @dataclass
@@ -100,7 +93,9 @@ class Cutter:
             self.format.begin_step()
         self.chars += 1
         self._at_line_start = char == "\n" or (self._at_line_start and char.isspace())
-        self._apply(self.format.push(char))
+        found = self.format.push(char)
+        if found:
+            self._apply(found)
 
     def _begins(self, char: str) -> bool:
         if self._at_region_start:
@@ -113,7 +108,7 @@ class Cutter:
             return False
         if self.splitter is not None and self.splitter.push(char):
             return True
-        if not self._may_open_mark(char):
+        if char not in "<|" or not self._may_open_mark(char):
             return False
         self._restart_splitter(char)
         return True

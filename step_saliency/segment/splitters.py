@@ -28,7 +28,7 @@ When it misleads: an abbreviation that it does not know ends a step; ``etc.`` an
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 SplitterName = Literal["sentence", "paragraph", "line"]
 MIN_CHARS = 10
@@ -77,6 +77,7 @@ _BULLETS = frozenset("-*•‣◦▪●#|`")
 _CLOSING_RUN = re.compile(r"(?:\\[)\]]|[)\]}\"'*_`”’»›）】」』》〉$])*$")
 
 _TAIL = 64
+_WIDE = "\u2e80"
 _INLINE_LIMIT = 300
 _FENCE_LIMIT = 3000
 
@@ -96,7 +97,10 @@ class Splitter(Protocol):
 
 
 SplitFunction: TypeAlias = Callable[[str], Sequence[int] | Sequence[tuple[int, int]]]
-SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
+if TYPE_CHECKING:
+    SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
+else:
+    SplitterLike = Any  # a wrong value meets make_splitter's error, not a type checker's
 
 
 class GapSplitter:
@@ -130,7 +134,7 @@ class GapSplitter:
             and self._chars >= self.min_chars
             and not self._fence.holds(self._gap)
         )
-        self._chars = _width(char) + (0 if begins else self._chars)
+        self._chars = (2 if char >= _WIDE else 1) + (0 if begins else self._chars)
         self._gap = 0
         return begins
 
@@ -187,7 +191,9 @@ class SentenceSplitter:
         if char == "\n":
             self._newlines += 1
             self._line = 0
-        self._math.push(char, self._newlines)
+            self._math.end_line(self._newlines)
+        if self._math.listens:
+            self._math.push(char, self._tail[-1:])
 
     def _begins(self, char: str) -> bool:
         if not self._spaced:
@@ -222,13 +228,15 @@ class SentenceSplitter:
             self._chars += self._chars > 0
         self._spaced = False
         self._newlines = 0
+        before = self._tail[-1:]
         self._tail = (self._tail + char)[-_TAIL:]
         self._line += 1
-        self._chars += _width(char)
+        self._chars += 2 if char >= _WIDE else 1
         self._wide_end = char in _WIDE_TERMINATORS or (self._wide_end and char in _CLOSERS)
-        self._fence.push(char)
-        if not self._fence.open:
-            self._math.push(char, 0)
+        if self._fence.listens or char == "`":
+            self._fence.push(char)
+        if (self._math.listens or char in "\\$`") and not self._fence.open:
+            self._math.push(char, before)
 
 
 class _Fence:
@@ -239,6 +247,11 @@ class _Fence:
         self._length = 0
         self._ticks = 0
         self._at_line_start = True
+
+    @property
+    def listens(self) -> bool:
+        """Whether a character that is no backtick can matter."""
+        return self.open or self._at_line_start
 
     def push(self, char: str) -> None:
         self._length += self.open
@@ -266,25 +279,27 @@ class _Math:
         self.code = False
         self._escaped = False
         self._dollar = False
-        self._previous = " "
         self._command = ""
         self._length = 0
 
-    def push(self, char: str, newlines: int) -> None:
-        if newlines:
-            self._end_line(newlines)
+    @property
+    def listens(self) -> bool:
+        """Whether a character that opens nothing can matter."""
+        return bool(self.mode or self._command) or self._escaped or self._dollar or self.code
+
+    def push(self, char: str, before: str) -> None:
         self._length += 1
         if self._length > _INLINE_LIMIT:
-            self._end_line(1)
-        self._push(char)
-        self._previous = char
+            self.end_line(1)
+        self._push(char, before)
 
-    def _end_line(self, newlines: int) -> None:
+    def end_line(self, newlines: int) -> None:
+        """White space with this many line breaks so far ends inline or all mathematics."""
         self.code = False
         if newlines >= 2 or self.mode in ("$", "("):
             self.mode = ""
 
-    def _push(self, char: str) -> None:
+    def _push(self, char: str, before: str) -> None:
         dollar, self._dollar = self._dollar, False
         if self._escaped:
             self._escaped = False
@@ -294,7 +309,7 @@ class _Math:
             self._escaped = True
             self._open_inline(dollar, char)
         elif char == "$":
-            self._push_dollar(dollar)
+            self._push_dollar(dollar, before)
         elif char == "`":
             self.code = not self.code
             self._length = 0
@@ -308,14 +323,14 @@ class _Math:
         elif (char, self.mode) in ((")", "("), ("]", "[")):
             self.mode = ""
 
-    def _push_dollar(self, dollar: bool) -> None:
+    def _push_dollar(self, dollar: bool, before: str) -> None:
         if self.mode == "$":
             self.mode = ""
         elif dollar:
             self.mode = "" if self.mode == "$$" else self.mode or "$$"
             self._length = 0
         elif self.mode in ("", "$$"):
-            self._dollar = self.mode == "$$" or not self._previous.isalnum()
+            self._dollar = self.mode == "$$" or not before.isalnum()
 
     def _open_inline(self, dollar: bool, char: str) -> None:
         """A price (``$`` and a digit) opens nothing, nor does a ``$`` before white space."""
@@ -323,10 +338,12 @@ class _Math:
             self._open("$")
 
     def _push_environment(self, char: str) -> None:
-        self._command = (self._command + char)[-6:] if self._command else ""
+        if not self._command:
+            return
+        self._command = (self._command + char) if char != "}" and len(self._command) < 6 else ""
         if self._command == "begin{" and not self.mode:
             self._open("env")
-        elif self._command.startswith("end{") and self.mode == "env":
+        elif self._command == "end{" and self.mode == "env":
             self.mode = ""
 
     def _open(self, mode: MathMode) -> None:
@@ -444,7 +461,3 @@ def _fits(need: Need, char: str) -> bool:
     if need == "not_digit":
         return not char.isdigit()
     return char.isupper() if need == "upper" else True
-
-
-def _width(char: str) -> int:
-    return 2 if char >= "\u2e80" else 1
