@@ -304,6 +304,9 @@ def gradients(model: Any, tokens: Int[Tensor, "1 pos"]) -> Measurement:
 def value_gradients(model: Any, tokens: Int[Tensor, "1 pos"]) -> Measurement:
     """Is the gradient at the pattern that of z times the values, dL/dA[t, k] = dL/dz_t . v_k?"""
     found = _gradients(model, tokens, "attn.hook_pattern", "attn.hook_z")
+    silent = set(layer_names(model, "attn.hook_pattern", "attn.hook_z")) - set(found)
+    if silent:
+        raise ValueError(f"no gradient arrives at {', '.join(sorted(silent))}")
     kept = _capture(model, tokens, "attn.hook_v")
     worst = 0.0
     for layer in range(n_layers(model)):
