@@ -86,7 +86,7 @@ class _StepAttention(torch.autograd.Function):
         spec: AttentionSpec,
         run: AttentionRun,
     ) -> Tensor:
-        kernel = load_kernel(run.kernel, q.device)
+        kernel = load_kernel(run.kernel, q.device, q.dtype)
         z, lse = kernel.attention(q, k, v, spec, spans=run.spans, sinks=sinks)
         ctx.save_for_backward(q, k, v, z, lse)
         ctx.spec, ctx.run = spec, run
@@ -96,7 +96,7 @@ class _StepAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run = ctx.run
         q, k, v, z, lse = ctx.saved_tensors
-        result = load_kernel(run.kernel, q.device).pool_influence(
+        result = load_kernel(run.kernel, q.device, q.dtype).pool_influence(
             q,
             k,
             v,
@@ -462,8 +462,10 @@ def check_seam(seam: Seam, tokens: Int[Tensor, "pos"]) -> None:
     own = _last_resid(seam, tokens)
     with seam.step_attention(AttentionRun()):
         ours = _last_resid(seam, tokens)
+    half = own.dtype in (torch.bfloat16, torch.float16)
+    own, ours = own.float(), ours.float()
     difference = (own - ours).norm(dim=-1) / own.norm(dim=-1)
-    tolerance = 1e-3 if own.dtype in (torch.float32, torch.float64) else 0.1
+    tolerance = 0.1 if half else 1e-3
     if not float(difference.median()) < tolerance:
         raise ValueError(
             f"{type(seam.model).__name__}: with streaming attention the last residuals differ by "
@@ -480,4 +482,5 @@ def _last_resid(seam: Seam, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "
     finally:
         handle.remove()
     output = outputs[0]
-    return (output[0] if isinstance(output, tuple) else output).float()
+    resid: Tensor = output[0] if isinstance(output, tuple) else output
+    return resid

@@ -42,8 +42,8 @@ from step_saliency.saliency.objectives import Custom, Objective
 from step_saliency.saliency.pooling import StepLayout
 from step_saliency.trace import Trace
 
-LOGIT_BYTES = 64 * 2**20
-"""Size of a chunk of logits, which sets how many positions are unembedded at a time."""
+LOGIT_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+"""Size of a chunk of logits in float32, which sets how many positions are unembedded at a time."""
 
 
 def streaming_maps(
@@ -257,7 +257,8 @@ def _query_chunks(
     if isinstance(objective, Custom):
         yield queries
         return
-    yield from queries.split(max(1, LOGIT_BYTES // (4 * seam.vocab)))
+    chunk_bytes = LOGIT_BYTES.get(seam.device.type, LOGIT_BYTES["cuda"])
+    yield from queries.split(max(1, chunk_bytes // (4 * seam.vocab)))
 
 
 def differentiate_blocks(

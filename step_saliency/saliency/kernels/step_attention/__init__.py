@@ -3,6 +3,7 @@
 `naive` is the truth, `chunked` runs anywhere, `triton` on CUDA; one signature, see `types`.
 """
 
+from importlib import import_module
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -13,12 +14,14 @@ from step_saliency.saliency.kernels.step_attention import chunked, naive
 KernelName = Literal["auto", "naive", "chunked", "triton"]
 
 
-def load_kernel(name: KernelName, device: torch.device) -> ModuleType:
-    """The implementation to use on a device.
+def load_kernel(name: KernelName, device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """The implementation to use for queries of a device and type.
 
     Args:
-        name: An implementation, or ``"auto"``: Triton on CUDA where it is installed, else chunked.
+        name: An implementation, or ``"auto"``: Triton for half precision on CUDA where it is installed
+            (in float32 a GPU's own matrix products are faster), else chunked.
         device: Where queries, keys and values are.
+        dtype: Type of queries, keys and values.
 
     Returns:
         A module with `attention` and `pool_influence`.
@@ -30,14 +33,14 @@ def load_kernel(name: KernelName, device: torch.device) -> ModuleType:
         raise ValueError(f"kernel={name!r} is unknown; choose one of {get_args(KernelName)}")
     if name == "naive":
         return naive
-    if name == "chunked" or (name == "auto" and device.type != "cuda"):
+    half = dtype in (torch.bfloat16, torch.float16)
+    if name == "chunked" or (name == "auto" and not (device.type == "cuda" and half)):
         return chunked
     try:
-        from step_saliency.saliency.kernels.step_attention import triton
+        return import_module(f"{__name__}.triton")
     except ImportError as error:
         if name == "auto":
             return chunked
         raise ValueError(
             "kernel='triton' needs the package triton; kernel='chunked' does not"
         ) from error
-    return triton

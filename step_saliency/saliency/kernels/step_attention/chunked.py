@@ -6,7 +6,6 @@ linear in pos. Tiles are computed in float32 (float64 for float64 inputs).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -17,24 +16,14 @@ from step_saliency.saliency.kernels.step_attention.types import (
     AttentionSpec,
     Spans,
     StepIndex,
+    Tile,
     accumulation_dtype,
     check_attention_inputs,
     diagonal_gradients,
 )
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Size of a tile: `rows` queries times heads of a group, by `keys` keys."""
-
-    rows: int = 384
-    keys: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.keys < 1:
-            raise ValueError(
-                f"a tile of {self.rows} x {self.keys} is empty; both must be at least 1"
-            )
+DEFAULT_TILE = Tile(rows=384, keys=1024)
+"""Fits the second-level cache of a CPU core, and keeps its matrix products busy."""
 
 
 def attention(
@@ -75,7 +64,7 @@ def attention(
             k[sequence, :, start:stop],
             v[sequence, :, start:stop],
             spec,
-            tile or Tile(),
+            tile or DEFAULT_TILE,
         )
         if sinks is not None:
             with_sink = torch.logaddexp(one_lse, sinks.detach().to(one_lse).unsqueeze(-1))
@@ -130,7 +119,7 @@ def pool_influence(
     for sequence, (start, stop) in enumerate(spans or ((0, n_pos),) * batch):
         real = slice(start, stop)
         one = tuple(x[sequence, :, real] for x in (q, k, v, z, lse, dz))
-        layer = _Layer(one, spec, tile or Tile(), full=not local)
+        layer = _Layer(one, spec, tile or DEFAULT_TILE, full=not local)
         if steps is not None and totals is not None:
             layer.pool_into(
                 totals[sequence], steps.row_steps[sequence, real], steps.key_steps[sequence, real]

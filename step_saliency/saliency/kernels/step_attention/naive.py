@@ -10,6 +10,7 @@ from step_saliency.saliency.kernels.step_attention.types import (
     AttentionSpec,
     Spans,
     StepIndex,
+    Tile,
     accumulation_dtype,
     check_attention_inputs,
 )
@@ -23,6 +24,7 @@ def attention(
     *,
     spans: Spans | None = None,
     sinks: Float[Tensor, "head"] | None = None,
+    tile: Tile | None = None,  # noqa: ARG001
 ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
     """Causal attention of one layer.
 
@@ -33,6 +35,7 @@ def attention(
         spec: Scale, cap and window.
         spans: Real positions of each sequence; None if all are.
         sinks: Learned score of each head's sink, which joins the softmax and holds no value.
+        tile: Size of the tiles of the fast forms; there are none here.
 
     Returns:
         Head outputs z, zero at padding, and the logarithm of the softmax's denominator, +inf at
@@ -65,6 +68,7 @@ def pool_influence(
     steps: StepIndex | None = None,
     per_head: bool = False,
     local: bool = True,
+    tile: Tile | None = None,  # noqa: ARG001
 ) -> AttentionGradients:
     """Differentiate attention and sum |P * dP| into pairs of steps.
 
@@ -80,6 +84,7 @@ def pool_influence(
         steps: Steps to sum the influence into; None for gradients alone.
         per_head: Whether totals keep heads apart; otherwise they are summed over heads.
         local: Whether keys and values get gradient from the query at their own position alone.
+        tile: Size of the tiles of the fast forms; there are none here.
 
     Returns:
         Gradients in the type of the inputs, and totals in float32 or better.

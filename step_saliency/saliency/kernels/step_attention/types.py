@@ -48,6 +48,23 @@ class AttentionSpec:
             raise ValueError(f"window={self.window} must be at least 1, or None for all keys")
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Size of a tile; changes speed and memory, not the result.
+
+    Attributes:
+        rows: Queries, times the heads that are handled together.
+        keys: Keys.
+    """
+
+    rows: int
+    keys: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.keys < 1:
+            raise ValueError(f"a tile of {self.rows} x {self.keys} is empty")
+
+
 @dataclass(frozen=True, eq=False)
 class StepIndex:
     """Step of each row and each column of the token maps of a batch, on the CPU.
