@@ -4,8 +4,9 @@ import random
 import re
 
 import pytest
+import torch
 
-from step_saliency import Region
+from step_saliency import Region, Trace
 from step_saliency.tasks import (
     ERROR_KINDS,
     LEVELS,
@@ -99,7 +100,7 @@ def test_labeller_finds_step_and_kind_of_a_thousand_corruptions(kind, many_probl
 
 def test_hand_written_errors():
     problem = given("p=q+q; q=i-70; i=35; z=12; ?p")
-    right = ["i=35", "q=i-70=35-70=-35", "p=q+q=-35+-35=-70"]
+    right = ["Given: i=35.", "Then q=i-70=35-70=-35.", "Then p=q+q=-35+-35=-70."]
     assert problem.solution.split("\n</think>")[0].split("\n") == right
 
     def kind(lines: list[str], answer: int) -> tuple[ErrorKind | None, int | None, bool]:
@@ -107,15 +108,17 @@ def test_hand_written_errors():
         return grade.error_kind, grade.first_wrong_step, grade.is_correct
 
     assert kind(right, -70) == (None, None, True)
-    assert kind(["z=12", *right], -70) == (None, None, True)
-    assert kind(["i=36", "q=i-70=36-70=-34", "p=q+q=-34+-34=-68"], -68) == ("premise", 0, False)
-    assert kind(["w=1", *right], -70) == ("premise", 0, True)
-    assert kind([right[0], "q=i-70=53-70=-17", "p=q+q=-17+-17=-34"], -34) == ("recall", 1, False)
-    assert kind([*right[:2], "p=q+q=-35+-35=-60"], -60) == ("arithmetic", 2, False)
+    assert kind(["Given: z=12.", *right], -70) == (None, None, True)
+    miscopied = ["Given: i=36.", "Then q=i-70=36-70=-34.", "Then p=q+q=-34+-34=-68."]
+    assert kind(miscopied, -68) == ("premise", 0, False)
+    assert kind(["Given: w=1.", *right], -70) == ("premise", 0, True)
+    misremembered = [right[0], "Then q=i-70=53-70=-17.", "Then p=q+q=-17+-17=-34."]
+    assert kind(misremembered, -34) == ("recall", 1, False)
+    assert kind([*right[:2], "Then p=q+q=-35+-35=-60."], -60) == ("arithmetic", 2, False)
     assert kind(right[1:], -70) == ("order", 0, True)
     assert kind(right[:2], -70) == ("order", 2, True)
     assert kind(right, 70) == ("summary", 3, False)
-    assert kind([right[0], "q==", right[2]], -70) == ("format", 1, True)
+    assert kind([right[0], "Then q==", right[2]], -70) == ("format", 1, True)
     unclosed = problem.grade("\n".join(right))
     assert (unclosed.error_kind, unclosed.first_wrong_step) == ("format", 3)
     assert problem.grade("").error_kind == "format"
@@ -148,9 +151,29 @@ def test_gold_graph_of_a_small_problem_by_hand():
 
 def test_gold_graph_follows_what_a_response_wrote():
     problem = given("p=q+r; q=5; r=6; ?p")
-    gold = problem.graph_of("r=6\nq=5\nq=5\np=q+r=5+6=11\n</think>\n\nThe answer is 11.")
+    lines = ["Given: r=6.", "Given: q=5.", "Given: q=5.", "Then p=q+r=5+6=11."]
+    gold = problem.graph_of("\n".join(lines) + "\n</think>\n\nThe answer is 11.")
     assert gold.steps[3].needs == (0, 2)
     assert gold.summary == (3,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("splitter", ["sentence", "line"])
+def test_text_cut_by_the_general_splitters_gives_the_same_steps(family, splitter, tokenizer):
+    for level in (Difficulty(4, 2, 1), "hard"):
+        for problem in make_problems(n=15, level=level, family=family):
+            cut = Trace.from_text(
+                tokenizer,
+                question=problem.question,
+                response=problem.solution,
+                format="think",
+                splitter=splitter,
+            )
+            own = problem.trace(tokenizer)
+            assert torch.equal(cut.tokens, own.tokens)
+            assert [(s.start, s.stop, s.region) for s in cut.steps] == [
+                (s.start, s.stop, s.region) for s in own.steps
+            ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -174,6 +197,11 @@ def test_traces_cut_one_step_per_line_and_premise(family, split_question, tokeni
         assert len(texts[Region.QUESTION]) == (n_premises + 1 if split_question else 1)
 
 
+def defined_name(text: str) -> str:
+    """``q`` of ``q=i-70`` and of ``Then q=i-70=...``; ``Quin`` of ``Quin has ...``."""
+    return re.match(r"(?:Given: |Then )?(\w+)(?:=| has)", text)[1]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edges_point_at_the_text_that_a_step_repeats(family, tokenizer):
     for problem in make_problems(n=20, level="hard", family=family):
@@ -184,9 +212,7 @@ def test_edges_point_at_the_text_that_a_step_repeats(family, tokenizer):
         assert not edges.candidate.triu().any()
         texts = [step.text for step in trace.steps]
         for row, column in edges.premise.nonzero().tolist():
-            assert (
-                texts[row].split("=")[0].split(" ")[0] == texts[column].split("=")[0].split(" ")[0]
-            )
+            assert defined_name(texts[row]) == defined_name(texts[column])
         for row, column in edges.step.nonzero().tolist():
             value = re.findall(r"-?\d+", texts[column])[-1]
             assert value in texts[row]

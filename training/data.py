@@ -26,8 +26,8 @@ from step_saliency.tasks.notation import (
 IGNORED = -100
 POOL_BATCHES = 16
 CURRICULUM_POOLS = 20
-MAX_STEPS = 12
-MAX_DISTRACTORS = 8
+MAX_STEPS = 10
+MAX_DISTRACTORS = 6
 FAMILIES: tuple[Family, ...] = ("symbols", "words")
 
 
@@ -51,7 +51,7 @@ class Batch:
 def draw_difficulty(rng: random.Random, pool: int) -> Difficulty:
     """Short problems first; from pool 20 on the full range, biased to the middle."""
     longest = min(MAX_STEPS, 3 + pool * (MAX_STEPS - 3) // CURRICULUM_POOLS)
-    n_steps = min(longest, 1 + min(rng.randint(0, 11), rng.randint(1, 11)))
+    n_steps = min(longest, 1 + min(rng.randint(0, 9), rng.randint(1, 9)))
     n_distractors = min(rng.randint(0, MAX_DISTRACTORS), rng.randint(0, MAX_DISTRACTORS))
     return Difficulty(n_steps, n_distractors, digits=rng.choices((1, 2, 3), (2, 6, 2))[0])
 

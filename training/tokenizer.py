@@ -30,6 +30,8 @@ PHRASES = (
     " points",
     "How many points does ",
     " have?",
+    "Given: ",
+    "Then ",
     "The answer is ",
     ": ",
     "; ",

@@ -42,7 +42,7 @@ class TrainConfig:
     seed: int = 0
     steps: int | None = None
     hours: float | None = None
-    batch_size: int = 32
+    batch_size: int = 24
     lr: float = 3e-3
     warmup: int = 100
     decay: float = 0.3

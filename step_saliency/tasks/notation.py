@@ -1,9 +1,10 @@
 """Two notations for the same graphs: ``symbols`` (``q=i-70``) and ``words`` (short sentences).
 
 Each notation writes a question, the steps of a solution and the summary, and reads a step back into
-its parts. A step stands on a line of its own: it restates the premise, substitutes and computes.
+its parts. A step is a sentence on a line of its own, so that every way of cutting text into steps
+cuts it alike: it restates the premise, substitutes and computes.
 
-    symbols   q=i-70=35-70=-35
+    symbols   Then q=i-70=35-70=-35.
     words     Quin has 70 fewer than Ivy: 35-70=-35.
 """
 
@@ -51,8 +52,8 @@ class Symbols:
 
     separator = "; "
 
-    _given = re.compile(rf"([a-z])={_NUMBER}")
-    _computed = re.compile(rf"([a-z])=([a-z])([+-])([a-z]|\d+)={_TAIL}")
+    _given = re.compile(rf"Given: ([a-z])={_NUMBER}\.")
+    _computed = re.compile(rf"Then ([a-z])=([a-z])([+-])([a-z]|\d+)={_TAIL}\.")
 
     def premise(self, premise: Premise) -> str:
         if premise.op is None:
@@ -64,9 +65,9 @@ class Symbols:
 
     def step(self, written: WrittenStep) -> str:
         if written.substituted is None:
-            return self.premise(written.premise)
+            return f"Given: {self.premise(written.premise)}."
         left, op, right = written.substituted
-        return f"{self.premise(written.premise)}={left}{op}{right}={written.result}"
+        return f"Then {self.premise(written.premise)}={left}{op}{right}={written.result}."
 
     def read(self, line: str) -> WrittenStep | None:
         if match := self._given.fullmatch(line):

@@ -1,0 +1,438 @@
+"""Is a step-saliency map right? Maps against the known step graph of the bundled task.
+
+Every thinking step of the task needs one premise and the earlier steps whose values it substitutes;
+the summary needs the last step (see `step_saliency.tasks.problem`). A map gives each candidate pair
+of steps a score. How well do the scores rank the true pairs above the others?
+
+    average precision = sum over thresholds of (recall_n - recall_{n-1}) * precision_n
+    AUROC             = P(score_true > score_false) + P(score_true = score_false) / 2
+
+``edge="premise"``: thinking steps against all premises; ``"step"``: thinking steps and the summary
+against earlier thinking steps; ``"all"``: both together. ``ranking="problem"`` ranks all candidate
+pairs of a problem in one list, so the scale of a row counts; ``"row"`` ranks the candidates of each
+step by itself and averages over the steps.
+
+Maps: Step-Saliency |A * dL/dA| under three objectives, the attention pattern A alone, the gradient
+|dL/dA| alone, attention rollout (product over the layers so far of (mean over heads of A + I) / 2;
+Abnar and Zuidema, 2020), how near the key step is (``distance``), and random numbers, whose average
+precision is what chance gives. Readings: each head; ``head="mean"``, the mean map of the heads;
+layer missing, the mean map of all layers; ``head="best"``, the head (of the layer, or of the model
+where the layer is missing) that does best *on the other half of the problems*, so that picking it
+gains nothing by itself.
+
+Intervals: 95% percentile bootstrap over problems; the scores of one problem are not independent.
+For ``head="best"`` they hold the picked head fixed.
+
+When it misleads: the graph has the contents that a step needs and not what the choice of the next
+step needs, so a map that rightly shows the latter is charged with it. Responses are the gold
+solutions by default, teacher-forced; where the model would have written something else, it is asked
+about text that is not its own.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from step_saliency.saliency.hooks import Quantity, reduce_influence
+from step_saliency.saliency.objectives import resolve_objective
+from step_saliency.saliency.pooling import (
+    Pool,
+    Rows,
+    StepLayout,
+    normalise,
+    step_layout,
+    sum_tokens,
+)
+from step_saliency.tasks import EdgeMatrices, Family, Level, Problem, make_problems
+from step_saliency.trace import Region, Trace
+
+Edge = Literal["premise", "step", "all"]
+Ranking = Literal["problem", "row"]
+ObjectiveUsed = Literal["next_token", "log_odds", "sequence"]
+
+KEYS = ["family", "method", "objective", "pool", "layer", "head", "edge", "ranking", "metric"]
+SALIENCY: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds", "sequence")
+GRADIENT: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds")
+N_BOOTSTRAP = 2000
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Step maps of one method; ``layers`` and ``heads`` name the first two axes in tables."""
+
+    method: str
+    objective: str | None
+    maps: Float[Tensor, "layer head step step"]
+
+
+def average_precision(
+    scores: Float[np.ndarray, "map pair"], truth: Bool[np.ndarray, "pair"]
+) -> Float[np.ndarray, "map"]:
+    """Average precision of several scores of the same pairs; equal scores enter together."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked = np.take_along_axis(scores, order, axis=1)
+    hits = truth[order]
+    n_pairs = scores.shape[1]
+    ends_tie = np.ones_like(hits)
+    ends_tie[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
+    last = np.where(ends_tie, np.arange(n_pairs), n_pairs)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, n_pairs + 1)
+    return (np.take_along_axis(precision, last, axis=1) * hits).sum(1) / truth.sum()
+
+
+def auroc(
+    scores: Float[np.ndarray, "map pair"], truth: Bool[np.ndarray, "pair"]
+) -> Float[np.ndarray, "map"]:
+    """Chance that a true pair scores above a false one, ties counting half, for several scores."""
+    n_true = truth.sum()
+    ranks = rankdata(scores, axis=1)[:, truth].sum(1)
+    return (ranks - n_true * (n_true + 1) / 2) / (n_true * (truth.size - n_true))
+
+
+METRICS: Mapping[str, Callable[..., Any]] = {
+    "average_precision": average_precision,
+    "auroc": auroc,
+}
+
+
+def rank_edges(
+    maps: Float[np.ndarray, "map step step"],
+    truth: Bool[np.ndarray, "step step"],
+    candidate: Bool[np.ndarray, "step step"],
+    *,
+    ranking: Ranking,
+) -> dict[str, Float[np.ndarray, "map"]]:
+    """Each metric of several maps; rows without both a true and a false candidate are left out."""
+    rows = (
+        [candidate]
+        if ranking == "problem"
+        else [_only_row(candidate, i) for i in range(len(truth))]
+    )
+    rows = [row for row in rows if 0 < truth[row].sum() < row.sum()]
+    if not rows:
+        return {name: np.full(len(maps), np.nan) for name in METRICS}
+    return {
+        name: np.mean([metric(maps[:, row], truth[row]) for row in rows], axis=0)
+        for name, metric in METRICS.items()
+    }
+
+
+def _only_row(candidate: Bool[np.ndarray, "step step"], row: int) -> Bool[np.ndarray, "step step"]:
+    return candidate & (np.arange(len(candidate)) == row)[:, None]
+
+
+def edge_kinds(
+    edges: EdgeMatrices, trace: Trace
+) -> Iterator[tuple[Edge, Bool[np.ndarray, "step step"], Bool[np.ndarray, "step step"]]]:
+    """(kind, true pairs, candidate pairs) of a trace."""
+    is_premise = torch.tensor([step.region == Region.QUESTION for step in trace.steps])
+    candidate = edges.candidate.numpy()
+    yield "premise", edges.premise.numpy(), candidate & is_premise.numpy()
+    yield "step", edges.step.numpy(), candidate & ~is_premise.numpy()
+    yield "all", (edges.premise | edges.step).numpy(), candidate
+
+
+def pooled_maps(
+    model: Any, trace: Trace, layout: StepLayout, *, quantity: Quantity, objective: ObjectiveUsed
+) -> Float[Tensor, "layer head step step"]:
+    """Totals per pair of steps of one quantity, for every layer and head."""
+    reduced = reduce_influence(
+        model,
+        trace.tokens,
+        resolve_objective(objective),
+        layers=range(model.cfg.n_layers),
+        reduce=lambda influence: sum_tokens(influence, layout).cpu(),
+        quantity=quantity,
+    )
+    return torch.stack([reduced[layer] for layer in range(model.cfg.n_layers)])
+
+
+def rollout(
+    patterns: Sequence[Float[Tensor, "head query key"]],
+) -> Iterator[Float[Tensor, "query key"]]:
+    """Attention rollout after each layer."""
+    identity = torch.eye(patterns[0].shape[-1])
+    flow = identity
+    for pattern in patterns:
+        flow = (pattern.mean(0) + identity) / 2 @ flow
+        yield flow
+
+
+def all_maps(model: Any, trace: Trace, *, rows: Rows, seed: int) -> Iterator[Maps]:
+    """Totals per pair of steps of every method."""
+    layout = step_layout(trace.step_ids, rows=rows)
+    for objective in SALIENCY:
+        maps = pooled_maps(model, trace, layout, quantity="saliency", objective=objective)
+        yield Maps("saliency", objective, maps)
+    for objective in GRADIENT:
+        maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
+        yield Maps("gradient", objective, maps)
+    patterns = reduce_influence(
+        model,
+        trace.tokens,
+        resolve_objective("next_token"),
+        layers=range(model.cfg.n_layers),
+        reduce=lambda pattern: pattern.cpu(),
+        quantity="attention",
+    )
+    ordered = [patterns[layer] for layer in range(model.cfg.n_layers)]
+    yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout))
+    flows = torch.stack(list(rollout(ordered))).unsqueeze(1)
+    yield Maps("rollout", None, sum_tokens(flows, layout))
+    steps = torch.arange(layout.n_steps)
+    nearness = (steps[None, :] - steps[:, None]).double()
+    yield Maps("distance", None, nearness[None, None])
+    noise = torch.rand(
+        layout.n_steps, layout.n_steps, generator=torch.Generator().manual_seed(seed)
+    )
+    yield Maps("random", None, noise[None, None])
+
+
+def readings(maps: Maps) -> tuple[Float[np.ndarray, "map step step"], list[tuple[Any, str]]]:
+    """Every map that is scored, with its (layer, head): single heads, mean head, mean layer."""
+    stacked, names = [], []
+    n_layers, n_heads = maps.maps.shape[:2]
+    if n_heads > 1:
+        stacked += list(maps.maps.flatten(0, 1))
+        names += [(layer, str(head)) for layer in range(n_layers) for head in range(n_heads)]
+    mean_head = maps.maps.mean(1)
+    if n_layers > 1:
+        stacked += list(mean_head)
+        names += [(layer, "mean") for layer in range(n_layers)]
+    stacked.append(mean_head.mean(0))
+    names.append((None, "mean"))
+    return torch.stack(stacked).double().numpy(), names
+
+
+def score_trace(
+    model: Any, problem: Problem, trace: Trace, *, pools: Sequence[Pool], rows: Rows, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Table rows of one trace: method, reading, kind of edge, ranking, metric, value."""
+    layout = step_layout(trace.step_ids, rows=rows)
+    edges = problem.edges(trace)
+    for source in all_maps(model, trace, rows=rows, seed=seed):
+        pooled: Sequence[Pool | None] = (
+            pools if source.method not in ("distance", "random") else [None]
+        )
+        for pool in pooled:
+            maps = source.maps if pool is None else normalise(source.maps, layout, pool)
+            stacked, names = readings(Maps(source.method, source.objective, maps))
+            for edge, truth, candidate in edge_kinds(edges, trace):
+                for ranking in get_args(Ranking):
+                    found = rank_edges(stacked, truth, candidate, ranking=ranking)
+                    yield {
+                        "problem": problem.id,
+                        "family": problem.family,
+                        "method": source.method,
+                        "objective": source.objective,
+                        "pool": pool,
+                        "edge": edge,
+                        "ranking": ranking,
+                        "layer": [layer for layer, _ in names],
+                        "head": [head for _, head in names],
+                        **found,
+                    }
+
+
+def gold_graph(
+    model: Any,
+    problems: Sequence[Problem],
+    *,
+    responses: Sequence[str] | None = None,
+    pools: Sequence[Pool] = ("mean", "mass"),
+    rows: Rows = "target",
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score the maps of every method on every problem.
+
+    Args:
+        model: HookedTransformer or TransformerBridge with a tokenizer that has a chat template.
+        problems: Problems with a known graph.
+        responses: What was written for each problem; the gold solutions by default.
+        pools: How tokens are pooled to steps.
+        rows: ``"target"`` files a prediction under the step that the predicted token is in.
+        seed: Of the random baseline.
+        progress: Show a bar.
+
+    Returns:
+        One row per problem, method, objective, pool, layer, head, edge, ranking and metric;
+        ``value`` is the metric on that problem. A missing layer is the mean over layers.
+    """
+    texts: Sequence[str | None] = [None] * len(problems) if responses is None else responses
+    blocks = []
+    pairs = list(zip(problems, texts, strict=True))
+    for i, (problem, response) in enumerate(tqdm(pairs, disable=not progress, unit="problem")):
+        trace = problem.trace(model.tokenizer, response, split_question=True)
+        scored = score_trace(model, problem, trace, pools=pools, rows=rows, seed=seed + i)
+        block = pd.DataFrame(scored).explode(["layer", "head", *METRICS])
+        blocks.append(block)
+    wide = pd.concat(blocks, ignore_index=True).astype(dict.fromkeys(METRICS, float))
+    wide["layer"] = wide["layer"].astype("Int64")
+    table = wide.melt(
+        id_vars=[name for name in wide.columns if name not in METRICS], var_name="metric"
+    )
+    return table.astype({key: "string" for key in KEYS if key != "layer"})
+
+
+def pick_best_heads(values: pd.DataFrame) -> pd.DataFrame:
+    """Rows ``head="best"``: the head that was best on the other half of the problems.
+
+    Per layer, and over the whole model (layer missing). Halves are even and odd problems.
+    """
+    heads = values[values["head"].str.isdigit().astype(bool)]
+    if heads.empty:
+        return heads
+    order = {problem: i for i, problem in enumerate(values["problem"].unique())}
+    half = heads["problem"].map(order) % 2
+    keys = [key for key in KEYS if key not in ("layer", "head")]
+    picked = []
+    for mine in (0, 1):
+        other = heads[half != mine].groupby([*KEYS], dropna=False)["value"].mean().reset_index()
+        for scope in ([*keys, "layer"], keys):
+            best = other.loc[other.groupby(scope, dropna=False)["value"].idxmax()]
+            rows = heads[half == mine].merge(best[KEYS], on=KEYS)
+            rows["head"] = "best"
+            if scope == keys:
+                rows["layer"] = pd.NA
+            picked.append(rows)
+    return pd.concat(picked, ignore_index=True).astype({"layer": "Int64", "head": "string"})
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "problem group"], *, seed: int, n_bootstrap: int = N_BOOTSTRAP
+) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
+    """95% percentile interval of the mean over problems; missing values are left out."""
+    rng = np.random.default_rng(seed)
+    n = len(values)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap).astype(float)
+    present = ~np.isnan(values)
+    lower, upper = np.empty(values.shape[1]), np.empty(values.shape[1])
+    for start in range(0, values.shape[1], 512):
+        columns = slice(start, start + 512)
+        totals = weights @ np.where(present[:, columns], values[:, columns], 0.0)
+        means = totals / (weights @ present[:, columns])
+        lower[columns], upper[columns] = np.nanquantile(means, [0.025, 0.975], axis=0)
+    return lower, upper
+
+
+def summarise(
+    values: pd.DataFrame, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
+) -> pd.DataFrame:
+    """Means over problems with intervals: columns of `KEYS`, then estimate, lower, upper, n."""
+    both = pd.concat([values, pick_best_heads(values)], ignore_index=True)
+    return _intervals(both, seed=seed, n_bootstrap=n_bootstrap)
+
+
+def differences(
+    values: pd.DataFrame, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
+) -> pd.DataFrame:
+    """Each method minus raw attention, same reading, paired by problem; mean and best head only."""
+    both = pd.concat([values, pick_best_heads(values)], ignore_index=True)
+    both = both[both["head"].isin(["mean", "best"])]
+    keys = [key for key in KEYS if key not in ("method", "objective")]
+    attention = both[both["method"] == "attention"]
+    merged = both.merge(
+        attention[["problem", *keys, "value"]], on=["problem", *keys], suffixes=("", "_attention")
+    )
+    merged = merged[merged["method"] != "attention"]
+    merged["value"] -= merged["value_attention"]
+    table = _intervals(merged, seed=seed, n_bootstrap=n_bootstrap)
+    return table.assign(reference="attention")
+
+
+def _intervals(values: pd.DataFrame, *, seed: int, n_bootstrap: int) -> pd.DataFrame:
+    wide = _by_problem(values)
+    matrix = wide.to_numpy(float)
+    lower, upper = bootstrap_means(matrix, seed=seed, n_bootstrap=n_bootstrap)
+    table = wide.columns.to_frame(index=False)
+    table["estimate"], table["lower"], table["upper"] = np.nanmean(matrix, axis=0), lower, upper
+    table["n"] = (~np.isnan(matrix)).sum(0)
+    return _restore(table)
+
+
+MISSING_LAYER, MISSING_NAME = -1, ""
+
+
+def _by_problem(values: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem, one column a reading; pandas drops missing keys, so they get stand-ins."""
+    names = dict.fromkeys(["objective", "pool"], MISSING_NAME) | {"layer": MISSING_LAYER}
+    filled = values.fillna(names).astype({"layer": int})
+    return filled.pivot(index="problem", columns=KEYS, values="value")
+
+
+def _restore(table: pd.DataFrame) -> pd.DataFrame:
+    table["layer"] = table["layer"].astype("Int64").replace(MISSING_LAYER, pd.NA)
+    for name in ("objective", "pool"):
+        table[name] = table[name].astype("string").replace(MISSING_NAME, pd.NA)
+    return table
+
+
+def headline(
+    summary: pd.DataFrame, *, edge: Edge = "all", ranking: Ranking = "problem"
+) -> pd.DataFrame:
+    """The readings to look at first: mean over layers and heads, best head, best layer's mean head.
+
+    The best layer is picked on the same problems that it is reported for: an upper bound.
+    """
+    chosen = summary[
+        (summary["edge"] == edge)
+        & (summary["ranking"] == ranking)
+        & (summary["metric"] == "average_precision")
+    ]
+    whole = chosen[chosen["layer"].isna()]
+    per_layer = chosen[chosen["layer"].notna() & (chosen["head"] == "mean")]
+    keys = ["family", "method", "objective", "pool"]
+    best = per_layer.loc[per_layer.groupby(keys, dropna=False)["estimate"].idxmax()]
+    table = pd.concat([whole, best]).sort_values([*keys, "head", "layer"])
+    return table[[*keys, "layer", "head", "estimate", "lower", "upper", "n"]]
+
+
+def main() -> None:
+    import step_saliency as ss
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="reasoner")
+    parser.add_argument("--n", type=int, default=100, help="problems of each family")
+    parser.add_argument("--level", default="medium", choices=get_args(Level))
+    parser.add_argument(
+        "--family", nargs="+", default=["symbols", "words"], choices=get_args(Family)
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    model = ss.load_model(options.model)
+    values = pd.concat(
+        [
+            gold_graph(
+                model,
+                make_problems(n=options.n, level=options.level, seed=options.seed, family=family),
+                seed=options.seed,
+            )
+            for family in options.family
+        ],
+        ignore_index=True,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    values.to_parquet(options.out / "values.parquet")
+    summary = summarise(values, seed=options.seed)
+    summary.to_csv(options.out / "summary.csv", index=False)
+    differences(values, seed=options.seed).to_csv(options.out / "differences.csv", index=False)
+    for edge in get_args(Edge):
+        print(f"\naverage precision, edge={edge}, all pairs of a problem in one ranking")
+        print(headline(summary, edge=edge).to_string(index=False, float_format="{:.3f}".format))
+
+
+if __name__ == "__main__":
+    main()

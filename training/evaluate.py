@@ -1,0 +1,208 @@
+"""Measure a reasoner: ``python -m training.evaluate --model DIR --out DIR``.
+
+Writes one row per response to ``responses.csv`` (greedy answers of every level and family, samples
+at temperature 1 of medium problems) and prints the figures that the model card states.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from step_saliency.tasks import Difficulty, Family, Level, Problem, make_problems
+
+EVALUATION_SEED = 1000
+
+
+def respond(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 128,
+    max_new_tokens: int = 400,
+    progress: bool = True,
+) -> list[str]:
+    """One response to each prompt, in order, up to and without the end-of-text token.
+
+    Args:
+        model: transformers model.
+        tokenizer: Its tokenizer, padding on the left.
+        prompts: Texts that end where the response begins.
+        temperature: 0 takes the most likely token.
+        seed: Of the sampling; the global random state stays untouched.
+        batch_size: Prompts of similar length that are decoded together.
+        max_new_tokens: Where to cut a response that does not end.
+        progress: Show a bar.
+    """
+    responses = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        for start in tqdm(range(0, len(order), batch_size), disable=not progress):
+            rows = order[start : start + batch_size]
+            batch = tokenizer(
+                [prompts[i] for i in rows],
+                padding=True,
+                return_tensors="pt",
+                add_special_tokens=False,
+                return_token_type_ids=False,
+            ).to(model.device)
+            generated = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                **(sampling if temperature else {"do_sample": False}),
+            )
+            texts = tokenizer.batch_decode(
+                generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            for i, text in zip(rows, texts, strict=True):
+                responses[i] = text
+    return responses
+
+
+def grade_all(
+    problems: Sequence[Problem], responses: Sequence[str], tokenizer: Any
+) -> Iterator[dict[str, Any]]:
+    """Table rows of responses to problems; a problem may occur several times (samples)."""
+    seen: dict[str, int] = {}
+    for problem, response in zip(problems, responses, strict=True):
+        grade = problem.grade(response)
+        sample = seen[problem.id] = seen.get(problem.id, -1) + 1
+        yield {
+            "problem": problem.id,
+            "family": problem.family,
+            "sample": sample,
+            "is_correct": grade.is_correct,
+            "error_kind": grade.error_kind,
+            "first_wrong_step": grade.first_wrong_step,
+            "n_superfluous": len(grade.superfluous),
+            "n_tokens": len(tokenizer(response, add_special_tokens=False)["input_ids"]),
+            "response": response,
+        }
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    *,
+    level: Level | Difficulty,
+    family: Family,
+    n: int,
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = EVALUATION_SEED,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """Responses to ``n`` fresh test problems and their grades, one row a response."""
+    problems = make_problems(n=n, level=level, seed=seed, family=family)
+    repeated = [problem for problem in problems for _ in range(samples)]
+    prompts = [problem.prompt(tokenizer) for problem in repeated]
+    begin = time.monotonic()
+    responses = respond(
+        model, tokenizer, prompts, temperature=temperature, seed=seed, batch_size=batch_size
+    )
+    seconds = time.monotonic() - begin
+    table = pd.DataFrame(grade_all(repeated, responses, tokenizer))
+    name = level if isinstance(level, str) else "custom"
+    table.insert(0, "level", name)
+    table.insert(1, "temperature", temperature)
+    table["seconds_of_all"] = seconds
+    return table
+
+
+def accuracy_table(responses: pd.DataFrame) -> pd.DataFrame:
+    """Greedy accuracy with a 95% Wilson interval, by level and family."""
+    greedy = responses[responses.temperature == 0]
+    rows = []
+    for (level, family), group in greedy.groupby(["level", "family"]):
+        n, k = len(group), int(group.is_correct.sum())
+        lower, upper = wilson(k, n)
+        row = {"level": level, "family": family, "estimate": k / n, "lower": lower, "upper": upper}
+        rows.append(row | {"n": n, "tokens": group.n_tokens.mean()})
+    return _by_level(pd.DataFrame(rows))
+
+
+def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95% interval of a share of ``k`` in ``n``."""
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
+    return centre - half, centre + half
+
+
+def error_table(responses: pd.DataFrame) -> pd.DataFrame:
+    """Share of each kind among the wrong greedy answers, by level and family."""
+    wrong = responses[(responses.temperature == 0) & ~responses.is_correct]
+    shares = wrong.groupby(["level", "family"]).error_kind.value_counts(
+        normalize=True, dropna=False
+    )
+    table = shares.unstack(fill_value=0.0).reset_index()
+    table.insert(2, "errors", wrong.groupby(["level", "family"]).size().to_numpy())
+    return _by_level(table)
+
+
+def mixed_problems(responses: pd.DataFrame) -> pd.DataFrame:
+    """Problems with both a right and a wrong sampled answer, by level and family."""
+    sampled = responses[responses.temperature > 0]
+    rows = []
+    for (level, family, temperature), group in sampled.groupby(["level", "family", "temperature"]):
+        right = group.groupby("problem").is_correct.agg(["any", "all", "size"])
+        row = {"level": level, "family": family, "temperature": temperature}
+        row |= {"samples": int(right["size"].max()), "n": len(right)}
+        rows.append(row | {"both": int((right["any"] & ~right["all"]).sum())})
+    return pd.DataFrame(rows)
+
+
+def _by_level(table: pd.DataFrame) -> pd.DataFrame:
+    rank = {level: i for i, level in enumerate(get_args(Level))}
+    order = table.level.map(rank).sort_values(kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def main() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=1000, help="greedy problems per level and family")
+    parser.add_argument("--n-sampled", type=int, default=400, help="sampled problems per family")
+    parser.add_argument("--samples", type=int, default=8, help="samples per sampled problem")
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    tables = []
+    for family in get_args(Family):
+        for level in get_args(Level):
+            greedy = evaluate(model, tokenizer, level=level, family=family, n=options.n)
+            print(f"{level} {family}: {greedy.seconds_of_all[0]:.0f} s for {options.n} problems")
+            tables.append(greedy)
+        if options.n_sampled:
+            tables.append(
+                evaluate(
+                    model,
+                    tokenizer,
+                    level="medium",
+                    family=family,
+                    n=options.n_sampled,
+                    samples=options.samples,
+                    temperature=1.0,
+                )
+            )
+    responses = pd.concat(tables, ignore_index=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    responses.to_csv(options.out / "responses.csv", index=False)
+    for table in (accuracy_table(responses), error_table(responses), mixed_problems(responses)):
+        print(table.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Turn a checkpoint into a Hugging Face folder: ``python -m training.export --run DIR --to DIR``.
+
+Writes the weights (float32 safetensors), configuration and tokenizer, the loss curve and the log.
+With ``--evaluation DIR`` (what `training.evaluate` wrote about these weights) it also writes the
+model card, whose figures are those of that evaluation.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import Qwen2ForCausalLM
+
+from step_saliency.tasks import LEVELS, make_problems
+from training.data import MAX_DISTRACTORS, MAX_STEPS
+from training.evaluate import accuracy_table, error_table, mixed_problems
+from training.tokenizer import build_tokenizer, save_tokenizer
+from training.train import CHECKPOINT, LOG, TrainConfig, build_model
+
+MAX_BYTES = 12 * 2**20
+
+
+def load_trained(run: Path) -> tuple[Qwen2ForCausalLM, TrainConfig]:
+    """The model of a run's last checkpoint and the configuration that it was trained with."""
+    state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=False)
+    config = TrainConfig(**state["config"])
+    model = build_model(config, build_tokenizer())
+    model.load_state_dict(state["model"])
+    return model.eval(), config
+
+
+def export(run: Path, to: Path) -> None:
+    """Write weights, configuration and tokenizer.
+
+    Raises:
+        ValueError: If the weights exceed 12 MB, the most that the package may carry.
+    """
+    model, _ = load_trained(run)
+    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    if n_bytes > MAX_BYTES:
+        raise ValueError(f"the weights take {n_bytes} bytes; the package may carry {MAX_BYTES}")
+    model.save_pretrained(to, safe_serialization=True)
+    save_tokenizer(to)
+    shutil.copyfile(run / LOG, to / "training_log.csv")
+    plot_curve(run / LOG, to / "training_curve.png")
+
+
+def plot_curve(log: Path, picture: Path) -> None:
+    """Loss on training and held-out responses against tokens read."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    table = pd.read_csv(log)
+    held_out = table.dropna(subset=["held_out_loss"])
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(table.tokens / 1e6, table.loss, lw=0.8, label="training")
+    axes.plot(held_out.tokens / 1e6, held_out.held_out_loss, "o", ms=3, label="test problems")
+    axes.set(xlabel="tokens read (million)", ylabel="loss on responses (nats/token)", yscale="log")
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=120)
+
+
+CARD = Path(__file__).parent / "model_card.template.md"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A small table as markdown; shares with three digits."""
+
+    def cell(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def model_card(run: Path, evaluation: Path) -> str:
+    """The model card, with the figures of the log and of an evaluation."""
+    model, config = load_trained(run)
+    responses = pd.read_csv(evaluation / "responses.csv")
+    with (run / LOG).open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    symbols, words = (
+        make_problems(n=1, level="easy", seed=1, family=family)[0]
+        for family in ("symbols", "words")
+    )
+    levels = [
+        f"| {name} | {dial.n_steps} | {dial.n_distractors} | {dial.digits} | "
+        f"{dial.distance or 'any'} |"
+        for name, dial in LEVELS.items()
+    ]
+    return CARD.read_text(encoding="utf-8").format(
+        parameters=sum(p.numel() for p in model.parameters()),
+        n_layers=config.n_layers,
+        d_model=config.d_model,
+        d_head=config.d_model // 4,
+        d_mlp=config.d_mlp,
+        vocab=model.config.vocab_size,
+        symbols_question=symbols.question,
+        symbols_solution=symbols.solution,
+        words_question=words.question,
+        words_solution=words.solution,
+        levels="\n".join(levels),
+        max_steps=MAX_STEPS,
+        max_distractors=MAX_DISTRACTORS,
+        command=f"python -m training.train --out DIR --seed {config.seed} --steps {last['step']}",
+        seed=config.seed,
+        steps=int(last["step"]),
+        batch_size=config.batch_size,
+        tokens=int(last["tokens"]) / 1e6,
+        problems=int(last["step"]) * config.batch_size,
+        optimizer={"muon": "Muon (AdamW for embeddings, biases, norms)", "adamw": "AdamW"}[
+            config.optimizer
+        ],
+        lr=config.lr,
+        decay=config.decay,
+        hours=float(last["seconds"]) / 3600,
+        loss=float(last["loss"]),
+        held_out_loss=float(last["held_out_loss"]),
+        held_out_exact=float(last["held_out_exact"]),
+        accuracy=markdown(accuracy_table(responses)),
+        errors=markdown(error_table(responses)),
+        mixed=markdown(mixed_problems(responses)),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of training.train")
+    parser.add_argument("--to", type=Path, required=True, help="folder to write")
+    parser.add_argument("--evaluation", type=Path, help="folder of training.evaluate")
+    options = parser.parse_args()
+    export(options.run, options.to)
+    if options.evaluation:
+        card = model_card(options.run, options.evaluation)
+        (options.to / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    files = {file.name: file.stat().st_size for file in sorted(options.to.iterdir())}
+    print(json.dumps(files, indent=2))
+
+
+if __name__ == "__main__":
+    main()
