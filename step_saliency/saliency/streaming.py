@@ -349,7 +349,7 @@ def _prepare(
 
 
 def _crop(
-    totals: Float[Tensor, "heads_out step step"], n_steps: int, per_head: bool
+    totals: Float[Tensor, "heads_out padded padded"], n_steps: int, per_head: bool
 ) -> Float[Tensor, "*head step step"]:
     totals = totals[:, :n_steps, :n_steps].cpu()
     return totals if per_head else totals[0]

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Step attention in Triton, for CUDA devices (and for CPUs in Triton's interpreter, to be tested there).
 
 Three kernels: `_forward`, `_query_backward` (dq and the totals) and, for objectives that are not
