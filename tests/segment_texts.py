@@ -6,8 +6,9 @@ _FRAGMENTS = (
     "the cat sat~We compute~ x = 3.14~Dr. ~e.g. ~Fig. 2 ~ ~  ~A~9~. ~! ~? ~... ~.\n~.~.) ~!~:~,~"
     "。~！~」~漢字~かな~\n~\n\n~\r\n~\t~\u3000~\u00a0~\u200b~\ufffd~\x00~1. ~\n2. ~- ~\n* ~\n## ~"
     "```~\n```\n~`~$~$$~\\(~\\)~\\[~\\]~\\begin{align}~\\end{align}~\\boxed{7}~2014! ~$2 ~"
-    "| a | b |\n~😀~👩\u200d👩\u200d👧~é~e\u0301~<think>~</think>~<~>~</~final~#### 7~The answer is~Wait~"
-    "**Answer**~Okay, so.~ Then ~नमस्ते।~؟ ~<|channel|>~<|message|>~<|end|>~<|start|>~\n~\n\n~ the answer "
+    "| a | b |\n~😀~👩\u200d👩\u200d👧~é~e\u0301~<think>~</think>~<~>~</~final~#### 7~"
+    "The answer is~Wait~**Answer**~Okay, so.~ Then ~नमस्ते।~؟ ~<|channel|>~<|message|>~<|end|>~"
+    "<|start|>~\n~\n\n~ the answer "
 )
 
 texts = st.lists(st.sampled_from(_FRAGMENTS.split("~")), max_size=24).map("".join) | st.text(

@@ -1,5 +1,6 @@
 """Small tokenizers of several kinds, trained on the spot, and SmolLM2's own."""
 
+import json
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -67,6 +68,9 @@ def metaspace() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     made.train_from_iterator(CORPUS, trainer)
+    learned = [(piece, score) for piece, score in json.loads(made.to_str())["model"]["vocab"]]
+    single_bytes = [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+    made.model = models.Unigram([*learned, *single_bytes], 2, True)
     return PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

@@ -124,6 +124,13 @@ def test_pieces_spell_any_text(make):
     assert "" in pieces
 
 
+def test_pieces_of_a_metaspace_vocabulary_spell_the_text():
+    text = "We add 漢字 😀\n\nto <s>even."
+    pieces = TokenPieces(metaspace()).pieces(ids(metaspace(), text))
+    assert "".join(pieces) == " " + text.replace("<s>", "<s> ")
+    assert pieces[-1] != ""
+
+
 def test_bytes_that_are_no_text_become_replacement_characters():
     tokenizer = byte_level()
     broken = ids(tokenizer, "ab 😀")[:-1]
