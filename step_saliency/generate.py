@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from step_saliency.segment.splitters import SplitterLike
 from step_saliency.trace import Trace
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Anything that can be attached to a model for a while, such as `StepFlow`."""
 
@@ -85,7 +86,7 @@ def generate(
 
     Returns:
         ``n`` traces per question, questions in order. ``meta`` holds question_index, sample, seed,
-        temperature and finished (False where the response was cut).
+        temperature, response_tokens and finished (False where the response was cut).
 
     Raises:
         ValueError: no question, a question longer than the context, or an option out of range.
@@ -124,6 +125,7 @@ def generate(
                 "seed": seed,
                 "temperature": temperature,
                 "finished": row.ended,
+                "response_tokens": len(row.response),
             },
         )
         for row in rows

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from step_saliency.diagnose import diagnose
 from step_saliency.generate import generate
-from step_saliency.models import doctor, load_model, model_identity
+from step_saliency.models import load_model, model_identity, require_capabilities
 from step_saliency.rows import Row, read_rows
 from step_saliency.saliency.api import step_saliency
 from step_saliency.saliency.result import StepSaliency
@@ -186,11 +186,11 @@ class _Model:
                 revision=chosen.revision,
                 trust_remote_code=chosen.trust_remote_code,
             )
-            doctor(self.loaded, checks=MAP_CHECKS).require(*MAP_CHECKS)
+            require_capabilities(self.loaded, MAP_CHECKS)
         return self.loaded
 
 
-MAP_CHECKS = ("gradients", "pattern_rows")
+MAP_CHECKS = ("gradients", "pattern_rows", "local_gradients")
 
 
 @dataclass(frozen=True)

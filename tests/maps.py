@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from step_saliency.saliency.pooling import Pool, Rows
+from step_saliency.options import Pool, Rows
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Region, Step, Trace
 

@@ -34,7 +34,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from step_saliency.saliency.pooling import Pool, StepLayout, normalise
+from step_saliency.options import Pool
+from step_saliency.saliency.pooling import StepLayout, normalise
 from step_saliency.trace import Region
 
 REGIONS = (Region.QUESTION, Region.THINKING, Region.SUMMARY)

@@ -1,19 +1,25 @@
 """Step-Saliency of a trace: objective -> token influence -> pooling -> `StepSaliency`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.models.facts import n_ctx, n_layers
-from step_saliency.saliency import hooks
-from step_saliency.saliency.hooks import Quantity
-from step_saliency.saliency.objectives import Objective, ObjectiveName, resolve_objective
-from step_saliency.saliency.pooling import (
+from step_saliency.options import (
+    METHODS,
+    Method,
+    ObjectiveName,
     Pool,
+    Quantity,
     Rows,
+    check_option,
+)
+from step_saliency.saliency import hooks
+from step_saliency.saliency.objectives import Objective, resolve_objective
+from step_saliency.saliency.pooling import (
     StepLayout,
     normalise,
     step_layout,
@@ -21,8 +27,6 @@ from step_saliency.saliency.pooling import (
 )
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Region, Trace
-
-Method = Literal["auto", "hooks", "streaming"]
 
 
 def step_saliency(
@@ -72,8 +76,7 @@ def step_saliency(
             with tokens outside the vocabulary, an objective without its answer, or logits that are not
             finite.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method={method!r} is unknown; choose one of {get_args(Method)}")
+    check_option("method", method, METHODS)
     check_tokens(model, trace.tokens)
     chosen = _resolve(objective, trace, answer, answer_tokens)
     wanted = resolve_layers(model, layers)

@@ -26,7 +26,7 @@ Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -41,9 +41,9 @@ from step_saliency.models.hooking import (
     live_names,
     prepended_hooks,
 )
+from step_saliency.options import QUANTITIES, Quantity, check_option
 from step_saliency.saliency.objectives import Objective
 
-Quantity = Literal["saliency", "attention", "gradient"]
 Reduced = TypeVar("Reduced")
 
 
@@ -72,6 +72,7 @@ def reduce_influence(
     Raises:
         ValueError: the model lacks a hook that is needed, or its logits are not finite.
     """
+    check_option("quantity", quantity, QUANTITIES)
     patterns: dict[int, Float[Tensor, "head query key"]] = {}
     reduced: dict[int, Reduced] = {}
 

@@ -27,14 +27,14 @@ TransformerLens' patching literature.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ObjectiveName = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
+from step_saliency.options import OBJECTIVES, ObjectiveName
+
 
 
 class Objective(ABC):
@@ -270,9 +270,9 @@ def resolve_objective(
     simple = {"next_token": NextToken, "log_odds": LogOdds, "sequence": SequenceLoss}
     if objective in simple:
         return simple[objective]()
-    if objective not in get_args(ObjectiveName):
+    if objective not in OBJECTIVES:
         raise ValueError(
-            f"objective={objective!r} is unknown; choose one of {get_args(ObjectiveName)}, an Objective "
+            f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an Objective "
             "or a function of (logits, tokens)"
         )
     if not answer:

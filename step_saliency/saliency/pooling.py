@@ -19,14 +19,12 @@ When it misleads: `mean` favours short key steps, `mass` long ones; compare maps
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Pool = Literal["mean", "mass", "block_mean", "sum"]
-Rows = Literal["query", "target"]
+from step_saliency.options import POOLS, ROWS, Pool, Rows, check_option
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,7 @@ def step_layout(
         ValueError: ``rows`` is unknown, or ``last_row`` with ``rows="target"``, where the last row has
             no target.
     """
-    if rows not in get_args(Rows):
-        raise ValueError(f"rows={rows!r} is unknown; choose one of {get_args(Rows)}")
+    check_option("rows", rows, ROWS)
     if last_row and rows == "target":
         raise ValueError(
             "rows='target' files a row under the token predicted there, which the last position "
@@ -123,6 +120,7 @@ def normalise(
     Raises:
         ValueError: ``pool`` is unknown.
     """
+    check_option("pool", pool, POOLS)
     return totals / _denominator(layout, pool).clamp(min=1).to(totals)
 
 
@@ -133,9 +131,7 @@ def _denominator(layout: StepLayout, pool: Pool) -> Int[Tensor, "#step #step"]:
         return layout.counts.unsqueeze(-1)
     if pool == "block_mean":
         return layout.counts.unsqueeze(-1) * layout.key_lengths
-    if pool == "sum":
-        return torch.ones(1, 1, dtype=torch.long)
-    raise ValueError(f"pool={pool!r} is unknown; choose one of {get_args(Pool)}")
+    return torch.ones(1, 1, dtype=torch.long)
 
 
 def defined_pairs(layout: StepLayout) -> Bool[Tensor, "step step"]:

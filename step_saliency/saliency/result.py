@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from step_saliency.saliency.pooling import Pool, Rows, StepLayout, defined_pairs, step_layout
+from step_saliency.options import Pool, Rows
+from step_saliency.saliency.pooling import StepLayout, defined_pairs, step_layout
 from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:

@@ -1,0 +1,131 @@
+"""Decoding: batches, seeds, caches and stops."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import BACKENDS, tiny_model
+
+import step_saliency as ss
+
+QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
+OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "progress": False, "format": "plain"}
+
+
+def responses(traces: list[ss.Trace]) -> list[list[int]]:
+    return [trace.tokens.tolist() for trace in traces]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ["qwen2", "gpt2-like", "gemma2"])
+def test_greedy_decoding_is_the_argmax_of_the_full_pass(arch: str, backend: str) -> None:
+    model = tiny_model(arch, backend=backend)
+    for trace in ss.generate(model, QUESTIONS, temperature=0, **OPTIONS):
+        batch = trace.tokens.unsqueeze(0)
+        logits = model(batch, return_type="logits", attention_mask=torch.ones_like(batch))[0]
+        start = len(trace.tokens) - trace.meta["response_tokens"]
+        assert torch.equal(logits[start - 1 : -1].argmax(-1), trace.tokens[start:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_alone_equals_in_a_padded_batch(backend: str, temperature: float) -> None:
+    """Rows of different lengths leave the batch at different times."""
+    model = tiny_model("qwen2", backend=backend)
+    options = {**OPTIONS, "temperature": temperature, "n": 3, "stop_tokens": range(100, 140)}
+    together = ss.generate(model, QUESTIONS, batch_size=9, **options)
+    alone = ss.generate(model, QUESTIONS, batch_size=1, **options)
+    assert responses(together) == responses(alone)
+    lengths = {trace.meta["response_tokens"] for trace in together}
+    assert len(lengths) > 1, "rows of one length would not test leaving the batch"
+
+
+def test_part_of_a_list_is_answered_as_the_whole_would_be() -> None:
+    model = tiny_model("qwen2")
+    whole = ss.generate(model, QUESTIONS, n=2, temperature=1, seed=5, **OPTIONS)
+    part = ss.generate(
+        model, QUESTIONS[2:], n=2, temperature=1, seed=5, question_numbers=[2], **OPTIONS
+    )
+    assert responses(part) == responses(whole)[4:]
+    assert [trace.meta["question_index"] for trace in part] == [2, 2]
+
+
+def test_seeds_tell_samples_apart_and_repeat() -> None:
+    model = tiny_model("qwen2")
+    first = ss.generate(model, QUESTIONS[0], n=4, temperature=1, seed=1, **OPTIONS)
+    state = torch.random.get_rng_state()
+    again = ss.generate(model, QUESTIONS[0], n=4, temperature=1, seed=1, **OPTIONS)
+    other = ss.generate(model, QUESTIONS[0], n=4, temperature=1, seed=2, **OPTIONS)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert responses(first) == responses(again)
+    assert responses(first) != responses(other)
+    assert len({tuple(row) for row in responses(first)}) > 1
+
+
+def test_sampling_follows_the_distribution() -> None:
+    """Frequencies of the first token over many samples against the softmax, and top_k, top_p."""
+    model = tiny_model("qwen2")
+    options = {"max_new_tokens": 1, "progress": False, "format": "plain", "batch_size": 500}
+    traces = ss.generate(model, QUESTIONS[2], n=2000, temperature=0.5, **options)
+    prompt = traces[0].tokens[:-1]
+    logits = model(prompt.unsqueeze(0), return_type="logits")[0, -1].double()
+    probabilities = (logits / 0.5).softmax(-1)
+    drawn = torch.tensor([trace.tokens[-1] for trace in traces])
+    found = torch.bincount(drawn, minlength=len(probabilities)) / len(traces)
+    spread = (probabilities * (1 - probabilities) / len(traces)).sqrt()
+    assert ((found - probabilities).abs() < 5 * spread + 1e-3).all()
+    best = probabilities.sort(descending=True).indices
+    few = ss.generate(model, QUESTIONS[2], n=200, temperature=1, top_k=3, **options)
+    assert {int(trace.tokens[-1]) for trace in few} == set(best[:3].tolist())
+    one = ss.generate(model, QUESTIONS[2], n=50, temperature=1, top_p=1e-6, **options)
+    assert {int(trace.tokens[-1]) for trace in one} == {int(best[0])}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_and_interventions_are_in_force(backend: str) -> None:
+    model = tiny_model("qwen2", backend=backend)
+    name = "blocks.2.hook_resid_post"
+
+    def turn_round(resid: torch.Tensor, hook: Any) -> torch.Tensor:
+        return -resid
+
+    class Flow:
+        def attached(self, model: Any) -> Any:
+            return model.hooks(fwd_hooks=[(name, turn_round)])
+
+    plain = ss.generate(model, QUESTIONS, temperature=0, **OPTIONS)
+    with model.hooks(fwd_hooks=[(name, turn_round)]):
+        hooked = ss.generate(model, QUESTIONS, temperature=0, **OPTIONS)
+    flow = ss.generate(model, QUESTIONS, temperature=0, flow=Flow(), **OPTIONS)
+    assert responses(hooked) == responses(flow) != responses(plain)
+    assert responses(ss.generate(model, QUESTIONS, temperature=0, **OPTIONS)) == responses(plain)
+
+
+def test_stops() -> None:
+    model = tiny_model("qwen2", n_ctx=24)
+    (trace,) = ss.generate(model, "a b c d", temperature=0, **{**OPTIONS, "max_new_tokens": 500})
+    assert len(trace.tokens) == 24
+    assert trace.meta["finished"] is False
+    first = int(trace.tokens[-trace.meta["response_tokens"]])
+    (stopped,) = ss.generate(model, "a b c d", temperature=0, stop_tokens=[first], **OPTIONS)
+    assert stopped.meta["finished"] is True
+    assert stopped.meta["response_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("questions", "options", "match"),
+    [
+        ([], {}, "is empty"),
+        (["  "], {}, "is no question"),
+        ([3], {}, "is no question"),
+        (["q"], {"n": 0}, "n=0"),
+        (["q"], {"temperature": -1}, "temperature=-1"),
+        (["q"], {"top_p": 0}, "top_p=0"),
+        (["q"], {"top_k": 0}, "top_k=0"),
+        (["q"], {"question_numbers": [1, 2]}, "2 question_numbers for 1"),
+        (["word " * 600], {}, "leaves no room"),
+    ],
+)
+def test_bad_options(questions: list[Any], options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ss.generate(tiny_model("qwen2"), questions, **{**OPTIONS, **options})

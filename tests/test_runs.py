@@ -1,0 +1,231 @@
+"""Results folders: what is written, that it is right, and that a broken-off run goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_tokenizer, tiny_transformers
+
+import step_saliency as ss
+from step_saliency import cli, runs
+from step_saliency.overview import overview
+from step_saliency.runs import MapSettings, RunFolder, map_file
+
+RESPONSE = "We add 3 and 4. That gives 7.</think>The answer is 7."
+ROWS: list[Any] = [
+    {"id": "a", "question": "3 + 4?", "response": RESPONSE, "gold_answer": "7", "problem_id": "p"},
+    {"id": "b", "question": "3 + 4?", "response": RESPONSE.replace("7", "8"), "gold_answer": "7",
+     "problem_id": "p"},
+    {"messages": [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hello to you."},
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": RESPONSE},
+    ]},
+    {"id": "q", "question": "What is 3 and 4?", "answer": "7"},
+    "{cut sho",
+    {"id": "empty", "question": "q", "response": " "},
+    {"id": "long", "question": "q", "response": "word " * 400},
+]  # fmt: skip
+GOOD = {"a", "b", "rows-00003", "q"}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-qwen2")
+    tiny_transformers("qwen2", n_ctx=192).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def settings(model_folder: str) -> MapSettings:
+    return MapSettings(model=model_folder, max_new_tokens=20, n=1, figures=False)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in ROWS]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def run(rows: Path, out: Path, settings: MapSettings) -> runs.RunReport:
+    return map_file(rows, out, settings, progress=False)
+
+
+def maps_of(out: Path) -> dict[str, torch.Tensor]:
+    return {str(sal.trace.id): sal.maps for sal in RunFolder.existing(out).all_maps()}
+
+
+def test_everything_is_written_and_right(
+    rows: Path, tmp_path: Path, settings: MapSettings, model_folder: str
+) -> None:
+    out = tmp_path / "out"
+    report = run(rows, out, replace(settings, figures=True))
+    assert report.done == 4
+    assert {f["row"] for f in report.failures} == {"rows-00005", "empty", "long"}
+
+    model = ss.load_model(model_folder)
+    maps = maps_of(out)
+    assert set(maps) == GOOD
+    trace = ss.Trace.from_text(model.tokenizer, question="3 + 4?", response=RESPONSE)
+    direct = ss.step_saliency(model, trace)
+    assert torch.allclose(maps["a"], direct.maps, rtol=1e-5, atol=1e-9)
+
+    saliency = pd.read_parquet(out / "saliency.parquet")
+    of_a = saliency[saliency["trace"] == "a"]
+    assert of_a["saliency"].tolist() == direct.to_frame()["saliency"].tolist()
+    assert set(saliency["trace"]) == GOOD
+
+    traces = pd.read_parquet(out / "traces.parquet").set_index("trace")
+    assert traces.loc[["a", "b"], "is_correct"].tolist() == [True, False]
+    assert not traces.loc["q", "is_correct"]
+    assert traces.loc["a", "n_tokens"] == len(trace)
+    assert traces.loc["a", "problem"] == traces.loc["b", "problem"] == "p"
+
+    diagnosis = pd.read_parquet(out / "diagnosis.parquet")
+    lock_in = diagnosis[(diagnosis["trace"] == "a") & (diagnosis["metric"] == "lock_in")]
+    assert lock_in["value"].tolist() == pytest.approx(ss.diagnose(direct).lock_in.tolist())
+
+    failures = pd.read_parquet(out / "failures.parquet").set_index("row")
+    assert "context 192" in failures.loc["long", "message"]
+    assert "empty" in failures.loc["empty", "message"]
+    assert "no JSON" in failures.loc["rows-00005", "message"]
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["finished"] is True
+    assert manifest["traces"] == 4
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["model"]["name"] == model_folder
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    assert figures[:2] == ["a.depth.png", "a.png"]
+    assert len(figures) == 8
+
+
+def test_second_run_computes_nothing(
+    rows: Path, tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(rows, out, settings)
+    before = maps_of(out)
+    good = [line for line in rows.read_text().splitlines() if '"empty"' not in line]
+    rows.write_text("\n".join(line for line in good if '"long"' not in line))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is left to compute")
+
+    monkeypatch.setattr(runs, "load_model", refuse)
+    monkeypatch.setattr(runs, "step_saliency", refuse)
+    report = run(rows, out, settings)
+    assert (report.done, report.kept) == (0, 4)
+    after = maps_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_files_cut_short_are_redone(
+    rows: Path, tmp_path: Path, settings: MapSettings, share: float
+) -> None:
+    out = tmp_path / "out"
+    drawn = replace(settings, figures=True)
+    run(rows, out, drawn)
+    before = maps_of(out)
+    for file in (out / "maps" / "b.safetensors", out / "figures" / "a.png"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"1 of 4 maps .* cut short \(b\)"):
+        overview(out)
+    report = run(rows, out, drawn)
+    assert (report.done, report.kept, report.redone) == (1, 3, 1)
+    assert torch.equal(maps_of(out)["b"], before["b"])
+    assert runs._is_whole_png(out / "figures" / "a.png")
+
+
+def test_generated_answers_are_kept_and_a_line_cut_short_is_redone(
+    rows: Path, tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    two = replace(settings, n=2, temperature=1.0)
+    run(rows, out, two)
+    before = maps_of(out)
+    assert {"q#0", "q#1"} <= set(before)
+    file = out / "generated.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[: int(0.75 * len(whole))])
+    calls = []
+    original = runs.generate
+    monkeypatch.setattr(runs, "generate", lambda *a, **k: calls.append(a) or original(*a, **k))
+    run(rows, out, two)
+    assert len(calls) == 1
+    after = maps_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    run(rows, out, two)
+    assert len(calls) == 1
+
+
+def test_a_changed_row_is_redone(rows: Path, tmp_path: Path, settings: MapSettings) -> None:
+    out = tmp_path / "out"
+    run(rows, out, settings)
+    rows.write_text(rows.read_text().replace("We add 3 and 4.", "We add 4 and 3 now.", 1))
+    report = run(rows, out, settings)
+    assert (report.done, report.kept) == (1, 3)
+    assert "4 and 3 now" in RunFolder(out).read_map("a").trace.response  # type: ignore[union-attr]
+
+
+def test_other_settings_and_foreign_folders_are_refused(
+    rows: Path, tmp_path: Path, settings: MapSettings
+) -> None:
+    out = tmp_path / "out"
+    run(rows, out, settings)
+    with pytest.raises(ValueError, match=r"other settings \(pool: 'mean' then, 'mass' now\)"):
+        run(rows, out, replace(settings, pool="mass"))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("important")
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        run(rows, foreign, settings)
+    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+    manifest = out / "manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    for use in (lambda: run(rows, out, settings), lambda: overview(out)):
+        with pytest.raises(ValueError, match="cut short or damaged"):
+            use()
+
+
+def test_command_line(
+    rows: Path, tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    command = ["map", str(rows), "--out", out, "--model", model_folder, "--max-new-tokens", "20"]
+    assert cli.main([*command, "--quiet", "--no-figures", "--pool", "mass"]) == 0
+    printed = capsys.readouterr()
+    assert "4 traces mapped" in printed.out
+    assert "3 failed" in printed.out
+    assert cli.main(["diagnose", out, "--shallow", "0", "--deep", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "4 traces: 1 correct" in printed.out
+    assert "lock_in_index" in printed.out
+    assert cli.main(["doctor", model_folder]) == 0
+    assert "score_edits" in capsys.readouterr().out
+
+
+def test_a_model_that_fails_its_checks_is_refused(
+    rows: Path, tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = runs.load_model
+
+    def broken(*args: Any, **options: Any) -> Any:
+        model = original(*args, **options)
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        return model
+
+    monkeypatch.setattr(runs, "load_model", broken)
+    with pytest.raises(ValueError, match="gradients"):
+        run(rows, tmp_path / "out", settings)
