@@ -44,6 +44,7 @@ class TrainConfig:
     hours: float | None = None
     batch_size: int = 24
     lr: float = 3e-3
+    outer_lr: float = 3e-3
     warmup: int = 100
     decay: float = 0.3
     weight_decay: float = 0.02
@@ -92,6 +93,7 @@ class Optimizers:
         ids = {id(p) for p in inner}
         outer = [p for p in model.parameters() if id(p) not in ids]
         decay = config.weight_decay
+        self.config = config
         self.members: list[torch.optim.Optimizer]
         if config.optimizer == "muon":
             muon = torch.optim.Muon(
@@ -99,19 +101,21 @@ class Optimizers:
             )
             self.members = [
                 muon,
-                torch.optim.AdamW(outer, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0),
+                torch.optim.AdamW(outer, lr=config.outer_lr, betas=(0.9, 0.98), weight_decay=0.0),
             ]
+            self.peaks = [config.lr, config.outer_lr]
         else:
             groups = [
                 {"params": inner, "weight_decay": decay},
                 {"params": outer, "weight_decay": 0.0},
             ]
             self.members = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))]
+            self.peaks = [config.lr]
 
     def step(self, lr: float) -> None:
-        for member in self.members:
+        for member, peak in zip(self.members, self.peaks, strict=True):
             for group in member.param_groups:
-                group["lr"] = lr
+                group["lr"] = peak * lr / self.config.lr
             member.step()
             member.zero_grad(set_to_none=True)
 
