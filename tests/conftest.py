@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the public data files (GSM8K, MATH-500, R1 traces), or a skip where it is absent."""
+    """Folder of the public data files (GSM8K, R1 traces and others), or a skip without it."""
     folder = Path(__file__).parents[1].parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the public data files are not here: {folder} does not exist")
