@@ -199,9 +199,10 @@ def all_maps(model: Any, trace: Trace, *, rows: Rows, seed: int) -> Iterator[Map
     yield Maps("random", None, noise[None, None])
 
 
-def readings(maps: Maps) -> tuple[Float[np.ndarray, "map step step"], list[tuple[Any, str]]]:
+def readings(maps: Maps) -> tuple[Float[np.ndarray, "map step step"], list[tuple[int | None, str]]]:
     """Every map that is scored, with its (layer, head): single heads, mean head, mean layer."""
-    stacked, names = [], []
+    stacked: list[Float[Tensor, "step step"]] = []
+    names: list[tuple[int | None, str]] = []
     n_layers, n_heads = maps.maps.shape[:2]
     if n_heads > 1:
         stacked += list(maps.maps.flatten(0, 1))
@@ -373,9 +374,9 @@ def _by_problem(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _restore(table: pd.DataFrame) -> pd.DataFrame:
-    table["layer"] = table["layer"].astype("Int64").replace(MISSING_LAYER, pd.NA)
+    table["layer"] = table["layer"].astype("Int64").mask(table["layer"] == MISSING_LAYER)
     for name in ("objective", "pool"):
-        table[name] = table[name].astype("string").replace(MISSING_NAME, pd.NA)
+        table[name] = table[name].astype("string").mask(table[name] == MISSING_NAME)
     return table
 
 
