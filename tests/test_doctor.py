@@ -166,13 +166,14 @@ def test_the_doctor_leaves_the_model_as_it_was(backend: Backend) -> None:
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
 
 
-class TestReport:
-    @pytest.fixture(scope="class")
-    def broken(self) -> Any:
-        model = tiny_model("qwen2", n_layers=2)
-        breaks(ATTENTION + "attn_scores", DeafHookPoint)(model)
-        return model
+@pytest.fixture(scope="module")
+def broken() -> Any:
+    model = tiny_model("qwen2", n_layers=2)
+    breaks(ATTENTION + "attn_scores", DeafHookPoint)(model)
+    return model
 
+
+class TestReport:
     def test_shows_itself(self, broken: Any) -> None:
         report = doctor(broken, n_tokens=8, checks=["score_edits", "pattern_rows"])
         lines = str(report).splitlines()
@@ -188,7 +189,7 @@ class TestReport:
     def test_require_names_what_failed(self, broken: Any) -> None:
         report = doctor(broken, n_tokens=8, checks=["score_edits", "pattern_rows"])
         report.require("pattern_rows")
-        with pytest.raises(ValueError, match="score_edits.*Odds-Equal Bridge"):
+        with pytest.raises(ValueError, match=r"score_edits.*Odds-Equal Bridge"):
             report.require()
         with pytest.raises(ValueError, match="no check"):
             report.require("gradients")
@@ -208,7 +209,7 @@ class TestReport:
         with pytest.raises(ValueError, match="at least 4"):
             doctor(broken, n_tokens=3)
         with pytest.raises(ValueError, match="unknown checks"):
-            require_capabilities(broken, ["mood"])  # type: ignore[list-item]
+            require_capabilities(broken, ["mood"])
         with pytest.raises(ValueError, match="Linear"):
             doctor(torch.nn.Linear(1, 1))
 

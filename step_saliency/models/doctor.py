@@ -12,7 +12,7 @@ exceeds it.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -115,13 +115,13 @@ class DoctorReport:
         """The same as ``table``."""
         return self.table
 
-    def require(self, *checks: Check) -> None:
+    def require(self, *checks: str) -> None:
         """Refuse a model that fails one of ``checks`` (all that were run, without arguments).
 
         Raises:
             ValueError: naming each failed check, its value and its note; or a check not run.
         """
-        by_name = {result.check: result for result in self.results}
+        by_name: dict[str, CheckResult] = {result.check: result for result in self.results}
         absent = [check for check in checks if check not in by_name]
         if absent:
             raise ValueError(f"the report has no check {absent}; it has {list(by_name)}")
@@ -167,7 +167,7 @@ def _refuse_failures(name: str, results: Iterable[CheckResult]) -> None:
 
 
 def doctor(
-    model: nn.Module, *, n_tokens: int = 24, checks: Iterable[Check] | None = None
+    model: nn.Module, *, n_tokens: int = 24, checks: Iterable[str] | None = None
 ) -> DoctorReport:
     """Check on this very model that hooks, gradients, cache and logits are what analyses assume.
 
@@ -192,12 +192,12 @@ def doctor(
     return DoctorReport(model=model_identity(model), n_tokens=tokens.shape[1], results=results)
 
 
-def _known_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
+def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
     wanted = tuple(checks)
     unknown = [check for check in wanted if check not in CHECKS]
     if unknown:
         raise ValueError(f"unknown checks {unknown}; there are {', '.join(CHECKS)}")
-    return wanted
+    return cast(tuple[Check, ...], wanted)
 
 
 def _examine(model: nn.Module, check: Check, tokens: torch.Tensor) -> CheckResult:
@@ -217,7 +217,7 @@ def _examine(model: nn.Module, check: Check, tokens: torch.Tensor) -> CheckResul
 _KNOWN: "WeakKeyDictionary[nn.Module, dict[Check, CheckResult]]" = WeakKeyDictionary()
 
 
-def require_capabilities(model: nn.Module, capabilities: Iterable[Check]) -> None:
+def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
     """Refuse a model that fails what an analysis needs; each check runs once per model.
 
     Args:

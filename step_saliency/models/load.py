@@ -275,7 +275,7 @@ def read_transformers(
     Raises:
         ValueError: if there are no safetensors, or no causal language model of that kind.
     """
-    options = _gguf(source) or {"use_safetensors": True}
+    options: dict[str, Any] = {**_gguf(source)} or {"use_safetensors": True}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.path,
