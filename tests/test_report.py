@@ -289,3 +289,22 @@ def test_importing_the_pictures_changes_nothing_and_maps_do_not_import_them():
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_cut_off_at_the_edge_of_a_figure(sal):
+    n = len(TRACE.tokens)
+    figures = [
+        sal.plot(0),
+        sal.plot([0, 1, 2]),
+        sal.plot([0, 1, 2, 3, 0]),
+        sal.plot_depth(),
+        sal.plot_tokens(torch.rand(n, n).tril(), 0),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            box = ax.get_tightbbox()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1

@@ -194,7 +194,7 @@ def _panels(n: int, n_cells: int) -> list[Axes]:
     columns = min(n, 4)
     rows = -(-n // columns)
     side = 3.9 if n > 1 else min(max(4.4, 0.03 * n_cells), 7.5)
-    figure = new_figure(1.4 + (side + 0.1) * columns, side * rows + 0.2)
+    figure = new_figure(1.4 + (side + 0.1) * columns, side * rows + 0.3, compress=True)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in grid[n:]:
         unused.remove()

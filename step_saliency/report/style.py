@@ -78,9 +78,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> NotebookFigure:
-    """An empty figure, sizes in inches."""
-    layout = ConstrainedLayoutEngine(hspace=0.06, wspace=0.04)
+def new_figure(width: float, height: float, *, compress: bool = False) -> NotebookFigure:
+    """An empty figure, sizes in inches; ``compress`` packs axes of fixed aspect."""
+    layout = ConstrainedLayoutEngine(hspace=0.06, wspace=0.04, compress=compress)
     return NotebookFigure(figsize=(width, height), layout=layout)
 
 

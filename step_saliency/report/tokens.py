@@ -51,7 +51,7 @@ def token_and_step(
     values, grid = _token_cells(token_map, sal, template=template)
     norm = colour_norm(values, log=log)
     with style():
-        figure = new_figure(10.6, 4.6)
+        figure = new_figure(10.6, 4.6, compress=True)
         tokens, steps = figure.subplots(1, 2)
         image = draw_map(tokens, values, grid, norm)
         tokens.set(title=f"Layer {layer}, tokens", xlabel="key position", ylabel="query position")
