@@ -43,6 +43,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
+import step_saliency as ss
 from step_saliency.saliency.hooks import Quantity, reduce_influence
 from step_saliency.saliency.objectives import resolve_objective
 from step_saliency.saliency.pooling import (
@@ -400,8 +401,13 @@ def headline(
     return table[[*keys, "layer", "head", "estimate", "lower", "upper", "n"]]
 
 
+def own_responses(model: Any, problems: Sequence[Problem]) -> list[str]:
+    """What the model writes greedily, right or wrong."""
+    questions = [problem.question for problem in problems]
+    return [trace.response for trace in ss.generate(model, questions, temperature=0.0)]
+
+
 def main() -> None:
-    import step_saliency as ss
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="reasoner")
@@ -410,21 +416,19 @@ def main() -> None:
     parser.add_argument(
         "--family", nargs="+", default=["symbols", "words"], choices=get_args(Family)
     )
+    parser.add_argument(
+        "--responses", default="gold", choices=["gold", "own"], help="gold solutions or greedy ones"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = ss.load_model(options.model)
-    values = pd.concat(
-        [
-            gold_graph(
-                model,
-                make_problems(n=options.n, level=options.level, seed=options.seed, family=family),
-                seed=options.seed,
-            )
-            for family in options.family
-        ],
-        ignore_index=True,
-    )
+    tables = []
+    for family in options.family:
+        problems = make_problems(n=options.n, level=options.level, seed=options.seed, family=family)
+        responses = own_responses(model, problems) if options.responses == "own" else None
+        tables.append(gold_graph(model, problems, responses=responses, seed=options.seed))
+    values = pd.concat(tables, ignore_index=True)
     options.out.mkdir(parents=True, exist_ok=True)
     values.to_parquet(options.out / "values.parquet")
     summary = summarise(values, seed=options.seed)

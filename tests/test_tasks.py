@@ -5,6 +5,9 @@ import re
 
 import pytest
 import torch
+from hypothesis import given as given_text
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from step_saliency import Region, Trace
 from step_saliency.tasks import (
@@ -12,6 +15,8 @@ from step_saliency.tasks import (
     LEVELS,
     Difficulty,
     ErrorKind,
+    Graph,
+    Premise,
     Problem,
     make_problems,
 )
@@ -20,6 +25,7 @@ from training.tokenizer import build_tokenizer
 
 FAMILIES: list[Family] = ["symbols", "words"]
 LONG = Difficulty(n_steps=10, n_distractors=6, digits=3)
+ONE_STEP = Graph((Premise("q", 1),), "q")
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +132,6 @@ def test_hand_written_errors():
 
 def given(question: str) -> Problem:
     """The problem with this `symbols` question."""
-    from step_saliency.tasks import Graph, Premise
-
     *premises, query = question.split("; ")
     parsed = []
     for premise in premises:
@@ -220,6 +224,17 @@ def test_edges_point_at_the_text_that_a_step_repeats(family, tokenizer):
         assert edges.premise.sum() == n_steps
         n_uses = sum(len(step.needs) for step in problem.gold_graph.steps)
         assert edges.step.sum() == n_uses + 1
+
+
+@settings(deadline=None, max_examples=50)
+@given_text(text=st.text(alphabet="\n qp=+1.<think/>\x0b\u2028"))
+def test_any_response_can_be_cut_graded_and_graphed(text, tokenizer):
+    problem = Problem(ONE_STEP, "symbols", "one", Difficulty(1, 0))
+    trace = problem.trace(tokenizer, text, split_question=True)
+    assert "".join(step.text for step in trace.steps) == problem.prompt(tokenizer) + text
+    edges = problem.edges(trace)
+    assert edges.candidate.shape == (len(trace.steps), len(trace.steps))
+    assert problem.grade(trace).error_kind is not None
 
 
 def test_edges_refuse_an_unsplit_question(tokenizer):

@@ -65,12 +65,12 @@ class Grade:
 def split_response(response: str) -> tuple[list[str], str | None]:
     """Thinking lines and summary of a response, with or without its opening ``<think>``.
 
-    The summary is None where the thinking was never closed. What follows an end-of-text mark
-    (``<|eos|>``) is left out.
+    Blank lines are left out, and so is what follows an end-of-text mark (``<|eos|>``). The summary
+    is None where the thinking was never closed.
     """
     text = response.split("<|eos|>")[0].removeprefix("<think>")
     thinking, closed, summary = text.partition("</think>")
-    lines = thinking.strip("\n").split("\n") if thinking.strip("\n") else []
+    lines = [line for line in thinking.split("\n") if line.strip()]
     return lines, summary.strip() if closed else None
 
 

@@ -11,6 +11,7 @@ not in the graph, so a map that shows them is charged with false positives.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -267,7 +268,7 @@ def _response_pieces(response: str) -> Iterator[tuple[str, Region]]:
     thinking, closed, summary = text.partition("</think>")
     opening = thinking.removeprefix("<think>")
     yield thinking[: len(thinking) - len(opening)], Region.TEMPLATE
-    for line in opening.splitlines(keepends=True):
+    for line in re.findall(r"[^\n]*\n|[^\n]+", opening):
         yield line, Region.THINKING if line.strip() else Region.TEMPLATE
     body = summary.lstrip("\n")
     yield closed + summary[: len(summary) - len(body)], Region.TEMPLATE
