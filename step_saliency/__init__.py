@@ -1,4 +1,5 @@
-"""Step-to-step attribution maps, diagnosis and causal tests for reasoning traces, on TransformerLens.
+"""Step-to-step attribution maps, diagnosis and causal tests for reasoning traces, on
+TransformerLens.
 
 Names are imported when they are first used, so that the command line answers at once.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from step_saliency.models import load_model as load_model
     from step_saliency.saliency.api import step_saliency as step_saliency
     from step_saliency.saliency.api import token_map as token_map
+    from step_saliency.saliency.estimate import estimate as estimate
     from step_saliency.saliency.objectives import AnswerLoss as AnswerLoss
     from step_saliency.saliency.objectives import LogitDiff as LogitDiff
     from step_saliency.saliency.result import StepSaliency as StepSaliency
@@ -38,6 +40,8 @@ _HOME = {
     "compare": "diagnose",
     "diagnose": "diagnose",
     "doctor": "models",
+    "estimate": "saliency.estimate",
+    "estimate": "saliency.estimate",
     "generate": "generate",
     "load_jsonl": "trace",
     "load_model": "models",
@@ -47,11 +51,12 @@ _HOME = {
 }
 _MODULES = ("tasks",)
 
-__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOME, *_MODULES]
 
 
 class _Package(ModuleType):
-    """A package whose functions `diagnose` and `generate` outlive the import of modules so named."""
+    """A package whose functions `diagnose` and `generate` outlive the import of modules so
+    named."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):

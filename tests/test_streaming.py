@@ -293,7 +293,7 @@ def test_hooks_of_others_at_the_residual_act_as_on_the_reference_path(backend: B
     layout = step_layout(trace.step_ids)
     without = stream(model, trace)
 
-    def double(resid: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    def double(resid: Tensor, hook: Any) -> Tensor:
         return 2 * resid
 
     with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", double)]):
@@ -307,7 +307,7 @@ def test_hooks_of_others_at_the_residual_act_as_on_the_reference_path(backend: B
 @pytest.mark.parametrize("name", ["hook_attn_scores", "hook_pattern"])
 def test_hooks_that_could_not_act_are_refused(name: str, backend: Backend) -> None:
     model, trace = tiny_model(backend=backend), make_trace(30)
-    hook = (f"blocks.1.attn.{name}", lambda x, hook: x)  # noqa: ARG005
+    hook = (f"blocks.1.attn.{name}", lambda x, hook: x)
     with (
         model.hooks(fwd_hooks=[hook]),
         pytest.raises(ValueError, match=rf"hook at blocks.1.attn.{name}.*method='hooks'"),

@@ -1,7 +1,7 @@
 """Step-Saliency of a trace: objective -> token influence -> pooling -> `StepSaliency`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from step_saliency.models.facts import n_ctx, n_layers
 from step_saliency.options import (
     METHODS,
+    POOLS,
     Method,
     ObjectiveName,
     Pool,
@@ -18,6 +19,7 @@ from step_saliency.options import (
     check_option,
 )
 from step_saliency.saliency import hooks
+from step_saliency.saliency.estimate import choose_path
 from step_saliency.saliency.objectives import Objective, resolve_objective
 from step_saliency.saliency.pooling import (
     StepLayout,
@@ -26,12 +28,47 @@ from step_saliency.saliency.pooling import (
     sum_tokens,
 )
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.saliency.streaming import streaming_maps
 from step_saliency.trace import Region, Trace
+
+
+@overload
+def step_saliency(
+    model: Any,
+    trace: Trace,
+    *,
+    objective: ObjectiveName | Objective | Callable[..., Tensor] = ...,
+    method: Method = ...,
+    pool: Pool = ...,
+    rows: Rows = ...,
+    per_head: bool = ...,
+    layers: Sequence[int] | None = ...,
+    answer: Sequence[int] | None = ...,
+    answer_tokens: tuple[int, int] | None = ...,
+    offload: bool = ...,
+) -> StepSaliency: ...
+
+
+@overload
+def step_saliency(
+    model: Any,
+    trace: Sequence[Trace],
+    *,
+    objective: ObjectiveName | Objective | Callable[..., Tensor] = ...,
+    method: Method = ...,
+    pool: Pool = ...,
+    rows: Rows = ...,
+    per_head: bool = ...,
+    layers: Sequence[int] | None = ...,
+    answer: Sequence[int] | None = ...,
+    answer_tokens: tuple[int, int] | None = ...,
+    offload: bool = ...,
+) -> list[StepSaliency]: ...
 
 
 def step_saliency(
     model: Any,
-    trace: Trace,
+    trace: Trace | Sequence[Trace],
     *,
     objective: ObjectiveName | Objective | Callable[..., Tensor] = "next_token",
     method: Method = "auto",
@@ -41,7 +78,8 @@ def step_saliency(
     layers: Sequence[int] | None = None,
     answer: Sequence[int] | None = None,
     answer_tokens: tuple[int, int] | None = None,
-) -> StepSaliency:
+    offload: bool = False,
+) -> StepSaliency | list[StepSaliency]:
     """Map how much the predictions of each step depend, through attention, on each earlier step.
 
     The influence of key position k on the prediction at query position t, in layer l, is
@@ -49,52 +87,82 @@ def step_saliency(
     Breaks", ACL 2026), pooled over the positions of two steps.
 
     Args:
-        model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it, such
-            as interventions, take part.
-        trace: Tokens and steps.
+        model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
+            such as interventions, take part.
+        trace: Tokens and steps; several traces are mapped as one padded batch where the streaming
+            path is taken.
         objective: ``"next_token"`` (each position's own cross-entropy, exact), ``"log_odds"``,
             ``"sequence"``, ``"answer"``, ``"logit_diff"``, an `Objective`, or a function of
             (logits ``pos vocab``, tokens ``pos``) that returns a scalar.
         method: ``"hooks"`` caches patterns and their gradients (memory grows with the square of the
-            length), ``"streaming"`` goes layer by layer in linear memory, ``"auto"`` chooses.
-        pool: ``"mean"``, ``"mass"``, ``"block_mean"`` or ``"sum"``, see `step_saliency.saliency.pooling`.
-        rows: ``"query"`` files row t under the step that position t is in, ``"target"`` under the step of
-            the token that is predicted there.
+            length), ``"streaming"`` goes layer by layer in linear memory, ``"auto"`` chooses by
+            length, free memory, and what the model and the hooks on it allow.
+        pool: ``"mean"``, ``"mass"``, ``"block_mean"`` or ``"sum"``, see
+            `step_saliency.saliency.pooling`.
+        rows: ``"query"`` files row t under the step that position t is in, ``"target"`` under the
+            step of the token that is predicted there.
         per_head: Keep heads apart.
-        layers: Model layers to map, in the order wanted; all by default. Negative ones count from the end.
-        answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``; by default the
-            tokens of the summary.
-        answer_tokens: (correct, wrong) token ids for ``"logit_diff"``, read where the first answer token
-            is predicted; by default that token against the largest other logit.
+        layers: Model layers to map, in the order wanted; all by default. Negative ones count from
+            the end.
+        answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``; by default
+            the tokens of the summary.
+        answer_tokens: (correct, wrong) token ids for ``"logit_diff"``, read where the first answer
+            token is predicted; by default that token against the largest other logit.
+        offload: Keep what the streaming path saves between layers in main memory.
 
     Returns:
-        Maps, ``layer step step`` or ``layer head step step``, on the CPU. The unit is that of the
-        objective (nats, or logits).
+        Maps, ``layer step step`` or ``layer head step step``, on the CPU; a list of them for
+        several traces. The unit is that of the objective (nats, or logits).
 
     Raises:
-        ValueError: an unknown option, a layer that the model lacks, a trace longer than the context or
-            with tokens outside the vocabulary, an objective without its answer, or logits that are not
-            finite.
+        ValueError: an unknown option, a layer that the model lacks, a trace longer than the context
+            or with tokens outside the vocabulary, an objective without its answer, logits that are
+            not finite, or a run that would not fit into memory (see
+            `step_saliency.saliency.estimate`).
     """
     check_option("method", method, METHODS)
-    check_tokens(model, trace.tokens)
-    chosen = _resolve(objective, trace, answer, answer_tokens)
+    check_option("pool", pool, POOLS)
+    traces = [trace] if isinstance(trace, Trace) else list(trace)
+    if not traces:
+        raise ValueError("no trace was given")
+    for one in traces:
+        check_tokens(model, one.tokens)
     wanted = resolve_layers(model, layers)
-    layout = step_layout(trace.step_ids, rows=rows, last_row=chosen.last_row)
-    normalise(torch.zeros(layout.n_steps, layout.n_steps), layout, pool)
-    path = _choose(method, model, trace, chosen)
-    totals = path(model, trace, chosen, layout=layout, layers=wanted, per_head=per_head)
-    return StepSaliency(
-        maps=normalise(totals, layout, pool),
-        trace=trace,
-        layers=wanted,
-        n_layers=n_layers(model),
-        objective=chosen.name,
-        method=path.__name__.strip("_"),
-        pool=pool,
-        rows=rows,
-        last_row=chosen.last_row,
-    )
+    objectives = [_resolve(objective, one, answer, answer_tokens) for one in traces]
+    layouts = [
+        step_layout(one.step_ids, rows=rows, last_row=chosen.last_row)
+        for one, chosen in zip(traces, objectives, strict=True)
+    ]
+    longest = max(len(one.tokens) for one in traces)
+    path = choose_path(model, longest, method=method, objective=objectives[0], layers=wanted)
+    jobs = list(zip(traces, objectives, layouts, strict=True))
+    if path == "streaming":
+        totals = streaming_maps(
+            model,
+            traces,
+            objectives,
+            layouts=layouts,
+            layers=wanted,
+            per_head=per_head,
+            offload=offload,
+        )
+    else:
+        totals = [_by_hooks(model, *job, layers=wanted, per_head=per_head) for job in jobs]
+    results = [
+        StepSaliency(
+            maps=normalise(total, layout, pool),
+            trace=one,
+            layers=wanted,
+            n_layers=n_layers(model),
+            objective=chosen.name,
+            method=path,
+            pool=pool,
+            rows=rows,
+            last_row=chosen.last_row,
+        )
+        for total, (one, chosen, layout) in zip(totals, jobs, strict=True)
+    ]
+    return results[0] if isinstance(trace, Trace) else results
 
 
 def token_map(
@@ -144,8 +212,8 @@ def check_tokens(model: Any, tokens: Int[Tensor, "pos"]) -> None:
     """Raise ValueError for tokens that the model cannot read or that predict nothing."""
     if len(tokens) > n_ctx(model):
         raise ValueError(
-            f"the trace has {len(tokens)} tokens and the model's context {n_ctx(model)}; shorten the "
-            "trace or load the model with a longer context"
+            f"the trace has {len(tokens)} tokens and the model's context {n_ctx(model)}; shorten "
+            "the trace or load the model with a longer context"
         )
     if len(tokens) < 2:
         raise ValueError("the trace has one token, which predicts nothing; at least two are needed")
@@ -176,7 +244,7 @@ def resolve_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def answer_positions(trace: Trace) -> list[int]:
-    """Positions of the tokens of the summary, where the answer is given; empty without a summary."""
+    """Positions of the summary's tokens, where the answer is given; empty without a summary."""
     return [
         position
         for step in trace.steps
@@ -199,16 +267,12 @@ def _resolve(
     return chosen
 
 
-def _choose(method: Method, model: Any, trace: Trace, objective: Objective) -> Callable[..., Tensor]:
-    return _hooks
-
-
-def _hooks(
+def _by_hooks(
     model: Any,
     trace: Trace,
     objective: Objective,
-    *,
     layout: StepLayout,
+    *,
     layers: Sequence[int],
     per_head: bool,
 ) -> Float[Tensor, "layer *head step step"]:

@@ -227,7 +227,7 @@ class HookedSeam(Seam):
 
         def attend(
             v: Float[Tensor, "batch pos kv_head d_head"],
-            pattern: Float[Tensor, "batch head 1 1"],  # noqa: ARG001
+            pattern: Float[Tensor, "batch head 1 1"],
         ) -> Float[Tensor, "batch pos head d_head"]:
             q, k = seen.pop("q").transpose(1, 2), seen.pop("k").transpose(1, 2)
             z = run.attend(q, k, v.transpose(1, 2), spec, sinks)
@@ -447,6 +447,15 @@ def find_seam(model: nn.Module) -> Seam:
         "expected a HookedTransformer, a TransformerBridge or a transformers model, got "
         f"{type(model).__name__}"
     )
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model, with the hooks that it has now, cannot be streamed; None if it can."""
+    try:
+        with find_seam(model).step_attention(AttentionRun()):
+            return None
+    except ValueError as error:
+        return str(error)
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ def load_kernel(name: KernelName, device: torch.device, dtype: torch.dtype) -> M
     """The implementation to use for queries of a device and type.
 
     Args:
-        name: An implementation, or ``"auto"``: Triton for half precision on CUDA where it is installed
-            (in float32 a GPU's own matrix products are faster), else chunked.
+        name: An implementation, or ``"auto"``: Triton for half precision on CUDA where it is
+            installed (in float32 a GPU's own matrix products are faster), else chunked.
         device: Where queries, keys and values are.
         dtype: Type of queries, keys and values.
 

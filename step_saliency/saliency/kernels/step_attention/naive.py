@@ -24,7 +24,7 @@ def attention(
     *,
     spans: Spans | None = None,
     sinks: Float[Tensor, "head"] | None = None,
-    tile: Tile | None = None,  # noqa: ARG001
+    tile: Tile | None = None,
 ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
     """Causal attention of one layer.
 
@@ -68,7 +68,7 @@ def pool_influence(
     steps: StepIndex | None = None,
     per_head: bool = False,
     local: bool = True,
-    tile: Tile | None = None,  # noqa: ARG001
+    tile: Tile | None = None,
 ) -> AttentionGradients:
     """Differentiate attention and sum |P * dP| into pairs of steps.
 

@@ -1,13 +1,14 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Step attention in Triton, for CUDA devices (and for CPUs in Triton's interpreter, to be tested there).
+"""Step attention in Triton, for CUDA devices (and, to be tested there, CPUs in its interpreter).
 
 Three kernels: `_forward`, `_query_backward` (dq and the totals) and, for objectives that are not
-local, `_key_backward` (dk and dv). One program has one head's block of queries, or one key-value head's
-block of keys. Matrix products take their inputs in the type that they have and sum in float32.
+local, `_key_backward` (dk and dv). One program has one head's block of queries, or one key-value
+head's block of keys. Matrix products take their inputs in the type that they have and sum in
+float32.
 
-The influence of a tile is summed over keys into windows of 16 steps at a time, and over rows when the
-window is left, so that few atomic additions remain. Their order is not fixed: totals of two runs can
-differ in the last digits.
+The influence of a tile is summed over keys into windows of 16 steps at a time, and over rows when
+the window is left, so that few atomic additions remain. Their order is not fixed: totals of two
+runs can differ in the last digits.
 """
 
 import inspect
