@@ -41,7 +41,6 @@ _HOME = {
     "diagnose": "diagnose",
     "doctor": "models",
     "estimate": "saliency.estimate",
-    "estimate": "saliency.estimate",
     "generate": "generate",
     "load_jsonl": "trace",
     "load_model": "models",

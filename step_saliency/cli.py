@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from step_saliency.runs import MapSettings
 
-MODEL_HELP = (
-    "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
-)
+MODEL_HELP = "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,8 +111,8 @@ def _add_diagnose(commands: Any) -> None:
         "diagnose",
         help="lock-in and decay of the maps in a results folder",
         description=(
-            "Shallow lock-in and deep decay by layer, averaged over the traces of a results folder; "
-            "where a problem has correct and error traces, what sets them apart."
+            "Shallow lock-in and deep decay by layer, averaged over the traces of a results "
+            "folder; where a problem has correct and error traces, what sets them apart."
         ),
     )
     command.add_argument("folder", type=Path, help="results folder of `step-saliency map`")

@@ -2,8 +2,8 @@
 
 One loop serves both model classes: left-padded batches, a key-value cache, one forward pass of the
 TransformerLens object itself per token, so that every hook on it is in force. A sample depends on
-its own seed alone: the random numbers of question i, sample s come from (seed, i, s), whatever else is
-in the batch. Rows that have ended leave the batch.
+its own seed alone: the random numbers of question i, sample s come from (seed, i, s), whatever else
+is in the batch. Rows that have ended leave the batch.
 """
 
 import inspect
@@ -80,8 +80,8 @@ def generate(
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
         stop_tokens: Token ids that end a response; by default the model's own.
-        question_numbers: What stands for each question in the seeds, so that a part of a list can be
-            answered as the whole would be; 0, 1, ... by default.
+        question_numbers: What stands for each question in the seeds, so that a part of a list can
+            be answered as the whole would be; 0, 1, ... by default.
         progress: Show a progress bar.
 
     Returns:
@@ -91,7 +91,8 @@ def generate(
     Raises:
         ValueError: no question, a question longer than the context, or an option out of range.
     """
-    texts = [_text(question) for question in ([questions] if isinstance(questions, str) else questions)]
+    asked = [questions] if isinstance(questions, str) else questions
+    texts = [_text(question) for question in asked]
     _check_options(texts, n, temperature, top_p, top_k, max_new_tokens, batch_size)
     prompts = [prompt_tokens(model.tokenizer, text, system=system) for text in texts]
     _check_prompts(prompts, n_ctx(model))
@@ -145,7 +146,7 @@ def default_stop_tokens(model: Any) -> set[int]:
 def _text(question: Any) -> str:
     text = question if isinstance(question, str) else getattr(question, "question", None)
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{question!r:.80} is no question; a text, or a problem with one, is needed")
+        raise ValueError(f"{question!r:.80} is no question; a text or a problem is needed")
     return text
 
 
@@ -208,7 +209,8 @@ def _decode(
         if not logits.isfinite().any(-1).all() or logits.isnan().any():
             raise ValueError(f"the model's logits are not finite at response token {position}")
         chosen = choose(logits, [row.uniforms[position] for row in live])
-        done = [_append(row, token, stops, n_ctx(model)) for row, token in zip(live, chosen.tolist(), strict=True)]
+        drawn = zip(live, chosen.tolist(), strict=True)
+        done = [_append(row, token, stops, n_ctx(model)) for row, token in drawn]
         if position == max_new_tokens - 1:
             done = [True] * len(live)
         yield from (row for row, is_done in zip(live, done, strict=True) if is_done)

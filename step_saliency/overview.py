@@ -37,7 +37,8 @@ class Overview:
     def __str__(self) -> str:
         total, correct, wrong = self.n_traces
         unknown = total - correct - wrong
-        counts = f"{total} traces: {correct} correct, {wrong} wrong, {unknown} of unknown correctness"
+        known = f"{correct} correct, {wrong} wrong, {unknown} of unknown correctness"
+        counts = f"{total} traces: {known}"
         return "\n\n".join([counts, self._layers(), self._compared()])
 
     def _layers(self) -> str:

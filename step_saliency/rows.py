@@ -1,7 +1,7 @@
 """Input of the command line: JSONL rows that are traces, responses, conversations or problems.
 
-A row is read by what it holds: ``tokens`` and ``steps`` (a saved trace), ``messages``, ``response``, or
-only a question, which the model then answers itself.
+A row is read by what it holds: ``tokens`` and ``steps`` (a saved trace), ``messages``,
+``response``, or only a question, which the model then answers itself.
 """
 
 import hashlib
@@ -51,13 +51,13 @@ class Row:
 
     @property
     def gold(self) -> str | None:
-        """Gold answer, if the row gives one: ``answer`` is the model's own where there is a response."""
+        """Gold answer, if there is one: ``answer`` is the model's own where there is a response."""
         names = GOLD if self.kind == "problem" else GOLD[:1]
         return next((str(self.data[n]) for n in names if self.data.get(n) is not None), None)
 
     @property
     def problem(self) -> str:
-        """Name of the problem, by which samples are grouped: the row's own, or a digest of the question."""
+        """Name of the problem, by which samples are grouped, or a digest of the question."""
         if self.data.get("problem_id") is not None:
             return str(self.data["problem_id"])
         return hashlib.sha256(self.question.encode()).hexdigest()[:12]
@@ -120,5 +120,6 @@ def _read_row(line: str, number: int, stem: str, taken: set[str]) -> Row:
     row = Row(name, number, data)
     if row.kind == "problem" and not row.question:
         fields = ", ".join(data) or "nothing"
-        return Row(name, number, data, f"line {number} has no question, response or messages: {fields}")
+        wanted = "question, response or messages"
+        return Row(name, number, data, f"line {number} has no {wanted}: {fields}")
     return row

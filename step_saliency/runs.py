@@ -128,7 +128,7 @@ class RunReport:
     def __str__(self) -> str:
         text = f"{self.done} traces mapped, {self.kept} kept from before"
         if self.redone:
-            text += f", {self.redone} of them done again because a file was cut short or out of date"
+            text += f", {self.redone} of them again: their file was cut short or out of date"
         if self.failures:
             text += f"; {len(self.failures)} failed (failures.parquet)"
         return f"{text}; results in {self.folder}"
@@ -147,9 +147,9 @@ def map_file(
         progress: Show progress bars.
 
     Raises:
-        ValueError: an input that cannot be read, a folder that is not this run's, a model that fails
-            the checks that maps need, or an unknown option. One bad row or trace among others is a
-            row of ``failures.parquet`` instead.
+        ValueError: an input that cannot be read, a folder that is not this run's, a model that
+            fails the checks that maps need, or an unknown option. One bad row or trace among others
+            is a row of ``failures.parquet`` instead.
     """
     rows = read_rows(path, limit=limit)
     folder = RunFolder.open(out, settings)
@@ -247,7 +247,8 @@ def _answer(
     with tqdm(total=len(open_rows), unit="question", desc="answers", disable=not progress) as bar:
         for start in range(0, len(open_rows), size):
             batch = open_rows[start : start + size]
-            for (_, row), traces in zip(batch, _generate(batch, model, settings, report), strict=True):
+            answers = _generate(batch, model, settings, report)
+            for (_, row), traces in zip(batch, answers, strict=True):
                 for sample, trace in enumerate(traces):
                     generated[_sample_name(row, sample)] = trace
                     folder.append_generated(_sample_name(row, sample), row.digest, trace)
@@ -412,7 +413,8 @@ def _write_tables(folder: "RunFolder", names: Iterable[str], report: RunReport) 
 
 def _trace_row(sal: StepSaliency, diagnosis: Any) -> dict[str, Any]:
     trace = sal.trace
-    counts = {f"n_{r}_steps": len(trace.region_steps(r)) for r in ("question", "thinking", "summary")}
+    regions = ("question", "thinking", "summary")
+    counts = {f"n_{region}_steps": len(trace.region_steps(region)) for region in regions}
     return {
         "trace": trace.id,
         "problem": trace.meta.get("problem"),
@@ -528,7 +530,8 @@ class RunFolder:
         file = self.path / "manifest.json"
         if not file.is_file():
             raise ValueError(
-                f"{self.path} holds no manifest.json, so it is no results folder of `step-saliency map`"
+                f"{self.path} holds no manifest.json, so it is no results folder of "
+                "`step-saliency map`"
             )
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -562,11 +565,11 @@ class RunFolder:
                 f"({', '.join(broken[:3])}); run the same `step-saliency map` again to redo them"
             )
         if not files:
-            raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` to the end first")
+            raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
         return [StepSaliency.load(file) for file in files]
 
     def read_generated(self, digests: Mapping[str, str]) -> dict[str, Trace]:
-        """Traces that the model wrote for rows that are as they were; a line cut short is left out."""
+        """Traces written for rows that are as they were; a line cut short is left out."""
         file = self.path / "generated.jsonl"
         traces: dict[str, Trace] = {}
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
@@ -625,7 +628,8 @@ class RunFolder:
         if changed:
             differences = ", ".join(f"{n}: {before.get(n)!r} then, {now[n]!r} now" for n in changed)
             raise ValueError(
-                f"{self.path} holds a run with other settings ({differences}); choose another folder"
+                f"{self.path} holds a run with other settings ({differences}); "
+                "choose another folder"
             )
 
 

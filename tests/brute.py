@@ -7,9 +7,7 @@ import torch
 from step_saliency.saliency.objectives import Objective
 
 
-def one_backward_per_token(
-    model: Any, tokens: torch.Tensor, objective: Objective
-) -> torch.Tensor:
+def one_backward_per_token(model: Any, tokens: torch.Tensor, objective: Objective) -> torch.Tensor:
     """|A * dL_t/dA| with plain backward hooks of TransformerLens, ``layer head query key``."""
     n_layers = model.cfg.n_layers
     rows = []

@@ -1,4 +1,5 @@
-"""Exact token influence: against one backward pass per token, transformers alone, and differences."""
+"""Exact token influence: against one backward pass per token, transformers alone, and
+differences."""
 
 from typing import Any
 
@@ -31,7 +32,9 @@ def load(arch: str, backend: str, **options: Any) -> Any:
         raise
 
 
-def influence(model: Any, tokens: torch.Tensor, objective: Objective, **options: Any) -> torch.Tensor:
+def influence(
+    model: Any, tokens: torch.Tensor, objective: Objective, **options: Any
+) -> torch.Tensor:
     layers = range(model.cfg.n_layers)
     maps = reduce_influence(
         model, tokens, objective, layers=layers, reduce=lambda layer: layer, **options

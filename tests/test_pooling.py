@@ -137,5 +137,5 @@ def test_bad_rows(options: dict, match: str) -> None:
 
 def test_bad_pool() -> None:
     layout = step_layout(torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="pool=.max. is unknown; choose one of mean, mass"):
+    with pytest.raises(ValueError, match="choose one of mean, mass"):
         normalise(torch.zeros(2, 2), layout, "max")

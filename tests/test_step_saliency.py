@@ -140,7 +140,7 @@ def test_public_names() -> None:
     for name in ss.__all__:
         assert getattr(ss, name) is not None
     assert callable(ss.diagnose)
-    import step_saliency.diagnose  # noqa: F401
+    import step_saliency.diagnose
     import step_saliency.generate  # noqa: F401
 
     assert callable(ss.diagnose), "importing the module must not shadow the function"

@@ -22,8 +22,8 @@ _FIRING: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
 def firing_hooks(model: Any) -> frozenset[str]:
     """Attention and residual hook points that a forward pass reaches, found by running one token.
 
-    A hook point can exist and never fire: some bridges declare rotary hooks that their attention does
-    not pass through. Found once per model.
+    A hook point can exist and never fire: some bridges declare rotary hooks that their attention
+    does not pass through. Found once per model.
     """
     if model not in _FIRING:
         fired: set[str] = set()
@@ -41,14 +41,15 @@ def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
     """The names, if a forward pass of the model reaches all of them.
 
     Raises:
-        ValueError: a name that is no hook point of this model (TransformerBridge skips such names in
-            silence) or that never fires.
+        ValueError: a name that is no hook point of this model (TransformerBridge skips such names
+            in silence) or that never fires.
     """
     dead = [name for name in names if name not in firing_hooks(model)]
     if dead:
         raise ValueError(
-            f"hook points {', '.join(dead[:3])} do not fire on this {type(model).__name__}; step-saliency "
-            "needs scores, pattern, queries, keys, values and z of every block (see ss.doctor)"
+            f"hook points {', '.join(dead[:3])} do not fire on this {type(model).__name__}; "
+            "step-saliency needs scores, pattern, queries, keys, values and z of every block "
+            "(see ss.doctor)"
         )
     return names
 

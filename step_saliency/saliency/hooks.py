@@ -5,18 +5,19 @@ position k? With A the attention pattern and L_t the loss of the prediction at t
 
     I[h, t, k] = | A[h, t, k] * dL_t / dA[h, t, k] |.
 
-Local objectives need L_t for every t, yet one backward pass of sum_t L_t gives all of them exactly, if
-keys and values pass gradient on the diagonal only:
+Local objectives need L_t for every t, yet one backward pass of sum_t L_t gives all of them exactly,
+if keys and values pass gradient on the diagonal only:
 
     k -> k.detach(),    scores[t, t] += dscore/d(q.k) * q_t . (k_t - k_t.detach())
     v -> v.detach(),    z[t]         += A[t, t] * (v_t - v_t.detach())
 
-Both additions are zero in value. A residual at position t then reaches no loss but L_t, which is what
-one backward pass per position would see. Assumes that attention is the only way between positions.
+Both additions are zero in value. A residual at position t then reaches no loss but L_t, which is
+what one backward pass per position would see. Assumes that attention is the only way between
+positions.
 
-When it misleads: the influence is a first-order term. A weight that could be large but is small, or a
-saturated prediction, has little of it; so have two paths that cancel. And it says what the model read
-from where, not whether that made the answer right.
+When it misleads: the influence is a first-order term. A weight that could be large but is small, or
+a saturated prediction, has little of it; so have two paths that cancel. And it says what the model
+read from where, not whether that made the answer right.
 
 Memory grows with layers * heads * pos * pos; `step_saliency.saliency.streaming` is the way for long
 traces.
@@ -59,7 +60,8 @@ def reduce_influence(
     """Compute the token influence of some layers and reduce each as soon as its gradient is there.
 
     Args:
-        model: HookedTransformer or TransformerBridge; left as it was, hooks of others stay in force.
+        model: HookedTransformer or TransformerBridge; left as it was, hooks of others stay in
+            force.
         tokens: Token ids of one trace.
         objective: What is differentiated.
         layers: Model layers, any order.
@@ -76,9 +78,7 @@ def reduce_influence(
     patterns: dict[int, Float[Tensor, "head query key"]] = {}
     reduced: dict[int, Reduced] = {}
 
-    def keep_pattern(
-        pattern: Float[Tensor, "batch head query key"], hook: Any
-    ) -> None:
+    def keep_pattern(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
         patterns[hook.layer()] = pattern.detach()[0]
 
     def weigh_by_gradient(gradient: Float[Tensor, "batch head query key"], hook: Any) -> None:
@@ -128,8 +128,8 @@ def total_loss(model: Any, tokens: Int[Tensor, "pos"], objective: Objective) -> 
 def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
     """Let one backward pass differentiate every position's loss for that position alone.
 
-    Changes no activation, only what gradient passes (module docstring). Of the hooks of others, those at
-    scores, pattern and z may do anything; those at keys and values may add to them.
+    Changes no activation, only what gradient passes (module docstring). Of the hooks of others,
+    those at scores, pattern and z may do anything; those at keys and values may add to them.
 
     Args:
         model: HookedTransformer or TransformerBridge.
@@ -205,7 +205,7 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
 def _stretch(
     dk: Float[Tensor, "batch pos kv_head d_head"], length: Float[Tensor, "batch pos rotary"] | None
 ) -> Float[Tensor, "batch pos kv_head d_head"]:
-    """Multiply by cos^2 + sin^2 of the rotation to come, which rounding leaves some 1e-7 off one."""
+    """Multiply by cos^2 + sin^2 of the rotation to come, which rounding leaves 1e-7 off one."""
     if length is None:
         return dk
     factor = torch.nn.functional.pad(length, (0, dk.shape[-1] - length.shape[-1]), value=1.0)
@@ -229,7 +229,9 @@ def pass_key_diagonal(
         softcap: c of score = c * tanh(scale * q . k / c), if the model caps its scores.
     """
     diagonal = einsum(
-        q, _ungroup(dk, q.shape[2]), "batch pos head d_head, batch pos head d_head -> batch head pos"
+        q,
+        _ungroup(dk, q.shape[2]),
+        "batch pos head d_head, batch pos head d_head -> batch head pos",
     )
     slope = scale * torch.ones_like(diagonal)
     if softcap is not None:
@@ -284,17 +286,17 @@ def _leaf_hook(layer: int) -> NamedHook:
 
 
 def _query_key_names(model: Any, layer: int) -> tuple[str, str]:
-    """Where queries and keys enter the scores: after the rotation, or before it where that is not shown.
+    """Where queries and keys enter the scores: after the rotation, or before it if need be.
 
-    On the diagonal the rotation makes no difference, because q_t and k_t are turned alike; a norm of
-    queries and keys would.
+    On the diagonal the rotation makes no difference, because q_t and k_t are turned alike; a norm
+    of queries and keys would.
     """
     prefix = f"blocks.{layer}.attn."
     if {prefix + "hook_rot_q", prefix + "hook_rot_k"} <= firing_hooks(model):
         return "hook_rot_q", "hook_rot_k"
     if getattr(model.cfg, "use_qk_norm", False):
         raise ValueError(
-            f"{prefix}hook_rot_k does not fire on this {type(model).__name__}, whose keys are normalised "
-            "after hook_k: gradients cannot be kept position-local"
+            f"{prefix}hook_rot_k does not fire on this {type(model).__name__}, whose keys are "
+            "normalised after hook_k: gradients cannot be kept position-local"
         )
     return "hook_q", "hook_k"

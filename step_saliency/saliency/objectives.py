@@ -8,17 +8,18 @@ so that it can be computed in chunks of positions; only `Custom` needs all logit
 
 Local objectives ask of each query position t about the prediction made at t alone: row t of the map
 holds A[t, k] * dL_t / dA[t, k]. Because L_t reads position t only, and a residual at position t can
-reach L_t only by staying at t, all L_t are differentiated together by one backward pass in which keys
-and values pass gradient on the diagonal only. For the other objectives L is one number, and row t of the
-map says how much it depends on what position t attended to.
+reach L_t only by staying at t, all L_t are differentiated together by one backward pass in which
+keys and values pass gradient on the diagonal only. For the other objectives L is one number, and
+row t of the map says how much it depends on what position t attended to.
 
     next_token  L_t = -log p(tokens[t+1]); the paper's definition, exact
-    log_odds    L_t = -(log p - log(1 - p)); the same direction row by row, without the factor 1 - p that
-                makes confident rows vanish
-    sequence    mean of -log p over all predictions (the authors' scripts): row t mixes in the influence
+    log_odds    L_t = -(log p - log(1 - p)); the same direction row by row, without the factor 1 - p
+                that makes confident rows vanish
+    sequence    mean of -log p over all predictions (the authors' scripts): row t mixes in the
+    influence
                 on later tokens, and the scale shrinks with the length
-    answer      mean of -log p over the answer's tokens: which steps drive the answer, also by way of others
-    logit_diff  logit of the correct minus logit of the wrong token, at one position
+    answer      mean of -log p over the answer's tokens: which steps drive the answer, also by way
+    of others logit_diff  logit of the correct minus logit of the wrong token, at one position
 
 Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency; logit difference as in
 TransformerLens' patching literature.
@@ -34,7 +35,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.options import OBJECTIVES, ObjectiveName
-
 
 
 class Objective(ABC):
@@ -137,8 +137,8 @@ class AnswerLoss(Objective):
     """Mean cross-entropy, in nats, of the tokens at `positions`.
 
     Attributes:
-        positions: Positions of the answer's tokens, ascending, from 1 (the first token is predicted by
-            nothing).
+        positions: Positions of the answer's tokens, ascending, from 1 (the first token is predicted
+            by nothing).
     """
 
     positions: tuple[int, ...]
@@ -147,8 +147,8 @@ class AnswerLoss(Objective):
     def __post_init__(self) -> None:
         if not self.positions or min(self.positions) < 1:
             raise ValueError(
-                f"answer positions are {self.positions}; give at least one, all from 1 on, because the "
-                "first token of a trace is predicted by nothing"
+                f"answer positions are {self.positions}; give at least one, all from 1 on, because "
+                "the first token of a trace is predicted by nothing"
             )
 
     def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
@@ -209,8 +209,8 @@ class Custom(Objective):
     """Any scalar of the logits.
 
     Attributes:
-        function: Takes logits, ``pos vocab``, and tokens, ``pos``; returns a scalar tensor that carries
-            gradient.
+        function: Takes logits, ``pos vocab``, and tokens, ``pos``; returns a scalar tensor that
+            carries gradient.
     """
 
     function: Callable[..., Tensor]
@@ -226,9 +226,9 @@ class Custom(Objective):
 
     def position_losses(
         self,
-        logits: Float[Tensor, "query vocab"],  # noqa: ARG002
-        tokens: Int[Tensor, "pos"],  # noqa: ARG002
-        queries: Int[Tensor, "query"],  # noqa: ARG002
+        logits: Float[Tensor, "query vocab"],
+        tokens: Int[Tensor, "pos"],
+        queries: Int[Tensor, "query"],
     ) -> Float[Tensor, "query"]:
         raise NotImplementedError("a function of all logits has no terms per position")
 
@@ -238,8 +238,8 @@ class Custom(Objective):
         value = self.function(logits, tokens)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
             raise ValueError(
-                f"objective {self.name} returned {value!r:.80}; a scalar tensor that depends on the "
-                "logits is needed"
+                f"objective {self.name} returned {value!r:.80}; a scalar tensor that depends on "
+                "the logits is needed"
             )
         return value
 
@@ -256,8 +256,8 @@ def resolve_objective(
     Args:
         objective: A name of the module docstring, an `Objective`, or a function (see `Custom`).
         answer: Positions of the answer's tokens, for ``answer`` and ``logit_diff``.
-        answer_tokens: (correct, wrong) token ids for ``logit_diff``; without it the answer's first token
-            against the largest other logit.
+        answer_tokens: (correct, wrong) token ids for ``logit_diff``; without it the answer's first
+            token against the largest other logit.
         tokens: The trace's tokens, for the correct token of ``logit_diff``.
 
     Raises:
@@ -272,13 +272,13 @@ def resolve_objective(
         return simple[objective]()
     if objective not in OBJECTIVES:
         raise ValueError(
-            f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an Objective "
-            "or a function of (logits, tokens)"
+            f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an "
+            "Objective or a function of (logits, tokens)"
         )
     if not answer:
         raise ValueError(
-            f"objective={objective!r} needs the answer's tokens and the trace has no summary to take "
-            "them from; pass answer=[positions]"
+            f"objective={objective!r} needs the answer's tokens and the trace has no summary to "
+            "take them from; pass answer=[positions]"
         )
     if objective == "answer":
         return AnswerLoss(tuple(answer))

@@ -1,7 +1,7 @@
 """From token influence to step influence.
 
-Question: how strongly does step i, as a whole, depend on step j? Given I[t, k] >= 0, the influence of
-key position k on the prediction made at query position t, four readings of "as a whole":
+Question: how strongly does step i, as a whole, depend on step j? Given I[t, k] >= 0, the influence
+of key position k on the prediction made at query position t, four readings of "as a whole":
 
     mean        sum of I over the pairs (t in i, k in j, k <= t) / their number
     mass        sum over the keys k in j, mean over the queries t in i
@@ -9,13 +9,14 @@ key position k on the prediction made at query position t, four readings of "as 
                 i = j falls as steps get shorter (what the authors' scripts compute)
     sum         the plain total
 
-``rows="query"`` files row t under the step that position t is in, ``rows="target"`` under the step of
-token t + 1, the one that is predicted there. Row t stands for the prediction of token t + 1 in both
-readings. A row that predicts nothing (the last position, for every objective that scores the next
-token of the trace) is empty and counts in no mean. A pair of steps without a single (t, k) pair has no
-mean: its entry is 0 and `pair_counts` says 0.
+``rows="query"`` files row t under the step that position t is in, ``rows="target"`` under the step
+of token t + 1, the one that is predicted there. Row t stands for the prediction of token t + 1 in
+both readings. A row that predicts nothing (the last position, for every objective that scores the
+next token of the trace) is empty and counts in no mean. A pair of steps without a single (t, k)
+pair has no mean: its entry is 0 and `pair_counts` says 0.
 
-When it misleads: `mean` favours short key steps, `mass` long ones; compare maps of one pooling only.
+When it misleads: `mean` favours short key steps, `mass` long ones; compare maps of one pooling
+only.
 """
 
 from dataclasses import dataclass
@@ -56,9 +57,9 @@ class StepLayout:
     @property
     def pair_counts(self) -> Int[Tensor, "step step"]:
         """Pairs (t, k) with k <= t in each pair of steps; never forms a pos x pos tensor."""
-        in_key_step = torch.nn.functional.one_hot(
-            self.key_steps.clamp(min=0), self.n_steps
-        ) * (self.key_steps >= 0).unsqueeze(-1)
+        in_key_step = torch.nn.functional.one_hot(self.key_steps.clamp(min=0), self.n_steps) * (
+            self.key_steps >= 0
+        ).unsqueeze(-1)
         keys_so_far = in_key_step.cumsum(0)
         pairs = keys_so_far.new_zeros(self.n_steps, self.n_steps)
         filed = self.row_steps >= 0
@@ -76,8 +77,8 @@ def step_layout(
         last_row: Whether the last position counts (only for objectives that read its prediction).
 
     Raises:
-        ValueError: ``rows`` is unknown, or ``last_row`` with ``rows="target"``, where the last row has
-            no target.
+        ValueError: ``rows`` is unknown, or ``last_row`` with ``rows="target"``, where the last row
+            has no target.
     """
     check_option("rows", rows, ROWS)
     if last_row and rows == "target":

@@ -1,7 +1,7 @@
-"""Final answers of mathematics problems: find them in a response, compare them with the gold answer.
+"""Final answers of mathematics problems: found in a response, compared with the gold answer.
 
-Expressions are read and compared by `math-verify`, so 1/2, 0.5 and \\frac{1}{2} are one answer. Only
-what follows the thinking counts, where a response has a thinking part that ends.
+Expressions are read and compared by `math-verify`, so 1/2, 0.5 and \\frac{1}{2} are one answer.
+Only what follows the thinking counts, where a response has a thinking part that ends.
 """
 
 import threading
