@@ -125,6 +125,7 @@ def test_hand_written_errors():
     assert kind(right[:2], -70) == ("order", 2, True)
     assert kind(right, 70) == ("summary", 3, False)
     assert kind([right[0], "Then q==", right[2]], -70) == ("format", 1, True)
+    assert kind(["Then i=35.", *right[1:]], -70) == (None, None, True)
     unclosed = problem.grade("\n".join(right))
     assert (unclosed.error_kind, unclosed.first_wrong_step) == ("format", 3)
     assert problem.grade("").error_kind == "format"

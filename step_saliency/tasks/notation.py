@@ -31,6 +31,7 @@ LETTER = {person: letter for letter, person in PERSON.items()}
 SUMMARY = "The answer is {}."
 _SUMMARY = re.compile(r"The answer is (-?\d+)\.")
 _NUMBER = r"(-?\d+)"
+_OPENING = r"(?:Given: |Then )"
 _TAIL = rf"{_NUMBER}([+-]){_NUMBER}={_NUMBER}"
 
 
@@ -48,12 +49,16 @@ def _operand(text: str) -> str | int:
 
 
 class Symbols:
-    """``p=q+q; q=i-70; i=35; ?p``"""
+    """``p=q+q; q=i-70; i=35; ?p``
+
+    Steps open with ``Given:`` or ``Then``; which of the two is read as a manner of speaking, since
+    a wrong opening says nothing wrong.
+    """
 
     separator = "; "
 
-    _given = re.compile(rf"Given: ([a-z])={_NUMBER}\.")
-    _computed = re.compile(rf"Then ([a-z])=([a-z])([+-])([a-z]|\d+)={_TAIL}\.")
+    _given = re.compile(rf"{_OPENING}([a-z])={_NUMBER}\.")
+    _computed = re.compile(rf"{_OPENING}([a-z])=([a-z])([+-])([a-z]|\d+)={_TAIL}\.")
 
     def premise(self, premise: Premise) -> str:
         if premise.op is None:
