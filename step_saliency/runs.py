@@ -32,9 +32,12 @@ from tqdm.auto import tqdm
 from step_saliency.diagnose import diagnose
 from step_saliency.generate import generate
 from step_saliency.models import load_model, model_identity, require_capabilities
+from step_saliency.options import Method, ObjectiveName, Pool, Rows
 from step_saliency.rows import Row, read_rows
 from step_saliency.saliency.api import step_saliency
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.segment.formats import FormatName
+from step_saliency.segment.splitters import SplitterLike
 from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
 
@@ -88,14 +91,14 @@ class MapSettings:
     dtype: str = "float32"
     revision: str | None = None
     trust_remote_code: bool = False
-    objective: str = "next_token"
-    method: str = "auto"
-    pool: str = "mean"
-    rows: str = "query"
+    objective: ObjectiveName = "next_token"
+    method: Method = "auto"
+    pool: Pool = "mean"
+    rows: Rows = "query"
     per_head: bool = False
     layers: tuple[int, ...] | None = None
-    format: str = "auto"
-    splitter: str = "sentence"
+    format: FormatName = "auto"
+    splitter: SplitterLike = "sentence"
     system: str | None = None
     instruction: str | None = None
     n: int = 1
@@ -317,10 +320,10 @@ def _compute(job: _Job, model: _Model, settings: MapSettings) -> StepSaliency:
     return step_saliency(
         model(),
         trace,
-        objective=settings.objective,  # type: ignore[arg-type]
-        method=settings.method,  # type: ignore[arg-type]
-        pool=settings.pool,  # type: ignore[arg-type]
-        rows=settings.rows,  # type: ignore[arg-type]
+        objective=settings.objective,
+        method=settings.method,
+        pool=settings.pool,
+        rows=settings.rows,
         per_head=settings.per_head,
         layers=settings.layers,
     )

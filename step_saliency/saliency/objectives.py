@@ -267,7 +267,11 @@ def resolve_objective(
         return objective
     if callable(objective):
         return Custom(objective)
-    simple = {"next_token": NextToken, "log_odds": LogOdds, "sequence": SequenceLoss}
+    simple: dict[str, Callable[[], Objective]] = {
+        "next_token": NextToken,
+        "log_odds": LogOdds,
+        "sequence": SequenceLoss,
+    }
     if objective in simple:
         return simple[objective]()
     if objective not in OBJECTIVES:
