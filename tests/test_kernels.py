@@ -293,7 +293,7 @@ HALF_TYPES = [
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 def test_triton_errs_at_most_twice_as_much_as_plain_attention(dtype: torch.dtype) -> None:
     case = Case(97, heads=2, kv_heads=1, d_head=32, d_value=32, dtype=dtype)
-    half_precision_errors(triton_kernel(), case, Tile(64, 64))
+    half_precision_errors(triton_kernel(), case, Tile(64, 64) if DEVICE == "cpu" else None)
 
 
 def triton_kernel() -> ModuleType:
@@ -327,7 +327,8 @@ TRITON_CASES = {
 @pytest.mark.parametrize(("case", "tile"), TRITON_CASES.values(), ids=TRITON_CASES)
 def test_triton_equals_naive(case: Case, tile: Tile) -> None:
     case = replace(case, dtype=torch.float32)
-    assert_equal_to_naive(triton_kernel(), case, 2e-6, tile)
+    # tiles that are quick to interpret can be too large for a device
+    assert_equal_to_naive(triton_kernel(), case, 2e-6, tile if DEVICE == "cpu" else None)
 
 
 @needs_triton

@@ -185,6 +185,27 @@ def test_a_padded_batch_gives_what_each_trace_gives_alone(
         assert_close(maps, stream(model, trace))
 
 
+def test_traces_too_long_for_one_batch_are_mapped_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model()
+    lengths = [20, 9, 30, 5, 5, 50]
+    traces = [make_trace(n, n_steps=3, seed=i) for i, n in enumerate(lengths)]
+    layouts = [step_layout(trace.step_ids) for trace in traces]
+    monkeypatch.setattr(streaming, "BATCH_TOKENS", 40)
+    assert [(s.start, s.stop) for s in streaming._groups(lengths)] == [
+        (0, 2),
+        (2, 3),
+        (3, 5),
+        (5, 6),
+    ]
+    maps = streaming_maps(
+        model, traces, [NextToken()] * len(traces), layouts=layouts, layers=[0, 1, 2]
+    )
+    for trace, got in zip(traces, maps, strict=True):
+        assert_close(got, stream(model, trace))
+
+
 def test_layers_come_in_the_order_wanted_and_lower_blocks_are_left_alone() -> None:
     model, trace = tiny_model(backend="bridge"), make_trace(30)
     everything = stream(model, trace)
@@ -368,7 +389,7 @@ def test_batches_that_do_not_fit_are_refused() -> None:
             layouts=[layout] * 2,
             layers=[0],
         )
-    with pytest.raises(ValueError, match="2 traces and 1 layouts"):
+    with pytest.raises(ValueError, match="2 traces, 2 objectives and 1 layouts"):
         streaming_maps(model, [trace] * 2, [NextToken()] * 2, layouts=[layout], layers=[0])
     with pytest.raises(ValueError, match="layout of 30 positions for a trace of 20"):
         stream(model, make_trace(20), layout=layout)

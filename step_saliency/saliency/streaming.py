@@ -46,6 +46,10 @@ LOGIT_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 """Size of a chunk of logits in float32, which sets how many positions are unembedded at a time."""
 
 
+BATCH_TOKENS = 4096
+"""Traces are padded into one batch while it has no more positions than this."""
+
+
 def streaming_maps(
     model: nn.Module,
     traces: Sequence[Trace],
@@ -82,22 +86,33 @@ def streaming_maps(
         ValueError: a model, option or hook that this path cannot honour, or an objective that is
             not finite.
     """
-    run, batch = _prepare(traces, objectives, layouts, per_head, kernel, padding_side)
+    _check_jobs(traces, objectives, layouts)
     seam = find_seam(model)
+    maps: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(frozen_parameters(model))
         stack.enter_context(evaluating(model))
         check_seam(seam, traces[0].tokens)
-        stack.enter_context(seam.step_attention(run))
-        calls, resid = record_blocks(seam, batch, offload=offload)
-        gradient = loss_gradient(seam, resid, batch, objectives)
-        del resid
-        totals = differentiate_blocks(calls, gradient, run, batch.steps, layers, progress=progress)
-    return [
-        torch.stack([_crop(totals[layer][i], layouts[i].n_steps, per_head) for layer in layers])
-        for i in range(len(traces))
-    ]
+        for group in _groups([len(trace.tokens) for trace in traces]):
+            batch = pad_traces(traces[group], layouts[group], padding_side)
+            run = AttentionRun(
+                kernel=kernel,
+                spans=None if batch.unpadded else batch.spans,
+                local=objectives[0].local,
+                per_head=per_head,
+            )
+            with seam.step_attention(run):
+                calls, resid = record_blocks(seam, batch, offload=offload)
+                gradient = loss_gradient(seam, resid, batch, objectives[group])
+                del resid
+                totals = differentiate_blocks(
+                    calls, gradient, run, batch.steps, layers, progress=progress
+                )
+            for row, layout in enumerate(layouts[group]):
+                cropped = [_crop(totals[layer][row], layout.n_steps, per_head) for layer in layers]
+                maps.append(torch.stack(cropped))
+    return maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +131,11 @@ class PaddedBatch:
     positions: Int[Tensor, "batch pos"] | None
     spans: Spans
     steps: StepIndex
+
+    @property
+    def unpadded(self) -> bool:
+        """Whether all positions are real."""
+        return all(span == (0, self.tokens.shape[1]) for span in self.spans)
 
 
 @dataclass(eq=False)
@@ -139,18 +159,7 @@ def pad_traces(
     layouts: Sequence[StepLayout],
     padding_side: Literal["left", "right"] = "right",
 ) -> PaddedBatch:
-    """Pad traces to the longest.
-
-    Raises:
-        ValueError: no trace, or a layout that is not of its trace.
-    """
-    if not traces or len(traces) != len(layouts):
-        raise ValueError(f"{len(traces)} traces and {len(layouts)} layouts; one of each is needed")
-    for trace, layout in zip(traces, layouts, strict=True):
-        if len(trace.tokens) != len(layout.key_steps):
-            raise ValueError(
-                f"a layout of {len(layout.key_steps)} positions for a trace of {len(trace.tokens)}"
-            )
+    """Pad traces to the longest."""
     longest = max(len(trace.tokens) for trace in traces)
     starts = [longest - len(t.tokens) if padding_side == "left" else 0 for t in traces]
     spans = tuple(
@@ -323,29 +332,31 @@ def first_tensor(output: Any) -> Tensor:
     return tensor
 
 
-def _prepare(
-    traces: Sequence[Trace],
-    objectives: Sequence[Objective],
-    layouts: Sequence[StepLayout],
-    per_head: bool,
-    kernel: KernelName,
-    padding_side: Literal["left", "right"],
-) -> tuple[AttentionRun, PaddedBatch]:
-    if len(objectives) != len(traces):
+def _check_jobs(
+    traces: Sequence[Trace], objectives: Sequence[Objective], layouts: Sequence[StepLayout]
+) -> None:
+    if not traces or not len(traces) == len(objectives) == len(layouts):
         raise ValueError(
-            f"{len(objectives)} objectives for {len(traces)} traces; one each is needed"
+            f"{len(traces)} traces, {len(objectives)} objectives and {len(layouts)} layouts; one "
+            "of each is needed for every trace"
         )
     if len({objective.local for objective in objectives}) > 1:
-        raise ValueError("objectives of one batch must be local all or none; run the traces in two")
-    batch = pad_traces(traces, layouts, padding_side)
-    unpadded = all(span == (0, batch.tokens.shape[1]) for span in batch.spans)
-    run = AttentionRun(
-        kernel=kernel,
-        spans=None if unpadded else batch.spans,
-        local=objectives[0].local,
-        per_head=per_head,
-    )
-    return run, batch
+        raise ValueError("objectives must be local all or none; map the traces in two runs")
+    for trace, layout in zip(traces, layouts, strict=True):
+        if len(trace.tokens) != len(layout.key_steps):
+            raise ValueError(
+                f"a layout of {len(layout.key_steps)} positions for a trace of {len(trace.tokens)}"
+            )
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[slice]:
+    """Neighbours whose padded batch stays within `BATCH_TOKENS`, or one trace alone."""
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        following = max(lengths[start : stop + 1]) * (stop + 1 - start)
+        if stop == len(lengths) or following > BATCH_TOKENS:
+            yield slice(start, stop)
+            start = stop
 
 
 def _crop(
