@@ -116,6 +116,7 @@ def evaluate(
     table.insert(0, "level", name)
     table.insert(1, "temperature", temperature)
     table["seconds_of_all"] = seconds
+    table["threads"] = torch.get_num_threads()
     return table
 
 
@@ -176,11 +177,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="greedy problems per level and family")
     parser.add_argument("--n-sampled", type=int, default=400, help="sampled problems per family")
     parser.add_argument("--samples", type=int, default=8, help="samples per sampled problem")
+    parser.add_argument("--family", nargs="+", default=get_args(Family), choices=get_args(Family))
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     tables = []
-    for family in get_args(Family):
+    for family in options.family:
         for level in get_args(Level):
             greedy = evaluate(model, tokenizer, level=level, family=family, n=options.n)
             print(f"{level} {family}: {greedy.seconds_of_all[0]:.0f} s for {options.n} problems")

@@ -80,7 +80,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def model_card(run: Path, evaluation: Path) -> str:
+def model_card(run: Path, evaluation: Path, hardware: str) -> str:
     """The model card, with the figures of the log and of an evaluation."""
     model, config = load_trained(run)
     responses = pd.read_csv(evaluation / "responses.csv")
@@ -127,7 +127,20 @@ def model_card(run: Path, evaluation: Path) -> str:
         accuracy=markdown(accuracy_table(responses)),
         errors=markdown(error_table(responses)),
         mixed=markdown(mixed_problems(responses)),
+        hardware=hardware,
+        speed=speed_of(responses),
     )
+
+
+def speed_of(responses: pd.DataFrame) -> str:
+    """How long the greedy answers to the medium problems took."""
+    greedy = responses[(responses.temperature == 0) & (responses.level == "medium")]
+    parts = [
+        f"{len(group):,} medium problems in {family} took {group.seconds_of_all.iloc[0]:.0f} s"
+        for family, group in greedy.groupby("family")
+    ]
+    threads = int(greedy.threads.iloc[0])
+    return f"greedy decoding of {', '.join(parts)} (batches of 128, CPU threads: {threads})."
 
 
 def main() -> None:
@@ -135,10 +148,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of training.train")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--evaluation", type=Path, help="folder of training.evaluate")
+    parser.add_argument("--hardware", default="hardware not recorded", help="for the model card")
     options = parser.parse_args()
     export(options.run, options.to)
     if options.evaluation:
-        card = model_card(options.run, options.evaluation)
+        card = model_card(options.run, options.evaluation, options.hardware)
         (options.to / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     files = {file.name: file.stat().st_size for file in sorted(options.to.iterdir())}
     print(json.dumps(files, indent=2))
