@@ -50,8 +50,8 @@ def generate(
     *,
     flow: Intervention | None = None,
     n: int = 1,
-    temperature: float = 0.6,
-    top_p: float = 1.0,
+    temperature: float | int = 0.6,
+    top_p: float | int = 1.0,
     top_k: int | None = None,
     max_new_tokens: int = 2048,
     seed: int = 0,
@@ -153,8 +153,8 @@ def _text(question: Any) -> str:
 def _check_options(
     texts: Sequence[str],
     n: int,
-    temperature: float,
-    top_p: float,
+    temperature: float | int,
+    top_p: float | int,
     top_k: int | None,
     max_new_tokens: int,
     batch_size: int,
@@ -245,8 +245,8 @@ def _left_padded(
 class _Sampler:
     """Next tokens from logits, one uniform number per row."""
 
-    temperature: float
-    top_p: float
+    temperature: float | int
+    top_p: float | int
     top_k: int | None
 
     def __call__(

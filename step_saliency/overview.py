@@ -43,7 +43,7 @@ class Overview:
 
     def _layers(self) -> str:
         wide = self.by_layer.pivot(index="layer", columns="metric", values="estimate")
-        wide.insert(0, "band", [self.bands.of(layer) or "" for layer in wide.index])
+        wide.insert(0, "band", [self.bands.of(int(layer)) or "" for layer in wide.index])
         wide.columns.name = None
         return (
             "lock_in: share of a thinking step's row on itself and the step before, in excess of a "

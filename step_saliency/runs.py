@@ -102,8 +102,8 @@ class MapSettings:
     system: str | None = None
     instruction: str | None = None
     n: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float | int = 0.0
+    top_p: float | int = 1.0
     max_new_tokens: int = 512
     seed: int = 0
     batch_size: int = 16
@@ -263,9 +263,10 @@ def _generate(
     batch: list[tuple[int, Row]], model: _Model, settings: MapSettings, report: RunReport
 ) -> list[list[Trace]]:
     """Responses to each row of a batch; a row that cannot be answered fails alone."""
+    loaded = model()
     try:
         traces = generate(
-            model(),
+            loaded,
             [_question(row, settings) for _, row in batch],
             n=settings.n,
             temperature=settings.temperature,
@@ -297,13 +298,14 @@ def _map_one(
     saved = folder.read_map(job.file_name)
     figure = folder.figure(job.file_name)
     fresh = saved is not None and saved.trace.meta.get("row_digest") == job.digest
+    loaded = None if fresh else model()
     try:
         if fresh:
             assert saved is not None
             report.kept += 1
         else:
             existed = folder.map(job.file_name).exists()
-            saved = _compute(job, model, settings)
+            saved = _compute(job, loaded, settings)
             saved.save(folder.map(job.file_name))
             report.done += 1
             report.redone += existed
@@ -314,11 +316,11 @@ def _map_one(
         report.failures.append(_failure(job.row, job.id, "map", error))
 
 
-def _compute(job: _Job, model: _Model, settings: MapSettings) -> StepSaliency:
-    trace = job.trace if job.trace is not None else _trace(job.row, model().tokenizer, settings)
+def _compute(job: _Job, model: Any, settings: MapSettings) -> StepSaliency:
+    trace = job.trace if job.trace is not None else _trace(job.row, model.tokenizer, settings)
     trace = _labelled(trace, job)
     return step_saliency(
-        model(),
+        model,
         trace,
         objective=settings.objective,
         method=settings.method,

@@ -143,7 +143,7 @@ class StepSaliency:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                maps = file.get_tensor("maps") if metadata.get("format") == FORMAT else None
+                maps = file.get_tensor("maps").clone() if metadata.get("format") == FORMAT else None
         except SafetensorError as error:
             raise ValueError(f"{path} is cut short or no safetensors file: {error}") from error
         if maps is None:
