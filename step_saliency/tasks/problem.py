@@ -47,7 +47,7 @@ LEVELS: Mapping[Level, Difficulty] = MappingProxyType(
     {
         "easy": Difficulty(n_steps=3, n_distractors=1, digits=1),
         "medium": Difficulty(n_steps=6, n_distractors=3, digits=2),
-        "hard": Difficulty(n_steps=9, n_distractors=6, digits=2),
+        "hard": Difficulty(n_steps=6, n_distractors=5, digits=3),
     }
 )
 """Dials of the named levels, set by what the bundled reasoner can do (see its model card)."""
