@@ -337,6 +337,17 @@ def test_hooks_that_could_not_act_are_refused(name: str, backend: Backend) -> No
     stream(model, trace)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_that_would_see_a_few_positions_are_refused(backend: Backend) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(30)
+    name = next(name for name in model.hook_dict if name.startswith("ln_final"))
+    with (
+        model.hooks(fwd_hooks=[(name, lambda x, hook: x)]),
+        pytest.raises(ValueError, match=rf"hook at {name}.*a few positions at a time"),
+    ):
+        stream(model, trace)
+
+
 def test_a_model_whose_attention_the_seam_does_not_catch_is_refused() -> None:
     model, trace = tiny_transformers("llama"), make_trace(30)
     for layer in model.model.layers:

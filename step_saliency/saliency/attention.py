@@ -12,7 +12,9 @@ any model without touching anything else of it? Three classes of model, two seam
                           replaced; projections, norms, rotation and output are its own
 
 What is replaced has no scores and no pattern, so hooks at those points cannot act: they are
-refused. All other hooks, of `q`, `k`, `v`, `z`, residuals and MLPs, act as always.
+refused, as are hooks after the last block, which runs on a few positions at a time. All other
+hooks, of `q`, `k`, `v`, `z`, residuals and MLPs, act as always, but twice: forward and again when
+their block is differentiated.
 
 When it misleads: an architecture could hide a change of its attention where neither seam sees it.
 `check_seam` therefore compares, once per model, with the model's own attention on a few tokens.
@@ -198,7 +200,7 @@ class HookedSeam(Seam):
             raise ValueError(
                 f"attention_dir={config.attention_dir!r}: only causal models have traces"
             )
-        _refuse_hooks(self.blocks, ("hook_attn_scores", "hook_pattern"))
+        _refuse_hooks(self.model, ("hook_attn_scores", "hook_pattern"))
         with ExitStack() as stack:
             for block in self.blocks:
                 attention: Any = block.attn
@@ -279,11 +281,11 @@ class TransformersSeam(Seam):
         def answer(*_args: Any, **_kwargs: Any) -> Tensor:
             return resid
 
-        tokens = torch.zeros(resid.shape[:2], dtype=torch.long, device=self.device)
+        inputs = resid.detach().to(self.device)
         with ExitStack() as stack:
             for block in self.blocks:
                 stack.enter_context(_replaced_methods(block, {"forward": answer}))
-            logits: Tensor = self.transformers_model(input_ids=tokens, use_cache=False).logits
+            logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits[0]
 
     @contextmanager
@@ -302,7 +304,7 @@ class TransformersSeam(Seam):
                 "hook_rot_k",
                 "hook_result",
             )
-            _refuse_hooks(self.blocks, bypassed)
+            _refuse_hooks(self.model, bypassed)
         AttentionInterface.register(REGISTERED_NAME, _registered_attention)
         with ExitStack() as stack:
             stack.enter_context(_attention_implementation(self.transformers_model, REGISTERED_NAME))
@@ -385,15 +387,21 @@ def _attention_of(block: Any) -> Any:
     return attention
 
 
-def _refuse_hooks(blocks: Sequence[nn.Module], names: Sequence[str]) -> None:
-    for block in blocks:
-        for name in names:
-            point: Any = getattr(getattr(block, "attn", None), name, None)
-            if point is not None and point.has_hooks():
-                raise ValueError(
-                    f"there is a hook at {point.name}, a point that streaming does not have: it "
-                    "never forms attention scores or patterns; remove it or use method='hooks'"
-                )
+def _refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
+    """Refuse hooks where streaming has nothing for them, or only parts of it."""
+    for name, point in model.hook_dict.items():
+        if not point.has_hooks():
+            continue
+        if name.startswith("blocks.") and name.endswith(tuple(f".attn.{end}" for end in bypassed)):
+            raise ValueError(
+                f"there is a hook at {name}, a point that streaming does not have: it never forms "
+                "attention scores or patterns; remove it or use method='hooks'"
+            )
+        if name.startswith(("ln_final", "unembed")):
+            raise ValueError(
+                f"there is a hook at {name}, which streaming runs on a few positions at a time; "
+                "remove it or use method='hooks'"
+            )
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from step_saliency.saliency import streaming
 from step_saliency.saliency.attention import find_seam, refusal
-from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE
+from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE, GPU_TILE
 from step_saliency.saliency.objectives import Custom, LogOdds, NextToken, Objective, ObjectiveName
 
 PathName = Literal["hooks", "streaming"]
@@ -262,8 +262,9 @@ class _Work:
         triton = shape.device.type == "cuda" and shape.itemsize == 2
         attention = 10 * widths * (1 if triton else 4 / shape.itemsize)
         graph = n_tokens * shape.itemsize * (3 * shape.d_model + max(mlp, attention))
-        tile = 0 if triton else 3 * DEFAULT_TILE.rows * DEFAULT_TILE.keys * 4
-        return int(inputs + max(graph + tile, self._logit_bytes(n_tokens)))
+        tile = DEFAULT_TILE if shape.device.type == "cpu" else GPU_TILE
+        buffers = 0 if triton else 3 * tile.rows * tile.keys * 4
+        return int(inputs + max(graph + buffers, self._logit_bytes(n_tokens)))
 
     def _logit_bytes(self, n_tokens: int) -> int:
         whole = 4 * n_tokens * self.shape.vocab

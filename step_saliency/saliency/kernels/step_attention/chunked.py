@@ -25,6 +25,9 @@ from step_saliency.saliency.kernels.step_attention.types import (
 DEFAULT_TILE = Tile(rows=384, keys=1024)
 """Fits the second-level cache of a CPU core, and keeps its matrix products busy."""
 
+GPU_TILE = Tile(rows=2048, keys=8192)
+"""Few enough launches, and work buffers of 64 MiB."""
+
 
 def attention(
     q: Float[Tensor, "batch head pos d_head"],
@@ -64,7 +67,7 @@ def attention(
             k[sequence, :, start:stop],
             v[sequence, :, start:stop],
             spec,
-            tile or DEFAULT_TILE,
+            tile or _default_tile(q),
         )
         if sinks is not None:
             with_sink = torch.logaddexp(one_lse, sinks.detach().to(one_lse).unsqueeze(-1))
@@ -119,7 +122,7 @@ def pool_influence(
     for sequence, (start, stop) in enumerate(spans or ((0, n_pos),) * batch):
         real = slice(start, stop)
         one = tuple(x[sequence, :, real] for x in (q, k, v, z, lse, dz))
-        layer = _Layer(one, spec, tile or DEFAULT_TILE, full=not local)
+        layer = _Layer(one, spec, tile or _default_tile(q), full=not local)
         if steps is not None and totals is not None:
             layer.pool_into(
                 totals[sequence], steps.row_steps[sequence, real], steps.key_steps[sequence, real]
@@ -131,6 +134,10 @@ def pool_influence(
     if local:
         dk, dv = diagonal_gradients(q, k, v, z, lse, dz, spec, spans)
     return AttentionGradients(dq, dk, dv, totals)
+
+
+def _default_tile(q: Tensor) -> Tile:
+    return DEFAULT_TILE if q.device.type == "cpu" else GPU_TILE
 
 
 def _empty_totals(
