@@ -353,10 +353,12 @@ class Row:
     note: str = ""
 
 
-def in_own_process(task: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
+def in_own_process(
+    task: dict[str, Any], python: str = sys.executable, script: Path = Path(__file__)
+) -> dict[str, Any]:
     """Run one measurement in a fresh interpreter; its error, if it fails, instead."""
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
-        command = [python, task.pop("script", __file__), "--worker", json.dumps(task)]
+        command = [python, str(script), "--worker", json.dumps(task)]
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [*command, "--answer", answer.name],
@@ -376,6 +378,8 @@ def in_own_process(task: dict[str, Any], python: str = sys.executable) -> dict[s
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """What a worker process does."""
     kind = task.pop("kind")
+    if kind == "save":
+        return save_for_peers(**task)
     return measure_memory(**task) if kind == "memory" else measure_time(**task)
 
 
@@ -416,16 +420,10 @@ def measure_peer(args: argparse.Namespace, package: str, n_tokens: int) -> Row:
     """A peer in an environment of its own, on a copy of the same model."""
     python = peer_environment(Path(args.peers_env))
     with tempfile.TemporaryDirectory() as folder:
-        save_for_peers(args.shape, Path(folder))
-        answer = in_own_process(
-            {
-                "script": str(Path(__file__).with_name("peers.py")),
-                "package": package,
-                "folder": folder,
-                "n_tokens": n_tokens,
-            },
-            python,
-        )
+        answer = in_own_process({"kind": "save", "shape": args.shape, "folder": folder})
+        if "error" not in answer:
+            task = {"package": package, "folder": folder, "n_tokens": n_tokens}
+            answer = in_own_process(task, python, script=Path(__file__).with_name("peers.py"))
     seconds = answer.get("seconds")
     plain_seconds = answer.get("plain_seconds")
     ratio = seconds / plain_seconds if seconds and plain_seconds else None
@@ -455,11 +453,12 @@ def peer_environment(folder: Path) -> str:
     return str(python)
 
 
-def save_for_peers(shape: str, folder: Path) -> None:
+def save_for_peers(shape: str, folder: str) -> dict[str, str]:
     """Write the model, and its tokenizer, where a peer can load them."""
     model = load(shape, "cpu", "eager")
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    # weights read from GGUF are plain numbers by now, but are still marked as quantised
+    model.hf_quantizer = None
+    vars(model.config).pop("quantization_config", None)
     model.save_pretrained(folder)
     from transformers import AutoTokenizer
 
@@ -467,6 +466,7 @@ def save_for_peers(shape: str, folder: Path) -> None:
 
     source = BUNDLED["smollm2-135m-instruct"]()
     AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file).save_pretrained(folder)
+    return {"folder": folder}
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -517,7 +517,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.set(xlabel="trace length T (tokens)", xscale="log", yscale="log")
         axes.set_xscale("log", base=2)
         axes.grid(alpha=0.3)
-    time_axes.legend(fontsize="small")
+    if any(row.seconds is not None for row in rows):
+        time_axes.legend(fontsize="small")
     figure.suptitle(f"{rows[0].shape} on {rows[0].device}")
     figure.savefig(path, dpi=150)
 
