@@ -139,7 +139,7 @@ def test_sequence_mixes_in_later_tokens() -> None:
     scripts = influence(model, tokens, SequenceLoss()) * (N_TOKENS - 1)
     last_layer = (scripts[-1] - exact[-1]).abs().max() / exact[-1].max()
     first_layer = (scripts[0] - exact[0]).abs().max() / exact[0].max()
-    assert last_layer < 1e-10, "in the last layer nothing later reads the residual"
+    assert last_layer < 1e-6, "in the last layer nothing later reads the residual"
     assert first_layer > 0.01
 
 
