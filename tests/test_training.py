@@ -16,7 +16,7 @@ from step_saliency.tasks.graph import Graph, draw_graph
 from training import data
 from training.data import IGNORED, batches_from, collate, draw_difficulty, encode, make_pool
 from training.tokenizer import build_tokenizer, save_tokenizer
-from training.train import TrainConfig, learning_rate, train
+from training.train import TrainConfig, build_model, learning_rate, train
 
 TOKENIZER = build_tokenizer()
 TINY = TrainConfig(
@@ -177,11 +177,12 @@ def test_any_text_encodes_and_comes_back(text):
 def test_digits_and_signs_are_tokens_of_their_own():
     ids = TOKENIZER("-123+45=p has 6 points\n", add_special_tokens=False)["input_ids"]
     tokens = TOKENIZER.convert_ids_to_tokens(ids)
-    assert tokens == [*"-123+45=p", " has ", "6", " points", "\n"]
+    assert tokens == [*"-123+45=p", " has ", "6", " points", "Ċ"]
 
 
 def test_the_tokenizer_survives_saving(tmp_path):
     save_tokenizer(tmp_path)
+    build_model(TINY, TOKENIZER).config.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     problem = make_problems(n=1, family="words")[0]
     text = problem.prompt(TOKENIZER) + problem.solution + "<|eos|>"

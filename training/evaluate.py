@@ -52,6 +52,7 @@ def respond(
             batch = tokenizer(
                 [prompts[i] for i in rows],
                 padding=True,
+                padding_side="left",
                 return_tensors="pt",
                 add_special_tokens=False,
                 return_token_type_ids=False,

@@ -1,21 +1,28 @@
 """The reasoner's tokenizer: one token a character, and a few whole words where that saves length.
 
 Names of people and the fixed phrases of the ``words`` notation are one token each; digits, letters
-and signs always stand alone, so that arithmetic is digit by digit and carries are hard. Characters
-outside ASCII fall back to their UTF-8 bytes: any text can be encoded, and decodes to itself.
+and signs always stand alone, so that arithmetic is digit by digit and carries are hard. Below that
+it is a byte-level BPE without merges, so any text can be encoded and decodes to itself.
+
+Words and phrases are added tokens and bytes are written in the byte-level alphabet, because
+transformers 5 gives every Qwen2 folder its own ``Qwen2Tokenizer``, whatever class the folder names:
+that one keeps the vocabulary and the added tokens and brings its own pre-tokenizer (and composes
+Unicode characters, NFC). Written so, both read every text in ASCII alike.
 """
 
 import string
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from step_saliency.tasks.notation import NAMES
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 THINK = ("<think>", "</think>")
+N_TOKENS = 406
 PHRASES = (
     " has more than ",
     " has ",
@@ -55,15 +62,19 @@ def build_tokenizer(*, model_max_length: int = 1024) -> PreTrainedTokenizerFast:
     """The tokenizer, made from the word list alone."""
     special = [PAD, BOS, EOS, *ROLES, *THINK]
     characters = ["\n", *(c for c in string.printable if c.isprintable())]
-    tokens = [*special, *characters, *PHRASES, *NAMES, *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = [*PHRASES, *NAMES]
+    rest = [byte for byte in range(256) if chr(byte) not in characters]
+    alphabet = bytes_to_unicode()
+    letters = [alphabet[ord(c)] for c in characters]
+    tokens = [*special, *letters, *words, *(alphabet[byte] for byte in rest)]
+    tokens += [f"<|reserved_{i}|>" for i in range(N_TOKENS - len(tokens))]
     vocab = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True, ignore_merges=True))
-    words = sorted([*PHRASES, *NAMES], key=len, reverse=True)
-    pattern = Regex("|".join(_escaped(word) for word in words))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in special[: -len(THINK)]])
-    tokenizer.add_tokens([AddedToken(t, special=False) for t in THINK])
+    plain = [*THINK, *words]
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -75,10 +86,6 @@ def build_tokenizer(*, model_max_length: int = 1024) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def _escaped(word: str) -> str:
-    return "".join("\\" + c if c in "?.+*()[]|\\" else c for c in word)
 
 
 def save_tokenizer(folder: Path) -> None:
