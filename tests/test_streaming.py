@@ -337,6 +337,34 @@ def test_hooks_that_could_not_act_are_refused(name: str, backend: Backend) -> No
     stream(model, trace)
 
 
+def test_hooks_inside_a_bridge_s_own_attention_are_refused() -> None:
+    model, trace = tiny_model(backend="bridge"), make_trace(30)
+    for name in ("hook_rot_q", "hook_rot_k"):
+        hook = (f"blocks.2.attn.{name}", lambda x, hook: x)
+        with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match=f"attn.{name}"):
+            stream(model, trace)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["hook_q", "hook_k", "hook_v", "hook_z"])
+def test_hooks_at_projections_and_head_outputs_act_as_on_the_reference_path(
+    name: str, backend: Backend
+) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(30)
+    layout = step_layout(trace.step_ids)
+    without = stream(model, trace)
+
+    def shrink(x: Tensor, hook: Any) -> Tensor:
+        return 0.5 * x
+
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", shrink)]):
+        got = stream(model, trace)
+        want = reference(model, trace, NextToken(), layout)
+    if name in ("hook_q", "hook_z"):
+        assert_close(got, want)
+    assert (got - without).abs().max() > 1e-3 * without.max()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_hooks_that_would_see_a_few_positions_are_refused(backend: Backend) -> None:
     model, trace = tiny_model(backend=backend), make_trace(30)

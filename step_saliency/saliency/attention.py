@@ -297,14 +297,9 @@ class TransformersSeam(Seam):
             )
         bridged = self.model is not self.transformers_model
         if bridged:
-            bypassed = (
-                "hook_attn_scores",
-                "hook_pattern",
-                "hook_rot_q",
-                "hook_rot_k",
-                "hook_result",
-            )
-            _refuse_hooks(self.model, bypassed)
+            own = _attention_of(self.blocks[0]).named_children()
+            points = {name for name, child in own if hasattr(child, "has_hooks")}
+            _refuse_hooks(self.model, sorted(points - {"hook_in", "hook_out"}))
         AttentionInterface.register(REGISTERED_NAME, _registered_attention)
         with ExitStack() as stack:
             stack.enter_context(_attention_implementation(self.transformers_model, REGISTERED_NAME))
@@ -394,7 +389,7 @@ def _refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
             continue
         if name.startswith("blocks.") and name.endswith(tuple(f".attn.{end}" for end in bypassed)):
             raise ValueError(
-                f"there is a hook at {name}, a point that streaming does not have: it never forms "
+                f"there is a hook at {name}, a point that streaming lacks: it never forms "
                 "attention scores or patterns; remove it or use method='hooks'"
             )
         if name.startswith(("ln_final", "unembed")):
