@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from step_saliency.diagnose import Bands, Diagnosis, compare, diagnose
-from step_saliency.runs import RunFolder, write_frame
+from step_saliency.results import RunFolder, write_frame
 
 INDICES = ("lock_in_index", "decay_index")
 LAYER_METRICS = ("lock_in", "decay")

@@ -14,25 +14,26 @@ missing, cut short or changed in the input; with other settings it refuses the f
 """
 
 import json
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from step_saliency.diagnose import diagnose
 from step_saliency.generate import generate
 from step_saliency.models import load_model, model_identity, require_capabilities
 from step_saliency.options import Method, ObjectiveName, Pool, Rows
+from step_saliency.results import (
+    FrameWriter,
+    RunFolder,
+    is_whole_png,
+    replacing,
+    write_frame,
+)
 from step_saliency.rows import Row, read_rows
 from step_saliency.saliency.api import step_saliency
 from step_saliency.saliency.result import StepSaliency
@@ -41,17 +42,6 @@ from step_saliency.segment.splitters import SplitterLike
 from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
 
-FORMAT = "step-saliency-run/1"
-PACKAGES = (
-    "step-saliency",
-    "transformer-lens",
-    "transformers",
-    "torch",
-    "numpy",
-    "pandas",
-    "matplotlib",
-)
-PNG_END = b"IEND\xaeB`\x82"
 FAILURE_COLUMNS = ("row", "trace", "line", "stage", "error", "message")
 
 
@@ -109,6 +99,14 @@ class MapSettings:
     batch_size: int = 16
     figures: bool = True
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in JSON types; a splitter of the user's by its name."""
+        text = json.dumps(
+            asdict(self), default=lambda value: getattr(value, "__name__", str(value))
+        )
+        settings: dict[str, Any] = json.loads(text)
+        return settings
+
 
 @dataclass
 class RunReport:
@@ -155,20 +153,36 @@ def map_file(
             is a row of ``failures.parquet`` instead.
     """
     rows = read_rows(path, limit=limit)
-    folder = RunFolder.open(out, settings)
+    folder = RunFolder.open(out, settings.to_dict())
     report = RunReport(out)
     report.failures += [_failure(row, None, "input", row.error) for row in rows if row.error]
     usable = [row for row in rows if not row.error]
     model = _Model(settings)
     started = time.time()
-    folder.write_manifest(settings, model, path, report, started)
+    folder.write_manifest(_facts(folder, path, settings, model, report), started)
     generated = _answer(folder, usable, model, settings, report, progress=progress)
     jobs = [job for row in usable for job in _jobs(row, settings, generated)]
     for job in tqdm(jobs, unit="trace", desc="maps", disable=not progress):
         _map_one(folder, job, model, settings, report)
     _write_tables(folder, [job.file_name for job in jobs], report)
-    folder.write_manifest(settings, model, path, report, started, finished=True)
+    facts = _facts(folder, path, settings, model, report)
+    folder.write_manifest({**facts, "finished": True}, started)
     return report
+
+
+def _facts(
+    folder: RunFolder, path: Path, settings: MapSettings, model: "_Model", report: RunReport
+) -> dict[str, Any]:
+    """What the manifest says of the run; what an earlier one knew of the model is kept."""
+    known = folder.manifest().get("model") if folder.has_manifest else None
+    return {
+        "settings": settings.to_dict(),
+        "input": str(path),
+        "model": known if model.loaded is None else model_identity(model.loaded),
+        "finished": False,
+        "traces": report.done + report.kept,
+        "failures": len(report.failures),
+    }
 
 
 class _Model:
@@ -230,7 +244,7 @@ def _sample_name(row: Row, sample: int) -> str:
 
 
 def _answer(
-    folder: "RunFolder",
+    folder: RunFolder,
     rows: Iterable[Row],
     model: _Model,
     settings: MapSettings,
@@ -293,7 +307,7 @@ def _question(row: Row, settings: MapSettings) -> str:
 
 
 def _map_one(
-    folder: "RunFolder", job: _Job, model: _Model, settings: MapSettings, report: RunReport
+    folder: RunFolder, job: _Job, model: _Model, settings: MapSettings, report: RunReport
 ) -> None:
     saved = folder.read_map(job.file_name)
     figure = folder.figure(job.file_name)
@@ -310,7 +324,7 @@ def _map_one(
             report.done += 1
             report.redone += existed
         pictures = (figure, _depth_path(figure))
-        if settings.figures and not (fresh and all(map(_is_whole_png, pictures))):
+        if settings.figures and not (fresh and all(map(is_whole_png, pictures))):
             _draw(saved, figure)
     except (ValueError, RuntimeError, MemoryError) as error:
         report.failures.append(_failure(job.row, job.id, "map", error))
@@ -381,16 +395,12 @@ def _draw(sal: StepSaliency, path: Path) -> None:
 
     path.parent.mkdir(exist_ok=True)
     for place, figure in ((path, step_map(sal)), (_depth_path(path), depth_curves(diagnose(sal)))):
-        with _replacing(place) as part:
+        with replacing(place) as part:
             part.write_bytes(png(figure))
 
 
 def _depth_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.depth.png")
-
-
-def _is_whole_png(path: Path) -> bool:
-    return path.is_file() and path.read_bytes()[-len(PNG_END) :] == PNG_END
 
 
 def _failure(row: Row, trace_id: str | None, stage: str, error: Any) -> dict[str, Any]:
@@ -399,10 +409,10 @@ def _failure(row: Row, trace_id: str | None, stage: str, error: Any) -> dict[str
     return dict(zip(FAILURE_COLUMNS, values, strict=True))
 
 
-def _write_tables(folder: "RunFolder", names: Iterable[str], report: RunReport) -> None:
+def _write_tables(folder: RunFolder, names: Iterable[str], report: RunReport) -> None:
     traces: list[dict[str, Any]] = []
     diagnoses: list[pd.DataFrame] = []
-    with _replacing(folder.table("saliency")) as part, _FrameWriter(part) as saliency:
+    with replacing(folder.table("saliency")) as part, FrameWriter(part) as saliency:
         for sal in filter(None, (folder.read_map(name) for name in names)):
             label = {"trace": sal.trace.id, "problem": sal.trace.meta.get("problem")}
             saliency.write(_prefixed(sal.to_frame(), label))
@@ -440,212 +450,3 @@ def _prefixed(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     for place, (name, value) in enumerate(columns.items()):
         frame.insert(place, name, value)
     return frame
-
-
-class _FrameWriter:
-    """A parquet file that grows trace by trace."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> "_FrameWriter":
-        return self
-
-    def write(self, frame: pd.DataFrame) -> None:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.path, table.schema)
-        self.writer.write_table(table.cast(self.writer.schema))
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is None:
-            pd.DataFrame().to_parquet(self.path)
-        else:
-            self.writer.close()
-
-
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as parquet, whole or not at all."""
-    with _replacing(path) as part:
-        frame.to_parquet(part, index=False)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A place to write to, moved onto the path when all is written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Paths of a results folder, and reading what is whole in it."""
-
-    path: Path
-
-    @classmethod
-    def open(cls, path: Path, settings: MapSettings) -> "RunFolder":
-        """Make the folder, or take up an earlier run in it.
-
-        Raises:
-            ValueError: the folder holds something else, or a run with other settings.
-        """
-        folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; a results folder is needed")
-        if path.is_dir() and any(path.iterdir()):
-            folder._check_settings(settings)
-        (path / "maps").mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @classmethod
-    def existing(cls, path: Path) -> "RunFolder":
-        """A folder that a finished or broken-off run left.
-
-        Raises:
-            ValueError: it is none.
-        """
-        folder = cls(path)
-        folder.manifest()
-        return folder
-
-    def map(self, name: str) -> Path:
-        """File of a map."""
-        return self.path / "maps" / f"{name}.safetensors"
-
-    def figure(self, name: str) -> Path:
-        """File of a figure."""
-        return self.path / "figures" / f"{name}.png"
-
-    def table(self, name: str) -> Path:
-        """File of a table."""
-        return self.path / f"{name}.parquet"
-
-    def manifest(self) -> dict[str, Any]:
-        """What the manifest says.
-
-        Raises:
-            ValueError: there is none, or it is cut short or of something else.
-        """
-        file = self.path / "manifest.json"
-        if not file.is_file():
-            raise ValueError(
-                f"{self.path} holds no manifest.json, so it is no results folder of "
-                "`step-saliency map`"
-            )
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{file} is cut short or damaged ({error}); remove it together with the folder, or "
-                "choose another folder"
-            ) from error
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ValueError(f"{file} is no manifest of `step-saliency map` ({FORMAT})")
-        return manifest
-
-    def read_map(self, name: str) -> StepSaliency | None:
-        """A map, or None if it is not there or cut short."""
-        try:
-            return StepSaliency.load(self.map(name))
-        except (FileNotFoundError, ValueError):
-            return None
-
-    def all_maps(self) -> list[StepSaliency]:
-        """Every map in the folder, by file name.
-
-        Raises:
-            ValueError: there is none, or some are cut short.
-        """
-        files = sorted((self.path / "maps").glob("*.safetensors"))
-        broken = [file.stem for file in files if self.read_map(file.stem) is None]
-        if broken:
-            raise ValueError(
-                f"{len(broken)} of {len(files)} maps in {self.path} are cut short "
-                f"({', '.join(broken[:3])}); run the same `step-saliency map` again to redo them"
-            )
-        if not files:
-            raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
-        return [StepSaliency.load(file) for file in files]
-
-    def read_generated(self, digests: Mapping[str, str]) -> dict[str, Trace]:
-        """Traces written for rows that are as they were; a line cut short is left out."""
-        file = self.path / "generated.jsonl"
-        traces: dict[str, Trace] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            try:
-                entry = json.loads(line)
-                name, digest, trace = entry["name"], entry["row_digest"], entry["trace"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-            if digests.get(name.rpartition("#")[0]) == digest:
-                traces[name] = Trace.from_dict(trace)
-        return traces
-
-    def append_generated(self, name: str, digest: str, trace: Trace) -> None:
-        """Keep a trace that the model wrote."""
-        entry = json.dumps({"name": name, "row_digest": digest, "trace": trace.to_dict()})
-        file = self.path / "generated.jsonl"
-        whole = not file.is_file() or file.stat().st_size == 0 or _ends_in_newline(file)
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(entry + "\n" if whole else "\n" + entry + "\n")
-
-    def write_manifest(
-        self,
-        settings: MapSettings,
-        model: Callable[[], Any],
-        source: Path,
-        report: RunReport,
-        started: float,
-        *,
-        finished: bool = False,
-    ) -> None:
-        """Say what this folder holds; what an earlier run knew of the model is kept."""
-        before = self.manifest() if (self.path / "manifest.json").is_file() else {}
-        loaded = getattr(model, "loaded", None)
-        manifest = {
-            "format": FORMAT,
-            "settings": asdict(settings),
-            "input": str(source),
-            "model": before.get("model") if loaded is None else model_identity(loaded),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "finished": finished,
-            "seconds": round(time.time() - started, 1),
-            "traces": report.done + report.kept,
-            "failures": len(report.failures),
-        }
-        with _replacing(self.path / "manifest.json") as part:
-            part.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-    def _check_settings(self, settings: MapSettings) -> None:
-        before = self.manifest()["settings"]
-        now = json.loads(json.dumps(asdict(settings)))
-        names = [f.name for f in fields(settings) if f.name not in ("figures", "batch_size")]
-        changed = [name for name in names if before.get(name) != now[name]]
-        if changed:
-            differences = ", ".join(f"{n}: {before.get(n)!r} then, {now[n]!r} now" for n in changed)
-            raise ValueError(
-                f"{self.path} holds a run with other settings ({differences}); "
-                "choose another folder"
-            )
-
-
-def _ends_in_newline(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

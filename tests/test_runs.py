@@ -13,7 +13,8 @@ from tiny import tiny_tokenizer, tiny_transformers
 import step_saliency as ss
 from step_saliency import cli, runs
 from step_saliency.overview import overview
-from step_saliency.runs import MapSettings, RunFolder, map_file
+from step_saliency.results import RunFolder, is_whole_png
+from step_saliency.runs import MapSettings, map_file
 
 RESPONSE = "We add 3 and 4. That gives 7.</think>The answer is 7."
 ROWS: list[Any] = [
@@ -144,7 +145,7 @@ def test_files_cut_short_are_redone(
     report = run(rows, out, drawn)
     assert (report.done, report.kept, report.redone) == (1, 3, 1)
     assert torch.equal(maps_of(out)["b"], before["b"])
-    assert runs._is_whole_png(out / "figures" / "a.png")
+    assert is_whole_png(out / "figures" / "a.png")
 
 
 def test_generated_answers_are_kept_and_a_line_cut_short_is_redone(
