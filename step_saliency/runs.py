@@ -39,7 +39,7 @@ from step_saliency.saliency.api import step_saliency
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.segment.formats import FormatName
 from step_saliency.segment.splitters import SplitterLike
-from step_saliency.tasks.answers import is_correct
+from step_saliency.tasks.answers import gold_answer, is_correct
 from step_saliency.trace import Trace
 
 FAILURE_COLUMNS = ("row", "trace", "line", "stage", "error", "message")
@@ -366,7 +366,7 @@ def _labelled(trace: Trace, job: _Job) -> Trace:
         **trace.meta,
         "problem": job.row.problem,
         "row_digest": job.digest,
-        "gold_answer": job.row.gold,
+        "gold_answer": None if job.row.gold is None else gold_answer(job.row.gold),
         "is_correct": _correctness(trace, job.row),
     }
     names = ("model", "level", "type", "subject", "answer")
