@@ -318,4 +318,4 @@ def test_what_is_no_tokenizer_is_refused():
 
 def test_a_tracker_takes_no_function_of_the_whole_text():
     with pytest.raises(ValueError, match="function of the whole text"):
-        StepTracker(byte_level(), splitter=lambda text: [0])  # noqa: ARG005
+        StepTracker(byte_level(), splitter=lambda text: [0])

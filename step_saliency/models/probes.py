@@ -110,7 +110,7 @@ def _capture(
     kept: dict[str, Tensor] = {}
 
     def keeper(name: str) -> Callable[..., None]:
-        def keep(activation: Tensor, hook: Any) -> None:  # noqa: ARG001
+        def keep(activation: Tensor, hook: Any) -> None:
             kept[name] = activation.detach().clone()
 
         return keep
@@ -122,7 +122,7 @@ def _capture(
 
 
 def _edit_row(row: int, edit: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def hook_function(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    def hook_function(activation: Tensor, hook: Any) -> Tensor:
         edited = activation.clone()
         edited[row] = edit(activation[row])
         return edited
@@ -252,7 +252,7 @@ def _gradients_from_first_block(model: Any) -> Iterator[list[Tensor]]:
     """Let gradients flow from the first block's input on, and collect that input."""
     inputs: list[Tensor] = []
 
-    def start_graph(residual: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    def start_graph(residual: Tensor, hook: Any) -> Tensor:
         inputs.append(residual.detach().requires_grad_())
         return inputs[-1]
 
@@ -279,7 +279,7 @@ def _gradients(
     gradients: dict[str, Tensor] = {}
 
     def keeper(name: str) -> Callable[..., None]:
-        def keep(gradient: Tensor, hook: Any) -> None:  # noqa: ARG001
+        def keep(gradient: Tensor, hook: Any) -> None:
             gradients[name] = gradient.detach().clone()
 
         return keep
@@ -337,7 +337,7 @@ def local_gradients(model: Any, tokens: Int[Tensor, "1 pos"]) -> Measurement:
     rotated = "blocks.0.attn.hook_rot_k" in firing_hooks(model)
     names = layer_names(model, "attn.hook_rot_k" if rotated else "attn.hook_k", "attn.hook_v")
 
-    def detach(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    def detach(activation: Tensor, hook: Any) -> Tensor:
         return activation.detach()
 
     with (
