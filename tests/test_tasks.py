@@ -121,7 +121,9 @@ def test_hand_written_errors():
     misremembered = [right[0], "Then q=i-70=53-70=-17.", "Then p=q+q=-17+-17=-34."]
     assert kind(misremembered, -34) == ("recall", 1, False)
     assert kind([*right[:2], "Then p=q+q=-35+-35=-60."], -60) == ("arithmetic", 2, False)
-    assert kind(right[1:], -70) == ("order", 0, True)
+    assert kind(right[1:], -70) == ("premise", 0, True)
+    assert kind([right[1], right[0], right[2]], -70) == ("order", 0, True)
+    assert kind([right[0], right[2]], -70) == ("order", 1, True)
     assert kind(right[:2], -70) == ("order", 2, True)
     assert kind(right, 70) == ("summary", 3, False)
     assert kind([right[0], "Then q==", right[2]], -70) == ("format", 1, True)

@@ -3,20 +3,23 @@
 Steps are read in the order written. A step is held against the question and against the values that
 *the trace itself* wrote before, so that an error is charged once, where it arises:
 
-    premise     the restated premise is not in the question (forgotten, invented or miscopied)
-    order       it uses a value that no earlier step computed, or the trace ends without the target
+    premise     the restated premise is not in the question (miscopied or invented), or the step
+                uses a given number that no step ever states (forgotten)
+    order       it uses another value that no earlier step computed, or one that is stated too
+                late, or the trace ends without the target
     recall      the substituted numbers or sign differ from the premise and the values so far
     arithmetic  the result is not what the substituted numbers give (a missed carry among others)
     summary     the answer is not the value last written for the target
     format      a line, or the whole response, does not follow the notation
 
 The tests are made in that order from ``premise`` to ``arithmetic``, and the first that fails names
-the error. A step that is right but not needed is no error (it is listed as superfluous). An answer
-can be right by luck after a wrong step, so ``is_correct`` and ``error_kind`` are separate findings.
+the error; a step that lacks several values is charged with the first of them. A step that is right
+but not needed is no error (it is listed as superfluous). An answer can be right by luck after a
+wrong step, so ``is_correct`` and ``error_kind`` are separate findings.
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,16 +78,25 @@ def split_response(response: str) -> tuple[list[str], str | None]:
 
 
 def step_error(
-    written: WrittenStep | None, graph: Graph, values: Mapping[str, int]
+    written: WrittenStep | None, graph: Graph, values: Mapping[str, int], stated: Collection[str]
 ) -> ErrorKind | None:
-    """What is wrong with one step, given the values that earlier steps wrote."""
+    """What is wrong with one step.
+
+    Args:
+        written: The step; None if it could not be read.
+        graph: What the question says.
+        values: What earlier steps wrote, by name.
+        stated: Names that any step of the trace computes, earlier or later.
+    """
     if written is None:
         return "format"
     premise = written.premise
     if premise.name not in graph.index or graph[premise.name] != premise:
         return "premise"
-    if any(name not in values for name in premise.variables):
-        return "order"
+    missing = next((name for name in premise.variables if name not in values), None)
+    if missing is not None:
+        forgotten = graph[missing].op is None and missing not in stated
+        return "premise" if forgotten else "order"
     if written.substituted != right_step(premise, values).substituted:
         return "recall"
     if written.substituted is not None:
@@ -98,12 +110,13 @@ def grade_response(response: str, graph: Graph, family: Family) -> Grade:
     """Read ``response`` step by step; see the module docstring for the kinds of error."""
     lines, summary = split_response(response)
     answer = None if summary is None else read_summary(summary)
+    steps = [NOTATIONS[family].read(line) for line in lines]
+    stated = {step.premise.name for step in steps if step is not None}
     values: dict[str, int] = {}
     found: list[tuple[int, ErrorKind]] = []
     superfluous = []
-    for i, line in enumerate(lines):
-        written = NOTATIONS[family].read(line)
-        if error := step_error(written, graph, values):
+    for i, written in enumerate(steps):
+        if error := step_error(written, graph, values, stated):
             found.append((i, error))
         if written is None:
             continue
@@ -148,6 +161,9 @@ def corrupt_solution(
         return _disorder(graph, family, rng)
     if kind in ("summary", "format"):
         return _break_end(graph, family, kind, rng)
+    given = [name for name in graph.order if graph[name].op is None and name != graph.target]
+    if kind == "premise" and given and rng.random() < 0.25:
+        return _leave_out(graph, family, rng.choice(given), kind)
     places = [
         i for i, name in enumerate(graph.order) if kind == "premise" or graph[name].op is not None
     ]
@@ -214,18 +230,24 @@ def _break_premise(premise: Premise, values: Mapping[str, int], rng: random.Rand
 
 
 def _disorder(graph: Graph, family: Family, rng: random.Random) -> Corruption:
-    """Leave out a step, or put it after the first step that uses it."""
-    order = list(graph.order)
-    place = rng.randrange(len(order))
-    name = order[place]
-    first_use = next(
-        (i for i, user in enumerate(order) if name in graph[user].variables), len(order)
-    )
-    del order[place]
-    if first_use < len(graph.order) and rng.random() < 0.5:
-        order.insert(first_use, name)
-    steps = [right_step(graph[name], graph.values) for name in order]
-    return Corruption(_write(steps, family, graph.values[graph.target]), first_use - 1, "order")
+    """Leave out a step that computes something, or put any step after the first that uses it."""
+    name = rng.choice(graph.order)
+    if name == graph.target or (graph[name].op is not None and rng.random() < 0.5):
+        return _leave_out(graph, family, name, "order")
+    order = [other for other in graph.order if other != name]
+    use = next(i for i, user in enumerate(order) if name in graph[user].variables)
+    order.insert(use + 1, name)
+    steps = [right_step(graph[other], graph.values) for other in order]
+    return Corruption(_write(steps, family, graph.values[graph.target]), use, "order")
+
+
+def _leave_out(graph: Graph, family: Family, name: str, kind: ErrorKind) -> Corruption:
+    """The canonical solution without one step; its value is used all the same."""
+    order = [other for other in graph.order if other != name]
+    users = (i for i, user in enumerate(order) if name in graph[user].variables)
+    steps = [right_step(graph[other], graph.values) for other in order]
+    text = _write(steps, family, graph.values[graph.target])
+    return Corruption(text, next(users, len(order)), kind)
 
 
 def _break_end(graph: Graph, family: Family, kind: ErrorKind, rng: random.Random) -> Corruption:
