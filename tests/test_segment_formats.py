@@ -256,8 +256,14 @@ def test_start_forgets_the_sequence_before():
 def test_an_empty_response_is_refused(response: str):
     with pytest.raises(ValueError, match="response is empty"):
         Trace.from_text(byte_level(), question=QUESTION, response=response)
+
+
+def test_generated_tokens_are_a_response_however_blank():
+    """A model can write blanks and stop; only no token at all is no response."""
+    trace = Trace.from_generation(byte_level(), [5], ids(byte_level(), " \n"))
+    assert trace.tokens.tolist() == [5, *ids(byte_level(), " \n")]
     with pytest.raises(ValueError, match="response is empty"):
-        Trace.from_generation(byte_level(), [5], ids(byte_level(), response))
+        Trace.from_generation(byte_level(), [5], [])
 
 
 @pytest.mark.parametrize(

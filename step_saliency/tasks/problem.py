@@ -13,7 +13,7 @@ not in the graph, so a map that shows them is charged with false positives.
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -293,6 +293,9 @@ def _cut(pieces: list[tuple[str, Region]], token_starts: list[int]) -> tuple[Ste
             stop += 1
         if stop > first:
             steps.append(Step(first, stop, region, text))
+        elif steps:
+            # One token began in the piece before and covers all of this one.
+            steps[-1] = replace(steps[-1], text=steps[-1].text + text)
         first = stop
     return tuple(steps)
 
