@@ -44,6 +44,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import step_saliency as ss
+from step_saliency.models import require_capabilities
 from step_saliency.saliency.hooks import Quantity, reduce_influence
 from step_saliency.saliency.objectives import resolve_objective
 from step_saliency.saliency.pooling import (
@@ -408,7 +409,6 @@ def own_responses(model: Any, problems: Sequence[Problem]) -> list[str]:
 
 
 def main() -> None:
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="reasoner")
     parser.add_argument("--n", type=int, default=100, help="problems of each family")
@@ -423,6 +423,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = ss.load_model(options.model)
+    require_capabilities(model, ["gradients", "pattern_rows", "local_gradients"])
     tables = []
     for family in options.family:
         problems = make_problems(n=options.n, level=options.level, seed=options.seed, family=family)
