@@ -39,23 +39,10 @@ def attention(
     sinks: Float[Tensor, "head"] | None = None,
     tile: Tile | None = None,
 ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
-    """Causal attention of one layer; see `naive.attention`.
+    """Causal attention of one layer.
 
-    Args:
-        q: Queries, rotated.
-        k: Keys, rotated, one for each group of heads.
-        v: Values, one for each group of heads.
-        spec: Scale, cap and window.
-        spans: Real positions of each sequence; None if all are.
-        sinks: Learned score of each head's sink.
-        tile: Size of the tiles; changes speed and memory, not the result.
-
-    Returns:
-        Head outputs z, zero at padding, and the logarithm of the softmax's denominator, +inf at
-        padding.
-
-    Raises:
-        ValueError: inputs that do not fit together.
+    Arguments, result and errors are those of `naive.attention`; ``tile`` changes speed and memory,
+    not the result.
     """
     check_attention_inputs(q, k, v, spans, sinks)
     batch, head, n_pos, _ = q.shape
@@ -93,27 +80,10 @@ def pool_influence(
     local: bool = True,
     tile: Tile | None = None,
 ) -> AttentionGradients:
-    """Differentiate attention and sum |P * dP| into pairs of steps; see `naive.pool_influence`.
+    """Differentiate attention and sum |P * dP| into pairs of steps.
 
-    Args:
-        q: Queries, as given to `attention`.
-        k: Keys.
-        v: Values.
-        z: Head outputs that `attention` returned.
-        lse: Denominators that `attention` returned, sinks included.
-        dz: Gradient at z.
-        spec: Scale, cap and window.
-        spans: Real positions of each sequence; None if all are. Gradients are zero elsewhere.
-        steps: Steps to sum the influence into; None for gradients alone.
-        per_head: Whether totals keep heads apart; otherwise they are summed over heads.
-        local: Whether keys and values get gradient from the query at their own position alone.
-        tile: Size of the tiles; changes speed and memory, not the result.
-
-    Returns:
-        Gradients in the type of the inputs, and totals in float32 or better.
-
-    Raises:
-        ValueError: inputs that do not fit together.
+    Arguments, result and errors are those of `naive.pool_influence`; ``tile`` changes speed and
+    memory, not the result.
     """
     check_attention_inputs(q, k, v, spans, None)
     batch, head, n_pos, _ = q.shape

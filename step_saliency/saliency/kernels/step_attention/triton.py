@@ -51,23 +51,13 @@ def attention(
     sinks: Float[Tensor, "head"] | None = None,
     tile: Tile | None = None,
 ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
-    """Causal attention of one layer; see `naive.attention`.
+    """Causal attention of one layer.
 
-    Args:
-        q: Queries, rotated.
-        k: Keys, rotated, one for each group of heads.
-        v: Values, one for each group of heads.
-        spec: Scale, cap and window.
-        spans: Real positions of each sequence; None if all are.
-        sinks: Learned score of each head's sink.
-        tile: Size of the tiles, powers of two from 16.
-
-    Returns:
-        Head outputs z, zero at padding, and the logarithm of the softmax's denominator, +inf at
-        padding.
+    Arguments and result are those of `naive.attention`, sums in float32, tiles powers of two
+    from 16.
 
     Raises:
-        ValueError: inputs that do not fit together, or that Triton cannot take.
+        ValueError: as there, or inputs that Triton cannot take.
     """
     check_attention_inputs(q, k, v, spans, sinks)
     tile = _checked_tile(q, v, tile)
@@ -100,27 +90,13 @@ def pool_influence(
     local: bool = True,
     tile: Tile | None = None,
 ) -> AttentionGradients:
-    """Differentiate attention and sum |P * dP| into pairs of steps; see `naive.pool_influence`.
+    """Differentiate attention and sum |P * dP| into pairs of steps.
 
-    Args:
-        q: Queries, as given to `attention`.
-        k: Keys.
-        v: Values.
-        z: Head outputs that `attention` returned.
-        lse: Denominators that `attention` returned, sinks included.
-        dz: Gradient at z.
-        spec: Scale, cap and window.
-        spans: Real positions of each sequence; None if all are. Gradients are zero elsewhere.
-        steps: Steps to sum the influence into; None for gradients alone.
-        per_head: Whether totals keep heads apart; otherwise they are summed over heads.
-        local: Whether keys and values get gradient from the query at their own position alone.
-        tile: Size of the tiles, powers of two from 16.
-
-    Returns:
-        Gradients in the type of the inputs, and totals in float32.
+    Arguments and result are those of `naive.pool_influence`, sums in float32, tiles powers of two
+    from 16.
 
     Raises:
-        ValueError: inputs that do not fit together, or that Triton cannot take.
+        ValueError: as there, or inputs that Triton cannot take.
     """
     check_attention_inputs(q, k, v, spans, None)
     tile = _checked_tile(q, v, tile)
