@@ -33,6 +33,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from step_saliency.models.registry import (
+    attention_implementation,
+    bridged_attention,
+    decoder_layers,
+    replaced_methods,
+    unbridged_forward,
+)
 from step_saliency.saliency.kernels.step_attention import KernelName, load_kernel
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec, Spans, StepIndex
 
@@ -204,7 +211,7 @@ class HookedSeam(Seam):
         with ExitStack() as stack:
             for block in self.blocks:
                 attention: Any = block.attn
-                stack.enter_context(_replaced_methods(attention, self._methods(attention, run)))
+                stack.enter_context(replaced_methods(attention, self._methods(attention, run)))
             yield
 
     def _methods(self, attention: Any, run: AttentionRun) -> dict[str, Callable[..., Any]]:
@@ -254,13 +261,7 @@ class TransformersSeam(Seam):
         bridged = getattr(self.model, "blocks", None)
         if bridged is not None:
             return list(bridged)
-        n_layers = self.transformers_model.config.get_text_config(decoder=True).num_hidden_layers
-        for module in self.transformers_model.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-                return list(module)
-        raise ValueError(
-            f"{type(self.transformers_model).__name__} has no list of its {n_layers} layers"
-        )
+        return decoder_layers(self.transformers_model)
 
     @property
     def vocab(self) -> int:
@@ -284,7 +285,7 @@ class TransformersSeam(Seam):
         inputs = resid.detach().to(self.device)
         with ExitStack() as stack:
             for block in self.blocks:
-                stack.enter_context(_replaced_methods(block, {"forward": answer}))
+                stack.enter_context(replaced_methods(block, {"forward": answer}))
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits[0]
 
@@ -297,17 +298,17 @@ class TransformersSeam(Seam):
             )
         bridged = self.model is not self.transformers_model
         if bridged:
-            own = _attention_of(self.blocks[0]).named_children()
+            own = bridged_attention(self.blocks[0]).named_children()
             points = {name for name, child in own if hasattr(child, "has_hooks")}
             _refuse_hooks(self.model, sorted(points - {"hook_in", "hook_out"}))
         AttentionInterface.register(REGISTERED_NAME, _registered_attention)
         with ExitStack() as stack:
-            stack.enter_context(_attention_implementation(self.transformers_model, REGISTERED_NAME))
+            stack.enter_context(attention_implementation(self.transformers_model, REGISTERED_NAME))
             if bridged:
                 for block in self.blocks:
-                    attention = _attention_of(block)
-                    methods = {"forward": _wrapped_attention(attention)}
-                    stack.enter_context(_replaced_methods(attention, methods))
+                    attention = bridged_attention(block)
+                    methods = {"forward": unbridged_forward(attention)}
+                    stack.enter_context(replaced_methods(attention, methods))
             token = _current_run.set(run)
             stack.callback(_current_run.reset, token)
             yield
@@ -363,25 +364,6 @@ def _refuse_layer_type(module: Any, sliding_window: int | None) -> None:
         )
 
 
-def _wrapped_attention(attention: Any) -> Callable[..., Any]:
-    """A bridge's attention computed by the transformers attention inside it."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden_states = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
-        rest = args[1:] if args else ()
-        output = attention.original_component(attention.hook_in(hidden_states), *rest, **kwargs)
-        return attention.hook_out(output[0]), *output[1:]
-
-    return forward
-
-
-def _attention_of(block: Any) -> Any:
-    attention = getattr(block, "attn", None)
-    if attention is None or getattr(attention, "original_component", None) is None:
-        raise ValueError(f"{type(block).__name__} has no attention that streaming knows")
-    return attention
-
-
 def _refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
     """Refuse hooks where streaming has nothing for them, or only parts of it."""
     for name, point in model.hook_dict.items():
@@ -397,38 +379,6 @@ def _refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
                 f"there is a hook at {name}, which streaming runs on a few positions at a time; "
                 "remove it or use method='hooks'"
             )
-
-
-@contextmanager
-def _replaced_methods(module: nn.Module, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
-    """Give one module other methods, and afterwards those that it had."""
-    own = {name: vars(module)[name] for name in methods if name in vars(module)}
-    try:
-        for name, method in methods.items():
-            object.__setattr__(module, name, method)
-        yield
-    finally:
-        for name in methods:
-            if name in own:
-                object.__setattr__(module, name, own[name])
-            else:
-                vars(module).pop(name, None)
-
-
-@contextmanager
-def _attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    owned: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = {
-        id(config): config for config in owned if hasattr(config, "_attn_implementation_internal")
-    }
-    before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = name
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
 
 
 def find_seam(model: nn.Module) -> Seam:
