@@ -30,7 +30,25 @@ class Intervention(Protocol):
     """Anything that can be attached to a model for a while, such as `StepFlow`."""
 
     def attached(self, model: Any) -> AbstractContextManager[Any]:
-        """Install on the model until the context ends."""
+        """Install on the model until the context ends; may yield a `Follower`."""
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """What an intervention yields if it wants to know which rows are decoded."""
+
+    def expect(
+        self,
+        *,
+        questions: Sequence[str] | None = None,
+        n_prompt: int | Sequence[int] | None = None,
+        format: FormatName = "auto",  # noqa: A002
+        splitter: SplitterLike = "sentence",
+    ) -> None:
+        """Hear what the rows of the next batch are."""
+
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
+        """Hear that the batch goes on with these rows only."""
 
 
 @dataclass(eq=False)
@@ -109,8 +127,16 @@ def generate(
     choose = _Sampler(temperature, top_p, top_k)
     with tqdm(total=len(rows), unit="response", disable=not progress) as bar:
         for batch in _batches(rows, batch_size):
-            with torch.no_grad(), attached(model):
-                for _ in _decode(model, batch, choose, stops, max_new_tokens):
+            with torch.no_grad(), attached(model) as session:
+                follower = session if isinstance(session, Follower) else None
+                if follower is not None:
+                    follower.expect(
+                        questions=[texts[row.index // n] for row in batch],
+                        n_prompt=[len(row.prompt) for row in batch],
+                        format=format,
+                        splitter=splitter,
+                    )
+                for _ in _decode(model, batch, choose, stops, max_new_tokens, follower):
                     bar.update()
     return [
         Trace.from_generation(
@@ -199,6 +225,7 @@ def _decode(
     choose: "_Sampler",
     stops: frozenset[int],
     max_new_tokens: int,
+    follower: Follower | None = None,
 ) -> Iterator[_Row]:
     """Fill the rows' responses; yields each row when it is done."""
     live = list(rows)
@@ -220,6 +247,8 @@ def _decode(
         if len(staying) < len(live):
             live = [live[i] for i in staying]
             decoder.keep(torch.tensor(staying, device=chosen.device))
+            if follower is not None:
+                follower.keep(staying)
             chosen = chosen[staying]
         tokens, mask = chosen.unsqueeze(-1), torch.ones_like(chosen).unsqueeze(-1)
 

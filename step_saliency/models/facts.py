@@ -165,6 +165,13 @@ def _transformers_scale(config: Any, layer: int, *, d_head: int) -> float:
     return float(getattr(config, "attention_multiplier", None) or scale)
 
 
+def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """Output projection of each head of a layer."""
+    backend_of(model)
+    weights: Tensor = model.blocks[layer].attn.W_O  # type: ignore[index, union-attr]
+    return weights.detach()
+
+
 def all_hook_names(model: nn.Module) -> frozenset[str]:
     """Every name that ``model.hooks`` knows, aliases of a bridge included."""
     backend_of(model)

@@ -1,0 +1,101 @@
+"""What did the edits do? Counters per edit, layer and head.
+
+    rows_seen      attention rows (query positions) to which the edit applies
+    rows_shifted   of these, rows that it changed
+    infeasible     of these, rows whose constraint had no solution and was capped
+    mass_before    mean over rows seen of the attention on the bridge
+    mass_after     the same after the edit
+    injections     vectors added
+    injected_norm  mean over injections of the added vector's norm in the residual stream, relative
+                   to the norm of the residual there
+
+Counted on the device and read when the table is asked for, so that decoding does not wait.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Counter = Literal[
+    "rows_seen",
+    "rows_shifted",
+    "infeasible",
+    "mass_before",
+    "mass_after",
+    "injections",
+    "injected_norm",
+]
+COUNTERS: tuple[Counter, ...] = get_args(Counter)
+_MEAN_OVER = {
+    "mass_before": "rows_seen",
+    "mass_after": "rows_seen",
+    "injected_norm": "injections",
+}
+
+
+@dataclass(eq=False)
+class Effects:
+    """Sums per edit and layer, each ``head`` or, for what has no heads, a single number."""
+
+    _sums: dict[tuple[int, str], dict[str, Float[Tensor, "..."]]] = field(default_factory=dict)
+
+    def add(self, edit: str, layer: int, **counts: Tensor | float | int) -> None:
+        """Add to the counters of an edit in a layer.
+
+        Args:
+            edit: Name of the edit.
+            layer: Layer.
+            counts: Sums by counter, each of shape ``head`` or a single number. Counters of means
+                take the sum over what they are a mean of.
+
+        Raises:
+            ValueError: an unknown counter.
+        """
+        unknown = sorted(set(counts) - set(COUNTERS))
+        if unknown:
+            raise ValueError(f"unknown counters {unknown}; there are {', '.join(COUNTERS)}")
+        sums = self._sums.setdefault((layer, edit), {})
+        for name, count in counts.items():
+            value = torch.as_tensor(count).detach().to(torch.float64)
+            sums[name] = value if name not in sums else sums[name] + value
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer, head and edit: layer, head, edit and the counters.
+
+        ``head`` is missing where the edit acts on all heads together, a mean where nothing was
+        seen, a counter where the edit has none such.
+        """
+        rows: list[dict[str, float | int | str | None]] = []
+        for (layer, edit), sums in self._sums.items():
+            rows += _rows(layer, edit, sums)
+        frame = pd.DataFrame(rows, columns=["layer", "head", "edit", *COUNTERS])
+        counts = [name for name in COUNTERS if name not in _MEAN_OVER]
+        types = dict.fromkeys(("layer", "head", *counts), "Int64")
+        means = dict.fromkeys(_MEAN_OVER, "float64")
+        typed = frame.astype({**types, **means})
+        return typed.sort_values(["layer", "edit", "head"], ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format))
+
+
+def _rows(
+    layer: int, edit: str, sums: dict[str, Float[Tensor, "..."]]
+) -> list[dict[str, float | int | str | None]]:
+    by_head = {name: value.cpu() for name, value in sums.items()}
+    n_heads = max((value.numel() for value in by_head.values() if value.ndim), default=0)
+    rows: list[dict[str, float | int | str | None]] = []
+    for head in range(n_heads) if n_heads else [None]:
+        row: dict[str, float | int | str | None] = {"layer": layer, "head": head, "edit": edit}
+        for name, value in by_head.items():
+            row[name] = float(value[head] if value.ndim else value)
+        for name, over in _MEAN_OVER.items():
+            if name in row:
+                count = float(row.get(over) or 0)
+                row[name] = float(row[name] or 0) / count if count else float("nan")
+        rows.append(row)
+    return rows

@@ -1,0 +1,59 @@
+"""How strong is an edit in each layer?
+
+A strength is a number; a mapping from layer to number, 0 elsewhere; or a function of depth, which
+runs from 0 in the first layer of the model to 1 in the last: depth = layer / (n_layers - 1).
+
+    tau_max=0.15    tau_max={0: 0.2, 1: 0.1}    tau_max=linear(0.2, 0.05)    tau_max=lambda d: d**2
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+Strength: TypeAlias = float | int | Mapping[int, float] | Callable[[float], float]
+
+
+def constant(strength: float) -> Callable[[float], float]:
+    """The same strength at every depth."""
+    return lambda depth: float(strength)
+
+
+def linear(first: float, last: float) -> Callable[[float], float]:
+    """A strength that goes evenly from ``first`` in the first layer to ``last`` in the last."""
+    return lambda depth: float(first + (last - first) * depth)
+
+
+def strength_at(strength: Strength, layer: int, n_layers: int | None) -> float:
+    """Strength in a layer.
+
+    Args:
+        strength: Number, mapping by layer, or function of depth.
+        layer: Layer.
+        n_layers: Layers of the model; None if it is not known, which a function of depth refuses.
+
+    Raises:
+        ValueError: a function of depth without the number of layers.
+    """
+    if isinstance(strength, Mapping):
+        return float(strength.get(layer, 0.0))
+    if not callable(strength):
+        return float(strength)
+    if n_layers is None:
+        raise ValueError(
+            "a strength that depends on depth needs the number of layers: bind the edit with "
+            "edit.bound_to(trace, model=model), or use edit.attached(model)"
+        )
+    return float(strength(layer / max(1, n_layers - 1)))
+
+
+def check_strength(name: str, strength: Strength, *, below: float | None = None) -> None:
+    """Raise ValueError for a number (or a mapping's) that is not in [0, below).
+
+    Functions of depth are checked where they are evaluated.
+    """
+    if callable(strength):
+        return
+    numbers = list(strength.values()) if isinstance(strength, Mapping) else [strength]
+    limit = float("inf") if below is None else below
+    wrong = [number for number in numbers if not 0 <= number < limit]
+    if wrong:
+        raise ValueError(f"{name}={wrong[0]} is not in [0, {limit})")
