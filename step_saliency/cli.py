@@ -1,4 +1,4 @@
-"""The command ``step-saliency``: map, diagnose, doctor, demo.
+"""The command ``step-saliency``: map, diagnose, report, doctor, demo.
 
 Heavy imports wait until a command needs them, so that ``--help`` answers at once.
 """
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_map(commands)
     _add_diagnose(commands)
+    _add_report(commands)
     _add_doctor(commands)
     _add_demo(commands)
     return parser
@@ -122,6 +123,33 @@ def _add_diagnose(commands: Any) -> None:
     command.set_defaults(run=_diagnose)
 
 
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser(
+        "report",
+        help="traces of a results folder as self-contained HTML files",
+        description=(
+            "Write one HTML file per trace: its text, the step map with layers and heads to choose "
+            "from, depth curves, the diagnosis and what sets error traces apart. The files ask the "
+            "network for nothing."
+        ),
+    )
+    command.add_argument(
+        "source",
+        metavar="RUN",
+        type=Path,
+        help="results folder of `step-saliency map`, or one map (.safetensors)",
+    )
+    command.add_argument("--trace", help="name of one trace; default: all of the folder")
+    command.add_argument(
+        "--out", type=Path, help="file to write (one trace), or folder; default: RUN/report"
+    )
+    command.add_argument(
+        "--effects", type=Path, help="table of what interventions did (parquet or CSV)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the resampling")
+    command.set_defaults(run=_report)
+
+
 def _add_doctor(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
@@ -194,6 +222,21 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         if layers
     }
     print(overview(arguments.folder, bands=bands or None, seed=arguments.seed))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from step_saliency.report.write import write_reports
+
+    written = write_reports(
+        arguments.source,
+        trace=arguments.trace,
+        out=arguments.out,
+        effects=arguments.effects,
+        seed=arguments.seed,
+    )
+    for file in written:
+        print(f"{file} ({file.stat().st_size / 1e6:.2f} MB)")
     return 0
 
 

@@ -116,13 +116,17 @@ class RunFolder:
         except (FileNotFoundError, ValueError):
             return None
 
+    def map_files(self) -> list[Path]:
+        """Files of the maps, by name."""
+        return sorted((self.path / "maps").glob("*.safetensors"))
+
     def all_maps(self) -> list[StepSaliency]:
         """Every map in the folder, by file name.
 
         Raises:
             ValueError: there is none, or some are cut short.
         """
-        files = sorted((self.path / "maps").glob("*.safetensors"))
+        files = self.map_files()
         broken = [file.stem for file in files if self.read_map(file.stem) is None]
         if broken:
             raise ValueError(

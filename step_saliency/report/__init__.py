@@ -3,6 +3,7 @@
 from step_saliency.report.depth import depth_curves
 from step_saliency.report.heatmap import step_map
 from step_saliency.report.html import diagnosis_html, saliency_html
+from step_saliency.report.page import page
 from step_saliency.report.tokens import token_and_step
 from step_saliency.report.views import attention_view, step_view, token_view
 
@@ -10,6 +11,7 @@ __all__ = [
     "attention_view",
     "depth_curves",
     "diagnosis_html",
+    "page",
     "saliency_html",
     "step_map",
     "step_view",
