@@ -45,9 +45,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import optimize, stats
+from scipy import optimize
 
 from step_saliency.diagnose.diagnosis import Diagnosis
+from step_saliency.resampling import (
+    Bootstrap,
+    holm,
+    permutation_p_values,
+    sign_flips,
+    standardised,
+)
 
 Length = Literal["n_tokens", "n_steps"]
 Control = Literal["none", "length"]
@@ -329,13 +336,13 @@ def _contrast(
     differences = design.by_problem(weights, values)
     areas = _areas(values, design)
     estimate = differences.mean(0)
-    bootstrap = _Bootstrap(n, confidence=confidence, n_resamples=n_resamples, seed=seed)
+    bootstrap = Bootstrap(n, confidence=confidence, n_resamples=n_resamples, seed=seed)
     lower, upper = bootstrap.interval(differences)
     area_lower, area_upper = bootstrap.interval(areas)
     exchanged, exact = _permutations(design, n_permutations, seed)
-    p_value = _p_values(exchanged, values, differences.sum(0), exact)
-    signs, all_signs = _signs(n, n_permutations, seed)
-    p_sign = _p_values(signs, differences, differences.sum(0), all_signs)
+    p_value = permutation_p_values(exchanged, values, differences.sum(0), exact)
+    signs, all_signs = sign_flips(n, n_permutations, seed)
+    p_sign = permutation_p_values(signs, differences, differences.sum(0), all_signs)
     return pd.DataFrame(
         {
             "estimate": estimate,
@@ -346,7 +353,7 @@ def _contrast(
             "p_value": p_value,
             "p_sign": p_sign,
             "exact": exact,
-            "effect_size": _standardised(differences),
+            "effect_size": standardised(differences),
             "auroc": areas.mean(0),
             "auroc_lower": area_lower,
             "auroc_upper": area_upper,
@@ -387,36 +394,6 @@ def _areas(
     return areas
 
 
-def _standardised(differences: Float[np.ndarray, "problem key"]) -> Float[np.ndarray, "key"]:
-    if len(differences) < 2:
-        return np.full(differences.shape[1], np.nan)
-    spread = differences.std(0, ddof=1)
-    return differences.mean(0) / np.where(spread > 0, spread, np.nan)
-
-
-class _Bootstrap:
-    """Percentile intervals, at expanded levels, of means over problems."""
-
-    def __init__(self, n: int, *, confidence: float, n_resamples: int, seed: int) -> None:
-        rng = np.random.default_rng([seed, 0])
-        self._shares = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
-        tail = (1 - confidence) / 2
-        self._level = (
-            stats.norm.cdf(stats.t.ppf(tail, n - 1) * math.sqrt(n / (n - 1))) if n > 1 else None
-        )
-
-    def interval(
-        self, by_problem: Float[np.ndarray, "problem key"]
-    ) -> tuple[Float[np.ndarray, "key"], Float[np.ndarray, "key"]]:
-        if self._level is None:
-            return (np.full(by_problem.shape[1], np.nan),) * 2
-        means = np.concatenate(
-            [self._shares @ chunk for chunk in _column_chunks(by_problem)], axis=1
-        )
-        lower, upper = np.quantile(means, [self._level, 1 - self._level], axis=0)
-        return lower, upper
-
-
 def _permutations(
     design: _Design, n_permutations: int, seed: int
 ) -> tuple[Float[np.ndarray, "permutation trace"], bool]:
@@ -452,46 +429,12 @@ def _drawn_labels(
     return labels
 
 
-def _signs(
-    n: int, n_permutations: int, seed: int
-) -> tuple[Float[np.ndarray, "permutation problem"], bool]:
-    """Signs of the problems' differences, and whether these are all there are."""
-    if 2**n <= n_permutations:
-        return np.array(list(itertools.product((1.0, -1.0), repeat=n))), True
-    rng = np.random.default_rng([seed, 2])
-    return rng.choice([1.0, -1.0], size=(n_permutations, n)), False
-
-
-def _p_values(
-    weights: Float[np.ndarray, "permutation term"],
-    values: Float[np.ndarray, "term key"],
-    observed: Float[np.ndarray, "key"],
-    exact: bool,
-) -> Float[np.ndarray, "key"]:
-    # Sums that are equal on paper differ in the last bits with the order of the terms.
-    slack = 1e-9 * np.abs(weights[0][:, None] * values).sum(0)
-    threshold = np.abs(observed) - slack
-    chunks = zip(_column_chunks(values), _column_chunks(threshold[None]), strict=True)
-    as_large = np.concatenate([(np.abs(weights @ v) >= t).sum(0) for v, t in chunks])
-    return as_large / len(weights) if exact else (1 + as_large) / (1 + len(weights))
-
-
-def _column_chunks(
-    values: Float[np.ndarray, "row key"], size: int = 256
-) -> list[Float[np.ndarray, "row chunk"]]:
-    return [values[:, start : start + size] for start in range(0, values.shape[1], size)]
-
-
 def _with_holm(result: pd.DataFrame) -> pd.DataFrame:
     """Add Holm's correction over the layers and heads of one metric and control."""
     family = ["metric", "query_region", "key_region", "control"]
     of_head = result["head"].notna().rename("of_head")
-    corrected = result.groupby([*family, of_head], dropna=False)["p_value"].transform(_holm)
+    corrected = result.groupby([*family, of_head], dropna=False)["p_value"].transform(
+        lambda p_values: pd.Series(holm(p_values.to_numpy(float)), p_values.index)
+    )
     result.insert(list(result.columns).index("p_value") + 1, "p_holm", corrected)
     return result
-
-
-def _holm(p_values: pd.Series) -> pd.Series:
-    ordered = p_values.dropna().sort_values()
-    factors = np.arange(len(ordered), 0, -1)
-    return (ordered * factors).cummax().clip(upper=1).reindex(p_values.index)
