@@ -6,4 +6,13 @@ from step_saliency.diagnose.comparison import compare
 from step_saliency.diagnose.curves import mean_curves
 from step_saliency.diagnose.diagnosis import Diagnosis, diagnose
 
-__all__ = ["Band", "Bands", "Diagnosis", "compare", "diagnose", "mean_curves"]
+__all__ = [
+    "Band",
+    "BandChoice",
+    "Bands",
+    "Diagnosis",
+    "compare",
+    "diagnose",
+    "find_bands",
+    "mean_curves",
+]
