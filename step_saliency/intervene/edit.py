@@ -28,7 +28,7 @@ over that trace; such a hook sees neither weights nor sinks unless it is bound w
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
