@@ -31,7 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -107,6 +107,10 @@ class _Binding:
     values: dict[int, Float[Tensor, "batch key kv_head d_head"]]
 
 
+_EditType = TypeVar("_EditType", bound="Edit")
+_GroupType = TypeVar("_GroupType", bound="EditGroup")
+
+
 class Edit(ABC):
     """An intervention at one site of some layers.
 
@@ -138,6 +142,15 @@ class Edit(ABC):
             activation: As the hook point of ``site`` shows it.
             context: What else is known.
         """
+
+    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
+        """Whether it can change anything in a pass; saying no where it cannot saves time.
+
+        Args:
+            regions: `REGION_CODE` of the regions of the pass's positions.
+            starting: The same for the positions that begin a step.
+        """
+        return True
 
     def check(self, *, n_layers: int, n_heads: int) -> None:  # noqa: ARG002
         """Refuse a model that lacks a layer (or, in subclasses, a head) of this edit.
@@ -176,12 +189,12 @@ class Edit(ABC):
         return attached_edits((self,), model, trace=trace, traces=traces, n_prompt=n_prompt)
 
     def bound_to(
-        self,
+        self: _EditType,
         trace: Trace | Sequence[Trace],
         *,
         padding_side: Literal["left", "right"] = "left",
         model: Any = None,
-    ) -> Self:
+    ) -> _EditType:
         """The same edit, whose ``hook`` knows the steps; for full passes by hand.
 
         Args:
@@ -346,12 +359,12 @@ class EditGroup:
         return attached_edits(self.edits, model, trace=trace, traces=traces, n_prompt=n_prompt)
 
     def bound_to(
-        self,
+        self: _GroupType,
         trace: Trace | Sequence[Trace],
         *,
         padding_side: Literal["left", "right"] = "left",
         model: Any = None,
-    ) -> Self:
+    ) -> _GroupType:
         """As `Edit.bound_to`, for all edits of the group."""
         twin = copy.copy(self)
         twin.edits = tuple(
