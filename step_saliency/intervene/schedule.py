@@ -9,15 +9,15 @@ runs from 0 in the first layer of the model to 1 in the last: depth = layer / (n
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-Strength: TypeAlias = float | int | Mapping[int, float] | Callable[[float], float]
+Strength: TypeAlias = float | int | Mapping[int, float | int] | Callable[[float], float | int]
 
 
-def constant(strength: float) -> Callable[[float], float]:
+def constant(strength: float | int) -> Callable[[float], float]:
     """The same strength at every depth."""
     return lambda depth: float(strength)
 
 
-def linear(first: float, last: float) -> Callable[[float], float]:
+def linear(first: float | int, last: float | int) -> Callable[[float], float]:
     """A strength that goes evenly from ``first`` in the first layer to ``last`` in the last."""
     return lambda depth: float(first + (last - first) * depth)
 
