@@ -63,6 +63,11 @@ class Effects:
             value = torch.as_tensor(count).detach().to(torch.float64)
             sums[name] = value if name not in sums else sums[name] + value
 
+    def include(self, other: "Effects") -> None:
+        """Add the counters of another run."""
+        for (layer, edit), sums in other._sums.items():
+            self.add(edit, layer, **sums)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, head and edit: layer, head, edit and the counters.
 
