@@ -113,23 +113,48 @@ def odds_equal_shifts(
         tau_max: Upper bound of tau_B.
     """
     acts = (n_bridge > 0) & (n_current > 0)
+    wanted = bridge_floor(n_bridge.to(log_other.dtype), n_current.to(log_other.dtype), tau_max)
+    return group_shifts(log_bridge, log_current, log_other, wanted, acts)
+
+
+def group_shifts(
+    log_bridge: Float[Tensor, "..."],
+    log_current: Float[Tensor, "..."],
+    log_other: Float[Tensor, "..."],
+    wanted: Float[Tensor, "..."],
+    acts: Bool[Tensor, "..."],
+    *,
+    at_most: float = 0.5,
+) -> OddsEqualShifts:
+    """The projection onto any mass of the bridge: {q : q(B) >= wanted, q(O) = p(O)}.
+
+    Args:
+        log_bridge: Log-sum-exp of the scores of the bridge; any number where ``acts`` is False.
+        log_current: Of the part that gives mass away; any number where ``acts`` is False.
+        log_other: Of all else; -inf or very low where there is nothing.
+        wanted: Mass that the bridge is to have.
+        acts: Rows with a bridge and a part that gives.
+        at_most: Mass that the bridge gets in rows that cannot have it (wanted >= 1 - p(O)), as a
+            share of 1 - p(O). With 1 the other part is emptied: its shift is -inf.
+    """
     log_bridge, log_current, log_other = (
         torch.where(acts, x, 0.0) for x in (log_bridge, log_current, log_other)
     )
     log_pair = torch.logaddexp(log_bridge, log_current)
     log_all = torch.logaddexp(log_pair, log_other)
     mass, rest = (log_bridge - log_all).exp(), (log_pair - log_all).exp()
-    wanted = bridge_floor(n_bridge.to(mass.dtype), n_current.to(mass.dtype), tau_max)
     infeasible = acts & (mass < wanted) & (wanted >= rest)
-    tau = torch.where(infeasible, rest / 2, wanted)
+    tau = torch.where(infeasible, rest * at_most, wanted)
     shifted = acts & (mass < tau)
+    keeps = shifted & (tau < rest)
     # rows that are left alone get a harmless logarithm, so that no gradient becomes NaN
-    tau, remainder = torch.where(shifted, tau, 0.5), torch.where(shifted, rest - tau, 0.5)
+    tau, remainder = torch.where(shifted, tau, 0.5), torch.where(keeps, rest - tau, 0.5)
     to_bridge = torch.where(shifted, tau.log() - (log_bridge - log_all), 0.0)
-    to_current = torch.where(shifted, remainder.log() - (log_current - log_all), 0.0)
+    to_current = torch.where(keeps, remainder.log() - (log_current - log_all), 0.0)
     before = torch.where(acts, mass, 0.0)
     after = torch.where(shifted, tau, before)
     divergence = tau * to_bridge + remainder * to_current
+    to_current = to_current.masked_fill(shifted & ~keeps, float("-inf"))
     return OddsEqualShifts(
         to_bridge, to_current, acts, shifted, infeasible, before, after, divergence
     )
@@ -212,10 +237,50 @@ def odds_equal_scores(
     if mode == "smooth":
         edited, shifts = _smoothed(exact, visible, groups, shifts, sinks)
     else:
-        shift = torch.where(groups == KeyGroup.BRIDGE, shifts.bridge[..., None], 0.0)
-        edited = exact + torch.where(groups == KeyGroup.CURRENT, shifts.current[..., None], shift)
+        edited = _added(exact, groups, shifts)
     changes = shifts.shifted[..., None] & visible
     return torch.where(changes, edited.to(scores.dtype), scores), shifts
+
+
+def projected_scores(
+    scores: Float[Tensor, "*lead query key"],
+    groups: Int[Tensor, "*#lead query key"],
+    *,
+    mass: float | int,
+    sinks: Float[Tensor, "..."] | None = None,
+) -> tuple[Float[Tensor, "*lead query key"], OddsEqualShifts]:
+    """Shift the scores of the rows whose bridge has less than a given mass.
+
+    Where the current part has too little to give, it is emptied and the row counted infeasible.
+
+    Args:
+        scores: Scores before the softmax, masked entries -inf or the lowest number.
+        groups: `KeyGroup` of each key to each query.
+        mass: Mass that the bridge is to have.
+        sinks: Score of a sink that takes part in the softmax; broadcast to ``*lead query``.
+
+    Returns:
+        New scores, or ``scores`` itself where no row is shifted; and what was done per row.
+    """
+    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    visible = visible_keys(scores)
+    logs, n_bridge, n_current = _log_sums(exact, visible, groups, sinks)
+    acts = (n_bridge > 0) & (n_current > 0)
+    shifts = group_shifts(*logs, torch.full_like(logs[0], mass), acts, at_most=1.0)
+    if not shifts.shifted.any():
+        return scores, shifts
+    changes = shifts.shifted[..., None] & visible
+    edited = _added(exact, groups, shifts)
+    return torch.where(changes, edited.to(scores.dtype), scores), shifts
+
+
+def _added(
+    scores: Float[Tensor, "*lead query key"],
+    groups: Int[Tensor, "*#lead query key"],
+    shifts: OddsEqualShifts,
+) -> Float[Tensor, "*lead query key"]:
+    shift = torch.where(groups == KeyGroup.BRIDGE, shifts.bridge[..., None], 0.0)
+    return scores + torch.where(groups == KeyGroup.CURRENT, shifts.current[..., None], shift)
 
 
 def _shifts_of(
@@ -225,20 +290,24 @@ def _shifts_of(
     tau_max: float | int,
     sinks: Float[Tensor, "..."] | None,
 ) -> OddsEqualShifts:
+    logs, n_bridge, n_current = _log_sums(scores, visible, groups, sinks)
+    return odds_equal_shifts(*logs, n_bridge, n_current, tau_max=tau_max)
+
+
+def _log_sums(
+    scores: Float[Tensor, "*lead query key"],
+    visible: Bool[Tensor, "*lead query key"],
+    groups: Int[Tensor, "*#lead query key"],
+    sinks: Float[Tensor, "..."] | None,
+) -> tuple[list[Float[Tensor, "*lead query"]], Int[Tensor, "..."], Int[Tensor, "..."]]:
+    """Log-sum-exp of bridge, current part and the rest; and how many keys the first two have."""
     bridge, current, other = (
         visible & (groups == group) for group in (KeyGroup.BRIDGE, KeyGroup.CURRENT, KeyGroup.OTHER)
     )
-    log_other = _log_sum(scores, other)
+    logs = [_log_sum(scores, members) for members in (bridge, current, other)]
     if sinks is not None:
-        log_other = torch.logaddexp(log_other, sinks.to(scores.dtype).expand_as(log_other))
-    return odds_equal_shifts(
-        _log_sum(scores, bridge),
-        _log_sum(scores, current),
-        log_other,
-        bridge.sum(-1),
-        current.sum(-1),
-        tau_max=tau_max,
-    )
+        logs[2] = torch.logaddexp(logs[2], sinks.to(scores.dtype).expand_as(logs[2]))
+    return logs, bridge.sum(-1), current.sum(-1)
 
 
 def _log_sum(
