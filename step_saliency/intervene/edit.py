@@ -28,10 +28,10 @@ over that trace; such a hook sees neither weights nor sinks unless it is bound w
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +43,8 @@ from step_saliency.models.hooking import NamedHook, live_names
 from step_saliency.trace import Trace
 
 Site = Literal["scores", "z", "resid_post"]
+Heads: TypeAlias = Sequence[int] | Mapping[int, Sequence[int]] | None
+"""Heads of an edit: in every layer, by layer, or all."""
 SITE_HOOKS: dict[str, str] = {
     "scores": "attn.hook_attn_scores",
     "z": "attn.hook_z",
@@ -328,6 +330,31 @@ def checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
     if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
         raise ValueError(f"layers={list(layers)} must name layers, each once, 0 or above")
     return chosen
+
+
+def heads_in(heads: Heads, layer: int) -> tuple[int, ...] | None:
+    """Heads of a layer; None for all of them."""
+    if isinstance(heads, Mapping):
+        return tuple(heads.get(layer, ()))
+    return None if heads is None else tuple(heads)
+
+
+def check_heads(heads: Heads, layers: Sequence[int], n_heads: int) -> None:
+    """Refuse heads that a model lacks, that are named twice, or whose layer is not edited.
+
+    Raises:
+        ValueError: naming them.
+    """
+    idle = sorted(set(heads) - set(layers)) if isinstance(heads, Mapping) else []
+    if idle:
+        raise ValueError(f"heads are named in layers {idle}, but layers={list(layers)}")
+    for layer in layers:
+        chosen = heads_in(heads, layer) or ()
+        if any(not 0 <= head < n_heads for head in chosen) or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"heads {list(chosen)} of layer {layer} must be different heads out of the "
+                f"model's {n_heads}"
+            )
 
 
 class EditGroup:

@@ -36,7 +36,14 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from step_saliency.intervene.edit import Edit, EditContext, checked_layers
+from step_saliency.intervene.edit import (
+    Edit,
+    EditContext,
+    Heads,
+    check_heads,
+    checked_layers,
+    heads_in,
+)
 from step_saliency.intervene.labels import KeyGroup, StepLabels, check_groups, hashed, key_groups
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 from step_saliency.options import check_option
@@ -426,7 +433,7 @@ class OddsEqualBridge(Edit):
         layers: Sequence[int],
         *,
         tau_max: Strength = 0.15,
-        heads: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
+        heads: Heads = None,
         bridge: str | Sequence[int] = "auto",
         current: str = "region",
         placebo: str | None = None,
@@ -448,18 +455,9 @@ class OddsEqualBridge(Edit):
 
     def check(self, *, n_layers: int, n_heads: int) -> None:
         super().check(n_layers=n_layers, n_heads=n_heads)
-        if isinstance(self.heads, Mapping) and not set(self.heads) <= set(self.layers):
-            idle = sorted(set(self.heads) - set(self.layers))
-            raise ValueError(f"heads are named in layers {idle}, but layers={list(self.layers)}")
         for layer in self.layers:
             self.tau_in(layer, n_layers)
-            heads = self.heads_in(layer)
-            wrong = [head for head in heads or () if not 0 <= head < n_heads]
-            if wrong or (heads and len(set(heads)) < len(heads)):
-                raise ValueError(
-                    f"heads {list(heads or ())} of layer {layer} must be different heads out of "
-                    f"the model's {n_heads}"
-                )
+        check_heads(self.heads, self.layers, n_heads)
 
     def tau_in(self, layer: int, n_layers: int | None) -> float:
         """tau_max in a layer.
@@ -474,9 +472,7 @@ class OddsEqualBridge(Edit):
 
     def heads_in(self, layer: int) -> tuple[int, ...] | None:
         """Heads in which it acts; None for all."""
-        if isinstance(self.heads, Mapping):
-            return tuple(self.heads.get(layer, ()))
-        return self.heads
+        return heads_in(self.heads, layer)
 
     def groups(self, labels: StepLabels, n_queries: int) -> Int[Tensor, "batch query key"]:
         """`KeyGroup` of each key to each query, before any lot is drawn."""
