@@ -3,7 +3,7 @@
 from step_saliency.report.depth import depth_curves
 from step_saliency.report.heatmap import step_map
 from step_saliency.report.html import diagnosis_html, saliency_html
-from step_saliency.report.page import page
+from step_saliency.report.html_page import page
 from step_saliency.report.tokens import token_and_step
 from step_saliency.report.views import attention_view, step_view, token_view
 

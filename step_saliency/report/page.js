@@ -181,7 +181,7 @@
     const regions = ["question", "thinking", "summary", "template"].filter((r) => shown.some((s) => data.steps[s].region === r));
     $("legend").replaceChildren(
       make("div", {}, title), bar, make("div", { class: "ends" }, ...ends.map((e) => make("span", {}, e))),
-      make("div", {}, ...regions.flatMap((r) => [make("span", { class: `swatch region-${r}` }), r])));
+      make("div", {}, ...regions.map((r) => make("span", { class: "name" }, make("span", { class: `swatch region-${r}` }), r, " "))));
   }
 
   /* Selecting a pair of steps: from the map, from the text, from the list of links. */
@@ -303,7 +303,7 @@
   }
 
   /* Depth curves. */
-  const WIDTH = 430, HEIGHT = 210, LEFT = 44, RIGHT = 10, TOP = 10, BOTTOM = 34;
+  const WIDTH = 430, HEIGHT = 220, LEFT = 44, RIGHT = 10, TOP = 20, BOTTOM = 34;
   function chart({ title, label, lines }) {
     const all = lines.flatMap((l) => [...l.values, ...(l.lower || []), ...(l.upper || []), l.uniform ?? null]).filter((v) => v !== null);
     const [low, high] = all.length ? [Math.min(0, ...all), Math.max(...all)] : [0, 1];
@@ -325,7 +325,7 @@
     const half = (x(1) - x(0)) / 2, left = x(Math.min(...layers)) - half, right = x(Math.max(...layers)) + half;
     const middle = (left + right) / 2;
     return [draw("rect", { class: "band", x: left, y: TOP, width: right - left, height: HEIGHT - TOP - BOTTOM }),
-      draw("text", { class: "tick", x: middle, y: HEIGHT - BOTTOM - 4, "text-anchor": "middle" }, name)];
+      draw("text", { class: "tick", x: middle, y: TOP - 6, "text-anchor": "middle" }, name)];
   }
   function axes(low, high, first, last, x, y) {
     const parts = [draw("path", { class: "axis", fill: "none", d: `M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${WIDTH - RIGHT}` })];

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from step_saliency.diagnose import Diagnosis, compare, diagnose, mean_curves
-from step_saliency.report.page import page
+from step_saliency.report.html_page import page
 from step_saliency.results import RunFolder, replacing
 from step_saliency.saliency.result import StepSaliency
 
