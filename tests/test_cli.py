@@ -22,7 +22,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("map", "diagnose", "doctor", "demo"):
+    for command in ("map", "diagnose", "report", "doctor", "demo"):
         assert command in done.stdout
 
 
