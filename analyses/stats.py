@@ -104,7 +104,7 @@ def reduce_to_problems(
     np.add.at(totals, (rows, columns), frame[value].to_numpy(dtype=float))
     np.add.at(counts, (rows, columns), 1)
     first = np.unique(columns, return_index=True)[1]
-    keys = frame[list(by)].iloc[first].reset_index(drop=True)
+    keys = frame[list(by)].take(first).reset_index(drop=True)
     return keys, np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 

@@ -1,0 +1,370 @@
+"""Resumable, seeded runs: same bytes however they are run, and nothing lost by a kill."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from analyses import runner, workers
+from analyses.runner import Analysis, Results, Unit, run_analysis, unit_seed
+from analyses.storage import ResultFolder
+from tests import toy_analysis
+from tests.toy_analysis import ANALYSIS, KILL, LOG, load
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {"n": 5, "seed": 3, "threads": 1}
+
+
+def run(out: Path, options: dict[str, Any] = OPTIONS, **more: Any) -> Results:
+    return run_analysis(ANALYSIS, options, out=out, load=load, progress=False, **more)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".json"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "toy"
+    run(folder)
+    return folder
+
+
+def in_new_process(code: str, **environment: str) -> subprocess.Popen:
+    python_path = os.pathsep.join(map(str, [ROOT, ROOT / "tests"]))
+    return subprocess.Popen(
+        [sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"],
+        env={**os.environ, "PYTHONPATH": python_path, **environment},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(out: Path, options: dict[str, Any] = OPTIONS, n_workers: int = 1) -> str:
+    return (
+        "from analyses.runner import run_analysis; from tests.toy_analysis import ANALYSIS, load; "
+        f"run_analysis(ANALYSIS, {options!r}, out={str(out)!r}, load=load, workers={n_workers}, "
+        "progress=False)"
+    )
+
+
+def test_tables_are_the_units_in_their_order(finished):
+    values = pd.read_parquet(finished / "values.parquet")
+    assert values["problem"].tolist() == [f"p{i}" for i in range(5) for _ in range(2)]
+    assert values["layer"].dtype == "Int64"
+    assert values["note"].isna().tolist() == [i % 2 == 1 for i in range(5) for _ in range(2)]
+    summary = pd.read_csv(finished / "summary.csv")
+    assert summary["draw"].tolist() == pytest.approx(
+        values.groupby("problem")["draw"].mean().tolist(), abs=1e-5
+    )
+    assert not (finished / "parts").exists()
+
+
+def test_two_processes_give_the_same_bytes_as_one(finished, tmp_path):
+    run(tmp_path / "toy", workers=2)
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_another_number_of_threads_before_changes_nothing_and_is_restored(finished, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(tmp_path / "toy")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_a_kill_loses_the_unit_in_work_and_no_other(finished, tmp_path):
+    log = tmp_path / "log"
+    killed = in_new_process(call(tmp_path / "toy"), **{LOG: str(log), KILL: "unit-3"})
+    assert killed.wait(120) == -9
+    parts = sorted(file.stem for file in (tmp_path / "toy" / "parts").glob("*.parquet"))
+    assert parts == ["unit-0", "unit-1", "unit-2"]
+    assert not json.loads((tmp_path / "toy" / "manifest.json").read_text())["finished"]
+    results = run(tmp_path / "toy")
+    assert (results.computed, results.skipped) == (2, 3)
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    log = tmp_path / "log"
+    slow = {**OPTIONS, "sleep": 60}
+    parent = in_new_process(call(tmp_path / "toy", slow, n_workers=2), **{LOG: str(log)})
+    wait_for(lambda: log.is_file() and len(log.read_text().split("\n")) >= 3)
+    children = {int(line.split()[1]) for line in log.read_text().splitlines()}
+    assert parent.pid not in children
+    assert len(children) == 2
+    parent.kill()
+    parent.wait(30)
+    wait_for(lambda: not any(is_running(child) for child in children))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_a_worker_that_dies_is_told_and_what_was_done_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(KILL, "unit-4")
+    with pytest.raises(RuntimeError, match="a worker process died"):
+        run(tmp_path / "toy", workers=2)
+    monkeypatch.delenv(KILL)
+    assert run(tmp_path / "toy").skipped >= 1
+
+
+def test_a_failing_unit_is_named_and_those_before_are_kept(tmp_path):
+    failing = {**OPTIONS, "fail_at": 2}
+    with pytest.raises(ValueError, match="this unit fails") as caught:
+        run(tmp_path / "toy", failing)
+    assert caught.value.__notes__ == ["in unit 'unit-2'"]
+    assert len(list((tmp_path / "toy" / "parts").iterdir())) == 2
+
+
+def test_a_finished_run_computes_nothing_again(finished, monkeypatch):
+    before = bytes_of(finished)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a finished run needs no model")
+
+    results = run_analysis(ANALYSIS, OPTIONS, out=finished, load=refuse, progress=False)
+    assert (results.computed, results.skipped) == (0, 5)
+    pd.testing.assert_frame_equal(results.values, pd.read_parquet(finished / "values.parquet"))
+    assert set(results.tables) == {"summary"}
+    assert bytes_of(finished) == before
+
+
+def test_other_settings_are_refused_by_name(finished):
+    with pytest.raises(ValueError, match=r"other settings \(seed: 3 then, 4 now\)"):
+        run(finished, {**OPTIONS, "seed": 4})
+    with pytest.raises(ValueError, match=r"sleep: None then, 0.5 now"):
+        run(finished, {**OPTIONS, "sleep": 0.5})
+    fewer = {name: value for name, value in OPTIONS.items() if name != "threads"}
+    with pytest.raises(ValueError, match="threads: 1 then, None now"):
+        run(finished, fewer)
+    with pytest.raises(ValueError, match="analysis: 'toy' then, 'other' now"):
+        run_analysis(replace(ANALYSIS, name="other"), OPTIONS, out=finished, load=load)
+
+
+def test_units_that_changed_are_refused(finished):
+    def changed(options):
+        return [
+            Unit(unit.name, {**unit.payload, "text": "new"}) for unit in ANALYSIS.units(options)
+        ]
+
+    with pytest.raises(ValueError, match=r"units: '[0-9a-f]{16}' then"):
+        run_analysis(replace(ANALYSIS, units=changed), OPTIONS, out=finished, load=load)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"no results folder of `python -m analyses\.toy`"):
+        run(tmp_path)
+
+
+def forget_failure(folder: Path) -> None:
+    """Make a run that failed on purpose look like one that was broken off."""
+    told = json.loads((folder / "manifest.json").read_text())
+    del told["settings"]["fail_at"]
+    (folder / "manifest.json").write_text(json.dumps(told))
+
+
+def test_a_part_cut_short_is_done_again(tmp_path, finished):
+    with pytest.raises(ValueError, match="fails"):
+        run(tmp_path / "toy", {**OPTIONS, "fail_at": 3})
+    parts = tmp_path / "toy" / "parts"
+    (parts / "unit-1.parquet").write_bytes((parts / "unit-1.parquet").read_bytes()[:100])
+    forget_failure(tmp_path / "toy")
+    assert run(tmp_path / "toy").computed == 3
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_units_of_different_models_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="this unit fails"):
+        run(tmp_path / "toy", {**OPTIONS, "fail_at": 2})
+    forget_failure(tmp_path / "toy")
+    known = workers.identity(load({}))
+    monkeypatch.setattr(workers, "identity", lambda model: {**known, "dtype": "bfloat16"})
+    with pytest.raises(ValueError, match=r"different models \(dtype: 'float32' and 'bfloat16'\)"):
+        run(tmp_path / "toy")
+
+
+def test_another_seed_changes_only_what_is_drawn(finished, tmp_path):
+    other = run(tmp_path / "toy", {**OPTIONS, "seed": 4}).values
+    values = pd.read_parquet(finished / "values.parquet")
+    pd.testing.assert_frame_equal(other.drop(columns="draw"), values.drop(columns="draw"))
+    assert not (other["draw"] == values["draw"]).any()
+
+
+def test_more_units_leave_the_first_as_they_were(finished, tmp_path):
+    more = run(tmp_path / "toy", {**OPTIONS, "n": 6}).values
+    pd.testing.assert_frame_equal(more.iloc[:10], pd.read_parquet(finished / "values.parquet"))
+    assert len({unit_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
+
+
+def test_manifest_says_how_to_repeat_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LoadModel", lambda checks: load)
+    arguments = ["--n", "2", "--out", str(tmp_path / "toy"), "--no-progress", "--threads", "1"]
+    runner.main("tests.toy_analysis", arguments)
+    manifest = ResultFolder(tmp_path / "toy", "toy").manifest()
+    assert manifest["command"].startswith("python -m tests.toy_analysis --n 2 --out ")
+    assert manifest["settings"]["model"] == "reasoner"
+    assert manifest["model"]["dtype"] == "float32"
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["finished"]
+    assert manifest["unit_seconds"] >= 0
+    assert manifest["tables"] == ["values", "summary"]
+
+
+def test_no_folder_of_this_machine_gets_into_a_manifest():
+    from step_saliency import load_model
+
+    facts = workers.identity(load_model("reasoner"))
+    assert facts["source"] == facts["name"] == "reasoner"
+    assert not [value for value in facts.values() if os.sep in str(value)]
+
+
+def test_the_command_line_tells_bad_input_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        runner.main("tests.toy_analysis", ["--out", str(tmp_path / "file")])
+    assert "is a file; a results folder is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a/b"], [".a"], []])
+def test_unit_names_must_be_file_names(names, tmp_path):
+    analysis = replace(ANALYSIS, units=lambda options: [Unit(name, None) for name in names])
+    with pytest.raises(ValueError, match="unit names must be distinct plain file names"):
+        run_analysis(analysis, OPTIONS, out=tmp_path / "toy", load=load)
+
+
+def test_a_loaded_model_stays_in_this_process(tmp_path, finished):
+    model = load({})
+    run_analysis(ANALYSIS, OPTIONS, out=tmp_path / "toy", model=model, progress=False)
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+    with pytest.raises(ValueError, match="cannot be handed to other processes"):
+        run_analysis(ANALYSIS, OPTIONS, out=tmp_path / "two", model=model, workers=2)
+
+
+def test_values_that_are_not_kept_leave_their_tables(tmp_path):
+    slim = replace(ANALYSIS, keep_values=False)
+    first = run_analysis(slim, OPTIONS, out=tmp_path, load=load, progress=False)
+    assert first.values is not None
+    assert sorted(bytes_of(tmp_path)) == ["summary.csv", "summary.parquet"]
+    again = run_analysis(slim, OPTIONS, out=tmp_path, load=load, progress=False)
+    assert again.values is None
+    pd.testing.assert_frame_equal(again.tables["summary"], first.tables["summary"])
+
+
+def test_units_without_rows_are_no_harm(tmp_path):
+    def sparse(model: Any, unit: Unit, options: Any) -> pd.DataFrame:
+        whole = toy_analysis.run_unit(model, unit, options)
+        return pd.DataFrame() if unit.payload["number"] == 0 else whole
+
+    values = run_analysis(
+        replace(ANALYSIS, run_unit=sparse), OPTIONS, out=tmp_path, load=load, progress=False
+    ).values
+    assert len(values) == 8
+
+
+class FakeRay(SimpleNamespace):
+    """What the runner uses of Ray, computed at once in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(calls=[], results={})
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.calls.append(("init", options["address"]))
+
+    def shutdown(self) -> None:
+        self.calls.append(("shutdown",))
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 3.0}
+
+    def remote(self, **needs: Any) -> Callable[[type], Any]:
+        self.calls.append(("remote", needs))
+
+        def wrap(worker: type) -> Any:
+            return SimpleNamespace(remote=lambda job: self._actor(worker(job)))
+
+        return wrap
+
+    def _actor(self, worker: Any) -> Any:
+        self.calls.append(("actor",))
+
+        def submit(unit: Unit) -> int:
+            self.results[len(self.results)] = worker.run(unit)
+            return len(self.results) - 1
+
+        return SimpleNamespace(run=SimpleNamespace(remote=submit))
+
+    def wait(self, running: list[int], num_returns: int) -> tuple[list[int], list[int]]:
+        return running[-num_returns:], running[:-num_returns]
+
+    def get(self, reference: int) -> Any:
+        return self.results[reference]
+
+
+def test_a_cluster_gives_the_same_bytes(finished, tmp_path, monkeypatch):
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    run(tmp_path / "toy", ray="host:1234")
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+    assert fake.calls[0] == ("init", "host:1234")
+    assert fake.calls[-1] == ("shutdown",)
+    assert fake.calls.count(("actor",)) == 3
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'step-saliency\[ray\]'"):
+        run(tmp_path / "toy", ray="local")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray_itself_gives_the_same_bytes(finished, tmp_path):
+    run(tmp_path / "toy", ray="local", workers=2)
+    assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_no_workers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="workers=0: at least one is needed"):
+        run(tmp_path / "toy", workers=0)
+
+
+def test_analysis_without_a_model(tmp_path):
+    plain = Analysis(
+        "plain",
+        units=lambda options: [Unit("only", 1)],
+        run_unit=lambda model, unit, options: pd.DataFrame({"model": [model is None]}),
+        summarise=lambda values, options: {},
+        needs_model=False,
+    )
+    assert run_analysis(plain, {}, out=tmp_path, progress=False).values["model"].all()
