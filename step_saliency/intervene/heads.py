@@ -19,7 +19,7 @@ heads' direct effect before calling a head unimportant).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +111,11 @@ def chosen_queries(
     return chosen
 
 
+def acts_in(regions: Sequence[str] | None, codes: Set[int]) -> bool:
+    """Whether queries of regions with these codes can be chosen."""
+    return regions is None or any(REGION_CODE[Region(name)] in codes for name in regions)
+
+
 class HeadEdit(Edit):
     """An edit of single heads at the queries of chosen regions and steps.
 
@@ -137,6 +142,9 @@ class HeadEdit(Edit):
         self.layers = tuple(self.heads)
         self.regions = None if regions is None else tuple(regions)
         self.steps = None if steps is None else tuple(steps)
+
+    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
+        return acts_in(self.regions, regions)
 
     def check(self, *, n_layers: int, n_heads: int) -> None:
         super().check(n_layers=n_layers, n_heads=n_heads)
