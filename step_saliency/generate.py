@@ -1,28 +1,54 @@
 """Decoding: questions in, traces out.
 
-One loop serves both model classes: left-padded batches, a key-value cache, one forward pass of the
-TransformerLens object itself per token, so that every hook on it is in force. A sample depends on
-its own seed alone: the random numbers of question i, sample s come from (seed, i, s), whatever else
-is in the batch. Rows that have ended leave the batch.
+Two loops over left-padded batches and a key-value cache:
+
+    hooks   the TransformerLens object itself, so that every hook on it is in force
+    fast    the ``generate`` of the transformers model behind it, several times faster; edits act
+            inside its attention, see `step_saliency.intervene.fast`
+
+A response depends on its own seed alone: the random numbers of question i, sample s come from
+(seed, i, s), whatever else is in the batch. Both loops draw by them in the same way, so a row has
+the same text in any batch and by either loop, as long as rounding (different kernels add numbers in
+different orders) does not decide between two tokens.
 """
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from step_saliency.models.facts import backend_of, device_of, n_ctx, n_layers
+from step_saliency.decoding.fast import decode_fast
+from step_saliency.decoding.hooked import decode_with_hooks
+from step_saliency.decoding.rows import Row, StopRules, batches
+from step_saliency.decoding.sampling import Sampler
+from step_saliency.durable import TraceLog, described, weights_digest
+from step_saliency.intervene.edit import Edit, EditGroup
+from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.fast import fast_session
+from step_saliency.models.facts import backend_of, n_ctx
+from step_saliency.models.identity import origin_of
+from step_saliency.models.twin import check_twin, has_twin, is_inside, transformers_twin
+from step_saliency.options import check_option
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.formats import FormatName
+from step_saliency.segment.online import StepTracker
+from step_saliency.segment.pieces import TokenTable
 from step_saliency.segment.splitters import SplitterLike
 from step_saliency.trace import Trace
+
+DecodingMethod = Literal["auto", "hooks", "fast"]
+
+WORTH_READING_AGAIN = 1000
+"""Tokens that may be drawn, from which on "auto" reads the weights once more for the fast loop."""
+NO_CONTEXT_LIMIT = 2**31
+
+_Rows: TypeAlias = Generator[Row, None, None]
 
 
 @runtime_checkable
@@ -51,22 +77,12 @@ class Follower(Protocol):
         """Hear that the batch goes on with these rows only."""
 
 
-@dataclass(eq=False)
-class _Row:
-    """One response in the making."""
-
-    index: int
-    prompt: list[int]
-    uniforms: Float[np.ndarray, "pos"]
-    response: list[int] = field(default_factory=list)
-    ended: bool = False
-
-
 def generate(
     model: Any,
     questions: str | Sequence[Any],
     *,
     flow: Intervention | None = None,
+    method: DecodingMethod = "auto",
     n: int = 1,
     temperature: float | int = 0.6,
     top_p: float | int = 1.0,
@@ -78,15 +94,25 @@ def generate(
     format: FormatName = "auto",  # noqa: A002
     splitter: SplitterLike = "sentence",
     stop_tokens: Sequence[int] | None = None,
+    stop_texts: str | Sequence[str] = (),
     question_numbers: Sequence[int] | None = None,
+    tokenizer: Any = None,
+    save_to: str | os.PathLike[str] | None = None,
+    effects: Effects | None = None,
     progress: bool = True,
 ) -> list[Trace]:
     """Let the model answer questions, step by step.
 
     Args:
-        model: HookedTransformer or TransformerBridge with a tokenizer.
+        model: HookedTransformer or TransformerBridge with a tokenizer; or, for the fast loop, a
+            transformers model.
         questions: Questions, or problems that have a ``question``; put through the chat template.
         flow: Intervention to decode with.
+        method: ``"hooks"`` decodes by the model itself. ``"fast"`` decodes by the transformers
+            model that it was made from: read once more and kept as long as the model lives, or the
+            one inside a bridge that `load_model` did not make. ``"auto"`` takes the fast loop if
+            the model has no hooks, the flow is an `Edit` or an `EditGroup`, the transformers model
+            makes the same predictions, and it is there already or a thousand tokens may be drawn.
         n: Responses per question.
         temperature: Of the softmax; 0 decodes greedily.
         top_p: Sample from the smallest set of tokens with this share of the probability.
@@ -98,8 +124,15 @@ def generate(
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
         stop_tokens: Token ids that end a response; by default the model's own.
+        stop_texts: Texts that end a response as soon as they stand in it; the token that completes
+            the text is the last.
         question_numbers: What stands for each question in the seeds, so that a part of a list can
             be answered as the whole would be; 0, 1, ... by default.
+        tokenizer: Tokenizer, for a transformers model.
+        save_to: JSONL file to which each trace is written when it is done, with its settings
+            beside it. A second call with the same settings goes on where the first was broken off,
+            in the same batches, so that the texts are those of an unbroken run.
+        effects: Counters of edits, to which those of this call are added.
         progress: Show a progress bar.
 
     Returns:
@@ -107,65 +140,264 @@ def generate(
         temperature, response_tokens and finished (False where the response was cut).
 
     Raises:
-        ValueError: no question, a question longer than the context, or an option out of range.
+        ValueError: no question, a question longer than the context, or an option out of range; a
+            method that this model or flow cannot be decoded by; a file of other settings.
     """
+    tokenizer = _tokenizer_of(model) if tokenizer is None else tokenizer
     asked = [questions] if isinstance(questions, str) else questions
     texts = [_text(question) for question in asked]
-    _check_options(texts, n, temperature, top_p, top_k, max_new_tokens, batch_size)
-    prompts = [prompt_tokens(model.tokenizer, text, system=system) for text in texts]
-    _check_prompts(prompts, n_ctx(model))
+    endings = (stop_texts,) if isinstance(stop_texts, str) else tuple(stop_texts)
+    _check_options(texts, n, temperature, top_p, top_k, max_new_tokens, batch_size, endings)
+    check_option("method", method, ("auto", "hooks", "fast"))
     numbers = list(range(len(texts)) if question_numbers is None else question_numbers)
-    if len(numbers) != len(texts):
-        raise ValueError(f"{len(numbers)} question_numbers for {len(texts)} questions")
-    stops = frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens)
+    if len(numbers) != len(texts) or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"{len(numbers)} question_numbers for {len(texts)} questions; each needs one of its own"
+        )
+    stops = _stop_tokens(model, tokenizer) if stop_tokens is None else set(stop_tokens)
+    context = _context(model)
+    rules = StopRules(frozenset(stops), endings, max_new_tokens, context, TokenTable(tokenizer))
+    prompts = [prompt_tokens(tokenizer, text, system=system) for text in texts]
+    _check_prompts(prompts, context)
     rows = [
-        _Row(i * n + sample, prompts[i], _uniforms(max_new_tokens, seed, numbers[i], sample))
+        Row(i * n + sample, numbers[i], sample, texts[i], prompts[i], seed)
         for i in range(len(texts))
         for sample in range(n)
     ]
-    attached = flow.attached if flow is not None else lambda _: nullcontext()
-    choose = _Sampler(temperature, top_p, top_k)
-    with tqdm(total=len(rows), unit="response", disable=not progress) as bar:
-        for batch in _batches(rows, batch_size):
-            with torch.no_grad(), attached(model) as session:
-                follower = session if isinstance(session, Follower) else None
-                if follower is not None:
-                    follower.expect(
-                        questions=[texts[row.index // n] for row in batch],
-                        n_prompt=[len(row.prompt) for row in batch],
-                        format=format,
-                        splitter=splitter,
-                    )
-                for _ in _decode(model, batch, choose, stops, max_new_tokens, follower):
-                    bar.update()
-    return [
-        Trace.from_generation(
-            model.tokenizer,
+    sampler = Sampler(temperature, top_p, top_k)
+    job = _Job(model, tokenizer, flow, sampler, rules, format, splitter, effects)
+    log = None
+    if save_to is not None:
+        log = TraceLog(save_to, _settings(job, method, seed, system))
+    traces = {} if log is None else _known(log, rows)
+    open_batches = [
+        batch
+        for batch in batches(rows, batch_size)
+        if any(row.index not in traces for row in batch)
+    ]
+    if open_batches:
+        twin = _choose_twin(job, method, rows)
+        with tqdm(
+            total=len(rows), initial=len(traces), unit="response", disable=not progress
+        ) as bar:
+            for batch in open_batches:
+                with closing(job.decode(batch, twin)) as done:
+                    for row in done:
+                        if row.index not in traces:
+                            traces[row.index] = job.trace(row)
+                            bar.update()
+                            if log is not None:
+                                log.append(traces[row.index])
+    return [traces[row.index] for row in rows]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How rows become traces."""
+
+    model: Any
+    tokenizer: Any
+    flow: Intervention | None
+    sampler: Sampler
+    rules: StopRules
+    format: FormatName
+    splitter: SplitterLike
+    effects: Effects | None
+
+    @property
+    def edits(self) -> tuple[Edit, ...] | None:
+        """The flow as edits; None if it is something else."""
+        if self.flow is None:
+            return ()
+        if isinstance(self.flow, EditGroup):
+            return self.flow.edits
+        return (self.flow,) if isinstance(self.flow, Edit) else None
+
+    def decode(self, rows: Sequence[Row], twin: PreTrainedModel | None) -> _Rows:
+        """Fill the rows of one batch; yields each when it is done."""
+        return self._decode_hooked(rows) if twin is None else self._decode_fast(rows, twin)
+
+    def _decode_hooked(self, rows: Sequence[Row]) -> _Rows:
+        attached = nullcontext() if self.flow is None else self.flow.attached(self.model)
+        with attached as session:
+            follower = session if isinstance(session, Follower) else None
+            if follower is not None:
+                follower.expect(
+                    questions=[row.question for row in rows],
+                    n_prompt=[len(row.prompt) for row in rows],
+                    format=self.format,
+                    splitter=self.splitter,
+                )
+            keep = None if follower is None else follower.keep
+            yield from decode_with_hooks(self.model, rows, self.sampler, self.rules, keep)
+        self._count(session)
+
+    def _decode_fast(self, rows: Sequence[Row], twin: PreTrainedModel) -> _Rows:
+        edits = self.edits
+        assert edits is not None
+        with self._fast_session(twin, edits) as session:
+            if session is not None:
+                session.start(self._trackers(rows))
+            yield from decode_fast(twin, rows, self.sampler, self.rules, session)
+        self._count(session)
+
+    @contextmanager
+    def _fast_session(self, twin: PreTrainedModel, edits: Sequence[Edit]) -> Iterator[Any]:
+        if twin is self.model and not edits:
+            yield None
+            return
+        bridge = self.model if is_inside(self.model, twin) else None
+        with fast_session(twin, edits, bridge=bridge) as session:
+            yield session if edits else None
+
+    def _trackers(self, rows: Sequence[Row]) -> list[StepTracker]:
+        blank = StepTracker(self.tokenizer, format=self.format, splitter=self.splitter)
+        trackers = [blank.copy() for _ in rows]
+        for tracker, row in zip(trackers, rows, strict=True):
+            tracker.start(row.prompt, question=row.question)
+        return trackers
+
+    def _count(self, session: Any) -> None:
+        found = getattr(session, "effects", None)
+        if self.effects is not None and isinstance(found, Effects):
+            self.effects.include(found)
+
+    def trace(self, row: Row) -> Trace:
+        """The trace of a row that is done."""
+        return Trace.from_generation(
+            self.tokenizer,
             row.prompt,
             row.response,
-            question=texts[row.index // n],
-            format=format,
-            splitter=splitter,
+            question=row.question,
+            format=self.format,
+            splitter=self.splitter,
             meta={
-                "question_index": numbers[row.index // n],
-                "sample": row.index % n,
-                "seed": seed,
-                "temperature": temperature,
+                "question_index": row.number,
+                "sample": row.sample,
+                "seed": row.seed,
+                "temperature": self.sampler.temperature,
                 "finished": row.ended,
                 "response_tokens": len(row.response),
             },
         )
-        for row in rows
-    ]
+
+
+def _choose_twin(job: _Job, method: DecodingMethod, rows: Sequence[Row]) -> PreTrainedModel | None:
+    """The transformers model to decode with; None for the hooks' loop."""
+    if method == "hooks":
+        if isinstance(job.model, PreTrainedModel):
+            raise ValueError(
+                f"method='hooks' needs a HookedTransformer or TransformerBridge, got "
+                f"{type(job.model).__name__}"
+            )
+        return None
+    few = len(rows) * job.rules.max_new_tokens < WORTH_READING_AGAIN
+    if method == "auto" and few and not has_twin(job.model):
+        return None
+    try:
+        return _fast_twin(job, rows[0].prompt)
+    except ValueError:
+        if method == "fast" or isinstance(job.model, PreTrainedModel):
+            raise
+        return None
+
+
+def _fast_twin(job: _Job, prompt: list[int]) -> PreTrainedModel:
+    if job.edits is None:
+        raise ValueError(
+            f"method='fast' takes an Edit or an EditGroup such as StepFlow, but the flow is a "
+            f"{type(job.flow).__name__}; use method='hooks'"
+        )
+    hooked = _hooked_points(job.model)
+    if hooked:
+        raise ValueError(
+            f"method='fast' does not run the model's hooks, but there are some at "
+            f"{', '.join(hooked[:3])}; remove them or use method='hooks'"
+        )
+    twin = transformers_twin(job.model)
+    bridge = job.model if is_inside(job.model, twin) else None
+    if job.edits or twin is not job.model:
+        with fast_session(twin, job.edits, bridge=bridge):
+            check_twin(job.model, twin, prompt)
+    return twin
+
+
+def _hooked_points(model: Any) -> list[str]:
+    """Hook points of the user's hooks."""
+    points = getattr(model, "hook_dict", {})
+    return [name for name, point in points.items() if point.has_hooks()]
+
+
+def _settings(job: _Job, method: DecodingMethod, seed: int, system: str | None) -> dict[str, Any]:
+    """What the texts depend on, in JSON types."""
+    model = job.model
+    is_plain = isinstance(model, PreTrainedModel)
+    return {
+        "model": {
+            "class": "transformers" if is_plain else backend_of(model),
+            "origin": None if is_plain else described(origin_of(model)),
+            "weights": weights_digest(model),
+            "dtype": str(next(model.parameters()).dtype),
+        },
+        "flow": described(job.flow),
+        "method": method,
+        **described(job.sampler),
+        "max_new_tokens": job.rules.max_new_tokens,
+        "seed": seed,
+        "system": system,
+        "format": job.format,
+        "splitter": described(job.splitter),
+        "stop_tokens": sorted(job.rules.tokens),
+        "stop_texts": list(job.rules.texts),
+    }
+
+
+def _known(log: TraceLog, rows: Sequence[Row]) -> dict[int, Trace]:
+    """Traces of these rows that the log holds, by index of the row.
+
+    Raises:
+        ValueError: it holds an answer to another question of the same number.
+    """
+    by_name = {(row.number, row.sample): row for row in rows}
+    found: dict[int, Trace] = {}
+    for trace in log:
+        row = by_name.get((trace.meta.get("question_index"), trace.meta.get("sample")))
+        if row is None:
+            continue
+        if trace.question != row.question:
+            raise ValueError(
+                f"{log.path} holds an answer to {trace.question[:60]!r}, but question {row.number} "
+                f"is {row.question[:60]!r} now; choose another file"
+            )
+        found[row.index] = trace
+    return found
+
+
+def _tokenizer_of(model: Any) -> Any:
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(f"{type(model).__name__} has no tokenizer; give one with tokenizer=...")
+    return tokenizer
+
+
+def _context(model: Any) -> int:
+    """Longest sequence of the model, in tokens."""
+    if not isinstance(model, PreTrainedModel):
+        return n_ctx(model)
+    config = model.config.get_text_config(decoder=True)
+    return int(getattr(config, "max_position_embeddings", None) or NO_CONTEXT_LIMIT)
 
 
 def default_stop_tokens(model: Any) -> set[int]:
     """End-of-sequence tokens of the tokenizer and, where it is known, of the checkpoint."""
-    stops = {model.tokenizer.eos_token_id}
-    if backend_of(model) == "bridge":
-        config = getattr(model.original_model, "generation_config", None)
-        declared = getattr(config, "eos_token_id", None)
-        stops |= set(declared) if isinstance(declared, list) else {declared}
+    return _stop_tokens(model, model.tokenizer)
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    inner = getattr(model, "original_model", model)
+    config = getattr(inner, "generation_config", None)
+    declared = getattr(config, "eos_token_id", None)
+    stops = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
     return {int(stop) for stop in stops if stop is not None}
 
 
@@ -184,6 +416,7 @@ def _check_options(
     top_k: int | None,
     max_new_tokens: int,
     batch_size: int,
+    stop_texts: Sequence[str],
 ) -> None:
     wrong = {
         "questions=[] is empty": not texts,
@@ -193,6 +426,7 @@ def _check_options(
         f"top_k={top_k} is below 1": top_k is not None and top_k < 1,
         f"max_new_tokens={max_new_tokens} is below 1": max_new_tokens < 1,
         f"batch_size={batch_size} is below 1": batch_size < 1,
+        f"stop_texts={list(stop_texts)} has an empty text": not all(stop_texts),
     }
     found = [what for what, is_wrong in wrong.items() if is_wrong]
     if found:
@@ -206,168 +440,3 @@ def _check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
                 f"the prompt of question {i} has {len(prompt)} tokens and leaves no room in the "
                 f"model's context of {context}"
             )
-
-
-def _uniforms(count: int, *seeds: int) -> Float[np.ndarray, "pos"]:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seeds))).random(count)
-
-
-def _batches(rows: Sequence[_Row], size: int) -> Iterator[list[_Row]]:
-    """Rows of similar prompt length together, so that little is padding."""
-    ordered = sorted(rows, key=lambda row: -len(row.prompt))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
-
-
-def _decode(
-    model: Any,
-    rows: Sequence[_Row],
-    choose: "_Sampler",
-    stops: frozenset[int],
-    max_new_tokens: int,
-    follower: Follower | None = None,
-) -> Iterator[_Row]:
-    """Fill the rows' responses; yields each row when it is done."""
-    live = list(rows)
-    decoder = _decoder(model, len(live))
-    tokens, mask = _left_padded([row.prompt for row in live], device_of(model))
-    for position in range(max_new_tokens):
-        logits = decoder.next_logits(tokens, mask)
-        if not logits.isfinite().any(-1).all() or logits.isnan().any():
-            raise ValueError(f"the model's logits are not finite at response token {position}")
-        chosen = choose(logits, [row.uniforms[position] for row in live])
-        drawn = zip(live, chosen.tolist(), strict=True)
-        done = [_append(row, token, stops, n_ctx(model)) for row, token in drawn]
-        if position == max_new_tokens - 1:
-            done = [True] * len(live)
-        yield from (row for row, is_done in zip(live, done, strict=True) if is_done)
-        staying = [i for i, is_done in enumerate(done) if not is_done]
-        if not staying:
-            return
-        if len(staying) < len(live):
-            live = [live[i] for i in staying]
-            decoder.keep(torch.tensor(staying, device=chosen.device))
-            if follower is not None:
-                follower.keep(staying)
-            chosen = chosen[staying]
-        tokens, mask = chosen.unsqueeze(-1), torch.ones_like(chosen).unsqueeze(-1)
-
-
-def _append(row: _Row, token: int, stops: frozenset[int], context: int) -> bool:
-    """Add a token; whether the response is over."""
-    row.response.append(token)
-    row.ended = token in stops
-    return row.ended or len(row.prompt) + len(row.response) >= context
-
-
-def _left_padded(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Prompts of several lengths as one batch, and 1 where it is no padding."""
-    longest = max(len(prompt) for prompt in prompts)
-    tokens = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """Next tokens from logits, one uniform number per row."""
-
-    temperature: float | int
-    top_p: float | int
-    top_k: int | None
-
-    def __call__(
-        self, logits: Float[Tensor, "batch vocab"], uniforms: Sequence[float]
-    ) -> Int[Tensor, "batch"]:
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        kept = self._keep((logits.double() / self.temperature).softmax(-1))
-        cumulative = kept.cumsum(-1)
-        draws = torch.tensor(uniforms, device=logits.device, dtype=cumulative.dtype)
-        levels = draws.unsqueeze(-1) * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, levels, right=True).squeeze(-1)
-
-    def _keep(self, probabilities: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
-        """Zero where top_p or top_k leave a token out; rows need not sum to one."""
-        kept = probabilities
-        if self.top_k is not None and self.top_k < kept.shape[-1]:
-            least = kept.topk(self.top_k, dim=-1).values[:, -1:]
-            kept = kept.masked_fill(kept < least, 0)
-        if self.top_p < 1:
-            ordered, order = torch.sort(kept / kept.sum(-1, keepdim=True), dim=-1, descending=True)
-            beyond = ordered.cumsum(-1) - ordered >= self.top_p
-            kept = kept.masked_fill(beyond.scatter(-1, order, beyond), 0)
-        return kept
-
-
-def _decoder(model: Any, batch_size: int) -> "_HookedDecoder | _BridgeDecoder":
-    if backend_of(model) == "hooked":
-        return _HookedDecoder(model, batch_size)
-    return _BridgeDecoder(model)
-
-
-class _HookedDecoder:
-    """Cached decoding with a HookedTransformer; only the last position is unembedded."""
-
-    def __init__(self, model: Any, batch_size: int) -> None:
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        self.model = model
-        self.cache = TransformerLensKeyValueCache.init_cache(
-            model.cfg, device_of(model), batch_size
-        )
-
-    def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch vocab"]:
-        resid = self.model(
-            tokens,
-            past_kv_cache=self.cache,
-            attention_mask=mask,
-            stop_at_layer=n_layers(self.model),
-        )[:, -1:]
-        if self.model.cfg.normalization_type is not None:
-            resid = self.model.ln_final(resid)
-        logits = self.model.unembed(resid)[:, -1]
-        cap = self.model.cfg.output_logits_soft_cap
-        return cap * (logits / cap).tanh() if cap > 0 else logits
-
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
-        for entry in self.cache.entries:
-            entry.past_keys = entry.past_keys[rows]
-            entry.past_values = entry.past_values[rows]
-        self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
-
-
-class _BridgeDecoder:
-    """Cached decoding with a TransformerBridge, over the cache of transformers."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.cache: Any = None
-        self.mask: Int[Tensor, "batch pos"] | None = None
-        accepted = inspect.signature(model.original_model.forward).parameters
-        self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-
-    def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch vocab"]:
-        self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=-1)
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits, self.cache = self.model(
-            tokens,
-            return_type="logits_and_cache",
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **self.options,
-        )
-        return logits[:, -1]
-
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
-        assert self.mask is not None
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]

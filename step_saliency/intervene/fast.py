@@ -15,15 +15,14 @@ When it misleads: an architecture whose attention or residual does more than thi
 none in `saliency.attention` does) would be edited elsewhere than by hooks.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -31,7 +30,14 @@ from transformers.masking_utils import sdpa_mask
 
 from step_saliency.intervene.edit import Edit, EditContext
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.labels import PADDING, REGION_CODE, StepLabels
+from step_saliency.intervene.labels import PADDING, REGION_CODE, KeyGroup, StepLabels
+from step_saliency.intervene.oeb import (
+    OddsEqualBridge,
+    bridge_floor,
+    counts_by_head,
+    odds_equal_factors,
+    visible_keys,
+)
 from step_saliency.models.registry import (
     attention_implementation,
     bridged_attention,
@@ -47,6 +53,9 @@ REGISTERED_NAME = "step_saliency_edits"
 
 SCORES_AT_A_TIME = 2**24
 """Entries of the scores that are formed together."""
+
+COUNTED_TOGETHER = 256
+"""Passes whose counters are summed together."""
 
 OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
 
@@ -118,6 +127,25 @@ class _Call:
             return scores
         return masked(scores, _causal(queries.stop - queries.start, stop, scores.device))
 
+    def single_pattern(
+        self, bias: Float[Tensor, "batch 1 key"] | None
+    ) -> Float[Tensor, "batch head key"]:
+        """Attention weights of single queries; heads that share keys are rows of one product."""
+        n_kv_heads = self.key.shape[1]
+        q = grouped(self.query, n_kv_heads).flatten(0, 1)
+        k = self.key.flatten(0, 1).mT
+        cap = self.options.get("softcap")
+        if bias is None or cap is not None:
+            scores = torch.bmm(q * self.scale, k)
+        else:
+            shared = bias.repeat_interleave(n_kv_heads, dim=0).to(q.dtype)
+            scores = torch.baddbmm(shared, q, k, alpha=self.scale)
+        scores = scores.unflatten(0, (-1, n_kv_heads)).flatten(1, 2)
+        if cap is not None:
+            scores = (scores / cap).tanh() * cap
+            scores = scores if bias is None else scores + bias.to(scores.dtype)
+        return self.pattern(scores.unsqueeze(2)).squeeze(2)
+
     def pattern(
         self, scores: Float[Tensor, "batch head query key"]
     ) -> Float[Tensor, "batch head query key"]:
@@ -158,11 +186,388 @@ def _causal(n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "
     return mask.tril(n_keys - n_queries)[None, None]
 
 
-class GrowingLabels:
-    """Labels of rows that grow by one token at a time.
+@dataclass(frozen=True, eq=False)
+class _PassGroups:
+    """What the layers of one pass of single queries share.
+
+    Attributes:
+        members: 1 where a visible key is in the bridge (0) or the current part (1).
+        counts: Visible keys of the bridge and of the current part.
+        floor: sqrt(|B| / (|B| + |S|)).
+        acts: Rows with both.
+        bias: 0 at visible keys and the lowest number elsewhere; None if all are visible.
+    """
+
+    members: Float[Tensor, "batch key 2"]
+    counts: tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch 1"]]
+    floor: Float[Tensor, "batch 1"]
+    acts: Bool[Tensor, "batch 1"]
+    bias: Float[Tensor, "batch 1 key"] | None
+
+    @classmethod
+    def of(
+        cls, groups: Int[Tensor, "batch 1 key"], mask: Tensor | None, dtype: torch.dtype
+    ) -> "_PassGroups":
+        """From the groups of all positions and the mask of a layer."""
+        bias = None
+        if mask is not None:
+            nothing = torch.zeros((), dtype=dtype, device=mask.device)
+            bias = masked(nothing.expand(mask.shape), mask)[:, 0]
+            groups = torch.where(visible_keys(bias), groups, int(KeyGroup.OTHER))
+        members = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], dim=-1)[:, 0]
+        n_bridge, n_current = members.sum(1, keepdim=True).unbind(-1)
+        return cls(
+            members=members.to(dtype),
+            counts=(n_bridge, n_current),
+            floor=bridge_floor(n_bridge, n_current, 1.0).to(dtype),
+            acts=(n_bridge > 0) & (n_current > 0),
+            bias=bias,
+        )
+
+
+def group_factors(
+    sums: Float[Tensor, "batch head 2"],
+    floor: Float[Tensor, "batch 1"],
+    acts: Bool[Tensor, "batch 1"],
+) -> Float[Tensor, "batch head 2"]:
+    """What `odds_equal_factors` makes of normalised masses, in fewer operations.
 
     Args:
-        trackers: Started tracker of each row; rows are padded on the left.
+        sums: Mass of the bridge (0) and of the current part (1).
+        floor: tau_B before it is capped.
+        acts: Rows with a bridge and a current part.
+    """
+    pair = sums.sum(-1)
+    tau = torch.where(floor >= pair, pair / 2, floor)
+    wanted = torch.stack([tau, pair - tau], dim=-1)
+    shifted = acts & (sums[..., 0] < tau) & (sums > 0).all(-1)
+    return torch.where(shifted.unsqueeze(-1), wanted / sums, 1.0)
+
+
+_Projected: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
+"""Masses of bridge and current part in one pass, and their counts of keys."""
+
+
+class FastSession:
+    """Edits in force in a transformers model while it decodes."""
+
+    def __init__(self, model: PreTrainedModel, edits: Sequence[Edit]) -> None:
+        config = model.config.get_text_config(decoder=True)
+        self.n_layers = int(config.num_hidden_layers)
+        self._effects = Effects()
+        self._uncounted: dict[tuple[OddsEqualBridge, int], list[_Projected]] = {}
+        self._passes_uncounted = 0
+        for edit in edits:
+            edit.check(n_layers=self.n_layers, n_heads=int(config.num_attention_heads))
+        self.edits = tuple(edits)
+        self.layers = [_LayerEdits(layer, edits) for layer in range(self.n_layers)]
+        self._model = model
+        self._growing: GrowingLabels | None = None
+        self._acting: dict[Edit, bool] = {}
+
+    @property
+    def effects(self) -> Effects:
+        """Counters, as of `Session`."""
+        self._count()
+        return self._effects
+
+    def start(self, trackers: Sequence[StepTracker]) -> None:
+        """Begin a batch of left-padded rows.
+
+        Args:
+            trackers: A tracker of each row, which has taken the prompt.
+        """
+        self._growing = GrowingLabels(trackers, self._model.device)
+        self._new_pass()
+        for layer in self.layers:
+            layer.forget()
+
+    def push(self, tokens: Sequence[int | None]) -> None:
+        """Say what each row's next token is; None for a row that is done."""
+        assert self._growing is not None
+        self._growing.push(tokens)
+        self._new_pass()
+        self._passes_uncounted += 1
+        if self._passes_uncounted == COUNTED_TOGETHER:
+            self._count()
+
+    def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows only."""
+        assert self._growing is not None
+        self._growing.keep(rows)
+        for layer in self.layers:
+            layer.keep(rows)
+
+    def _new_pass(self) -> None:
+        assert self._growing is not None
+        regions, starting = self._growing.regions, self._growing.starting
+        self._acting = {edit: edit.may_act(regions, starting) for edit in self.edits}
+
+    def attend(self, call: _Call) -> Float[Tensor, "batch query head d_value"]:
+        """One layer's attention, with the edits that can act in this pass."""
+        layer = self.layers[call.layer]
+        if layer.needs_values:
+            layer.values = call.value
+        layer.attention = call.module
+        on_scores = [edit for edit in layer.on_scores if self._acting[edit]]
+        on_z = [edit for edit in layer.on_z if self._acting[edit]]
+        n_queries = call.query.shape[2]
+        if not on_scores:
+            z = call.plain()
+        elif n_queries == 1 and len(on_scores) == 1 and is_projection(on_scores[0]):
+            z = self._projected(call, on_scores[0])
+        else:
+            z = self._edited_scores(call, layer, on_scores)
+        for edit in on_z:
+            context = self._context(edit, layer, n_queries, sinks=call.sinks)
+            z = edit.apply(z, context).to(z.dtype)
+        return z
+
+    def _projected(
+        self, call: _Call, edit: OddsEqualBridge
+    ) -> Float[Tensor, "batch 1 head d_value"]:
+        """Attention of single queries, its softmax sums over bridge and current part re-weighted.
+
+        Nothing here waits for the device, and keys and values are not repeated for the heads that
+        share them.
+        """
+        heads, tau = edit.heads_in(call.layer), edit.tau_in(call.layer, self.n_layers)
+        if heads == () or tau == 0:
+            return call.plain()
+        made = self._pass_groups(call, edit)
+        pattern = call.single_pattern(made.bias)
+        sums = pattern @ made.members
+        floor = made.floor.clamp(max=tau)
+        factors = group_factors(sums, floor, made.acts)
+        if heads is not None:
+            chosen = chosen_heads(heads, sums.shape[1], sums.device)
+            factors = torch.where(chosen.unsqueeze(-1), factors, 1.0)
+        self._uncounted.setdefault((edit, call.layer), []).append((sums, made.counts))
+        pattern = torch.addcmul(pattern, pattern, (factors - 1) @ made.members.mT)
+        return call.head_outputs(pattern.unsqueeze(2))
+
+    def _pass_groups(self, call: _Call, edit: OddsEqualBridge) -> _PassGroups:
+        labels, n_keys = self._labels, call.key.shape[2]
+        dtype = torch.promote_types(call.query.dtype, torch.float32)
+        key = "pass", edit.bridge, edit.current, id(call.mask), n_keys
+
+        def make() -> _PassGroups:
+            groups = edit.groups(labels, 1)[:, :, len(labels) - n_keys :]
+            return _PassGroups.of(groups, call.mask, dtype)
+
+        return labels.made(key, make)
+
+    def _count(self) -> None:
+        """Count what the projections did; put off, since one sum over many passes is cheap."""
+        for (edit, layer), passes in self._uncounted.items():
+            tau, heads = edit.tau_in(layer, self.n_layers), edit.heads_in(layer)
+            sums = torch.cat([sums for sums, _ in passes])
+            n_bridge = torch.cat([counts[0] for _, counts in passes])
+            n_current = torch.cat([counts[1] for _, counts in passes])
+            bridge, current = sums.unsqueeze(-2).unbind(-1)
+            other = (1 - bridge - current).clamp(min=0)
+            n_keys = n_bridge.unsqueeze(-1), n_current.unsqueeze(-1)
+            done = odds_equal_factors(bridge, current, other, *n_keys, tau).shifts
+            by_head = counts_by_head(done)
+            if heads is not None:
+                chosen = chosen_heads(heads, sums.shape[1], sums.device)
+                by_head = {name: total * chosen for name, total in by_head.items()}
+            self._effects.add(edit.name, layer, **by_head)
+        self._uncounted = {}
+        self._passes_uncounted = 0
+
+    def _edited_scores(
+        self, call: _Call, layer: "_LayerEdits", edits: Sequence[Edit]
+    ) -> Float[Tensor, "batch query head d_value"]:
+        n_queries = call.query.shape[2]
+
+        def edit_block(
+            scores: Float[Tensor, "batch head query key"], queries: slice
+        ) -> Float[Tensor, "batch head query key"]:
+            length = len(self._labels) - n_queries + queries.stop
+            for edit in edits:
+                context = self._context(
+                    edit, layer, queries.stop - queries.start, sinks=call.sinks, length=length
+                )
+                scores = edit.apply(scores, context)
+            return scores
+
+        return call.blockwise(edit_block)
+
+    def edit_resid(self, layer: int, inputs: Tensor, resid: Tensor) -> Tensor:
+        """A decoder layer's output, edited."""
+        edits = self.layers[layer]
+        acting = [edit for edit in edits.on_resid if self._acting[edit]]
+        if edits.needs_resid:
+            edits.remember(resid)
+        for edit in acting:
+            context = self._context(edit, edits, resid.shape[1], resid_pre=inputs)
+            resid = edit.apply(resid, context).to(resid.dtype)
+        return resid
+
+    @property
+    def _labels(self) -> StepLabels:
+        assert self._growing is not None
+        return self._growing.labels
+
+    def _context(
+        self,
+        edit: Edit,
+        layer: "_LayerEdits",
+        n_queries: int,
+        *,
+        sinks: Float[Tensor, "head"] | None = None,
+        resid_pre: Float[Tensor, "batch pos d_model"] | None = None,
+        length: int | None = None,
+    ) -> EditContext:
+        labels = self._labels
+        if length is not None and length < len(labels):
+            parts = (labels.step, labels.region, labels.previous)
+            labels = StepLabels(*(part[:, :length] for part in parts))
+        values = layer.values.transpose(1, 2) if edit.needs_values else None
+        return EditContext(
+            layer=layer.index,
+            n_layers=self.n_layers,
+            labels=labels,
+            n_queries=n_queries,
+            values=None if values is None else values[:, : len(labels)],
+            resid=layer.resid if edit.needs_resid else None,
+            resid_pre=resid_pre if edit.needs_resid_pre else None,
+            sinks=sinks,
+            w_o=layer.output_weights,
+            record=lambda **counts: self._effects.add(edit.name, layer.index, **counts),
+        )
+
+
+class _LayerEdits:
+    """What one layer's edits are, and what they need to remember of it."""
+
+    def __init__(self, index: int, edits: Sequence[Edit]) -> None:
+        mine = [edit for edit in edits if index in edit.layers]
+        self.index = index
+        self.on_scores = [edit for edit in mine if edit.site == "scores"]
+        self.on_z = [edit for edit in mine if edit.site == "z"]
+        self.on_resid = [edit for edit in mine if edit.site == "resid_post"]
+        self.needs_values = any(edit.needs_values for edit in mine)
+        self.needs_resid = any(edit.needs_resid for edit in mine)
+        self.attention: Any = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin another batch."""
+        self.values: Any = None
+        self.resid: Tensor | None = None
+
+    def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows only; values come with the next call."""
+        self.values = None
+        self.resid = None if self.resid is None else self.resid[rows]
+
+    def remember(self, resid: Float[Tensor, "batch pos d_model"]) -> None:
+        """Keep what came before edits, of all positions."""
+        before = [] if self.resid is None else [self.resid]
+        self.resid = torch.cat([*before, resid], dim=1)
+
+    def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output projection of the layer's heads."""
+        for name in OUTPUT_PROJECTIONS:
+            projection = getattr(self.attention, name, None)
+            if projection is not None:
+                break
+        else:
+            raise ValueError(
+                f"{type(self.attention).__name__} has no output projection that is known "
+                f"({', '.join(OUTPUT_PROJECTIONS)})"
+            )
+        weight = projection.weight
+        by_input = weight if type(projection).__name__ == "Conv1D" else weight.T
+        return by_input.unflatten(0, (-1, int(self.attention.head_dim)))
+
+
+def chosen_heads(heads: Sequence[int], n_heads: int, device: torch.device) -> Bool[Tensor, "head"]:
+    """True at these heads."""
+    chosen = torch.zeros(n_heads, dtype=torch.bool, device=device)
+    chosen[list(heads)] = True
+    return chosen
+
+
+def is_projection(edit: Edit) -> TypeGuard[OddsEqualBridge]:
+    """Whether an edit is the projection of three groups itself, and no placebo of it."""
+    return type(edit) is OddsEqualBridge and edit.placebo is None and edit.bridge != "random"
+
+
+_current_session: ContextVar[FastSession] = ContextVar("step_saliency_fast_session")
+
+
+def _registered_attention(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_value"],
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Float[Tensor, "batch query head d_value"], None]:
+    """Attention with the session's edits, with the arguments of transformers' functions."""
+    call = _Call(module, query, key, value, attention_mask, options)
+    return _current_session.get().attend(call), None
+
+
+@contextmanager
+def fast_session(
+    model: PreTrainedModel, edits: Sequence[Edit], *, bridge: Any = None
+) -> Iterator[FastSession]:
+    """Context in which a transformers model runs with edits.
+
+    Args:
+        model: transformers model whose attention comes from the registry.
+        edits: The edits; there may be none, and the model runs with SDPA where it can.
+        bridge: The TransformerBridge that the model is inside of, if it is.
+
+    Raises:
+        ValueError: the model has its attention from elsewhere, or lacks layers or heads.
+    """
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ValueError(
+            f"{type(model).__name__} does not take its attention from transformers' registry; "
+            "use method='hooks'"
+        )
+    session = FastSession(model, edits)
+    AttentionInterface.register(REGISTERED_NAME, _registered_attention)
+    AttentionMaskInterface.register(REGISTERED_NAME, sdpa_mask)
+    with ExitStack() as stack:
+        stack.enter_context(attention_implementation(model, REGISTERED_NAME))
+        blocks = decoder_layers(model) if bridge is None else list(bridge.blocks)
+        if bridge is not None:
+            for block in blocks:
+                attention = bridged_attention(block)
+                methods = {"forward": unbridged_forward(attention)}
+                stack.enter_context(replaced_methods(attention, methods))
+        for layer, block in enumerate(blocks):
+            if session.layers[layer].on_resid:
+                handle = block.register_forward_hook(_resid_hook(session, layer), with_kwargs=True)
+                stack.callback(handle.remove)
+        token = _current_session.set(session)
+        stack.callback(_current_session.reset, token)
+        yield session
+
+
+def _resid_hook(session: FastSession, layer: int) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        inputs = args[0] if args else kwargs["hidden_states"]
+        resid = output[0] if isinstance(output, tuple) else output
+        edited = session.edit_resid(layer, inputs, resid)
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    return hook
+
+
+class GrowingLabels:
+    """Labels of left-padded rows that grow by one token at a time.
+
+    Attributes:
+        labels: What every position so far is.
+        regions: Codes of the regions of the newest positions.
+        starting: The same for those that begin a step.
     """
 
     def __init__(self, trackers: Sequence[StepTracker], device: torch.device) -> None:
@@ -171,41 +576,47 @@ class GrowingLabels:
         made = StepLabels.from_trackers(self.trackers)
         self._length = len(made)
         self._buffer = torch.stack([made.step, made.region, made.previous]).to(device)
-        self._previous = [self._previous_step(tracker, len(tracker.starts)) for tracker in trackers]
-        codes = {int(code) for code in made.region.unique().tolist()}
-        self.regions = frozenset(codes - {PADDING})
+        self._previous = [_previous_step(tracker, len(tracker.starts)) for tracker in trackers]
+        self.regions = frozenset(int(code) for code in made.region.unique().tolist()) - {PADDING}
         self.starting = self.regions
         self.labels = made.to(device)
 
-    @property
-    def n_positions(self) -> int:
-        """Positions so far, padding included."""
-        return self._length
-
     def push(self, tokens: Sequence[int | None]) -> None:
-        """Take each row's next token; None where the row is done, which is padding from then on."""
-        column = [
-            (PADDING,) * 3 if token is None else self._label(row, token)
-            for row, token in enumerate(tokens)
-        ]
+        """Take each row's next token; None where the row is done, padding from then on."""
+        self.starting = frozenset()
+        column = [self._label(row, token) for row, token in enumerate(tokens)]
+        self.regions = frozenset(region for _, region, _ in column) - {PADDING}
         if self._length == self._buffer.shape[-1]:
-            room = self._buffer.new_full((*self._buffer.shape[:2], self._length), PADDING)
-            self._buffer = torch.cat([self._buffer, room], dim=-1)
+            self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)], dim=-1)
         self._buffer[:, :, self._length] = torch.tensor(column, device=self.device).T
         self._length += 1
+        self._view()
+
+    def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows only."""
+        chosen = rows.tolist()
+        self.trackers = [self.trackers[row] for row in chosen]
+        self._previous = [self._previous[row] for row in chosen]
+        self._buffer = self._buffer[:, rows]
+        self._view()
+
+    def _view(self) -> None:
         self.labels = StepLabels(*self._buffer[:, :, : self._length])
 
-    def _label(self, row: int, token: int) -> tuple[int, int, int]:
+    def _label(self, row: int, token: int | None) -> tuple[int, int, int]:
+        if token is None:
+            return PADDING, PADDING, PADDING
         tracker = self.trackers[row]
         event = tracker.push(token)
+        code = REGION_CODE[event.region]
         if event.starts_step:
-            self._previous[row] = self._previous_step(tracker, event.step)
-        return event.step, REGION_CODE[event.region], self._previous[row]
+            self._previous[row] = _previous_step(tracker, event.step)
+            self.starting |= {code}
+        return event.step, code, self._previous[row]
 
-    @staticmethod
-    def _previous_step(tracker: StepTracker, step: int) -> int:
-        regions = tracker.regions[:step]
-        return next(
-            (i for i in range(len(regions) - 1, -1, -1) if regions[i] is not Region.TEMPLATE),
-            PADDING,
-        )
+
+def _previous_step(tracker: StepTracker, step: int) -> int:
+    """Last step before a step that is no template."""
+    regions = tracker.regions
+    earlier = (i for i in range(step - 1, -1, -1) if regions[i] is not Region.TEMPLATE)
+    return next(earlier, PADDING)

@@ -32,6 +32,8 @@ from step_saliency.trace import Region, Trace
 REGION_CODE: Mapping[Region, int] = MappingProxyType(
     {Region.TEMPLATE: 0, Region.QUESTION: 1, Region.THINKING: 2, Region.SUMMARY: 3}
 )
+WRITTEN: frozenset[int] = frozenset({2, 3})
+"""Codes of the regions that the model writes: thinking and summary."""
 PADDING = -1
 BRIDGES = ("auto", "question", "thinking")
 CURRENTS = ("region", "step")

@@ -29,7 +29,7 @@ placebos tell what is due to the bridge: ``bridge="random"`` draws as many keys 
 ``placebo="smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,14 @@ from step_saliency.intervene.edit import (
     checked_layers,
     heads_in,
 )
-from step_saliency.intervene.labels import KeyGroup, StepLabels, check_groups, hashed, key_groups
+from step_saliency.intervene.labels import (
+    WRITTEN,
+    KeyGroup,
+    StepLabels,
+    check_groups,
+    hashed,
+    key_groups,
+)
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 from step_saliency.options import check_option
 
@@ -453,6 +460,9 @@ class OddsEqualBridge(Edit):
         self.placebo = placebo
         self.seed = seed
 
+    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
+        return not WRITTEN.isdisjoint(regions)
+
     def check(self, *, n_layers: int, n_heads: int) -> None:
         super().check(n_layers=n_layers, n_heads=n_heads)
         for layer in self.layers:
@@ -517,6 +527,17 @@ class OddsEqualBridge(Edit):
 def _record(
     shifts: OddsEqualShifts, context: EditContext, heads: tuple[int, ...] | None, n_heads: int
 ) -> None:
+    spread: dict[str, Float[Tensor, "head"]] = {}
+    for name, total in counts_by_head(shifts).items():
+        spread[name] = total
+        if heads is not None:
+            spread[name] = total.new_zeros(n_heads)
+            spread[name][list(heads)] = total
+    context.record(**spread)
+
+
+def counts_by_head(shifts: OddsEqualShifts) -> dict[str, Float[Tensor, "head"]]:
+    """Counters of `Effects`, from rows of shape ``batch head query``."""
     counts = {
         "rows_seen": shifts.acts,
         "rows_shifted": shifts.shifted,
@@ -524,11 +545,4 @@ def _record(
         "mass_before": shifts.mass_before,
         "mass_after": shifts.mass_after,
     }
-    spread: dict[str, Float[Tensor, "head"]] = {}
-    for name, by_row in counts.items():
-        total = by_row.detach().double().sum((0, 2))
-        spread[name] = total
-        if heads is not None:
-            spread[name] = total.new_zeros(n_heads)
-            spread[name][list(heads)] = total
-    context.record(**spread)
+    return {name: rows.detach().double().sum((0, 2)) for name, rows in counts.items()}

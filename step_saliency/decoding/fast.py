@@ -1,0 +1,136 @@
+"""Decoding by the ``generate`` of transformers: its loop, its cache, its attention.
+
+A logits processor draws each row's token by the row's own random number and leaves it as the one
+possible token; a stopping criterion ends the call when half of the rows are done, and the rest goes
+on in another call with the same cache, so that finished rows do not cost much.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from step_saliency.decoding.rows import Row, StopRules, left_padded
+from step_saliency.decoding.sampling import Sampler
+
+
+@torch.no_grad()
+def decode_fast(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    sampler: Sampler,
+    rules: StopRules,
+    session: Any = None,
+) -> Iterator[Row]:
+    """Fill the rows' responses; yields rows some time after they are done.
+
+    Args:
+        model: transformers model.
+        rows: Rows of one batch.
+        sampler: How tokens are drawn.
+        rules: When rows are done.
+        session: `FastSession` of the edits in force, if there are any, started with the rows.
+    """
+    live = list(rows)
+    tokens, mask = left_padded([row.prompt for row in live], model.device)
+    cache = DynamicCache() if session is not None else DynamicCache(config=model.config)
+    while live:
+        drawing = _Drawing(live, sampler, rules, session)
+        with _plain_settings(model):
+            tokens = model.generate(
+                tokens,
+                attention_mask=mask,
+                past_key_values=cache,
+                logits_processor=LogitsProcessorList([drawing]),
+                stopping_criteria=StoppingCriteriaList([_Enough(drawing)]),
+                generation_config=GenerationConfig(
+                    max_new_tokens=rules.max_new_tokens, do_sample=False, use_cache=True
+                ),
+            )
+        yield from (row for row in live if row.is_done)
+        staying = [i for i, row in enumerate(live) if not row.is_done]
+        live = [live[i] for i in staying]
+        if live:
+            kept = torch.tensor(staying, device=tokens.device)
+            cache.batch_select_indices(kept)
+            tokens, mask = tokens[kept], mask[kept]
+            mask = torch.nn.functional.pad(mask, (0, tokens.shape[1] - mask.shape[1]), value=1)
+            if session is not None:
+                session.keep(kept)
+
+
+@contextmanager
+def _plain_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Without the checkpoint's own wishes, such as a repetition penalty, which rows know not of."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _Drawing(LogitsProcessor):
+    """Each row's next token, drawn, kept, and left as the only one that can be chosen."""
+
+    def __init__(
+        self, rows: Sequence[Row], sampler: Sampler, rules: StopRules, session: Any
+    ) -> None:
+        self.rows = rows
+        self.sampler = sampler
+        self.rules = rules
+        self.session = session
+        self.is_over = False
+
+    def __call__(
+        self,
+        input_ids: Int[Tensor, "batch pos"],  # noqa: ARG002
+        scores: Float[Tensor, "batch vocab"],
+    ) -> Float[Tensor, "batch vocab"]:
+        uniforms = [0.0 if row.is_done else row.draw() for row in self._drawing_rows()]
+        chosen = self.sampler(scores, uniforms)
+        tokens = [
+            None if row.is_done else token
+            for row, token in zip(self.rows, chosen.tolist(), strict=True)
+        ]
+        for row, token in zip(self.rows, tokens, strict=True):
+            if token is not None:
+                row.append(token, self.rules)
+        if self.session is not None:
+            self.session.push(tokens)
+        done = sum(row.is_done for row in self.rows)
+        too_long = any(self._is_full(row) for row in self.rows)
+        self.is_over = 2 * done >= len(self.rows) or too_long
+        return scores.fill_(-torch.inf).scatter_(1, chosen.unsqueeze(1), 0.0)
+
+    def _drawing_rows(self) -> Sequence[Row]:
+        return self.rows if self.sampler.is_random else ()
+
+    def _is_full(self, row: Row) -> bool:
+        """Whether a further pass would give the row a position that the model does not have."""
+        return row.is_done and len(row.prompt) + len(row.response) >= self.rules.context
+
+
+class _Enough(StoppingCriteria):
+    """Ends a call when half of its rows are done."""
+
+    def __init__(self, drawing: _Drawing) -> None:
+        self.drawing = drawing
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch pos"], _scores: Any, **_kwargs: Any
+    ) -> Bool[Tensor, "batch"]:
+        over = self.drawing.is_over
+        return torch.full((len(input_ids),), over, device=input_ids.device)

@@ -1,0 +1,116 @@
+"""One response in the making, and when it is over.
+
+A row knows nothing of its batch: its random numbers come from its own seeds, and its stop rules
+read its own tokens, as they come. So it has the same text in any batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from step_saliency.segment.pieces import TokenPieces, TokenTable
+
+
+@dataclass(frozen=True)
+class StopRules:
+    """When a response is over.
+
+    Attributes:
+        tokens: Token ids that end a response.
+        texts: Texts that end a response as soon as they stand in it.
+        max_new_tokens: Tokens after which it is cut.
+        context: Longest sequence of the model, prompt included.
+        table: How the tokens spell text; needed with `texts`.
+    """
+
+    tokens: frozenset[int]
+    texts: tuple[str, ...]
+    max_new_tokens: int
+    context: int
+    table: TokenTable
+
+
+@dataclass(eq=False)
+class Row:
+    """One response in the making.
+
+    Attributes:
+        index: Place among all rows asked for.
+        number: Number of the question in the seeds.
+        sample: Which of the question's samples.
+        question: Text of the question.
+        prompt: Tokens read before the response.
+        seed: Seed of all samples.
+        response: Tokens so far.
+        ended: Whether a stop token or text ended it.
+        cut: Whether its length ended it.
+    """
+
+    index: int
+    number: int
+    sample: int
+    question: str
+    prompt: list[int]
+    seed: int
+    response: list[int] = field(default_factory=list)
+    ended: bool = False
+    cut: bool = False
+    _tail: str = ""
+    _pieces: TokenPieces | None = None
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        seeds = np.random.SeedSequence((self.seed, self.number, self.sample))
+        return np.random.Generator(np.random.PCG64(seeds))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no token follows."""
+        return self.ended or self.cut
+
+    def draw(self) -> float:
+        """The row's next random number in [0, 1); it must be asked for once a token."""
+        return float(self._generator.random())
+
+    def append(self, token: int, rules: StopRules) -> None:
+        """Add a token, and see whether the response is over."""
+        self.response.append(token)
+        length = len(self.prompt) + len(self.response)
+        self.ended = token in rules.tokens or self._completes_text(token, rules)
+        self.cut = not self.ended and (
+            length >= rules.context or len(self.response) >= rules.max_new_tokens
+        )
+
+    def _completes_text(self, token: int, rules: StopRules) -> bool:
+        if not rules.texts:
+            return False
+        if self._pieces is None:
+            self._pieces = TokenPieces(rules.table)
+        rest = self._pieces.flush() if rules.table.is_special(token) else ""
+        self._tail += rest + self._pieces.push(token)
+        found = any(text in self._tail for text in rules.texts)
+        longest = max(len(text) for text in rules.texts)
+        self._tail = self._tail[-longest:]
+        return found
+
+
+def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Rows of similar prompt length together, so that little is padding."""
+    ordered = sorted(rows, key=lambda row: -len(row.prompt))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Prompts of several lengths as one batch, and 1 where it is no padding."""
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)

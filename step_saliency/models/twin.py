@@ -1,0 +1,100 @@
+"""The transformers model behind a TransformerLens object, for what needs no hooks.
+
+    transformers model       itself
+    loaded by `load_model`   read once more from where it came from, and kept beside it
+    any other bridge         the model inside it, whose attention is asked without the bridge's
+
+A twin that was read again does not follow weights that were changed since; `check_twin` compares
+logits before it is used.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from step_saliency.models.facts import backend_of, device_of, dtype_of
+from step_saliency.models.identity import origin_of
+from step_saliency.models.load import load_reference
+
+CHECKED_TOKENS = 32
+TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
+HALF_TOLERANCE = 0.25
+
+_TWINS: "WeakKeyDictionary[nn.Module, PreTrainedModel | str]" = WeakKeyDictionary()
+
+
+def transformers_twin(model: Any) -> PreTrainedModel:
+    """The transformers model with the weights of a model; read again at most once.
+
+    Args:
+        model: HookedTransformer, TransformerBridge or transformers model.
+
+    Raises:
+        ValueError: there is none to be had, and why.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    is_bridge = backend_of(model) == "bridge"
+    if origin_of(model) is None and is_bridge and isinstance(model.original_model, PreTrainedModel):
+        inner: PreTrainedModel = model.original_model
+        return inner
+    if model not in _TWINS:
+        _TWINS[model] = _read_again(model)
+    found = _TWINS[model]
+    if isinstance(found, str):
+        raise ValueError(f"there is no transformers model to decode with: {found}")
+    return found
+
+
+def has_twin(model: Any) -> bool:
+    """Whether a twin is to be had without reading weights."""
+    if isinstance(model, PreTrainedModel) or isinstance(_TWINS.get(model), PreTrainedModel):
+        return True
+    return origin_of(model) is None and backend_of(model) == "bridge"
+
+
+def is_inside(model: Any, twin: PreTrainedModel) -> bool:
+    """Whether the twin is the model inside a bridge."""
+    return getattr(model, "original_model", None) is twin
+
+
+def _read_again(model: Any) -> PreTrainedModel | str:
+    origin = origin_of(model)
+    if origin is not None and origin.process_weights:
+        return "the weights were processed (process_weights=True), so values differ"
+    twin, why = load_reference(model)
+    if twin is None:
+        return why
+    if twin.device.type != device_of(model).type:
+        return f"no memory for a second copy on {device_of(model)}"
+    return twin.requires_grad_(False)
+
+
+@torch.no_grad()
+def check_twin(model: Any, twin: PreTrainedModel, tokens: list[int]) -> None:
+    """Compare the last predictions over a few tokens.
+
+    Raises:
+        ValueError: they differ, as after the model's weights were changed.
+    """
+    if model is twin or is_inside(model, twin):
+        return
+    batch = torch.tensor([tokens[-CHECKED_TOKENS:]], device=device_of(model))
+    mine = _log_probabilities(model(batch, return_type="logits"))
+    its = _log_probabilities(twin(batch, use_cache=False).logits)
+    difference = float((mine - its).abs().max())
+    if not difference <= TOLERANCE.get(dtype_of(model), HALF_TOLERANCE):
+        raise ValueError(
+            f"the predictions of the model and of its weights as they were loaded differ by "
+            f"{difference:.2g} in log probability, as after weights were changed; "
+            "use method='hooks'"
+        )
+
+
+def _log_probabilities(logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Log-probabilities of what is at all probable."""
+    return logits.double().cpu().log_softmax(-1).clamp(min=-12)
