@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from step_saliency.trace import Trace as Trace
     from step_saliency.trace import load_jsonl as load_jsonl
     from step_saliency.trace import save_jsonl as save_jsonl
+    from step_saliency.vote import vote as vote
 
 _HOME = {
     "AnswerLoss": "saliency.objectives",
@@ -47,6 +48,7 @@ _HOME = {
     "save_jsonl": "trace",
     "step_saliency": "saliency.api",
     "token_map": "saliency.api",
+    "vote": "vote",
 }
 _MODULES = ("tasks",)
 

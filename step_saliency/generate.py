@@ -361,7 +361,7 @@ def _known(log: TraceLog, rows: Sequence[Row]) -> dict[int, Trace]:
     by_name = {(row.number, row.sample): row for row in rows}
     found: dict[int, Trace] = {}
     for trace in log:
-        row = by_name.get((trace.meta.get("question_index"), trace.meta.get("sample")))
+        row = by_name.get((trace.meta.get("question_index", -1), trace.meta.get("sample", -1)))
         if row is None:
             continue
         if trace.question != row.question:

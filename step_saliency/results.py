@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from step_saliency.lines import append_line, read_lines
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Trace
 
@@ -125,25 +126,18 @@ class RunFolder:
 
     def read_generated(self, digests: Mapping[str, str]) -> dict[str, Trace]:
         """Traces written for rows that are as they were; a line cut short is left out."""
-        file = self.path / "generated.jsonl"
         traces: dict[str, Trace] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            try:
-                entry = json.loads(line)
-                name, digest, trace = entry["name"], entry["row_digest"], entry["trace"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-            if digests.get(name.rpartition("#")[0]) == digest:
-                traces[name] = Trace.from_dict(trace)
+        for entry in read_lines(self.path / "generated.jsonl"):
+            name = str(entry.get("name", ""))
+            known = digests.get(name.rpartition("#")[0])
+            if known is not None and known == entry.get("row_digest"):
+                traces[name] = Trace.from_dict(entry["trace"])
         return traces
 
     def append_generated(self, name: str, digest: str, trace: Trace) -> None:
         """Keep a trace that the model wrote."""
-        entry = json.dumps({"name": name, "row_digest": digest, "trace": trace.to_dict()})
-        file = self.path / "generated.jsonl"
-        whole = not file.is_file() or file.stat().st_size == 0 or _ends_in_newline(file)
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(entry + "\n" if whole else "\n" + entry + "\n")
+        entry = {"name": name, "row_digest": digest, "trace": trace.to_dict()}
+        append_line(self.path / "generated.jsonl", entry)
 
     def write_manifest(self, facts: Mapping[str, Any], started: float) -> None:
         """Say what this folder holds, with the versions of what made it.
@@ -229,7 +223,7 @@ def refuse_changes(
     if changed:
         told = (f"{n}: {before.get(n)!r} then, {settings[n]!r} now" for n in changed)
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(told)}); choose another folder"
+            f"{folder} holds a run with other settings ({', '.join(told)}); choose another place"
         )
 
 
@@ -276,12 +270,6 @@ def replacing(path: Path) -> Iterator[Path]:
 def is_whole_png(path: Path) -> bool:
     """Whether a picture is there with its end."""
     return path.is_file() and path.read_bytes()[-len(PNG_END) :] == PNG_END
-
-
-def _ends_in_newline(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
 
 
 def _version(package: str) -> str | None:

@@ -422,8 +422,8 @@ class FastSession:
     ) -> EditContext:
         labels = self._labels
         if length is not None and length < len(labels):
-            parts = (labels.step, labels.region, labels.previous)
-            labels = StepLabels(*(part[:, :length] for part in parts))
+            step, region, previous = labels.step, labels.region, labels.previous
+            labels = StepLabels(step[:, :length], region[:, :length], previous[:, :length])
         values = layer.values.transpose(1, 2) if edit.needs_values else None
         return EditContext(
             layer=layer.index,
@@ -601,7 +601,8 @@ class GrowingLabels:
         self._view()
 
     def _view(self) -> None:
-        self.labels = StepLabels(*self._buffer[:, :, : self._length])
+        step, region, previous = self._buffer[:, :, : self._length]
+        self.labels = StepLabels(step, region, previous)
 
     def _label(self, row: int, token: int | None) -> tuple[int, int, int]:
         if token is None:

@@ -50,6 +50,16 @@ def is_correct(response: str, gold: str) -> bool:
     )
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two bare answers are the same text, number or expression."""
+    if one == other:
+        return True
+    left, right = (
+        parse(f"${text.strip('$')}$", parsing_timeout=_seconds()) for text in (one, other)
+    )
+    return bool(left) and bool(right) and verify(left, right, timeout_seconds=_seconds())
+
+
 def _seconds() -> int | None:
     """Time limit of one comparison, which signals can only enforce in the main thread."""
     return 5 if threading.current_thread() is threading.main_thread() else None

@@ -1,0 +1,145 @@
+"""Which answer do most samples of a question give? Self-consistency.
+
+    answer of a question = the answer that most of its n responses give
+
+Answers are read as the tasks read them (the last boxed or announced expression after the thinking),
+and 1/2, 0.5 and \\frac{1}{2} are one answer. Of answers with equally many votes the one that was
+came first wins. Responses without an answer have no vote, but count in n.
+
+When it misleads: with few samples the share of the winner is no probability of being right; samples
+that share one mistake outvote the right answer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from step_saliency.tasks.answers import final_answer, gold_answer, is_correct, same_answer
+from step_saliency.trace import Trace
+
+Reader = Callable[[str], str | None]
+COLUMNS = ("question_index", "question", "answer", "votes", "n", "n_answered", "gold", "is_correct")
+
+
+@dataclass
+class _Candidate:
+    """One answer and its votes."""
+
+    answer: str
+    response: str
+    votes: int = 1
+
+
+def vote(
+    traces: Sequence[Trace],
+    *,
+    problems: Sequence[Any] | None = None,
+    gold: Sequence[str] | None = None,
+    reader: Reader | None = None,
+) -> pd.DataFrame:
+    """Majority answer of each question.
+
+    Args:
+        traces: Responses, `n` to a question, as `generate` returns them. Responses belong together
+            that have the same ``question_index`` in their meta, or else the same question.
+        problems: The problems asked, one a question; their own graders read and judge answers.
+        gold: Gold answer of each question, in place of problems; by default ``gold_answer`` of the
+            traces' meta, where it is known.
+        reader: From the text of a response to its answer, None without one; by default
+            `step_saliency.tasks.answers.final_answer`.
+
+    Returns:
+        One row per question, in order of the first response: question_index, question, answer,
+        votes, n, n_answered, gold and is_correct (missing where no gold answer is known; False
+        where no response has an answer).
+
+    Raises:
+        ValueError: no trace; problems and gold together; as many of them as there are no questions.
+    """
+    groups = _by_question(traces)
+    if problems is not None and gold is not None:
+        raise ValueError("give problems or gold answers, not both")
+    for name, given in (("problems", problems), ("gold answers", gold)):
+        if given is not None and len(given) != len(groups):
+            raise ValueError(f"{len(given)} {name} for {len(groups)} questions; give one each")
+    rows = [
+        _count(
+            group,
+            None if problems is None else problems[i],
+            _known_gold(group) if gold is None else gold[i],
+            reader,
+        )
+        for i, group in enumerate(groups)
+    ]
+    frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    return frame.astype({"is_correct": "boolean"})
+
+
+def _by_question(traces: Sequence[Trace]) -> list[list[Trace]]:
+    if not traces:
+        raise ValueError("traces=[] is empty; a vote needs at least one response")
+    groups: dict[Any, list[Trace]] = {}
+    for trace in traces:
+        groups.setdefault(trace.meta.get("question_index", trace.question), []).append(trace)
+    return list(groups.values())
+
+
+def _known_gold(group: Sequence[Trace]) -> str | None:
+    known = group[0].meta.get("gold_answer")
+    return None if known is None else str(known)
+
+
+def _count(
+    group: Sequence[Trace], problem: Any, gold: str | None, reader: Reader | None
+) -> dict[str, Any]:
+    candidates: list[_Candidate] = []
+    for trace in group:
+        answer = _read(trace, problem, reader)
+        if answer is not None:
+            _add(candidates, answer, trace.response)
+    # max takes the first of equals
+    winner = max(candidates, key=lambda candidate: candidate.votes, default=None)
+    return {
+        "question_index": group[0].meta.get("question_index"),
+        "question": group[0].question,
+        "answer": None if winner is None else winner.answer,
+        "votes": 0 if winner is None else winner.votes,
+        "n": len(group),
+        "n_answered": sum(candidate.votes for candidate in candidates),
+        "gold": getattr(problem, "answer", gold),
+        "is_correct": _judge(winner, problem, gold, reader),
+    }
+
+
+def _read(trace: Trace, problem: Any, reader: Reader | None) -> str | None:
+    if reader is not None:
+        return reader(trace.response)
+    if problem is not None and hasattr(problem, "grade"):
+        answer: str | None = problem.grade(trace).answer
+        return answer
+    return final_answer(trace.response)
+
+
+def _add(candidates: list[_Candidate], answer: str, response: str) -> None:
+    for candidate in candidates:
+        if same_answer(candidate.answer, answer):
+            candidate.votes += 1
+            return
+    candidates.append(_Candidate(answer, response))
+
+
+def _judge(
+    winner: _Candidate | None, problem: Any, gold: str | None, reader: Reader | None
+) -> bool | None:
+    if problem is not None and hasattr(problem, "grade") and reader is None:
+        return winner is not None and bool(problem.grade(winner.response).is_correct)
+    expected = getattr(problem, "answer", gold)
+    if expected is None:
+        return None
+    if winner is None:
+        return False
+    if reader is None:
+        return is_correct(winner.response, str(expected))
+    return same_answer(winner.answer, gold_answer(str(expected)))
