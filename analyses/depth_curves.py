@@ -1,0 +1,111 @@
+"""Lock-in and decay by layer over many traces of the bundled task, correct against error traces.
+
+Question: do error traces look more at the current step in the shallow layers, and less at the
+thinking in the deep ones, than correct traces of the same problems? Each problem is answered
+``samples`` times at temperature 1, each answer is mapped and diagnosed (definitions:
+`step_saliency.diagnose.shares`); curves are means over problems
+(`step_saliency.diagnose.mean_curves`), differences are within problems
+(`step_saliency.diagnose.compare`).
+
+When it misleads: as these two say; and a difference between correct and error traces is an
+association. Lengths differ too: see the rows ``control="length"`` of ``comparison``.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import pandas as pd
+
+import step_saliency as ss
+from analyses.runner import Analysis, Options, Unit, main
+from step_saliency.diagnose import compare, diagnose, mean_curves
+from step_saliency.options import ObjectiveName
+from step_saliency.tasks import Level, Problem, make_problems
+from step_saliency.trace import Trace
+
+CHUNK = 5
+METRICS = ("lock_in", "decay", "share", "lock_in_index", "decay_index")
+
+
+def diagnosed_answers(
+    model: Any,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    seed: int,
+    objective: ObjectiveName = "next_token",
+) -> pd.DataFrame:
+    """Diagnosis of several answers to each problem, as `Diagnosis.to_frame` writes it."""
+    questions = [problem.question for problem in problems]
+    written = ss.generate(model, questions, n=samples, temperature=1.0, seed=seed, progress=False)
+    frames = []
+    for number, answer in enumerate(written):
+        problem = problems[number // samples]
+        trace = _labelled(problem, problem.trace(model.tokenizer, answer.response), number)
+        saliency = ss.step_saliency(model, trace, objective=objective)
+        frame = diagnose(saliency).to_frame()
+        frames.append(frame[frame["metric"].isin(METRICS)])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _labelled(problem: Problem, trace: Trace, number: int) -> Trace:
+    meta = {"problem": problem.id, "is_correct": problem.grade(trace).is_correct}
+    return Trace(
+        tokens=trace.tokens,
+        steps=trace.steps,
+        id=f"{problem.id}#{number}",
+        question=trace.question,
+        response=trace.response,
+        meta=meta,
+    )
+
+
+def units(options: Options) -> list[Unit]:
+    """Problems in chunks."""
+    starts = range(0, options["n"], CHUNK)
+    return [Unit(f"problems-{a:04d}", (a, min(a + CHUNK, options["n"]))) for a in starts]
+
+
+def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+    """Diagnoses of a chunk."""
+    first, last = unit.payload
+    problems = make_problems(n=options["n"], level=options["level"], seed=options["seed"])
+    return diagnosed_answers(
+        model,
+        problems[first:last],
+        samples=options["samples"],
+        seed=unit.seed,
+        objective=options["objective"],
+    )
+
+
+def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+    """Curves with intervals, and error minus correct within problems."""
+    tables = {"summary": mean_curves(values, seed=options["seed"])}
+    try:
+        tables["comparison"] = compare(values, seed=options["seed"])
+    except ValueError:
+        return tables
+    return tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this analysis."""
+    parser.add_argument("--level", default="medium", choices=get_args(Level))
+    parser.add_argument("--samples", type=int, default=4, help="responses per problem")
+    parser.add_argument("--objective", default="next_token", choices=get_args(ObjectiveName))
+
+
+ANALYSIS = Analysis(
+    "depth_curves",
+    units=units,
+    run_unit=run_unit,
+    summarise=summarise,
+    add_arguments=add_arguments,
+    checks=("gradients", "pattern_rows", "local_gradients"),
+    keep_values=False,
+)
+
+if __name__ == "__main__":
+    main("analyses.depth_curves")

@@ -1,0 +1,67 @@
+"""``python -m figures``: draw every figure whose results are there.
+
+Each module of this package with a function ``make`` is a figure: ``make(results)`` reads saved
+tables and returns the figure and the rows that it shows.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+import figures
+from figures.results import MissingResultsError
+from figures.style import save
+
+ROOT = Path(__file__).parents[1]
+
+
+def all_figures() -> dict[str, Callable[[Path], tuple[Figure, pd.DataFrame]]]:
+    """Functions that make figures, by the name of their files."""
+    names = [module.name for module in iter_modules(figures.__path__) if module.name[0] != "_"]
+    modules = [import_module(f"figures.{name}") for name in names]
+    return {module.NAME: module.make for module in modules if hasattr(module, "make")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw figures.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        0; 1 if not one figure could be drawn.
+    """
+    known = all_figures()
+    parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "figures" / "out")
+    options = parser.parse_args(argv)
+    unknown = sorted(set(options.names) - set(known))
+    if unknown:
+        parser.error(f"no figures {unknown}; there are {', '.join(known)}")
+    drawn = 0
+    for name in options.names or known:
+        started = time.perf_counter()
+        try:
+            figure, data = known[name](options.results)
+        except MissingResultsError as missing:
+            print(f"{name}: skipped, {missing}")
+            continue
+        save(figure, data, options.out, name)
+        drawn += 1
+        print(
+            f"{name}: {options.out / name}.png, .pdf, .csv ({time.perf_counter() - started:.1f} s)"
+        )
+    return 0 if drawn else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Time and memory of a map over the length of the trace. Results: `benchmarks/saliency.py`."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from figures.results import MissingResultsError
+from figures.style import COLUMN, CYCLE, MARKERS, new_figure, style
+
+NAME = "cost_over_length"
+METHODS = {
+    "streaming": "streaming (this toolkit)",
+    "plain": "plain forward + backward",
+    "hooks": "hooks (reference path)",
+    "eager": "eager attention, kept",
+    "per_token": "a backward pass per token",
+    "inseq": "inseq",
+    "captum": "captum",
+}
+
+
+def load(results: Path) -> pd.DataFrame:
+    """Measurements on the CPU; the benchmark keeps them beside itself."""
+    places = [results / "benchmarks", results.parent / "benchmarks" / "results"]
+    files = [file for place in places for file in sorted(place.glob("*-cpu.csv"))]
+    if not files:
+        raise MissingResultsError(f"{places[-1]} holds no *-cpu.csv")
+    table = pd.read_csv(files[0])
+    return table[table["method"].isin(METHODS)]
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Seconds above, peak memory below, both on log scales."""
+    with style():
+        figure = new_figure(COLUMN, 4.2)
+        axes = figure.subplots(2, 1, sharex=True)
+        for number, (method, name) in enumerate(METHODS.items()):
+            rows = table[table["method"] == method].sort_values("n_tokens")
+            for ax, column, scale in ((axes[0], "seconds", 1), (axes[1], "peak_bytes", 1e9)):
+                values = rows.dropna(subset=[column])
+                if not values.empty:
+                    ax.plot(
+                        values["n_tokens"],
+                        values[column] / scale,
+                        marker=MARKERS[number],
+                        color=CYCLE[number],
+                        linestyle="-" if number < 2 else "--",
+                        label=name,
+                    )
+        for ax, text in zip(axes, ("seconds", "peak memory (GB)"), strict=True):
+            ax.set(xscale="log", yscale="log", ylabel=text)
+            ax.grid(color="#e5e5e5", linewidth=0.5)
+        lengths = sorted(table["n_tokens"].unique())
+        axes[1].set_xticks(lengths, [f"{n:,}" for n in lengths])
+        axes[1].xaxis.set_minor_formatter(NullFormatter())
+        axes[1].set_xlabel("tokens")
+        axes[0].set_title(f"{table['shape'].iloc[0]}, CPU")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure
+
+
+def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the rows that it shows."""
+    table = load(results)
+    return draw(table), table
