@@ -16,7 +16,8 @@ Time: pairs (plain, method) one after the other in one process, after one run of
 count; reported are medians, and the median ratio of a pair with the smallest and largest. Memory: a
 process of its own for each method and length; the peak (resident set on the CPU, PyTorch's
 allocator on CUDA) above what was held once the model was loaded and had run on 16 tokens. Writes
-``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``.
+``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``, row by row; rows that are there are kept
+unless ``--again`` is given, so that a run can be broken off and taken up.
 
     python benchmarks/saliency.py                                  # SmolLM2-135M on this machine
     python benchmarks/saliency.py --shape qwen2-7b --device cuda   # random weights, one H100
@@ -469,6 +470,24 @@ def save_for_peers(shape: str, folder: str) -> dict[str, str]:
     return {"folder": folder}
 
 
+def read_csv(path: Path) -> list[Row]:
+    """Rows that an earlier run wrote; none if there was none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [_read_row(line) for line in csv.DictReader(file)]
+
+
+def _read_row(line: dict[str, str]) -> Row:
+    counts, texts = ("n_tokens", "pairs", "peak_bytes"), ("shape", "device", "method", "note")
+    values: dict[str, Any] = {
+        name: text if name in texts else int(text) if name in counts else float(text)
+        for name, text in line.items()
+        if text or name in texts
+    }
+    return Row(**dict.fromkeys(line) | values)
+
+
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
@@ -536,6 +555,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--with-peers", action="store_true", help="measure inseq and captum too")
     parser.add_argument("--peers-env", default=str(ROOT / "benchmarks" / ".peers"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -548,17 +568,27 @@ def main() -> None:
         return
     lengths = SHAPES[args.shape].lengths
     chosen = args.methods or [name for name in lengths if name not in PEERS or args.with_peers]
-    rows: list[Row] = []
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{args.shape}-{args.device}"
+    rows = {(row.method, row.n_tokens): row for row in read_csv(stem.with_suffix(".csv"))}
     for method in chosen:
         for n_tokens in args.lengths or lengths.get(method, ()):
-            peer = method in PEERS
-            row = measure_peer(args, method, n_tokens) if peer else measure(args, method, n_tokens)
-            print(row, flush=True)
-            rows.append(row)
-            write_csv(rows, stem.with_suffix(".csv"))
-            write_markdown(rows, stem.with_suffix(".md"))
+            if (method, n_tokens) in rows and not args.again:
+                continue
+            measured = measure_peer if method in PEERS else measure
+            rows[method, n_tokens] = measured(args, method, n_tokens)
+            print(rows[method, n_tokens], flush=True)
+            write(sorted(rows.values(), key=_place), stem)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return [*METHODS, *PEERS].index(row.method), row.n_tokens
+
+
+def write(rows: Sequence[Row], stem: Path) -> None:
+    """Table, the same for people, and plot."""
+    write_csv(rows, stem.with_suffix(".csv"))
+    write_markdown(rows, stem.with_suffix(".md"))
     plot(rows, stem.with_suffix(".png"))
 
 
