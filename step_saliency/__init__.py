@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from step_saliency.diagnose import compare as compare
     from step_saliency.diagnose import diagnose as diagnose
     from step_saliency.generate import generate as generate
+    from step_saliency.intervene import Edit as Edit
+    from step_saliency.intervene import EditGroup as EditGroup
+    from step_saliency.intervene import OddsEqualBridge as OddsEqualBridge
+    from step_saliency.intervene import StepFlow as StepFlow
+    from step_saliency.intervene import StepMomentumInjection as StepMomentumInjection
     from step_saliency.models import doctor as doctor
     from step_saliency.models import load_model as load_model
     from step_saliency.saliency.api import step_saliency as step_saliency
@@ -33,9 +38,14 @@ if TYPE_CHECKING:
 _HOME = {
     "AnswerLoss": "saliency.objectives",
     "Diagnosis": "diagnose",
+    "Edit": "intervene",
+    "EditGroup": "intervene",
     "LogitDiff": "saliency.objectives",
+    "OddsEqualBridge": "intervene",
     "Region": "trace",
     "Step": "trace",
+    "StepFlow": "intervene",
+    "StepMomentumInjection": "intervene",
     "StepSaliency": "saliency.result",
     "Trace": "trace",
     "compare": "diagnose",

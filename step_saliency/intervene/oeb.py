@@ -280,7 +280,9 @@ def projected_scores(
     visible = visible_keys(scores)
     logs, n_bridge, n_current = _log_sums(exact, visible, groups, sinks)
     acts = (n_bridge > 0) & (n_current > 0)
-    shifts = group_shifts(*logs, torch.full_like(logs[0], mass), acts, at_most=1.0)
+    bridge, current, other = logs
+    wanted = torch.full_like(other, mass)
+    shifts = group_shifts(bridge, current, other, wanted, acts, at_most=1.0)
     if not shifts.shifted.any():
         return scores, shifts
     changes = shifts.shifted[..., None] & visible
@@ -305,7 +307,8 @@ def _shifts_of(
     sinks: Float[Tensor, "..."] | None,
 ) -> OddsEqualShifts:
     logs, n_bridge, n_current = _log_sums(scores, visible, groups, sinks)
-    return odds_equal_shifts(*logs, n_bridge, n_current, tau_max=tau_max)
+    bridge, current, other = logs
+    return odds_equal_shifts(bridge, current, other, n_bridge, n_current, tau_max=tau_max)
 
 
 def _log_sums(

@@ -3,6 +3,7 @@
 Both model classes install hooks by ``model.hooks``; this module adds what that leaves out.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        with torch.no_grad(), silenced_hooks(model), model.hooks(fwd_hooks=hooks):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
@@ -61,19 +62,52 @@ def prepended_hooks(model: Any, fwd_hooks: Sequence[NamedHook]) -> Iterator[None
     Raises:
         ValueError: a hook name that the model lacks or never reaches.
     """
+    with added_hooks(model, fwd_hooks, prepend=True):
+        yield
+
+
+@contextmanager
+def added_hooks(
+    model: Any, fwd_hooks: Sequence[NamedHook], *, prepend: bool = False, permanent: bool = False
+) -> Iterator[None]:
+    """Forward hooks that are removed one by one, so that those of others stay.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        fwd_hooks: Names and functions, at one hook point in the order in which they are to run.
+        prepend: Run before the hooks that are there already, the last one of a point first.
+        permanent: Stay in force when someone calls ``model.reset_hooks()`` meanwhile.
+
+    Raises:
+        ValueError: a hook name that the model lacks or never reaches.
+    """
     live_names(model, [name for name, _ in fwd_hooks])
     points = model.hook_dict
     added = []
     try:
         for name, function in fwd_hooks:
             point = points[name]
-            point.add_hook(function, prepend=True)
-            added.append((point, point.fwd_hooks[0]))
+            point.add_hook(function, prepend=prepend, is_permanent=permanent)
+            added.append((point, point.fwd_hooks[0 if prepend else -1]))
         yield
     finally:
         for point, handle in added:
             handle.hook.remove()
-            point.fwd_hooks.remove(handle)
+            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+@contextmanager
+def silenced_hooks(model: Any) -> Iterator[None]:
+    """Run the model without the forward hooks that are on it, and leave them in place."""
+    points = list({id(point): point for point in model.hook_dict.values()}.values())
+    held = [point._forward_hooks for point in points]
+    for point in points:
+        point._forward_hooks = OrderedDict()
+    try:
+        yield
+    finally:
+        for point, hooks in zip(points, held, strict=True):
+            point._forward_hooks = hooks
 
 
 @contextmanager

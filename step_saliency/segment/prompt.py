@@ -172,7 +172,7 @@ def align_prompt(
     pieces = TokenPieces(table).pieces(tokens[n_added:])
     if "".join(pieces).removeprefix(" ") == text.removeprefix(" "):
         shift = len(text) - sum(map(len, pieces))
-        spans = [(max(0, a + shift), max(0, b + shift)) for a, b in _running(pieces)]
+        spans = [(max(0, a + shift), max(0, b + shift)) for a, b in piece_spans(pieces)]
     elif getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
@@ -185,7 +185,8 @@ def align_prompt(
     return [(0, 0)] * n_added + spans
 
 
-def _running(pieces: Sequence[str]) -> list[Span]:
+def piece_spans(pieces: Sequence[str]) -> list[Span]:
+    """Where each piece stands in the text that they make up."""
     ends = [0]
     for piece in pieces:
         ends.append(ends[-1] + len(piece))
@@ -234,4 +235,4 @@ def cut_prompt(
         return []
     text = "".join(pieces)
     span = whole_prompt(text) if question is None else find_question(text, question)
-    return steps_of_spans(text, _running(pieces), special, [span])
+    return steps_of_spans(text, piece_spans(pieces), special, [span])

@@ -1,0 +1,302 @@
+"""Edits on a model for a while: what they need to know of a pass, from the pass itself.
+
+Two observers tell what a pass brings: the embedding's input has the token ids, and the scores of
+the first block have the number of queries and keys and, on the diagonal, which positions are
+padding (a position that may not attend to itself). `StepStream` makes labels of both. Values and
+residuals of earlier positions are kept where an edit asks for them.
+
+Hooks are added one by one, after those that are on the model already; hooks that are added inside
+of the context run after the edits. On leaving, these hooks alone are removed.
+
+When it misleads: hooks that change values inside of the context come after what is kept of them
+here. Passes that start from embeddings have no token ids and are refused, unless they are embedded
+by the model itself (as `HookedTransformer.generate` does).
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from step_saliency.intervene.edit import (
+    SITE_HOOKS,
+    VALUE_HOOK,
+    Edit,
+    EditContext,
+    changed,
+)
+from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.labels import StepLabels
+from step_saliency.intervene.stream import StepStream
+from step_saliency.models.doctor import require_capabilities
+from step_saliency.models.facts import backend_of, n_heads, n_layers, output_weights, sink_logits
+from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
+from step_saliency.segment.formats import FormatName
+from step_saliency.segment.splitters import SplitterLike
+from step_saliency.trace import Trace
+
+CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
+FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
+
+
+class PastStore:
+    """One activation of all positions so far, of which every pass shows the new ones.
+
+    The buffer doubles when it is full; a single pass is kept as it is, with its gradient.
+    """
+
+    def __init__(self) -> None:
+        self._held: Float[Tensor, "batch key ..."] | None = None
+        self._length = 0
+        self._shown: Float[Tensor, "batch pos ..."] | None = None
+
+    def show(self, activation: Float[Tensor, "batch pos ..."]) -> None:
+        """Take what a pass shows."""
+        self._shown = activation
+
+    def all(self, n_keys: int) -> Float[Tensor, "batch key ..."]:
+        """The activation at all positions, those of the pass at the end.
+
+        Raises:
+            ValueError: earlier positions were not shown.
+        """
+        if self._shown is not None:
+            self._write(self._shown, n_keys)
+            self._shown = None
+        assert self._held is not None
+        return self._held[:, :n_keys]
+
+    def _write(self, shown: Float[Tensor, "batch pos ..."], n_keys: int) -> None:
+        start = n_keys - shown.shape[1]
+        if start == 0:
+            self._held = shown
+        elif self._held is None or self._length < start or len(self._held) != len(shown):
+            raise ValueError(
+                f"the model has {start} earlier positions in its cache, of which {self._length} "
+                "were seen here: fill its cache inside of the context too"
+            )
+        elif shown.requires_grad or self._held.requires_grad:
+            self._held = torch.cat([self._held[:, :start], shown], 1)
+        else:
+            self._held = _with_room(self._held, start, n_keys)
+            self._held[:, start:n_keys] = shown
+        self._length = n_keys
+
+    def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows only."""
+        if self._held is not None:
+            self._held = self._held[rows.to(self._held.device)]
+
+
+def _with_room(
+    held: Float[Tensor, "batch key ..."], length: int, needed: int
+) -> Float[Tensor, "batch capacity ..."]:
+    if held.shape[1] >= needed and not held.is_inference():
+        return held
+    with torch.inference_mode(False):
+        shape = (held.shape[0], max(2 * length, needed), *held.shape[2:])
+        roomy = torch.empty(shape, dtype=held.dtype, device=held.device)
+    roomy[:, :length] = held[:, :length]
+    return roomy
+
+
+class Session:
+    """Edits that are attached to a model; what `edit.attached(model)` returns and yields.
+
+    Attributes:
+        effects: Counters of what the edits did.
+        labels: What every position of the last pass is; None before the first.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        edits: Edits, at one site and layer in the order in which they act.
+        trace: The trace that every row is run over, where its steps are known.
+        traces: The same for a batch, one trace a row.
+        n_prompt: Tokens of the prompt, without padding, of every row or of each.
+
+    Raises:
+        ValueError: a layer, head or hook point that the model lacks; a model that ignores edits
+            at a site; ``trace`` and ``traces`` both given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        edits: Sequence[Edit],
+        *,
+        trace: Trace | None = None,
+        traces: Sequence[Trace] | None = None,
+        n_prompt: int | Sequence[int] | None = None,
+    ) -> None:
+        backend_of(model)
+        if trace is not None and traces is not None:
+            raise ValueError("trace and traces are both given; give one of them")
+        self.model = model
+        self.edits = tuple(edits)
+        self.effects = Effects()
+        self.labels: StepLabels | None = None
+        self._n_layers = n_layers(model)
+        for edit in self.edits:
+            edit.check(n_layers=self._n_layers, n_heads=n_heads(model))
+        known = [trace] if trace is not None else traces
+        self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
+        self._names = _distinct([edit.name for edit in self.edits])
+        self._values = self._stores("needs_values")
+        self._resid = self._stores("needs_resid")
+        self._resid_pre: dict[int, Float[Tensor, "batch pos d_model"]] = {}
+        self._sinks: dict[int, Float[Tensor, "head"] | None] = {}
+        self._embedded: Int[Tensor, "batch new"] | None = None
+        self._n_queries = 0
+        self._exit = ExitStack()
+
+    def _stores(self, need: str) -> dict[int, PastStore]:
+        layers = {layer for edit in self.edits if getattr(edit, need) for layer in edit.layers}
+        return {layer: PastStore() for layer in sorted(layers)}
+
+    def __enter__(self) -> "Session":
+        with silenced_hooks(self.model):
+            require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
+        with ExitStack() as stack:
+            stack.enter_context(
+                added_hooks(
+                    self.model, [(FIRST_SCORES, self._observe)], prepend=True, permanent=True
+                )
+            )
+            stack.enter_context(added_hooks(self.model, self._hooks(), permanent=True))
+            embedding = self.model.embed.register_forward_pre_hook(self._embed, with_kwargs=True)
+            stack.callback(embedding.remove)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exit.close()
+        self._values.clear()
+        self._resid.clear()
+        self._resid_pre.clear()
+
+    def expect(
+        self,
+        *,
+        questions: Sequence[str] | None = None,
+        n_prompt: int | Sequence[int] | None = None,
+        format: FormatName = "auto",  # noqa: A002
+        splitter: SplitterLike = "sentence",
+    ) -> None:
+        """Say what is known of the next batch; see `StepStream.expect`."""
+        self._stream.expect(
+            questions=questions, n_prompt=n_prompt, format=format, splitter=splitter
+        )
+
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
+        """The batch goes on with these rows only, in this order, as the model's cache does.
+
+        Args:
+            rows: Indices of rows of the last pass.
+        """
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        self._stream.keep(chosen)
+        for store in (*self._values.values(), *self._resid.values()):
+            store.keep(chosen)
+
+    def _hooks(self) -> list[NamedHook]:
+        hooks: list[NamedHook] = []
+        for layer, store in self._values.items():
+            hooks.append((f"blocks.{layer}.{VALUE_HOOK}", partial(_show, store)))
+        for layer in {a for edit in self.edits if edit.needs_resid_pre for a in edit.layers}:
+            hooks.append((f"blocks.{layer}.hook_resid_pre", partial(self._keep_resid, layer)))
+        for layer, store in self._resid.items():
+            hooks.append((f"blocks.{layer}.hook_resid_post", partial(_show, store)))
+        for edit, name in zip(self.edits, self._names, strict=True):
+            for layer in edit.layers:
+                function = partial(self._edit, edit, name, layer)
+                hooks.append((f"blocks.{layer}.{SITE_HOOKS[edit.site]}", function))
+        return hooks
+
+    def _embed(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point():
+            self._embedded = tokens.detach()
+
+    def _keep_resid(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        hook: Any,  # noqa: ARG002
+    ) -> None:
+        self._resid_pre[layer] = resid.detach()
+
+    def _observe(
+        self,
+        scores: Float[Tensor, "batch head query key"],
+        hook: Any,  # noqa: ARG002
+    ) -> None:
+        tokens, self._embedded = self._embedded, None
+        if tokens is None:
+            raise ValueError(
+                "the model ran on embeddings, so that no token ids were seen; run it on tokens"
+            )
+        n_queries, n_keys = scores.shape[-2:]
+        if tokens.shape[0] != scores.shape[0] or tokens.shape[1] > n_queries:
+            raise ValueError(
+                f"the model embedded tokens of shape {list(tokens.shape)}, but attends with "
+                f"{scores.shape[0]} rows of {n_queries} queries"
+            )
+        diagonal = scores[:, 0].diagonal(offset=n_keys - n_queries, dim1=-2, dim2=-1)
+        real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
+        self.labels = self._stream.advance(tokens, real, n_keys=n_keys)
+        self._n_queries = n_queries
+
+    def _edit(
+        self,
+        edit: Edit,
+        name: str,
+        layer: int,
+        activation: Tensor,
+        hook: Any,  # noqa: ARG002
+    ) -> Tensor | None:
+        context = self._context(edit, name, layer, activation)
+        return changed(activation, edit.apply(activation, context))
+
+    def _context(self, edit: Edit, name: str, layer: int, activation: Tensor) -> EditContext:
+        n_pos = activation.shape[2 if edit.site == "scores" else 1]
+        if self.labels is None or (len(self.labels.step), self._n_queries) != (
+            len(activation),
+            n_pos,
+        ):
+            raise ValueError(
+                f"layer {layer} ran on positions that did not pass the first layer; run the model "
+                "from its tokens, or attach the edits outside of this pass"
+            )
+        self.labels = self.labels.to(activation.device)
+        n_keys = len(self.labels)
+        return EditContext(
+            layer=layer,
+            n_layers=self._n_layers,
+            labels=self.labels,
+            n_queries=self._n_queries,
+            values=self._values[layer].all(n_keys) if edit.needs_values else None,
+            resid=self._resid[layer].all(n_keys) if edit.needs_resid else None,
+            resid_pre=self._resid_pre.get(layer) if edit.needs_resid_pre else None,
+            sinks=self._sinks_of(layer) if edit.site == "scores" else None,
+            w_o=partial(output_weights, self.model, layer),
+            record=partial(self.effects.add, name, layer),
+        )
+
+    def _sinks_of(self, layer: int) -> Float[Tensor, "head"] | None:
+        if layer not in self._sinks:
+            self._sinks[layer] = sink_logits(self.model, layer)
+        return self._sinks[layer]
+
+
+def _show(store: PastStore, activation: Float[Tensor, "batch pos ..."], hook: Any) -> None:
+    store.show(activation)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names with a number from the second of its kind on."""
+    counted: Callable[[int], int] = lambda i: list(names[: i + 1]).count(names[i])  # noqa: E731
+    return [name if counted(i) == 1 else f"{name}#{counted(i)}" for i, name in enumerate(names)]
