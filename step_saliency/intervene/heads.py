@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from step_saliency.intervene.edit import Edit, EditContext
+from step_saliency.intervene.edit import Edit, EditContext, Site
 from step_saliency.intervene.labels import REGION_CODE, KeyGroup, StepLabels, trace_labels
 from step_saliency.intervene.oeb import projected_scores
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
@@ -128,7 +128,7 @@ class HeadEdit(Edit):
         ValueError: heads, regions or steps that cannot be.
     """
 
-    site = "z"
+    site: Site = "z"
 
     def __init__(
         self,

@@ -25,8 +25,8 @@ while summarising. The paper's scripts read it in the same way, but differ from 
   are part of O unless ``bridge`` names them.
 
 When it misleads: a row that is shifted has more mass on the bridge, whatever stands there. The
-placebos tell what is due to the bridge: ``bridge="random"`` draws as many keys from B and S by lot,
-``placebo="smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
+placebos tell what is due to the bridge: ``placebo="random"`` draws as many keys from B and S by
+lot, ``placebo="smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -56,6 +56,7 @@ from step_saliency.intervene.schedule import Strength, check_strength, strength_
 from step_saliency.options import check_option
 
 MODES = ("bridge", "smooth")
+BRIDGE_PLACEBOS = ("random", "smooth")
 _BISECTIONS = 60
 
 
@@ -426,10 +427,11 @@ class OddsEqualBridge(Edit):
         heads: Heads in which it acts; or a mapping from layer to heads, without those in layers
             that it leaves out. Default: all.
         bridge: ``"auto"``, the question while thinking and the thinking while summarising;
-            ``"question"``; ``"thinking"``; indices of steps; or the placebo ``"random"``, as many
-            keys as ``"auto"`` has, drawn by lot from bridge and current part.
+            ``"question"``; ``"thinking"``; or indices of steps. ``"random"`` is short for
+            ``"auto"`` with ``placebo="random"``.
         current: ``"region"``, all of the query's region so far, or ``"step"``, the query's step.
-        placebo: ``"smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
+        placebo: ``"random"`` takes as many keys as the bridge has, drawn by lot from bridge and
+            current part; ``"smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
         seed: Seed of the lots.
 
     Raises:
@@ -451,11 +453,13 @@ class OddsEqualBridge(Edit):
     ) -> None:
         self.layers = checked_layers(layers)
         check_strength("tau_max", tau_max, below=1.0)
-        if bridge != "random":
-            check_groups(bridge, current)
-        check_option("current", current, ("region", "step"))
+        if bridge == "random":
+            if placebo not in (None, "random"):
+                raise ValueError(f"bridge='random' and placebo={placebo!r} exclude each other")
+            bridge, placebo = "auto", "random"
+        check_groups(bridge, current)
         if placebo is not None:
-            check_option("placebo", placebo, ("smooth",))
+            check_option("placebo", placebo, BRIDGE_PLACEBOS)
         self.tau_max = tau_max
         self.heads = heads if heads is None or isinstance(heads, Mapping) else tuple(heads)
         self.bridge = bridge if isinstance(bridge, str) else tuple(bridge)
@@ -489,8 +493,7 @@ class OddsEqualBridge(Edit):
 
     def groups(self, labels: StepLabels, n_queries: int) -> Int[Tensor, "batch query key"]:
         """`KeyGroup` of each key to each query, before any lot is drawn."""
-        bridge = "auto" if self.bridge == "random" else self.bridge
-        return key_groups(labels, n_queries=n_queries, bridge=bridge, current=self.current)
+        return key_groups(labels, n_queries=n_queries, bridge=self.bridge, current=self.current)
 
     def apply(
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
@@ -502,7 +505,7 @@ class OddsEqualBridge(Edit):
             return activation
         chosen = slice(None) if heads is None else list(heads)
         scores = activation[:, chosen]
-        if self.bridge == "random":
+        if self.placebo == "random":
             groups = random_bridge(
                 groups, visible_keys(scores[:, 0]), context.labels, seed=self.seed
             )
@@ -511,7 +514,7 @@ class OddsEqualBridge(Edit):
             groups[:, None],
             tau_max=tau,
             sinks=None if context.sinks is None else context.sinks[chosen][:, None],
-            mode=self.placebo or "bridge",
+            mode="smooth" if self.placebo == "smooth" else "bridge",
         )
         assert shifts is not None
         _record(shifts, context, heads, activation.shape[1])

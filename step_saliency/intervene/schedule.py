@@ -7,19 +7,31 @@ runs from 0 in the first layer of the model to 1 in the last: depth = layer / (n
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 Strength: TypeAlias = float | int | Mapping[int, float | int] | Callable[[float], float | int]
 
 
-def constant(strength: float | int) -> Callable[[float], float]:
-    """The same strength at every depth."""
-    return lambda depth: float(strength)
-
-
-def linear(first: float | int, last: float | int) -> Callable[[float], float]:
+@dataclass(frozen=True)
+class Linear:
     """A strength that goes evenly from ``first`` in the first layer to ``last`` in the last."""
-    return lambda depth: float(first + (last - first) * depth)
+
+    first: float
+    last: float
+
+    def __call__(self, depth: float) -> float:
+        return float(self.first + (self.last - self.first) * depth)
+
+
+def linear(first: float | int, last: float | int) -> Linear:
+    """A strength that goes evenly from ``first`` in the first layer to ``last`` in the last."""
+    return Linear(float(first), float(last))
+
+
+def constant(strength: float | int) -> Linear:
+    """The same strength at every depth."""
+    return linear(strength, strength)
 
 
 def strength_at(strength: Strength, layer: int, n_layers: int | None) -> float:

@@ -8,18 +8,30 @@ When it misleads: quarters of the layers and the strengths are the paper's one c
 model. Whether they are right for a model is a question of its own, see `ss.calibrate`.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from step_saliency.diagnose.bands import Bands
 from step_saliency.intervene.edit import EditGroup
 from step_saliency.intervene.oeb import OddsEqualBridge
-from step_saliency.intervene.schedule import Strength
+from step_saliency.intervene.placebos import PLACEBOS, MomentumBank, random_layers
+from step_saliency.intervene.schedule import Strength, strength_at
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.models.facts import n_layers as layers_of
+from step_saliency.options import check_option
 from step_saliency.trace import Trace
 
 _FlowType = TypeVar("_FlowType", bound="StepFlow")
+_HalfType = TypeVar("_HalfType", OddsEqualBridge, StepMomentumInjection)
+_CHANGES: Mapping[str, tuple[str, Mapping[str, str | None]]] = {
+    "bridge": ("oeb", {"placebo": "random"}),
+    "smooth": ("oeb", {"placebo": "smooth"}),
+    "boundaries": ("smi", {"boundaries": "random"}),
+    "direction": ("smi", {"momentum": "random", "bank": None}),
+    "other": ("smi", {"momentum": "other"}),
+}
+"""Of each kind of placebo: which half it changes, and how."""
 
 
 class StepFlow(EditGroup):
@@ -72,6 +84,46 @@ class StepFlow(EditGroup):
         smi = StepMomentumInjection(taken.deep, alpha=alpha) if taken.deep else None
         return cls(oeb=oeb, smi=smi)
 
+    def placebo(
+        self,
+        kind: str,
+        seed: int = 0,
+        *,
+        n_layers: int | None = None,
+        bank: MomentumBank | None = None,
+    ) -> "StepFlow":
+        """This flow with one thing about it made meaningless, and all else kept; see `placebos`.
+
+        Args:
+            kind: ``"bridge"`` or ``"smooth"``, which change the bridge and leave momentum as it is;
+                ``"boundaries"``, ``"direction"`` or ``"other"``, the other way round; or
+                ``"layers"``, which moves each to as many layers that it is not in.
+            seed: Seed of the lots.
+            n_layers: Layers of the model, for ``"layers"``.
+            bank: Steps of other traces, for ``"other"``; see `momentum_bank`.
+
+        Raises:
+            ValueError: an unknown kind, a half that this flow lacks, too few other layers, or an
+                option that the kind needs.
+        """
+        check_option("kind", kind, PLACEBOS)
+        if kind == "layers":
+            return StepFlow(
+                oeb=None if self.oeb is None else _elsewhere(self.oeb, n_layers, seed),
+                smi=None if self.smi is None else _elsewhere(self.smi, n_layers, seed),
+            )
+        if kind == "other" and bank is None:
+            raise ValueError("kind='other' needs bank=momentum_bank(model, other_traces, ...)")
+        half, changes = _CHANGES[kind]
+        halves: dict[str, Any] = {"oeb": self.oeb, "smi": self.smi}
+        if halves[half] is None:
+            raise ValueError(f"kind={kind!r} is a placebo of {half}, which this flow has not")
+        halves[half] = copy.copy(halves[half])
+        vars(halves[half]).update(changes, seed=seed)
+        if kind == "other":
+            halves[half].bank = bank
+        return StepFlow(**halves)
+
     def bound_to(
         self: _FlowType,
         trace: Trace | Sequence[Trace],
@@ -85,6 +137,24 @@ class StepFlow(EditGroup):
         twin.oeb = bound.get(self.oeb)  # type: ignore[arg-type, assignment]
         twin.smi = bound.get(self.smi)  # type: ignore[arg-type, assignment]
         return twin
+
+
+def _elsewhere(edit: _HalfType, n_layers: int | None, seed: int) -> _HalfType:
+    """The same edit in other layers, which get the strengths and heads of its own in order."""
+    if n_layers is None:
+        raise ValueError("kind='layers' needs n_layers=, the number of the model's layers")
+    layers = random_layers(n_layers, len(edit.layers), seed, avoid=edit.layers)
+    moved = dict(zip(edit.layers, layers, strict=True))
+    twin = copy.copy(edit)
+    twin.layers = layers
+    strength = "tau_max" if isinstance(edit, OddsEqualBridge) else "alpha"
+    given = getattr(edit, strength)
+    if not isinstance(given, float | int):
+        by_layer = {new: strength_at(given, old, n_layers) for old, new in moved.items()}
+        setattr(twin, strength, by_layer)
+    if isinstance(twin, OddsEqualBridge) and isinstance(twin.heads, Mapping):
+        twin.heads = {moved[layer]: heads for layer, heads in twin.heads.items()}
+    return twin
 
 
 def _depth(model: Any) -> int:
