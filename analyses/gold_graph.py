@@ -12,13 +12,10 @@ against earlier thinking steps; ``"all"``: both together. ``ranking="problem"`` 
 pairs of a problem in one list, so the scale of a row counts; ``"row"`` ranks the candidates of each
 step by itself and averages over the steps.
 
-Maps: Step-Saliency |A * dL/dA| under three objectives, the attention pattern A alone, the gradient
-|dL/dA| alone, attention rollout (product over the layers so far of (mean over heads of A + I) / 2;
-Abnar and Zuidema, 2020), how near the key step is (``distance``), and random numbers, whose average
-precision is what chance gives. Readings: each head; ``head="mean"``, the mean map of the heads;
-layer missing, the mean map of all layers; ``head="best"``, the head (of the layer, or of the model
-where the layer is missing) that does best *on the other half of the problems*, so that picking it
-gains nothing by itself.
+Maps: those of `analyses.maps`; what random numbers get in average precision is chance. Readings:
+each head; ``head="mean"``, the mean map of the heads; layer missing, the mean map of all layers;
+``head="best"``, the head (of the layer, or of the model where the layer is missing) that does best
+*on the other half of the problems*, so that picking it gains nothing by itself.
 
 Intervals: 95% percentile bootstrap over problems; the scores of one problem are not independent.
 For ``head="best"`` they hold the picked head fixed.
@@ -31,8 +28,6 @@ about text that is not its own.
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -44,37 +39,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import step_saliency as ss
-from step_saliency.models import require_capabilities
-from step_saliency.saliency.hooks import Quantity, reduce_influence
-from step_saliency.saliency.objectives import resolve_objective
-from step_saliency.saliency.pooling import (
-    Pool,
-    Rows,
-    StepLayout,
-    normalise,
-    step_layout,
-    sum_tokens,
-)
+from analyses.maps import UNPOOLED, Maps, all_maps
+from analyses.runner import Analysis, Options, Unit, main
+from step_saliency.resampling import Bootstrap
+from step_saliency.saliency.pooling import Pool, Rows, normalise, step_layout
 from step_saliency.tasks import EdgeMatrices, Family, Level, Problem, make_problems
 from step_saliency.trace import Region, Trace
 
 Edge = Literal["premise", "step", "all"]
 Ranking = Literal["problem", "row"]
-ObjectiveUsed = Literal["next_token", "log_odds", "sequence"]
 
 KEYS = ["family", "method", "objective", "pool", "layer", "head", "edge", "ranking", "metric"]
-SALIENCY: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds", "sequence")
-GRADIENT: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds")
 N_BOOTSTRAP = 2000
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Step maps of one method; ``layers`` and ``heads`` name the first two axes in tables."""
-
-    method: str
-    objective: str | None
-    maps: Float[Tensor, "layer head step step"]
 
 
 def average_precision(
@@ -145,62 +121,6 @@ def edge_kinds(
     yield "all", (edges.premise | edges.step).numpy(), candidate
 
 
-def pooled_maps(
-    model: Any, trace: Trace, layout: StepLayout, *, quantity: Quantity, objective: ObjectiveUsed
-) -> Float[Tensor, "layer head step step"]:
-    """Totals per pair of steps of one quantity, for every layer and head."""
-    reduced = reduce_influence(
-        model,
-        trace.tokens,
-        resolve_objective(objective),
-        layers=range(model.cfg.n_layers),
-        reduce=lambda influence: sum_tokens(influence, layout).cpu(),
-        quantity=quantity,
-    )
-    return torch.stack([reduced[layer] for layer in range(model.cfg.n_layers)])
-
-
-def rollout(
-    patterns: Sequence[Float[Tensor, "head query key"]],
-) -> Iterator[Float[Tensor, "query key"]]:
-    """Attention rollout after each layer."""
-    identity = torch.eye(patterns[0].shape[-1])
-    flow = identity
-    for pattern in patterns:
-        flow = (pattern.mean(0) + identity) / 2 @ flow
-        yield flow
-
-
-def all_maps(model: Any, trace: Trace, *, rows: Rows, seed: int) -> Iterator[Maps]:
-    """Totals per pair of steps of every method."""
-    layout = step_layout(trace.step_ids, rows=rows)
-    for objective in SALIENCY:
-        maps = pooled_maps(model, trace, layout, quantity="saliency", objective=objective)
-        yield Maps("saliency", objective, maps)
-    for objective in GRADIENT:
-        maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
-        yield Maps("gradient", objective, maps)
-    patterns = reduce_influence(
-        model,
-        trace.tokens,
-        resolve_objective("next_token"),
-        layers=range(model.cfg.n_layers),
-        reduce=lambda pattern: pattern.cpu(),
-        quantity="attention",
-    )
-    ordered = [patterns[layer] for layer in range(model.cfg.n_layers)]
-    yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout))
-    flows = torch.stack(list(rollout(ordered))).unsqueeze(1)
-    yield Maps("rollout", None, sum_tokens(flows, layout))
-    steps = torch.arange(layout.n_steps)
-    nearness = (steps[None, :] - steps[:, None]).double()
-    yield Maps("distance", None, nearness[None, None])
-    noise = torch.rand(
-        layout.n_steps, layout.n_steps, generator=torch.Generator().manual_seed(seed)
-    )
-    yield Maps("random", None, noise[None, None])
-
-
 def readings(maps: Maps) -> tuple[Float[np.ndarray, "map step step"], list[tuple[int | None, str]]]:
     """Every map that is scored, with its (layer, head): single heads, mean head, mean layer."""
     stacked: list[Float[Tensor, "step step"]] = []
@@ -225,9 +145,7 @@ def score_trace(
     layout = step_layout(trace.step_ids, rows=rows)
     edges = problem.edges(trace)
     for source in all_maps(model, trace, rows=rows, seed=seed):
-        pooled: Sequence[Pool | None] = (
-            pools if source.method not in ("distance", "random") else [None]
-        )
+        pooled: Sequence[Pool | None] = [None] if source.method in UNPOOLED else pools
         for pool in pooled:
             maps = source.maps if pool is None else normalise(source.maps, layout, pool)
             stacked, names = readings(Maps(source.method, source.objective, maps))
@@ -317,17 +235,10 @@ def bootstrap_means(
     values: Float[np.ndarray, "problem group"], *, seed: int, n_bootstrap: int = N_BOOTSTRAP
 ) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
     """95% percentile interval of the mean over problems; missing values are left out."""
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap).astype(float)
-    present = ~np.isnan(values)
-    lower, upper = np.empty(values.shape[1]), np.empty(values.shape[1])
-    for start in range(0, values.shape[1], 512):
-        columns = slice(start, start + 512)
-        totals = weights @ np.where(present[:, columns], values[:, columns], 0.0)
-        means = totals / (weights @ present[:, columns])
-        lower[columns], upper[columns] = np.nanquantile(means, [0.025, 0.975], axis=0)
-    return lower, upper
+    bootstrap = Bootstrap(
+        len(values), confidence=0.95, n_resamples=n_bootstrap, seed=seed, expanded=False
+    )
+    return bootstrap.interval(values)
 
 
 def summarise(
@@ -405,40 +316,67 @@ def headline(
 def own_responses(model: Any, problems: Sequence[Problem]) -> list[str]:
     """What the model writes greedily, right or wrong."""
     questions = [problem.question for problem in problems]
-    return [trace.response for trace in ss.generate(model, questions, temperature=0.0)]
+    traces = ss.generate(model, questions, temperature=0.0, progress=False)
+    return [trace.response for trace in traces]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="reasoner")
-    parser.add_argument("--n", type=int, default=100, help="problems of each family")
+def problem_units(options: Options) -> list[Unit]:
+    """One unit a problem: its number within the family, and the problem."""
+    units = []
+    for family in options["families"]:
+        problems = make_problems(
+            n=options["n"], level=options["level"], seed=options["seed"], family=family
+        )
+        units += [Unit(problem.id, (i, problem)) for i, problem in enumerate(problems)]
+    return units
+
+
+def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+    """Scores of one problem."""
+    number, problem = unit.payload
+    responses = own_responses(model, [problem]) if options["responses"] == "own" else None
+    return gold_graph(
+        model, [problem], responses=responses, seed=options["seed"] + number, progress=False
+    )
+
+
+def tables(values: pd.DataFrame, options: Options) -> dict[str, pd.DataFrame]:
+    """Means with intervals, differences from attention, and what to look at first."""
+    summary = summarise(values, seed=options["seed"])
+    first = [headline(summary, edge=edge).assign(edge=edge) for edge in get_args(Edge)]
+    return {
+        "summary": summary,
+        "differences": differences(values, seed=options["seed"]),
+        "headline": pd.concat(first, ignore_index=True),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Problems and responses."""
     parser.add_argument("--level", default="medium", choices=get_args(Level))
     parser.add_argument(
-        "--family", nargs="+", default=["symbols", "words"], choices=get_args(Family)
+        "--family",
+        dest="families",
+        nargs="+",
+        default=["symbols", "words"],
+        choices=get_args(Family),
+        help="--n problems of each",
     )
     parser.add_argument(
         "--responses", default="gold", choices=["gold", "own"], help="gold solutions or greedy ones"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    model = ss.load_model(options.model)
-    require_capabilities(model, ["gradients", "pattern_rows", "local_gradients"])
-    tables = []
-    for family in options.family:
-        problems = make_problems(n=options.n, level=options.level, seed=options.seed, family=family)
-        responses = own_responses(model, problems) if options.responses == "own" else None
-        tables.append(gold_graph(model, problems, responses=responses, seed=options.seed))
-    values = pd.concat(tables, ignore_index=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    values.to_parquet(options.out / "values.parquet")
-    summary = summarise(values, seed=options.seed)
-    summary.to_csv(options.out / "summary.csv", index=False)
-    differences(values, seed=options.seed).to_csv(options.out / "differences.csv", index=False)
-    for edge in get_args(Edge):
-        print(f"\naverage precision, edge={edge}, all pairs of a problem in one ranking")
-        print(headline(summary, edge=edge).to_string(index=False, float_format="{:.3f}".format))
+
+
+ANALYSIS = Analysis(
+    "gold_graph",
+    units=problem_units,
+    run_unit=run_unit,
+    summarise=tables,
+    add_arguments=add_arguments,
+    checks=("gradients", "pattern_rows", "local_gradients"),
+    keep_values=False,
+)
 
 
 if __name__ == "__main__":
-    main()
+    main("analyses.gold_graph")

@@ -331,7 +331,10 @@ def _map_one(
 
 
 def _compute(job: _Job, model: Any, settings: MapSettings) -> StepSaliency:
-    trace = job.trace if job.trace is not None else _trace(job.row, model.tokenizer, settings)
+    trace = job.trace
+    if trace is None:
+        cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
+        trace = trace_of_row(job.row, model.tokenizer, **cut)
     trace = _labelled(trace, job)
     return step_saliency(
         model,
@@ -345,10 +348,24 @@ def _compute(job: _Job, model: Any, settings: MapSettings) -> StepSaliency:
     )
 
 
-def _trace(row: Row, tokenizer: Any, settings: MapSettings) -> Trace:
+def trace_of_row(
+    row: Row,
+    tokenizer: Any,
+    *,
+    format: FormatName,  # noqa: A002
+    splitter: SplitterLike,
+) -> Trace:
+    """The trace that a row holds, or that its response or messages give.
+
+    Args:
+        row: A row of any kind but a problem.
+        tokenizer: The model's.
+        format: As for `Trace.from_text`.
+        splitter: As for `Trace.from_text`.
+    """
     if row.kind == "trace":
         return Trace.from_dict(row.data)
-    cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
+    cut: dict[str, Any] = {"format": format, "splitter": splitter}
     if row.kind == "messages":
         return Trace.from_messages(tokenizer, row.data["messages"], **cut)
     return Trace.from_text(

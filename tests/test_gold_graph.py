@@ -7,7 +7,6 @@ import torch
 
 from analyses.gold_graph import (
     KEYS,
-    Maps,
     auroc,
     average_precision,
     bootstrap_means,
@@ -18,9 +17,9 @@ from analyses.gold_graph import (
     pick_best_heads,
     rank_edges,
     readings,
-    rollout,
     summarise,
 )
+from analyses.maps import Maps, rollout
 from step_saliency.models.convert import from_transformers
 from step_saliency.tasks import Difficulty, make_problems
 from tests.tiny import BACKEND

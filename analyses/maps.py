@@ -1,0 +1,108 @@
+"""Step maps of every method, to be held against the gold graph or against measured interventions.
+
+    saliency    |A * dL/dA| under an objective (`step_saliency.saliency.objectives`)
+    gradient    |dL/dA| alone
+    attention   the attention pattern A alone
+    rollout     product over the layers so far of (mean over heads of A + I) / 2 (Abnar and
+                Zuidema, 2020)
+    distance    how near the key step is
+    random      uniform numbers
+
+All but the last two are totals over pairs of positions, to be pooled by
+`step_saliency.saliency.pooling.normalise`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from step_saliency.models.facts import n_layers
+from step_saliency.saliency.api import answer_positions
+from step_saliency.saliency.hooks import Quantity, reduce_influence
+from step_saliency.saliency.objectives import resolve_objective
+from step_saliency.saliency.pooling import Rows, StepLayout, step_layout, sum_tokens
+from step_saliency.trace import Trace
+
+ObjectiveUsed = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
+
+SALIENCY: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds", "sequence")
+GRADIENT: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds")
+UNPOOLED = ("distance", "random", "gold")
+"""Methods that have one number a pair of steps from the start."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Step maps of one method; ``layers`` and ``heads`` name the first two axes in tables."""
+
+    method: str
+    objective: str | None
+    maps: Float[Tensor, "layer head step step"]
+
+
+def pooled_maps(
+    model: Any, trace: Trace, layout: StepLayout, *, quantity: Quantity, objective: ObjectiveUsed
+) -> Float[Tensor, "layer head step step"]:
+    """Totals per pair of steps of one quantity, for every layer and head."""
+    reduced = reduce_influence(
+        model,
+        trace.tokens,
+        resolve_objective(objective, answer=answer_positions(trace), tokens=trace.tokens),
+        layers=range(n_layers(model)),
+        reduce=lambda influence: sum_tokens(influence, layout).cpu(),
+        quantity=quantity,
+    )
+    return torch.stack([reduced[layer] for layer in range(n_layers(model))])
+
+
+def rollout(
+    patterns: Sequence[Float[Tensor, "head query key"]],
+) -> Iterator[Float[Tensor, "query key"]]:
+    """Attention rollout after each layer."""
+    identity = torch.eye(patterns[0].shape[-1])
+    flow = identity
+    for pattern in patterns:
+        flow = (pattern.mean(0) + identity) / 2 @ flow
+        yield flow
+
+
+def all_maps(
+    model: Any,
+    trace: Trace,
+    *,
+    rows: Rows,
+    seed: int,
+    saliency: Sequence[ObjectiveUsed] = SALIENCY,
+    gradient: Sequence[ObjectiveUsed] = GRADIENT,
+) -> Iterator[Maps]:
+    """Totals per pair of steps of every method."""
+    layout = step_layout(trace.step_ids, rows=rows)
+    for objective in saliency:
+        maps = pooled_maps(model, trace, layout, quantity="saliency", objective=objective)
+        yield Maps("saliency", objective, maps)
+    for objective in gradient:
+        maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
+        yield Maps("gradient", objective, maps)
+    patterns = reduce_influence(
+        model,
+        trace.tokens,
+        resolve_objective("next_token"),
+        layers=range(n_layers(model)),
+        reduce=lambda pattern: pattern.cpu(),
+        quantity="attention",
+    )
+    ordered = [patterns[layer] for layer in range(n_layers(model))]
+    yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout))
+    flows = torch.stack(list(rollout(ordered))).unsqueeze(1)
+    yield Maps("rollout", None, sum_tokens(flows, layout))
+    steps = torch.arange(layout.n_steps)
+    nearness = (steps[None, :] - steps[:, None]).double()
+    yield Maps("distance", None, nearness[None, None])
+    noise = torch.rand(
+        layout.n_steps, layout.n_steps, generator=torch.Generator().manual_seed(seed)
+    )
+    yield Maps("random", None, noise[None, None])
