@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
 from step_saliency.decoding.rows import Row, StopRules, left_padded
 from step_saliency.decoding.sampling import Sampler
@@ -35,7 +36,7 @@ def decode_with_hooks(
         tell_kept: Told which rows of the batch stay.
     """
     live = list(rows)
-    decoder = _decoder(model, len(live))
+    decoder = _decoder(model, len(live), keep_all=tell_kept is not None)
     tokens, mask = left_padded([row.prompt for row in live], device_of(model))
     while live:
         logits = decoder.next_logits(tokens, mask)
@@ -54,10 +55,10 @@ def decode_with_hooks(
         tokens, mask = chosen.unsqueeze(-1), torch.ones_like(chosen).unsqueeze(-1)
 
 
-def _decoder(model: Any, batch_size: int) -> "_HookedDecoder | _BridgeDecoder":
+def _decoder(model: Any, batch_size: int, *, keep_all: bool) -> "_HookedDecoder | _BridgeDecoder":
     if backend_of(model) == "hooked":
         return _HookedDecoder(model, batch_size)
-    return _BridgeDecoder(model)
+    return _BridgeDecoder(model, keep_all=keep_all)
 
 
 class _HookedDecoder:
@@ -94,11 +95,15 @@ class _HookedDecoder:
 
 
 class _BridgeDecoder:
-    """Cached decoding with a TransformerBridge, over the cache of transformers."""
+    """Cached decoding with a TransformerBridge, over the cache of transformers.
 
-    def __init__(self, model: Any) -> None:
+    With ``keep_all`` layers with a sliding window keep what falls out of it, so that interventions
+    see all positions; what the layer attends to is the same.
+    """
+
+    def __init__(self, model: Any, *, keep_all: bool) -> None:
         self.model = model
-        self.cache: Any = None
+        self.cache: Any = DynamicCache() if keep_all else None
         self.mask: Int[Tensor, "batch pos"] | None = None
         accepted = inspect.signature(model.original_model.forward).parameters
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}

@@ -249,7 +249,7 @@ _Projected: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
 
 
 class FastSession:
-    """Edits in force in a transformers model while it decodes."""
+    """Edits in force in a transformers model while it decodes; none before `start`."""
 
     def __init__(self, model: PreTrainedModel, edits: Sequence[Edit]) -> None:
         config = model.config.get_text_config(decoder=True)
@@ -309,8 +309,8 @@ class FastSession:
         if layer.needs_values:
             layer.values = call.value
         layer.attention = call.module
-        on_scores = [edit for edit in layer.on_scores if self._acting[edit]]
-        on_z = [edit for edit in layer.on_z if self._acting[edit]]
+        on_scores = [edit for edit in layer.on_scores if self._acting.get(edit)]
+        on_z = [edit for edit in layer.on_z if self._acting.get(edit)]
         n_queries = call.query.shape[2]
         if not on_scores:
             z = call.plain()
@@ -319,7 +319,9 @@ class FastSession:
         else:
             z = self._edited_scores(call, layer, on_scores)
         for edit in on_z:
-            context = self._context(edit, layer, n_queries, sinks=call.sinks)
+            context = self._context(
+                edit, layer, n_queries, sinks=call.sinks, resid_pre=layer.resid_pre
+            )
             z = edit.apply(z, context).to(z.dtype)
         return z
 
@@ -394,15 +396,16 @@ class FastSession:
 
         return call.blockwise(edit_block)
 
-    def edit_resid(self, layer: int, inputs: Tensor, resid: Tensor) -> Tensor:
+    def edit_resid(
+        self, layer: "_LayerEdits", resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
         """A decoder layer's output, edited."""
-        edits = self.layers[layer]
-        acting = [edit for edit in edits.on_resid if self._acting[edit]]
-        if edits.needs_resid:
-            edits.remember(resid)
-        for edit in acting:
-            context = self._context(edit, edits, resid.shape[1], resid_pre=inputs)
-            resid = edit.apply(resid, context).to(resid.dtype)
+        if layer.needs_resid:
+            layer.remember(resid)
+        for edit in layer.on_resid:
+            if self._acting.get(edit):
+                context = self._context(edit, layer, resid.shape[1], resid_pre=layer.resid_pre)
+                resid = edit.apply(resid, context).to(resid.dtype)
         return resid
 
     @property
@@ -450,6 +453,7 @@ class _LayerEdits:
         self.on_resid = [edit for edit in mine if edit.site == "resid_post"]
         self.needs_values = any(edit.needs_values for edit in mine)
         self.needs_resid = any(edit.needs_resid for edit in mine)
+        self.needs_resid_pre = any(edit.needs_resid_pre for edit in mine)
         self.attention: Any = None
         self.forget()
 
@@ -457,11 +461,16 @@ class _LayerEdits:
         """Begin another batch."""
         self.values: Any = None
         self.resid: Tensor | None = None
+        self.resid_pre: Tensor | None = None
 
     def keep(self, rows: Int[Tensor, "row"]) -> None:
         """Go on with these rows only; values come with the next call."""
         self.values = None
         self.resid = None if self.resid is None else self.resid[rows]
+
+    def keep_resid_pre(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keep what the block reads in this pass."""
+        self.resid_pre = args[0] if args else kwargs["hidden_states"]
 
     def remember(self, resid: Float[Tensor, "batch pos d_model"]) -> None:
         """Keep what came before edits, of all positions."""
@@ -542,21 +551,23 @@ def fast_session(
                 attention = bridged_attention(block)
                 methods = {"forward": unbridged_forward(attention)}
                 stack.enter_context(replaced_methods(attention, methods))
-        for layer, block in enumerate(blocks):
-            if session.layers[layer].on_resid:
-                handle = block.register_forward_hook(_resid_hook(session, layer), with_kwargs=True)
+        for layer, block in zip(session.layers, blocks, strict=True):
+            if layer.needs_resid_pre:
+                handle = block.register_forward_pre_hook(layer.keep_resid_pre, with_kwargs=True)
+                stack.callback(handle.remove)
+            if layer.on_resid:
+                handle = block.register_forward_hook(_resid_hook(session, layer))
                 stack.callback(handle.remove)
         token = _current_session.set(session)
         stack.callback(_current_session.reset, token)
         yield session
 
 
-def _resid_hook(session: FastSession, layer: int) -> Callable[..., Any]:
-    def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        inputs = args[0] if args else kwargs["hidden_states"]
-        resid = output[0] if isinstance(output, tuple) else output
-        edited = session.edit_resid(layer, inputs, resid)
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+def _resid_hook(session: FastSession, layer: "_LayerEdits") -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        is_tuple = isinstance(output, tuple)
+        edited = session.edit_resid(layer, output[0] if is_tuple else output)
+        return (edited, *output[1:]) if is_tuple else edited
 
     return hook
 
