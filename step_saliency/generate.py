@@ -37,7 +37,6 @@ from step_saliency.models.twin import check_twin, has_twin, is_inside, transform
 from step_saliency.options import check_option
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.formats import FormatName
-from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenTable
 from step_saliency.segment.splitters import SplitterLike
 from step_saliency.trace import Trace
@@ -221,13 +220,7 @@ class _Job:
         attached = nullcontext() if self.flow is None else self.flow.attached(self.model)
         with attached as session:
             follower = session if isinstance(session, Follower) else None
-            if follower is not None:
-                follower.expect(
-                    questions=[row.question for row in rows],
-                    n_prompt=[len(row.prompt) for row in rows],
-                    format=self.format,
-                    splitter=self.splitter,
-                )
+            self._announce(rows, follower)
             keep = None if follower is None else follower.keep
             yield from decode_with_hooks(self.model, rows, self.sampler, self.rules, keep)
         self._count(session)
@@ -236,8 +229,7 @@ class _Job:
         edits = self.edits
         assert edits is not None
         with self._fast_session(twin, edits) as session:
-            if session is not None:
-                session.start(self._trackers(rows))
+            self._announce(rows, session)
             yield from decode_fast(twin, rows, self.sampler, self.rules, session)
         self._count(session)
 
@@ -247,15 +239,17 @@ class _Job:
             yield None
             return
         bridge = self.model if is_inside(self.model, twin) else None
-        with fast_session(twin, edits, bridge=bridge) as session:
+        with fast_session(twin, edits, self.tokenizer, bridge=bridge) as session:
             yield session if edits else None
 
-    def _trackers(self, rows: Sequence[Row]) -> list[StepTracker]:
-        blank = StepTracker(self.tokenizer, format=self.format, splitter=self.splitter)
-        trackers = [blank.copy() for _ in rows]
-        for tracker, row in zip(trackers, rows, strict=True):
-            tracker.start(row.prompt, question=row.question)
-        return trackers
+    def _announce(self, rows: Sequence[Row], follower: Follower | None) -> None:
+        if follower is not None:
+            follower.expect(
+                questions=[row.question for row in rows],
+                n_prompt=[len(row.prompt) for row in rows],
+                format=self.format,
+                splitter=self.splitter,
+            )
 
     def _count(self, session: Any) -> None:
         found = getattr(session, "effects", None)
@@ -317,7 +311,7 @@ def _fast_twin(job: _Job, prompt: list[int]) -> PreTrainedModel:
     twin = transformers_twin(job.model)
     bridge = job.model if is_inside(job.model, twin) else None
     if job.edits or twin is not job.model:
-        with fast_session(twin, job.edits, bridge=bridge):
+        with fast_session(twin, job.edits, job.tokenizer, bridge=bridge):
             check_twin(job.model, twin, prompt)
     return twin
 

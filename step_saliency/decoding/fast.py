@@ -41,11 +41,13 @@ def decode_fast(
         rows: Rows of one batch.
         sampler: How tokens are drawn.
         rules: When rows are done.
-        session: `FastSession` of the edits in force, if there are any, started with the rows.
+        session: `FastSession` of the edits in force, if there are any.
     """
     live = list(rows)
     tokens, mask = left_padded([row.prompt for row in live], model.device)
     cache = DynamicCache() if session is not None else DynamicCache(config=model.config)
+    if session is not None:
+        session.start(tokens, mask.bool())
     while live:
         drawing = _Drawing(live, sampler, rules, session)
         with _plain_settings(model):
@@ -101,15 +103,12 @@ class _Drawing(LogitsProcessor):
     ) -> Float[Tensor, "batch vocab"]:
         uniforms = [0.0 if row.is_done else row.draw() for row in self._drawing_rows()]
         chosen = self.sampler(scores, uniforms)
-        tokens = [
-            None if row.is_done else token
-            for row, token in zip(self.rows, chosen.tolist(), strict=True)
-        ]
-        for row, token in zip(self.rows, tokens, strict=True):
-            if token is not None:
+        was_live = [not row.is_done for row in self.rows]
+        for row, token, is_live in zip(self.rows, chosen.tolist(), was_live, strict=True):
+            if is_live:
                 row.append(token, self.rules)
         if self.session is not None:
-            self.session.push(tokens)
+            self.session.push(chosen, was_live)
         done = sum(row.is_done for row in self.rows)
         too_long = any(self._is_full(row) for row in self.rows)
         self.is_over = 2 * done >= len(self.rows) or too_long

@@ -30,7 +30,7 @@ from transformers.masking_utils import sdpa_mask
 
 from step_saliency.intervene.edit import Edit, EditContext
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.labels import PADDING, REGION_CODE, KeyGroup, StepLabels
+from step_saliency.intervene.labels import PADDING, KeyGroup, StepLabels
 from step_saliency.intervene.oeb import (
     OddsEqualBridge,
     bridge_floor,
@@ -38,6 +38,7 @@ from step_saliency.intervene.oeb import (
     odds_equal_factors,
     visible_keys,
 )
+from step_saliency.intervene.stream import StepStream
 from step_saliency.models.registry import (
     attention_implementation,
     bridged_attention,
@@ -45,8 +46,8 @@ from step_saliency.models.registry import (
     replaced_methods,
     unbridged_forward,
 )
-from step_saliency.segment.online import StepTracker
-from step_saliency.trace import Region
+from step_saliency.segment.formats import FormatName
+from step_saliency.segment.splitters import SplitterLike
 
 REGISTERED_NAME = "step_saliency_edits"
 """Name of attention with edits in transformers' attention registry."""
@@ -249,9 +250,13 @@ _Projected: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
 
 
 class FastSession:
-    """Edits in force in a transformers model while it decodes; none before `start`."""
+    """Edits in force in a transformers model while it decodes; none before `start`.
 
-    def __init__(self, model: PreTrainedModel, edits: Sequence[Edit]) -> None:
+    Attributes:
+        labels: What every position so far is.
+    """
+
+    def __init__(self, model: PreTrainedModel, edits: Sequence[Edit], tokenizer: Any) -> None:
         config = model.config.get_text_config(decoder=True)
         self.n_layers = int(config.num_hidden_layers)
         self._effects = Effects()
@@ -261,8 +266,9 @@ class FastSession:
             edit.check(n_layers=self.n_layers, n_heads=int(config.num_attention_heads))
         self.edits = tuple(edits)
         self.layers = [_LayerEdits(layer, edits) for layer in range(self.n_layers)]
-        self._model = model
-        self._growing: GrowingLabels | None = None
+        self.labels: StepLabels | None = None
+        self._stream = StepStream(tokenizer)
+        self._last_steps: list[int] = []
         self._acting: dict[Edit, bool] = {}
 
     @property
@@ -271,36 +277,59 @@ class FastSession:
         self._count()
         return self._effects
 
-    def start(self, trackers: Sequence[StepTracker]) -> None:
-        """Begin a batch of left-padded rows.
+    def expect(
+        self,
+        *,
+        questions: Sequence[str] | None = None,
+        n_prompt: int | Sequence[int] | None = None,
+        format: FormatName = "auto",  # noqa: A002
+        splitter: SplitterLike = "sentence",
+    ) -> None:
+        """Say what is known of the next batch; see `StepStream.expect`."""
+        self._stream.expect(
+            questions=questions, n_prompt=n_prompt, format=format, splitter=splitter
+        )
+
+    def start(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> None:
+        """Begin a batch.
 
         Args:
-            trackers: A tracker of each row, which has taken the prompt.
+            tokens: Its prompts.
+            real: Which of these tokens are no padding.
         """
-        self._growing = GrowingLabels(trackers, self._model.device)
-        self._new_pass()
+        self.labels = None
+        self._last_steps = [PADDING] * len(tokens)
+        self._advance(tokens, real)
         for layer in self.layers:
             layer.forget()
 
-    def push(self, tokens: Sequence[int | None]) -> None:
-        """Say what each row's next token is; None for a row that is done."""
-        assert self._growing is not None
-        self._growing.push(tokens)
-        self._new_pass()
+    def push(self, tokens: Int[Tensor, "batch"], real: Sequence[bool]) -> None:
+        """Say what each row's next token is, and which rows are not done yet."""
+        is_real = torch.tensor(real, device=tokens.device)
+        self._advance(tokens.unsqueeze(1), is_real.unsqueeze(1))
         self._passes_uncounted += 1
         if self._passes_uncounted == COUNTED_TOGETHER:
             self._count()
 
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows only."""
-        assert self._growing is not None
-        self._growing.keep(rows)
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        self._stream.keep(chosen)
+        self._last_steps = [self._last_steps[row] for row in chosen.tolist()]
         for layer in self.layers:
-            layer.keep(rows)
+            layer.keep(chosen)
 
-    def _new_pass(self) -> None:
-        assert self._growing is not None
-        regions, starting = self._growing.regions, self._growing.starting
+    def _advance(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
+        before = len(self.labels) if len(tokens[0]) == 1 and self.labels is not None else 0
+        self.labels = self._stream.advance(tokens, real, n_keys=before + tokens.shape[1])
+        regions: set[int] = set()
+        starting: set[int] = set()
+        for row, labels in enumerate(self._stream.newest):
+            for step, region, _ in labels:
+                regions.add(region)
+                if step > self._last_steps[row]:
+                    starting.add(region)
+                    self._last_steps[row] = step
         self._acting = {edit: edit.may_act(regions, starting) for edit in self.edits}
 
     def attend(self, call: _Call) -> Float[Tensor, "batch query head d_value"]:
@@ -349,7 +378,7 @@ class FastSession:
         return call.head_outputs(pattern.unsqueeze(2))
 
     def _pass_groups(self, call: _Call, edit: OddsEqualBridge) -> _PassGroups:
-        labels, n_keys = self._labels, call.key.shape[2]
+        labels, n_keys = self._all_labels, call.key.shape[2]
         dtype = torch.promote_types(call.query.dtype, torch.float32)
         key = "pass", edit.bridge, edit.current, id(call.mask), n_keys
 
@@ -386,7 +415,7 @@ class FastSession:
         def edit_block(
             scores: Float[Tensor, "batch head query key"], queries: slice
         ) -> Float[Tensor, "batch head query key"]:
-            length = len(self._labels) - n_queries + queries.stop
+            length = len(self._all_labels) - n_queries + queries.stop
             for edit in edits:
                 context = self._context(
                     edit, layer, queries.stop - queries.start, sinks=call.sinks, length=length
@@ -409,9 +438,9 @@ class FastSession:
         return resid
 
     @property
-    def _labels(self) -> StepLabels:
-        assert self._growing is not None
-        return self._growing.labels
+    def _all_labels(self) -> StepLabels:
+        assert self.labels is not None
+        return self.labels
 
     def _context(
         self,
@@ -423,7 +452,7 @@ class FastSession:
         resid_pre: Float[Tensor, "batch pos d_model"] | None = None,
         length: int | None = None,
     ) -> EditContext:
-        labels = self._labels
+        labels = self._all_labels
         if length is not None and length < len(labels):
             step, region, previous = labels.step, labels.region, labels.previous
             labels = StepLabels(step[:, :length], region[:, :length], previous[:, :length])
@@ -466,7 +495,7 @@ class _LayerEdits:
     def keep(self, rows: Int[Tensor, "row"]) -> None:
         """Go on with these rows only; values come with the next call."""
         self.values = None
-        self.resid = None if self.resid is None else self.resid[rows]
+        self.resid = None if self.resid is None else self.resid[rows.to(self.resid.device)]
 
     def keep_resid_pre(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keep what the block reads in this pass."""
@@ -523,13 +552,14 @@ def _registered_attention(
 
 @contextmanager
 def fast_session(
-    model: PreTrainedModel, edits: Sequence[Edit], *, bridge: Any = None
+    model: PreTrainedModel, edits: Sequence[Edit], tokenizer: Any, *, bridge: Any = None
 ) -> Iterator[FastSession]:
     """Context in which a transformers model runs with edits.
 
     Args:
         model: transformers model whose attention comes from the registry.
         edits: The edits; there may be none, and the model runs with SDPA where it can.
+        tokenizer: Its tokenizer, by which steps are found.
         bridge: The TransformerBridge that the model is inside of, if it is.
 
     Raises:
@@ -540,7 +570,7 @@ def fast_session(
             f"{type(model).__name__} does not take its attention from transformers' registry; "
             "use method='hooks'"
         )
-    session = FastSession(model, edits)
+    session = FastSession(model, edits, tokenizer)
     AttentionInterface.register(REGISTERED_NAME, _registered_attention)
     AttentionMaskInterface.register(REGISTERED_NAME, sdpa_mask)
     with ExitStack() as stack:
@@ -570,65 +600,3 @@ def _resid_hook(session: FastSession, layer: "_LayerEdits") -> Callable[..., Any
         return (edited, *output[1:]) if is_tuple else edited
 
     return hook
-
-
-class GrowingLabels:
-    """Labels of left-padded rows that grow by one token at a time.
-
-    Attributes:
-        labels: What every position so far is.
-        regions: Codes of the regions of the newest positions.
-        starting: The same for those that begin a step.
-    """
-
-    def __init__(self, trackers: Sequence[StepTracker], device: torch.device) -> None:
-        self.trackers = list(trackers)
-        self.device = device
-        made = StepLabels.from_trackers(self.trackers)
-        self._length = len(made)
-        self._buffer = torch.stack([made.step, made.region, made.previous]).to(device)
-        self._previous = [_previous_step(tracker, len(tracker.starts)) for tracker in trackers]
-        self.regions = frozenset(int(code) for code in made.region.unique().tolist()) - {PADDING}
-        self.starting = self.regions
-        self.labels = made.to(device)
-
-    def push(self, tokens: Sequence[int | None]) -> None:
-        """Take each row's next token; None where the row is done, padding from then on."""
-        self.starting = frozenset()
-        column = [self._label(row, token) for row, token in enumerate(tokens)]
-        self.regions = frozenset(region for _, region, _ in column) - {PADDING}
-        if self._length == self._buffer.shape[-1]:
-            self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)], dim=-1)
-        self._buffer[:, :, self._length] = torch.tensor(column, device=self.device).T
-        self._length += 1
-        self._view()
-
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
-        """Go on with these rows only."""
-        chosen = rows.tolist()
-        self.trackers = [self.trackers[row] for row in chosen]
-        self._previous = [self._previous[row] for row in chosen]
-        self._buffer = self._buffer[:, rows]
-        self._view()
-
-    def _view(self) -> None:
-        step, region, previous = self._buffer[:, :, : self._length]
-        self.labels = StepLabels(step, region, previous)
-
-    def _label(self, row: int, token: int | None) -> tuple[int, int, int]:
-        if token is None:
-            return PADDING, PADDING, PADDING
-        tracker = self.trackers[row]
-        event = tracker.push(token)
-        code = REGION_CODE[event.region]
-        if event.starts_step:
-            self._previous[row] = _previous_step(tracker, event.step)
-            self.starting |= {code}
-        return event.step, code, self._previous[row]
-
-
-def _previous_step(tracker: StepTracker, step: int) -> int:
-    """Last step before a step that is no template."""
-    regions = tracker.regions
-    earlier = (i for i in range(step - 1, -1, -1) if regions[i] is not Region.TEMPLATE)
-    return next(earlier, PADDING)

@@ -15,7 +15,7 @@ When it misleads: rows of a cache that change places (beam search) look like row
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -37,6 +37,7 @@ from step_saliency.trace import Region, Trace
 Label = tuple[int, int, int]
 
 
+@runtime_checkable
 class Row(Protocol):
     """Labels of one sequence."""
 
@@ -170,6 +171,7 @@ class StepStream:
         self._reader: PromptReader | None = None
         self._rows: list[Row] = []
         self._width = 0
+        self.newest: list[list[Label]] = []
         self._columns: Int[Tensor, "label batch key"] = torch.empty(3, 0, 0, dtype=torch.long)
         self._token_ids: Int[Tensor, "batch key"] = torch.empty(0, 0, dtype=torch.long)
         self.expect(n_prompt=n_prompt)
@@ -295,7 +297,7 @@ class StepStream:
 
     def _append(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
         rows = zip(self._rows, tokens.tolist(), real.tolist(), strict=True)
-        labels = [_labels_of(row, ids, is_real) for row, ids, is_real in rows]
+        labels = self.newest = [_labels_of(row, ids, is_real) for row, ids, is_real in rows]
         start, stop = self._width, self._width + tokens.shape[1]
         self._reserve(len(self._rows), stop, tokens.device)
         new = torch.tensor(labels, dtype=torch.long, device=tokens.device)
