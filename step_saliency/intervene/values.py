@@ -185,8 +185,8 @@ class ValueProjection(Edit):
         steps = torch.where(chosen, labels.step[:, len(labels) - n_queries :], -1)
         groups = []
         for row in range(len(steps)):
-            for step in steps[row].unique().tolist():
+            for step in steps[row][steps[row] >= 0].unique().tolist():
                 keys = basis_tokens(labels, row, step, self.basis).nonzero()[:, 0]
-                if step >= 0 and len(keys):
+                if len(keys):
                     groups.append((row, (steps[row] == step).nonzero()[:, 0], keys))
         return groups
