@@ -8,8 +8,9 @@ When it misleads: cutting puts the model into states that it never saw in traini
 of a row is scaled up; a small effect can also mean that the same content came another way.
 """
 
+import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,12 @@ class Cut:
 def cut_scores(
     scores: Float[Tensor, "batch head query key"], cut: Bool[Tensor, "batch #head query key"]
 ) -> Float[Tensor, "batch head query key"]:
-    """Scores without the cut edges; a position keeps the edge to itself."""
-    own = torch.eye(cut.shape[-1], dtype=torch.bool, device=cut.device)
+    """Scores without the cut edges; a position keeps the edge to itself.
+
+    The queries are the last positions of the keys.
+    """
+    n_queries, n_keys = scores.shape[-2:]
+    own = torch.eye(n_keys, dtype=torch.bool, device=cut.device)[-n_queries:]
     return scores.masked_fill(cut & ~own, -torch.inf)
 
 
@@ -75,9 +80,9 @@ def _cut_hook(
     def cut(
         scores: Float[Tensor, "batch head query key"], hook: Any
     ) -> Float[Tensor, "batch head query key"]:
-        wanted = edges
+        wanted = edges[..., -scores.shape[-2] :, :]
         if any(some is not None for some in heads):
-            wanted = edges & _head_mask(heads, scores.shape[1]).to(edges.device)
+            wanted = wanted & _head_mask(heads, scores.shape[1]).to(edges.device)
         return cut_scores(scores, wanted)
 
     return f"blocks.{layer}.attn.hook_attn_scores", cut
@@ -92,27 +97,98 @@ def _head_mask(
     return mask
 
 
+class Prefix:
+    """Keys and values of the first positions of a sequence, computed once for many batches.
+
+    What is cut at later queries leaves them as they are.
+    """
+
+    def __init__(self, model: Any, tokens: Int[Tensor, "pos"]) -> None:
+        self.length = len(tokens)
+        tokens = tokens[None].to(device_of(model))
+        mask = torch.ones_like(tokens)
+        self._is_hooked = backend_of(model) == "hooked"
+        with torch.no_grad():
+            if self._is_hooked:
+                from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+                self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, 1)
+                depth = n_layers(model)
+                model(tokens, attention_mask=mask, past_kv_cache=self._cache, stop_at_layer=depth)
+            else:
+                options = {"return_type": "logits_and_cache", "use_cache": True}
+                self._cache = model(tokens, attention_mask=mask, **_keep(model, 1), **options)[1]
+
+    def expanded(self, n_rows: int) -> Any:
+        """A cache for a batch, to be used once."""
+        if not self._is_hooked:
+            cache = copy.deepcopy(self._cache)
+            cache.batch_repeat_interleave(n_rows)
+            return cache
+        cache = copy.copy(self._cache)
+        cache.previous_attention_mask = cache.previous_attention_mask.expand(n_rows, -1)
+        cache.entries = [copy.copy(entry) for entry in cache.entries]
+        for entry in cache.entries:
+            entry.past_keys = entry.past_keys.expand(n_rows, -1, -1, -1)
+            entry.past_values = entry.past_values.expand(n_rows, -1, -1, -1)
+        return cache
+
+
+def _keep(model: Any, positions: int | Int[Tensor, "query"]) -> dict[str, Any]:
+    """Option by which a bridge unembeds some positions only, if its model has one."""
+    known = inspect.signature(model.original_model.forward).parameters
+    return {"logits_to_keep": positions} if "logits_to_keep" in known else {}
+
+
 @torch.no_grad()
 def logits_at(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
     positions: Sequence[int],
     hooks: Sequence[NamedHook] = (),
+    *,
+    prefix: Prefix | None = None,
 ) -> Float[Tensor, "batch query vocab"]:
-    """Logits at a few positions, under hooks; the others are not unembedded if it can be helped."""
+    """Logits at a few positions, under hooks; the others are not unembedded if it can be helped.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        tokens: Whole sequences.
+        positions: Where logits are read.
+        hooks: Forward hooks.
+        prefix: What the model made of the first tokens, which are then left out; the hooks see
+            the others alone.
+    """
     tokens = tokens.to(device_of(model))
-    chosen = torch.tensor(list(positions), device=tokens.device)
-    mask = torch.ones_like(tokens)
+    start = 0 if prefix is None else prefix.length
+    cache = None if prefix is None else prefix.expanded(len(tokens))
+    chosen = torch.tensor(list(positions), device=tokens.device) - start
     with model.hooks(fwd_hooks=list(hooks)):
         if backend_of(model) == "hooked":
-            depth = n_layers(model)
-            resid = model(tokens, attention_mask=mask, stop_at_layer=depth)[:, chosen]
-            logits: Tensor = model(resid, start_at_layer=depth, return_type="logits")
+            depth, rest = n_layers(model), tokens[:, start:]
+            mask = torch.ones_like(rest)
+            resid = model(rest, attention_mask=mask, past_kv_cache=cache, stop_at_layer=depth)
+            logits: Tensor = model(resid[:, chosen], start_at_layer=depth, return_type="logits")
             return logits
-        keeps = "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
-        only = {"logits_to_keep": chosen} if keeps else {}
-        logits = model(tokens, attention_mask=mask, return_type="logits", **only)
-        return logits if keeps else logits[:, chosen]
+        return _bridge_logits(model, tokens, chosen, start, cache)
+
+
+def _bridge_logits(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    chosen: Int[Tensor, "query"],
+    start: int,
+    cache: Any,
+) -> Float[Tensor, "batch query vocab"]:
+    options: dict[str, Any] = {"return_type": "logits"}
+    if cache is not None:
+        options = {"return_type": "logits_and_cache", "past_key_values": cache, "use_cache": True}
+        places = torch.arange(start, tokens.shape[1], device=tokens.device)
+        options["position_ids"] = places.expand(len(tokens), -1)
+    keep = _keep(model, chosen)
+    found = model(tokens[:, start:], attention_mask=torch.ones_like(tokens), **keep, **options)
+    logits: Tensor = found if cache is None else found[0]
+    return logits if keep else logits[:, chosen]
 
 
 def cut_logits(
@@ -122,11 +198,33 @@ def cut_logits(
     positions: Sequence[int],
     *,
     batch_size: int = 16,
-) -> Float[Tensor, "cut query vocab"]:
-    """Logits at some positions under each cut, on the CPU."""
-    pieces = []
+) -> Iterator[Float[Tensor, "query vocab"]]:
+    """Logits at some positions under each cut, in their order.
+
+    Positions before the first cut query and the first that is read are computed once for all.
+    """
+    first = min(
+        *(min(cut.queries, default=len(tokens)) for cut in cuts), min(positions), len(tokens)
+    )
+    prefix = Prefix(model, tokens[:first]) if first > 0 else None
     for start in range(0, len(cuts), batch_size):
         batch = cuts[start : start + batch_size]
         hooks = cut_hooks(model, batch, len(tokens))
-        pieces.append(logits_at(model, tokens.expand(len(batch), -1), positions, hooks).cpu())
-    return torch.cat(pieces)
+        rows = tokens.expand(len(batch), -1)
+        yield from logits_at(model, rows, positions, hooks, prefix=prefix)
+
+
+def divergence(
+    clean: Float[Tensor, "query vocab"], other: Float[Tensor, "query vocab"]
+) -> Float[Tensor, "query"]:
+    """KL(clean || other) of the predictions at each position, in nats."""
+    before, after = clean.double().log_softmax(-1), other.double().log_softmax(-1)
+    return (before.exp() * (before - after)).sum(-1)
+
+
+def token_losses(
+    logits: Float[Tensor, "query vocab"], targets: Int[Tensor, "query"]
+) -> Float[Tensor, "query"]:
+    """Cross-entropy of each prediction, in nats."""
+    chosen = targets.to(logits.device).unsqueeze(-1)
+    return -logits.double().log_softmax(-1).gather(-1, chosen).squeeze(-1)
