@@ -244,7 +244,9 @@ def odds_equal_scores(
         raise ValueError(f"tau_max={tau_max} is not in [0, 1)")
     if tau_max == 0:
         return scores, None
-    exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    # KL is a small difference of large terms, and beta goes by its root: smoothing needs float64
+    precision = torch.float64 if mode == "smooth" else torch.float32
+    exact = scores.to(torch.promote_types(scores.dtype, precision))
     visible = visible_keys(scores)
     shifts = _shifts_of(exact, visible, groups, tau_max, sinks)
     if not shifts.shifted.any():

@@ -1,9 +1,11 @@
 """Edits on a model for a while: what they need to know of a pass, from the pass itself.
 
-Two observers tell what a pass brings: the embedding's input has the token ids, and the scores of
-the first block have the number of queries and keys and, on the diagonal, which positions are
-padding (a position that may not attend to itself). `StepStream` makes labels of both. Values and
-residuals of earlier positions are kept where an edit asks for them.
+Observers tell what a pass brings: the embedding's input has the token ids; the scores of the first
+block have the number of queries and keys and, on the diagonal, which positions are padding (a
+position that may not attend to itself); a bridge's cache has the number of earlier positions, which
+scores do not show where a layer with a sliding window lets go of keys. `StepStream` makes labels of
+these. Scores that lack such keys are shown to edits with these keys masked. Values and residuals
+of earlier positions are kept where an edit asks for them.
 
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
@@ -150,6 +152,7 @@ class Session:
         self._resid_pre: dict[int, Float[Tensor, "batch pos d_model"]] = {}
         self._sinks: dict[int, Float[Tensor, "head"] | None] = {}
         self._embedded: Int[Tensor, "batch new"] | None = None
+        self._n_past: int | None = None
         self._n_queries = 0
         self._exit = ExitStack()
 
@@ -169,6 +172,10 @@ class Session:
             stack.enter_context(added_hooks(self.model, self._hooks(), permanent=True))
             embedding = self.model.embed.register_forward_pre_hook(self._embed, with_kwargs=True)
             stack.callback(embedding.remove)
+            if backend_of(self.model) == "bridge":
+                inner = self.model.original_model
+                reading = inner.register_forward_pre_hook(self._read_cache, with_kwargs=True)
+                stack.callback(reading.remove)
             self._exit = stack.pop_all()
         return self
 
@@ -221,6 +228,10 @@ class Session:
         if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point():
             self._embedded = tokens.detach()
 
+    def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        self._n_past = 0 if cache is None else int(cache.get_seq_length())
+
     def _keep_resid(
         self,
         layer: int,
@@ -239,13 +250,14 @@ class Session:
             raise ValueError(
                 "the model ran on embeddings, so that no token ids were seen; run it on tokens"
             )
-        n_queries, n_keys = scores.shape[-2:]
+        n_queries, n_shown = scores.shape[-2:]
         if tokens.shape[0] != scores.shape[0] or tokens.shape[1] > n_queries:
             raise ValueError(
                 f"the model embedded tokens of shape {list(tokens.shape)}, but attends with "
                 f"{scores.shape[0]} rows of {n_queries} queries"
             )
-        diagonal = scores[:, 0].diagonal(offset=n_keys - n_queries, dim1=-2, dim2=-1)
+        n_keys = n_shown if self._n_past is None else self._n_past + n_queries
+        diagonal = scores[:, 0].diagonal(offset=n_shown - n_queries, dim1=-2, dim2=-1)
         real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
         self.labels = self._stream.advance(tokens, real, n_keys=n_keys)
         self._n_queries = n_queries
@@ -259,7 +271,13 @@ class Session:
         hook: Any,  # noqa: ARG002
     ) -> Tensor | None:
         context = self._context(edit, name, layer, activation)
-        return changed(activation, edit.apply(activation, context))
+        n_lost = len(context.labels) - activation.shape[-1] if edit.site == "scores" else 0
+        if n_lost == 0:
+            return changed(activation, edit.apply(activation, context))
+        masked = torch.finfo(activation.dtype).min
+        whole = torch.nn.functional.pad(activation, (n_lost, 0), value=masked)
+        edited = changed(whole, edit.apply(whole, context))
+        return None if edited is None else edited[..., n_lost:]
 
     def _context(self, edit: Edit, name: str, layer: int, activation: Tensor) -> EditContext:
         n_pos = activation.shape[2 if edit.site == "scores" else 1]
