@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from step_saliency import tasks as tasks
+    from step_saliency.calibrate import Calibration as Calibration
+    from step_saliency.calibrate import calibrate as calibrate
     from step_saliency.diagnose import Diagnosis as Diagnosis
     from step_saliency.diagnose import compare as compare
     from step_saliency.diagnose import diagnose as diagnose
     from step_saliency.generate import generate as generate
     from step_saliency.intervene import Edit as Edit
     from step_saliency.intervene import EditGroup as EditGroup
+    from step_saliency.intervene import HeadMean as HeadMean
+    from step_saliency.intervene import HeadRedirect as HeadRedirect
+    from step_saliency.intervene import HeadScale as HeadScale
     from step_saliency.intervene import OddsEqualBridge as OddsEqualBridge
     from step_saliency.intervene import StepFlow as StepFlow
     from step_saliency.intervene import StepMomentumInjection as StepMomentumInjection
+    from step_saliency.intervene import ValueProjection as ValueProjection
+    from step_saliency.intervene import mean_head_outputs as mean_head_outputs
+    from step_saliency.intervene import momentum_bank as momentum_bank
+    from step_saliency.intervene import random_layers as random_layers
     from step_saliency.models import doctor as doctor
     from step_saliency.models import load_model as load_model
     from step_saliency.saliency.api import step_saliency as step_saliency
@@ -37,9 +46,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AnswerLoss": "saliency.objectives",
+    "Calibration": "calibrate",
     "Diagnosis": "diagnose",
     "Edit": "intervene",
     "EditGroup": "intervene",
+    "HeadMean": "intervene",
+    "HeadRedirect": "intervene",
+    "HeadScale": "intervene",
     "LogitDiff": "saliency.objectives",
     "OddsEqualBridge": "intervene",
     "Region": "trace",
@@ -48,6 +61,8 @@ _HOME = {
     "StepMomentumInjection": "intervene",
     "StepSaliency": "saliency.result",
     "Trace": "trace",
+    "ValueProjection": "intervene",
+    "calibrate": "calibrate",
     "compare": "diagnose",
     "diagnose": "diagnose",
     "doctor": "models",
@@ -55,6 +70,9 @@ _HOME = {
     "generate": "generate",
     "load_jsonl": "trace",
     "load_model": "models",
+    "mean_head_outputs": "intervene",
+    "momentum_bank": "intervene",
+    "random_layers": "intervene",
     "save_jsonl": "trace",
     "step_saliency": "saliency.api",
     "token_map": "saliency.api",
