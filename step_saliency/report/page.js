@@ -181,7 +181,7 @@
     const regions = ["question", "thinking", "summary", "template"].filter((r) => shown.some((s) => data.steps[s].region === r));
     $("legend").replaceChildren(
       make("div", {}, title), bar, make("div", { class: "ends" }, ...ends.map((e) => make("span", {}, e))),
-      make("div", {}, ...regions.map((r) => make("span", { class: "name" }, make("span", { class: `swatch region-${r}` }), r, " "))));
+      make("div", {}, ...regions.flatMap((r) => [make("span", { class: "name" }, make("span", { class: `swatch region-${r}` }), r), " "])));
   }
 
   /* Selecting a pair of steps: from the map, from the text, from the list of links. */
