@@ -315,6 +315,9 @@ class FastSession:
         """Go on with these rows only."""
         chosen = torch.as_tensor(rows, dtype=torch.long)
         self._stream.keep(chosen)
+        if self.labels is not None:
+            step, region, previous = (x[chosen.to(x.device)] for x in self.labels.tensors)
+            self.labels = StepLabels(step, region, previous)
         self._last_steps = [self._last_steps[row] for row in chosen.tolist()]
         for layer in self.layers:
             layer.keep(chosen)

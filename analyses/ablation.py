@@ -1,0 +1,336 @@
+"""What does each part of StepFlow do to accuracy? Halves, layers, strengths, placebos.
+
+Each condition answers the same problems with the same random numbers. With a_cp the accuracy of
+condition c on problem p (mean over samples) and b the baseline,
+
+    effect        mean_p a_cp - a_bp, corrected and broken answers counted apart (McNemar)
+    against       the same against the condition whose placebo it is
+    interaction   mean_p a_both,p - a_oeb,p - a_smi,p + a_bp: more together than the sum?
+    trend         mean_p of the slope of a_cp on the strength, the baseline being strength 0, for
+                  tau_max and alpha apart: one number for a dose-response that is about linear
+
+Groups (``group``): ``method`` (bridge, momentum, both), ``bands`` (third, half, random, automatic
+layers), ``sliding`` (a window of a quarter's width over the depth), ``tau_max`` and ``alpha``
+(doses), ``placebo``. Holm's correction is made within each group. A second outcome is the
+teacher-forced loss of the gold solution, which moves where no answer flips.
+
+``p_equivalent`` is the test that the effect is smaller than `MARGIN`: with a large p and a large
+p_equivalent nothing is known.
+
+When it misleads: a band, dose or window that is best of many is best in part by chance; the numbers
+here are for comparing, `ss.calibrate` is for choosing. The gold loss asks what an intervention does
+to the model on a text that is right, not what it does to one that went wrong.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.conditions import (
+    BASELINE,
+    METHODS,
+    PLACEBOS,
+    Condition,
+    add_answer_arguments,
+    answers,
+    chunks,
+    flow_layers,
+    gold_losses,
+    model_flow,
+    windows,
+)
+from analyses.runner import Analysis, Options, Unit, main
+from analyses.sources import TASK, Item, read_items
+from analyses.stats import (
+    binary_table,
+    equivalence,
+    mean_table,
+    paired_table,
+    reduce_to_problems,
+    with_holm,
+)
+
+TAUS = (0.3, 0.6)
+ALPHAS = (0.12, 0.25, 0.5, 1.0)
+MARGIN = 0.03
+"""Difference in accuracy that counts as none, set before looking."""
+ATTRIBUTES = ("group", "edit", "bands", "tau_max", "alpha", "placebo", "lot")
+LAYERS = ("oeb_layers", "smi_layers")
+SETS = ("core", "methods", "all")
+CORE_PLACEBOS = ("oeb-bridge", "smi-boundaries")
+
+
+def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
+    """Conditions of a set.
+
+    Args:
+        n_layers: Layers of the model.
+        which: ``"methods"`` (baseline, bridge, momentum, both), ``"core"`` (these and two
+            placebos), ``"all"``, or names joined by commas; the baseline is always in.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    bands = [
+        Condition(f"both-{name}", "bands", "both", bands=name)
+        for name in ("third", "half", "random", "automatic")
+    ]
+    bands += [
+        Condition(f"both-random-{i}", "bands", "both", bands="random", seed=i) for i in (0, 1)
+    ]
+    sliding = [
+        Condition(f"{edit}-{name}", "sliding", edit, bands=name)
+        for edit in ("oeb", "smi")
+        for name in windows(n_layers)
+    ]
+    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in TAUS]
+    doses += [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in ALPHAS]
+    every = (*METHODS, *PLACEBOS, *doses, *bands, *sliding)
+    core = [c for c in PLACEBOS if c.name in CORE_PLACEBOS]
+    named = {"methods": METHODS, "core": (*METHODS, *core), "all": every}
+    if which in named:
+        return tuple(c for c in named[which] if not _is_repeated(c, n_layers))
+    known = {condition.name: condition for condition in every}
+    wanted = list(dict.fromkeys([BASELINE, *which.split(",")]))
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(f"conditions {unknown} are unknown; choose {SETS} or of {sorted(known)}")
+    return tuple(known[name] for name in wanted)
+
+
+def _is_repeated(condition: Condition, n_layers: int) -> bool:
+    """Windows that are the quarters themselves."""
+    return (condition.edit, condition.bands) in (
+        ("oeb", windows(n_layers)[0]),
+        ("smi", windows(n_layers)[-1]),
+    )
+
+
+def ablation(
+    model: Any, items: Sequence[Item], chosen: Sequence[Condition], options: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Answers to problems under conditions.
+
+    Args:
+        model: The model.
+        items: Problems.
+        chosen: Conditions.
+        options: As for `analyses.conditions.answers`; ``data, level, family`` besides.
+
+    Returns:
+        One row per condition and answer: columns of `answers`, of `Condition.columns` and
+        ``oeb_layers, smi_layers``.
+    """
+    tables = []
+    for condition in chosen:
+        flow = model_flow(model, condition, options)
+        _, frame = answers(model, items, flow, options)
+        tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def losses(
+    model: Any, items: Sequence[Item], chosen: Sequence[Condition], options: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Teacher-forced loss of the gold solutions under conditions; otherwise as `ablation`."""
+    tables = []
+    for condition in chosen:
+        flow = model_flow(model, condition, options)
+        frame = gold_losses(model, items, flow)
+        tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Each condition against the baseline, with Holm's correction within its group.
+
+    Args:
+        values: From `ablation`.
+        seed: Of the draws.
+        draws: ``n_resamples``, ``n_permutations`` of `analyses.stats.binary_table`.
+
+    Returns:
+        Columns of `binary_table` with the condition's, and ``p_equivalent``.
+    """
+    table = binary_table(
+        values, condition="condition", reference=BASELINE, pair=["sample"], seed=seed, **draws
+    )
+    table = described(table.drop(columns="p_holm"), values)
+    table = with_holm(table, family=["group"])
+    return table.merge(_equivalent(values), on="condition")
+
+
+def described(table: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """A table with the columns that say what each condition is, after the condition."""
+    about = values[["condition", *ATTRIBUTES, *LAYERS]].drop_duplicates("condition")
+    merged = table.merge(about, on="condition", how="left")
+    front = ["condition", *ATTRIBUTES, *LAYERS]
+    return merged[[*front, *(name for name in table.columns if name != "condition")]]
+
+
+def _equivalent(values: pd.DataFrame) -> pd.DataFrame:
+    keys, accuracy = reduce_to_problems(
+        values.assign(_right=values["is_correct"].astype(float)), "_right", by=["condition"]
+    )
+    names = list(keys["condition"])
+    base = accuracy[:, names.index(BASELINE)]
+    rows = []
+    for name, column in zip(names, accuracy.T, strict=True):
+        known = ~np.isnan(column - base)
+        if name != BASELINE:
+            p = np.nan
+            if known.sum() > 1:
+                p = equivalence((column - base)[known], margin=MARGIN).p
+            rows.append({"condition": name, "p_equivalent": p, "margin": MARGIN})
+    return pd.DataFrame(rows)
+
+
+def against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """The bridge and momentum against their own placebos, paired; empty without placebos."""
+    tables = []
+    real = values[values["placebo"].isna() & (values["group"] == "method")]
+    for edit in ("oeb", "smi", "both"):
+        fakes = values[values["placebo"].notna() & (values["edit"] == edit)]
+        if fakes.empty or not (real["condition"] == edit).any():
+            continue
+        both = pd.concat([real[real["condition"] == edit], fakes])
+        for name in fakes["condition"].unique():
+            pair = both[both["condition"].isin([edit, name])]
+            table = binary_table(
+                pair, condition="condition", reference=name, pair=["sample"], seed=seed, **draws
+            )
+            tables.append(table.drop(columns="p_holm"))
+    if not tables:
+        return pd.DataFrame()
+    return with_holm(pd.concat(tables, ignore_index=True), family=["condition"])
+
+
+def interaction(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Whether both together do more than the sum of each alone; empty without all four."""
+    weights = {"both": 1.0, "oeb": -1.0, "smi": -1.0, BASELINE: 1.0}
+    if not set(weights) <= set(values["condition"]):
+        return pd.DataFrame()
+    return _contrast(values, weights, seed=seed, **draws).assign(contrast="interaction")
+
+
+def trends(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Slope of accuracy on each strength, per problem, averaged over problems."""
+    tables = []
+    for dose, plain in (("tau_max", "oeb"), ("alpha", "smi")):
+        names = {BASELINE: 0.0}
+        rows = values[(values["group"] == dose) | (values["condition"] == plain)]
+        names |= dict(zip(rows["condition"], rows[dose], strict=True))
+        if len(names) < 3:
+            continue
+        centred = np.array(list(names.values())) - np.mean(list(names.values()))
+        weights = dict(zip(names, centred / (centred**2).sum(), strict=True))
+        found = _contrast(values, weights, seed=seed, **draws)
+        tables.append(found.assign(contrast="slope", dose=dose))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _contrast(
+    values: pd.DataFrame, weights: Mapping[str, float], *, seed: int, **draws: Any
+) -> pd.DataFrame:
+    """Weighted sum over conditions of a problem's accuracy, tested against 0."""
+    rows = values[values["condition"].isin(list(weights))]
+    means = rows.groupby(["problem", "condition"], sort=False)["is_correct"].mean().unstack()
+    sums = means[list(weights)] @ pd.Series(weights)
+    frame = sums.dropna().rename("value").reset_index()
+    return mean_table(frame, "value", null=0.0, seed=seed, **draws)
+
+
+def loss_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Gold loss of each condition minus the baseline's, paired; Holm within group and outcome."""
+    long = values.melt(
+        id_vars=["problem", "condition"], value_vars=["loss", "answer_loss"], var_name="outcome"
+    )
+    table = paired_table(
+        long.dropna(subset=["value"]),
+        "value",
+        condition="condition",
+        reference=BASELINE,
+        by=["outcome"],
+        seed=seed,
+        **draws,
+    )
+    table = described(table.drop(columns="p_holm"), values)
+    return with_holm(table, family=["group", "outcome"])
+
+
+def units(options: Options) -> list[Unit]:
+    """Chunks of problems, condition by condition."""
+    depth = options["depth"]
+    chosen = conditions(depth, options["conditions"])
+    todo = [("answers", span, condition) for condition in chosen for span in chunks(options)]
+    wanted = options["n_losses"]
+    todo += [("losses", span, c) for c in chosen for span in chunks(options, wanted) if wanted]
+    if options["n_answers"] is not None:
+        todo = [
+            (kind, (a, min(b, options["n_answers"])), c)
+            for kind, (a, b), c in todo
+            if kind != "answers" or a < options["n_answers"]
+        ]
+    return [
+        Unit(f"{kind}-{condition.name}-{span[0]:05d}", (kind, span, condition))
+        for kind, span, condition in todo
+    ]
+
+
+def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+    """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
+    kind, (first, last), condition = unit.payload
+    items = read_items(options)[first:last]
+    made = ablation if kind == "answers" else losses
+    frame = made(model, items, [condition], options)
+    told = {"level": None, "family": None}
+    if options["data"] == TASK:
+        told = {"level": options["level"], "family": options["family"]}
+    return frame.assign(kind=kind, **told)
+
+
+def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+    """Effects, contrasts with placebos, interaction, trends, accuracy, gold losses."""
+    seed = options["seed"]
+    answered = values[values["kind"] == "answers"].assign(
+        is_correct=lambda rows: rows["is_correct"].astype(bool)
+    )
+    tables = {"accuracy": _accuracy(answered, seed)}
+    if answered["condition"].nunique() > 1:
+        tables["summary"] = effects(answered, seed=seed)
+        tables["placebos"] = against_placebos(answered, seed=seed)
+        contrasts = [interaction(answered, seed=seed), trends(answered, seed=seed)]
+        tables["contrasts"] = pd.concat(contrasts, ignore_index=True)
+    forced = values[values["kind"] == "losses"]
+    if forced["condition"].nunique() > 1:
+        tables["losses"] = loss_effects(forced, seed=seed)
+    return {name: table for name, table in tables.items() if not table.empty}
+
+
+def _accuracy(values: pd.DataFrame, seed: int) -> pd.DataFrame:
+    return described(mean_table(values, "is_correct", by=["condition"], seed=seed), values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this analysis."""
+    add_answer_arguments(parser)
+    parser.add_argument("--conditions", default="all", help=f"{', '.join(SETS)}, or names: a,b,c")
+    parser.add_argument("--depth", type=int, default=8, help="layers of the model")
+    parser.add_argument("--n-answers", type=int, help="answer only so many of the problems")
+    parser.add_argument("--n-losses", type=int, default=200, help="gold losses of so many problems")
+
+
+ANALYSIS = Analysis(
+    "ablation",
+    units=units,
+    run_unit=run_unit,
+    summarise=summarise,
+    add_arguments=add_arguments,
+    checks=("score_edits", "head_edits"),
+)
+
+if __name__ == "__main__":
+    main("analyses.ablation")
