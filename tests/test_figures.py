@@ -15,10 +15,16 @@ from matplotlib.figure import Figure
 from analyses import depth_curves as depth_analysis
 from analyses import example_traces
 from figures import (
+    ablation,
+    ablation_table,
     cost_over_length,
     depth_curves,
+    dose_response,
+    faithfulness,
     gold_graph,
     parts,
+    patching,
+    patching_heads,
     shallow_and_deep,
     style,
     token_and_step,
@@ -237,15 +243,112 @@ def test_the_gold_graph_figure_reads_the_summary_of_its_analysis(tmp_path):
 
 
 def test_cost_reads_the_benchmark(tmp_path):
-    columns = ["shape", "device", "method", "n_tokens", "seconds", "peak_bytes"]
-    rows = [["m", "cpu", "streaming", 512, 2.0, 3e8], ["m", "cpu", "streaming", 1024, 4.0, None]]
+    columns = ["shape", "device", "method", "n_tokens", "seconds", "plain_seconds", "peak_bytes"]
+    rows = [
+        ["m", "cpu", "streaming", 512, 2.0, 2.5, 3e8],
+        ["m", "cpu", "streaming", 1024, 4.0, 5.5, None],
+    ]
     (tmp_path / "benchmarks").mkdir()
     table = pd.DataFrame(rows, columns=columns)
     table.to_csv(tmp_path / "benchmarks" / "m-cpu.csv", index=False)
     figure, _ = cost_over_length.make(tmp_path)
     times, memory = figure.axes
     assert times.lines[0].get_ydata().tolist() == [2.0, 4.0]
+    assert times.lines[1].get_ydata().tolist() == [2.5, 5.5]
     assert memory.lines[0].get_ydata().tolist() == [0.3]
+
+
+@pytest.fixture
+def analysed(tmp_path):
+    """Tables with the columns of the analyses."""
+    spread = {"lower": -0.1, "upper": 0.2, "n": 50}
+    condition = {"corrected": 5, "broken": 3, "p_holm": 0.5, "tau_max": 0.15, "alpha": 0.06}
+    cases = [
+        ("both", "method", "both", 0.03, {}),
+        ("oeb", "method", "oeb", 0.02, {}),
+        ("smi", "method", "smi", 0.01, {}),
+        ("oeb-tau-0.6", "tau_max", "oeb", -0.05, {"tau_max": 0.6}),
+        ("smi-alpha-1", "alpha", "smi", -0.2, {"alpha": 1.0}),
+        ("both-third", "bands", "both", 0.0, {}),
+        ("oeb-bridge", "placebo", "oeb", 0.005, {}),
+    ]
+    effects = [
+        {"condition": c, "group": g, "edit": e, "estimate": v, **spread, **condition, **more}
+        for c, g, e, v, more in cases
+    ]
+    write(tmp_path, "ablation", "summary", effects)
+    accuracy = [{"condition": row["condition"], "estimate": 0.7} for row in effects]
+    write(tmp_path, "ablation", "accuracy", accuracy)
+    maps = [("saliency", "log_odds", "mass", 0.9), ("attention", None, "mean", 0.6)]
+    write(
+        tmp_path,
+        "faithfulness",
+        "summary",
+        [
+            {"method": m, "objective": o, "pool": p, "scope": "all", "measure": "rho_kl"}
+            | {"estimate": v, **spread}
+            for m, o, p, v in maps
+        ],
+    )
+    patched = {"kind": "premise", "direction": "denoising", **spread}
+    roles = [
+        {**patched, "site": "resid_post", "layer": layer, "head": None, "role": role}
+        | {"estimate": layer / 4 if role == "read" else 1 - layer / 4}
+        for layer in range(4)
+        for role in ("source", "read")
+    ]
+    heads = [
+        {**patched, "site": "z", "layer": layer, "head": head, "role": "read"}
+        | {"estimate": 0.1 * layer - 0.2 * head}
+        for layer in range(4)
+        for head in range(2)
+    ]
+    write(tmp_path, "patching", "summary", roles + heads)
+    return tmp_path
+
+
+def write(folder, name, table, rows):
+    (folder / name).mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(folder / name / f"{table}.parquet")
+
+
+def test_ablation_dots_are_in_their_panels(analysed):
+    figure, _ = ablation.make(analysed)
+    shown = {
+        ax.get_title(loc="left"): ax.containers[0][0].get_xdata().tolist() for ax in figure.axes
+    }
+    assert shown == {
+        "Halves (50 problems)": [0.03, 0.02, 0.01],
+        "Layers (50 problems)": [0.0],
+        "Placebos (50 problems)": [0.005],
+    }
+
+
+def test_the_ablation_table_joins_accuracy_and_effect(analysed):
+    figure, _ = ablation_table.make(analysed)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[6:12] == ["both", "0.700", "0.030 [-0.100, 0.200]", "5", "3", "0.5"]
+
+
+def test_doses_are_joined_by_the_default_strength(analysed):
+    figure, _ = dose_response.make(analysed)
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.15, 0.02], [0.6, -0.05]]
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[0.06, 0.01], [1.0, -0.2]]
+
+
+def test_faithfulness_puts_the_best_map_first(analysed):
+    figure, _ = faithfulness.make(analysed)
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names == ["Step-Saliency, log-odds", "attention"]
+
+
+def test_patching_maps_are_layer_by_role_and_by_head(analysed):
+    figure, _ = patching.make(analysed)
+    image = figure.axes[0].images[0]
+    assert image.get_array().tolist() == [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["source", "read"]
+    figure, _ = patching_heads.make(analysed)
+    assert figure.axes[0].images[0].get_array()[3].tolist() == pytest.approx([0.3, 0.1])
 
 
 def test_all_are_found_and_those_without_results_are_named(results, tmp_path, capsys):
