@@ -590,7 +590,7 @@ ANALYSIS = Analysis(
     run_unit=run_unit,
     summarise=tables,
     add_arguments=add_arguments,
-    checks=("gradients", "pattern_rows", "local_gradients", "score_edits"),
+    checks=("gradients", "pattern_rows", "local_gradients", "score_edits", "cached_decoding"),
     keep_values=False,
 )
 
