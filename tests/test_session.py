@@ -26,6 +26,7 @@ from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer
 import step_saliency as ss
 from step_saliency.intervene import EditContext, Session, StepLabels
 from step_saliency.intervene.stream import StepStream
+from step_saliency.models.hooking import added_hooks
 from step_saliency.segment.frame import ChatFrame, PromptReader
 
 FLOW = ss.StepFlow(
@@ -683,3 +684,31 @@ def test_effects_of_edits_of_one_kind_are_told_apart() -> None:
     frame = session.effects.to_frame()
     assert frame.edit.unique().tolist() == ["OddsEqualBridge", "OddsEqualBridge#2"]
     assert (frame.rows_seen == 36).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unknown_hook_points_are_refused(backend: Backend) -> None:
+    """A bridge would skip them in silence."""
+    model = model_of("qwen2", backend)
+    before = state_of(model)
+    wrong = ("blocks.0.attn.hook_z", "blocks.0.attn.hook_zz", "blocks.9.hook_resid_post")
+    hooks = [(name, lambda activation, hook: None) for name in wrong]
+    with pytest.raises(ValueError, match="hook_zz"), added_hooks(model, hooks):
+        pass
+    assert state_of(model) == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_low_precision(backend: Backend) -> None:
+    """The flow moves a model of bfloat16 as it moves the same model of float32."""
+    exact, coarse = (model_of("qwen2", backend, dtype=d) for d in (torch.float32, torch.bfloat16))
+    tokens = trace_of(exact).tokens[None]
+    with FLOW.attached(exact):
+        wanted = logits_of(exact, tokens)
+    with FLOW.attached(coarse):
+        found = logits_of(coarse, tokens).float()
+    plain = logits_of(exact, tokens)
+    rounding = (logits_of(coarse, tokens).float() - plain).norm()
+    assert (found - wanted).norm() < 2 * rounding
+    assert (wanted - plain).norm() > 2 * rounding
