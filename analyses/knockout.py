@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from step_saliency.models.facts import backend_of, device_of, n_layers
+from step_saliency.models.facts import backend_of, device_of, n_layers, window
 from step_saliency.models.hooking import NamedHook, live_names
 
 
@@ -102,6 +102,13 @@ class Prefix:
 
     What is cut at later queries leaves them as they are.
     """
+
+    @classmethod
+    def shared(cls, model: Any, tokens: Int[Tensor, "pos"]) -> "Prefix | None":
+        """The prefix, or None for no tokens, or if the model's cache drops keys that it left."""
+        windowed = any(window(model, layer) is not None for layer in range(n_layers(model)))
+        drops = windowed and backend_of(model) == "bridge"
+        return None if drops or not len(tokens) else cls(model, tokens)
 
     def __init__(self, model: Any, tokens: Int[Tensor, "pos"]) -> None:
         self.length = len(tokens)
@@ -206,7 +213,7 @@ def cut_logits(
     first = min(
         *(min(cut.queries, default=len(tokens)) for cut in cuts), min(positions), len(tokens)
     )
-    prefix = Prefix(model, tokens[:first]) if first > 0 else None
+    prefix = Prefix.shared(model, tokens[:first])
     for start in range(0, len(cuts), batch_size):
         batch = cuts[start : start + batch_size]
         hooks = cut_hooks(model, batch, len(tokens))

@@ -348,8 +348,7 @@ def patched_logit_diffs(
     if direction == "noising":
         into, source = source, into
     found = []
-    alike = pair.clean.steps[pair.source_step].start
-    prefix = Prefix(model, into[:alike]) if alike else None
+    prefix = Prefix.shared(model, into[: pair.clean.steps[pair.source_step].start])
     ordered = sorted(range(len(patches)), key=lambda i: (patches[i].site, patches[i].layer))
     by_site = {site: [i for i in ordered if patches[i].site == site] for site in get_args(Site)}
     for chosen in by_site.values():

@@ -16,6 +16,7 @@ from step_saliency.models.facts import ATTENTION_HOOKS, RESIDUAL_HOOKS, device_o
 NamedHook = tuple[str, Callable[..., Any]]
 
 ROTATION_HOOKS = ("attn.hook_cos", "attn.hook_sin")
+OUTPUT_HOOKS = ("hook_attn_out", "hook_mlp_out")
 
 _FIRING: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
 
@@ -28,7 +29,7 @@ def firing_hooks(model: Any) -> frozenset[str]:
     """
     if model not in _FIRING:
         fired: set[str] = set()
-        kinds = (*ATTENTION_HOOKS, *RESIDUAL_HOOKS, *ROTATION_HOOKS)
+        kinds = (*ATTENTION_HOOKS, *RESIDUAL_HOOKS, *ROTATION_HOOKS, *OUTPUT_HOOKS)
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
