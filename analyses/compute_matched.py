@@ -1,0 +1,306 @@
+"""Is StepFlow worth its compute? Against longer answers and self-consistency, with and without it.
+
+Ways of spending compute on a problem:
+
+    greedy   one greedy answer, cut after ``limit`` tokens: a longer answer is a higher limit
+    sample   one answer at temperature 1
+    vote     the answer of most of k answers at temperature 1 (`step_saliency.vote`)
+
+each with and without StepFlow. Accuracy stands beside what was measured and what was counted:
+
+    tokens        tokens generated, all k together
+    cpu_seconds   processor time of decoding, measured in batches; an answer's part of its batch is
+                  its part of the batch's tokens
+    flops         2 N (P + T) + 4 L d sum_{t <= P + T} t for P tokens of prompt and T of response,
+                  N weights without embeddings, L layers, d width of all heads: no batch shares a
+                  prompt, and what the edits themselves compute (under 1%) is left out
+
+``overhead`` is the ratio of processor time per token, StepFlow over none, over chunks of problems
+that both answered one after the other.
+
+When it misleads: measured times are of one machine and of this implementation, and no two runs have
+the same. With this task answers end by themselves, so that a limit buys nothing once it is above
+their length; models that go on thinking when they may are not in this comparison. A vote needs
+answers that can be compared, which a free text has not.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import step_saliency as ss
+from analyses.conditions import (
+    BASELINE,
+    METHODS,
+    Condition,
+    add_answer_arguments,
+    answers,
+    chunks,
+    model_flow,
+)
+from analyses.runner import Analysis, Options, Unit, main
+from analyses.sources import TASK, Item, read_items
+from analyses.stats import binary_table, bootstrap_means, mean_table, paired_table, ratio
+from step_saliency.models.facts import n_layers
+from step_saliency.tasks.answers import is_correct
+from step_saliency.trace import Trace
+
+VOTES = (2, 4, 8)
+LIMITS = (96, 192, 384)
+COMPARED = tuple(c for c in METHODS if c.name in (BASELINE, "both"))
+COSTS = ("tokens", "cpu_seconds", "flops")
+WAY = ("condition", "method", "k", "limit")
+
+
+def weights_used(model: Any) -> int:
+    """Weights without embeddings and unembeddings."""
+    skipped = ("embed", "unembed", "lm_head", "wte", "wpe")
+    return sum(
+        p.numel()
+        for name, p in model.named_parameters()
+        if not any(part in name.split(".") for part in (*skipped, "embed_tokens"))
+    )
+
+
+def flops(n_weights: int, layers: int, width: int, prompt: int, response: int) -> float:
+    """Floating-point operations of one answer; see the module docstring."""
+    length = prompt + response
+    return 2.0 * n_weights * length + 4.0 * layers * width * length * (length + 1) / 2
+
+
+def compute_matched(
+    model: Any,
+    items: Sequence[Item],
+    options: Mapping[str, Any],
+    *,
+    compared: Sequence[Condition] = COMPARED,
+) -> pd.DataFrame:
+    """Answers by every way of spending compute.
+
+    Args:
+        model: The model.
+        items: Problems of the bundled task, or rows with gold answers.
+        options: As for `analyses.conditions.answers`; ``samples`` is the largest k.
+        compared: Conditions; each answers everything.
+
+    Returns:
+        One row per problem, condition, method, k, limit and (``sample``) sample: ``is_correct,
+        tokens, prompt_tokens, cpu_seconds, flops`` and, for single answers, kind and place of the
+        first error.
+    """
+    counted = weights_used(model), n_layers(model), int(model.cfg.n_heads * model.cfg.d_head)
+    tables = []
+    for condition in compared:
+        flow = model_flow(model, condition, options)
+        for temperature in (0.0, 1.0):
+            chosen = {**options, "temperature": temperature}
+            if temperature == 0:
+                chosen |= {"samples": 1, "max_new_tokens": max(options["limits"])}
+            started = time.process_time()
+            traces, frame = answers(model, items, flow, chosen)
+            seconds = time.process_time() - started
+            frame = _with_costs(frame, traces, seconds, counted)
+            if temperature == 0:
+                made = _limited(model, items, traces, frame, options["limits"])
+            else:
+                singles = frame.assign(method="sample", k=1)
+                made = pd.concat([singles, _votes(items, traces, frame, options["samples"])])
+            tables.append(made.assign(condition=condition.name, temperature=temperature))
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.astype({"limit": "Int64", "sample": "Int64", "k": "int64"})
+
+
+def _with_costs(
+    frame: pd.DataFrame, traces: Sequence[Trace], seconds: float, counted: tuple[int, int, int]
+) -> pd.DataFrame:
+    tokens = frame["n_tokens"].to_numpy()
+    prompts = np.array([len(trace) for trace in traces]) - tokens
+    of_answer = [flops(*counted, int(p), int(t)) for p, t in zip(prompts, tokens, strict=True)]
+    return frame.rename(columns={"n_tokens": "tokens"}).assign(
+        prompt_tokens=prompts,
+        cpu_seconds=seconds * tokens / max(tokens.sum(), 1),
+        flops=of_answer,
+        limit=np.nan,
+    )
+
+
+def _limited(
+    model: Any,
+    items: Sequence[Item],
+    traces: Sequence[Trace],
+    frame: pd.DataFrame,
+    limits: Sequence[int],
+) -> pd.DataFrame:
+    """Greedy answers as they stand after so many tokens: decoding has no look-ahead."""
+    tables = []
+    for limit in limits:
+        kept = (limit / frame["tokens"].to_numpy(float)).clip(max=1.0)
+        correct = frame["is_correct"].to_numpy(bool).copy()
+        prompts = frame["prompt_tokens"].to_numpy(int)
+        for at in np.flatnonzero(kept < 1).tolist():
+            tokens = traces[at].tokens[prompts[at] : prompts[at] + limit]
+            correct[at] = _is_right(items[at], model.tokenizer.decode(tokens))
+        cut = {name: frame[name].to_numpy(float) * kept for name in ("cpu_seconds", "flops")}
+        cut["tokens"] = frame["tokens"].clip(upper=limit)
+        tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _is_right(item: Item, text: str) -> bool:
+    if item.problem is not None:
+        return item.problem.grade(text).is_correct
+    assert item.row is not None
+    assert item.row.gold is not None
+    return is_correct(text, item.row.gold)
+
+
+def _votes(
+    items: Sequence[Item], traces: Sequence[Trace], frame: pd.DataFrame, samples: int
+) -> pd.DataFrame:
+    tables = []
+    for k in (k for k in VOTES if k <= samples):
+        chosen = [trace for trace in traces if trace.meta["sample"] < k]
+        if items[0].problem is not None:
+            voted = ss.vote(chosen, problems=[item.problem for item in items])
+        else:
+            voted = ss.vote(chosen, gold=[str(item.row.gold) for item in items if item.row])
+        first = frame[frame["sample"] < k]
+        costs = first.groupby("problem", sort=False)[[*COSTS, "prompt_tokens"]].sum().reset_index()
+        correct = voted["is_correct"].to_numpy(bool)
+        tables.append(costs.assign(is_correct=correct, method="vote", k=k))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def ways(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Accuracy and costs of each way: one row per way and outcome."""
+    tables = []
+    for outcome in ("is_correct", *COSTS):
+        table = mean_table(
+            values.assign(**{outcome: values[outcome].astype(float)}),
+            outcome,
+            by=[*WAY],
+            seed=seed,
+            **draws,
+        )
+        tables.append(table.assign(outcome="accuracy" if outcome == "is_correct" else outcome))
+    return pd.concat(tables, ignore_index=True)
+
+
+def named(values: pd.DataFrame) -> pd.DataFrame:
+    """Values with a column ``way`` that names condition, method, k and limit together."""
+    limit = values["limit"].map(lambda x: "" if pd.isna(x) else f"-{int(x)}")
+    k = values["k"].map(lambda k: "" if k == 1 else f"-{int(k)}")
+    return values.assign(way=values["condition"] + " " + values["method"] + k + limit)
+
+
+def comparisons(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Paired differences in accuracy.
+
+    Returns:
+        Rows of `binary_table` with ``question``: ``same way`` (StepFlow against none, the same
+        method, k and limit) and ``against greedy`` (each way against the baseline's greedy answer).
+    """
+    labelled = named(values)
+    labelled["sample"] = labelled["sample"].fillna(0)
+    same = binary_table(
+        labelled,
+        condition="condition",
+        reference=BASELINE,
+        by=["method", "k", "limit"],
+        pair=["sample"],
+        seed=seed,
+        **draws,
+    ).assign(question="same way")
+    once = labelled[labelled["method"] != "sample"]
+    longest = once.loc[once["limit"].notna(), "limit"].max()
+    against = binary_table(
+        once, condition="way", reference=f"{BASELINE} greedy-{longest}", seed=seed, **draws
+    )
+    against = against.assign(question="against greedy").rename(columns={"way": "condition"})
+    return pd.concat([same, against], ignore_index=True)
+
+
+def overhead(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Processor time per token, StepFlow over none, and tokens per answer, over chunks."""
+    rows = []
+    single = values[values["method"] == "sample"]
+    totals = single.groupby(["chunk", "condition"])[["cpu_seconds", "tokens"]].sum().reset_index()
+    totals["per_token"] = totals["cpu_seconds"] / totals["tokens"]
+    for outcome in ("per_token", "tokens"):
+        wide = totals.pivot(index="chunk", columns="condition", values=outcome)
+        for name in [c for c in wide.columns if c != BASELINE]:
+            pairs = wide[[name, BASELINE]].to_numpy(float)
+            found = bootstrap_means(pairs, ratio, interval="percentile", seed=seed)
+            told = {"condition": name, "reference": BASELINE, "outcome": f"{outcome} ratio"}
+            rows.append(told | found.row() | {"unit": "chunk of problems"})
+    return pd.DataFrame(rows)
+
+
+def cost_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Tokens and flops of StepFlow minus none, the same way, paired within problems."""
+    long = values.melt(
+        id_vars=["problem", *WAY], value_vars=["tokens", "flops"], var_name="outcome"
+    )
+    return paired_table(
+        long.assign(value=long["value"].astype(float)),
+        "value",
+        condition="condition",
+        reference=BASELINE,
+        by=["outcome", "method", "k", "limit"],
+        seed=seed,
+        **draws,
+    )
+
+
+def units(options: Options) -> list[Unit]:
+    """Chunks of problems; all conditions of a chunk run one after the other."""
+    return [Unit(f"problems-{start:05d}", (start, stop)) for start, stop in chunks(options)]
+
+
+def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+    """Everything for one chunk. Seeds are the run's: conditions share random numbers."""
+    first, last = unit.payload
+    items = read_items(options)[first:last]
+    frame = compute_matched(model, items, options)
+    task = options["data"] == TASK
+    return frame.assign(
+        chunk=unit.name,
+        level=options["level"] if task else None,
+        family=options["family"] if task else None,
+    )
+
+
+def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+    """Accuracy and costs of the ways, their differences, and StepFlow's overhead."""
+    seed = options["seed"]
+    values = values.assign(is_correct=values["is_correct"].astype(bool))
+    return {
+        "summary": ways(values, seed=seed),
+        "comparisons": comparisons(values, seed=seed),
+        "costs": cost_effects(values, seed=seed),
+        "overhead": overhead(values, seed=seed),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this analysis."""
+    add_answer_arguments(parser)
+    parser.set_defaults(samples=max(VOTES), chunk=50, batch_size=200)
+    parser.add_argument("--limits", type=int, nargs="+", default=list(LIMITS))
+
+
+ANALYSIS = Analysis(
+    "compute_matched",
+    units=units,
+    run_unit=run_unit,
+    summarise=summarise,
+    add_arguments=add_arguments,
+    checks=("score_edits", "head_edits"),
+)
+
+if __name__ == "__main__":
+    main("analyses.compute_matched")
