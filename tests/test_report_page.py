@@ -326,6 +326,9 @@ def test_a_click_on_a_cell_marks_its_steps_and_a_click_on_a_step_its_row(visit, 
     mean[[0, 5]] = 0
     assert (query, key) == (7, int(mean.argmax()))
     assert visit.page.get_attribute("#cell", "y") == "5"
+    assert visit.page.get_attribute("#hover-cell", "visibility") == "hidden"
+    assert visit.page.locator("#steps li.hover").count() == 0
+    assert f"step 7 ← step {key}" in visit.text("#readout .head")
 
 
 def test_hovering_shows_a_pair_and_leaving_shows_the_chosen_one(visit):

@@ -227,7 +227,7 @@
       const { region, text } = data.steps[step];
       const item = make("li", { role: "option", id: `step-${step}`, class: `region-${region}`, "aria-selected": "false", tabindex: "-1" },
         make("span", { class: "number" }, String(step)), make("span", { class: "words", dir: "auto" }, text.trim() || "(no text)"), make("span", { class: "part" }));
-      item.addEventListener("click", () => choose(step));
+      item.addEventListener("click", () => { hover = null; choose(step); showHover(); });
       item.addEventListener("focus", () => { if (state.query !== step) choose(step); });
       item.addEventListener("pointerenter", () => { if (step <= state.query) { hover = [state.query, step]; showHover(); } });
       item.addEventListener("pointerleave", () => { hover = null; showHover(); });
@@ -374,7 +374,7 @@
     $("indices").replaceChildren(make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))));
     $("charts").replaceChildren(...charts.map(chart));
     $("charts").after(curveTable());
-    const groups = charts.some((c) => c.lines.some((l) => l.lower)) ? " Bands are 95% intervals of means over problems, resampled by problem." : "";
+    const groups = charts.some((c) => c.lines.some((l) => l.lower)) ? " Bands are 95% intervals of means over problems, resampled by problem; with fewer than ten problems they are rough." : "";
     $("chart-note").textContent = `Dotted: what a map that prefers no position gives. Shaded: shallow and deep layers. Both indices are larger the worse it is.${groups} ${reasons.join("; ")}`;
   }
 
