@@ -7,6 +7,7 @@ import torch
 from tiny import BACKENDS, tiny_model
 
 import step_saliency as ss
+from step_saliency.segment.pieces import TokenPieces, TokenTable
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "progress": False, "format": "plain"}
@@ -112,6 +113,44 @@ def test_stops() -> None:
     assert stopped.meta["response_tokens"] == 1
 
 
+@pytest.mark.parametrize("method", ["hooks", "fast"])
+def test_stop_texts(method: Any) -> None:
+    """A response ends with the token that completes the text, though it spans several tokens."""
+    model = tiny_model("qwen2", backend="bridge")
+    options = {**OPTIONS, "max_new_tokens": 40, "temperature": 1.0, "method": method, "n": 4}
+    options["stop_tokens"] = []
+    free = ss.generate(model, QUESTIONS, **options)
+    table = TokenTable(model.tokenizer)
+    pieces = [TokenPieces(table).pieces(response_of(trace)) for trace in free]
+    text = "".join(pieces[0][7:12])[-4:]
+    stopped = ss.generate(model, QUESTIONS, stop_texts=["never", text], **options)
+    ended = 0
+    for before, after, parts in zip(free, stopped, pieces, strict=True):
+        reached = ["".join(parts[: i + 1]) for i in range(len(parts))]
+        stop = next((i + 1 for i, so_far in enumerate(reached) if text in so_far), len(parts))
+        assert response_of(after) == response_of(before)[:stop]
+        assert after.meta["finished"] == (text in reached[-1])
+        ended += after.meta["finished"]
+    assert ended > 0
+    assert stopped[0].meta["response_tokens"] <= 12
+
+
+def response_of(trace: ss.Trace) -> list[int]:
+    return trace.tokens.tolist()[-trace.meta["response_tokens"] :]
+
+
+@pytest.mark.parametrize("method", ["hooks", "fast"])
+def test_both_loops_stop_and_repeat_alike(method: Any) -> None:
+    """Contexts that run full at different times, beside rows that go on."""
+    model = tiny_model("gpt2-like", backend="bridge", n_ctx=40)
+    options = {**OPTIONS, "max_new_tokens": 500, "temperature": 1.0, "stop_tokens": [60, 61, 62]}
+    reference = ss.generate(model, QUESTIONS, method="hooks", batch_size=1, **options)
+    traces = ss.generate(model, QUESTIONS, method=method, batch_size=3, **options)
+    assert responses(traces) == responses(reference)
+    for trace in traces:
+        assert (len(trace.tokens) == 40) != trace.meta["finished"]
+
+
 @pytest.mark.parametrize(
     ("questions", "options", "match"),
     [
@@ -123,6 +162,8 @@ def test_stops() -> None:
         (["q"], {"top_p": 0}, "top_p=0"),
         (["q"], {"top_k": 0}, "top_k=0"),
         (["q"], {"question_numbers": [1, 2]}, "2 question_numbers for 1"),
+        (["q", "r"], {"question_numbers": [1, 1]}, "one of its own"),
+        (["q"], {"stop_texts": [""]}, "has an empty text"),
         (["word " * 600], {}, "leaves no room"),
     ],
 )

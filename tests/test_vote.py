@@ -1,0 +1,75 @@
+"""Self-consistency: the counts by hand."""
+
+import pytest
+
+import step_saliency as ss
+
+
+def trace(response: str, *, question: int = 0, **meta: object) -> ss.Trace:
+    return ss.Trace.from_tokens(
+        [1, 2],
+        starts=[0],
+        regions=["summary"],
+        question=f"question {question}",
+        response=response,
+        meta={"question_index": question, **meta},
+    )
+
+
+def test_the_most_frequent_answer_wins_however_it_is_written() -> None:
+    answers = ["\\boxed{3}", "\\boxed{1/2}", "\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", "no idea"]
+    (row,) = ss.vote([trace(text) for text in answers], gold=["0.50"]).to_dict("records")
+    assert (row["votes"], row["n"], row["n_answered"]) == (3, 5, 4)
+    assert row["answer"] == "\\frac{1}{2}"
+    assert row["is_correct"] is True
+
+
+def test_of_equals_the_first_wins() -> None:
+    for order in (["7", "8", "8", "7"], ["8", "7", "7", "8"]):
+        frame = ss.vote([trace(f"The answer is \\boxed{{{answer}}}.") for answer in order])
+        assert frame["answer"].tolist() == [order[0]]
+        assert frame["is_correct"].isna().all()
+
+
+def test_questions_are_kept_apart_in_order() -> None:
+    traces = [
+        trace("\\boxed{4}", question=5, gold_answer="4"),
+        trace("\\boxed{1}", question=2, gold_answer="2"),
+        trace("\\boxed{4}", question=5, gold_answer="4"),
+        trace("nothing", question=9, gold_answer="2"),
+    ]
+    frame = ss.vote(traces)
+    assert frame["question_index"].tolist() == [5, 2, 9]
+    assert frame["votes"].tolist() == [2, 1, 0]
+    assert frame["is_correct"].tolist() == [True, False, False]
+    assert frame["answer"].isna().tolist() == [False, False, True]
+
+
+def test_problems_read_and_judge_by_their_own_graders() -> None:
+    problems = ss.tasks.make_problems(n=2, level="easy", seed=3)
+    right = [problem.solution for problem in problems]
+    traces = [trace(right[i], question=i) for i in (0, 0, 1)]
+    traces += [trace("</think>The answer is 1000.", question=1) for _ in range(2)]
+    frame = ss.vote(traces, problems=problems)
+    assert frame["answer"].tolist()[0] == problems[0].answer
+    assert frame["votes"].tolist() == [2, 2]
+    assert frame["is_correct"].tolist() == [True, False]
+    assert frame["gold"].tolist() == [problem.answer for problem in problems]
+
+
+def test_a_reader_of_ones_own() -> None:
+    def last_word(response: str) -> str | None:
+        return response.split()[-1] if response.strip() else None
+
+    traces = [trace("a b"), trace("c b"), trace("b a"), trace("b a"), trace("x a")]
+    frame = ss.vote(traces, reader=last_word, gold=["a"])
+    assert frame[["answer", "votes", "is_correct"]].values.tolist() == [["a", 3, True]]
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        ss.vote([])
+    with pytest.raises(ValueError, match="2 gold answers for 1 questions"):
+        ss.vote([trace("a")], gold=["1", "2"])
+    with pytest.raises(ValueError, match="not both"):
+        ss.vote([trace("a")], gold=["1"], problems=[object()])
