@@ -9,6 +9,8 @@ attention from i to j is cut in all layers, in a band of layers or in one head
     answer      change of the answer's mean cross-entropy (the summary's tokens)
     logit_diff  change of the logit of the answer's first token against its strongest rival
 
+(the last two for cuts in all layers)
+
 How well does a map foretell it?
 
     rho_kl, rho_loss, ...  Spearman's rho between the map's row and the size of the effect, mean
@@ -166,37 +168,34 @@ def edge_effects(
         trace: Tokens and steps.
         rows: Key steps of each query step.
         layout: Which predictions are filed under which step.
-        where: Layers and heads in which edges are cut.
+        where: Layers and heads in which edges are cut; what the cut does to the answer is measured
+            for the first of them.
         batch_size: Cuts computed together.
 
     Returns:
         One row per query step, key step and scope: ``kl, loss, answer, logit_diff``; the last two
-        are missing without a summary.
+        are missing without a summary and for other scopes than the first.
     """
-    answer = answer_positions(trace)
+    answer = [position - 1 for position in answer_positions(trace)]
     found: list[dict[str, Any]] = []
     for query_step, key_steps in rows.items():
         queries = _positions(layout.row_steps, query_step)
-        reader = _Reader(trace.tokens, queries, [position - 1 for position in answer])
-        tokens = trace.tokens[: reader.positions[-1] + 1]
-        names = [(scope, key) for scope in where for key in key_steps]
-        cuts = [
-            Cut(
-                tuple(queries),
-                tuple(_positions(layout.key_steps, key)),
-                scope.layers,
-                None if scope.head is None else (scope.head,),
-            )
-            for scope, key in names
-        ]
-        clean = logits_at(model, tokens[None], reader.positions)[0]
-        logits = cut_logits(model, tokens, cuts, reader.positions, batch_size=batch_size)
-        for (scope, key), after in zip(names, logits, strict=True):
-            effects = reader.effects(clean, after)
-            found.append(
-                {"query_step": query_step, "key_step": key, "scope": scope.name, **effects}
-            )
+        for read_at, some in ((answer, where[:1]), ([], where[1:])):
+            reader = _Reader(trace.tokens, queries, read_at)
+            names = [(scope, key) for scope in some for key in key_steps]
+            cuts = [_cut(layout, queries, key, scope) for scope, key in names]
+            tokens = trace.tokens[: reader.positions[-1] + 1]
+            clean = logits_at(model, tokens[None], reader.positions)[0]
+            logits = cut_logits(model, tokens, cuts, reader.positions, batch_size=batch_size)
+            for (scope, key), after in zip(names, logits, strict=True):
+                edge = {"query_step": query_step, "key_step": key, "scope": scope.name}
+                found.append({**edge, **reader.effects(clean, after)})
     return pd.DataFrame(found, columns=["query_step", "key_step", "scope", *EFFECTS])
+
+
+def _cut(layout: StepLayout, queries: Sequence[int], key_step: int, scope: Scope) -> Cut:
+    heads = None if scope.head is None else (scope.head,)
+    return Cut(tuple(queries), tuple(_positions(layout.key_steps, key_step)), scope.layers, heads)
 
 
 def _positions(steps: Int[Tensor, "pos"], step: int) -> list[int]:

@@ -210,6 +210,8 @@ def cut_logits(
 
     Positions before the first cut query and the first that is read are computed once for all.
     """
+    if not cuts:
+        return
     first = min(
         *(min(cut.queries, default=len(tokens)) for cut in cuts), min(positions), len(tokens)
     )
