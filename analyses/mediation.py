@@ -1,0 +1,607 @@
+"""Does StepFlow work by what it is said to work by, and do the patterns come before the errors?
+
+Four parts (column ``part``):
+
+forced      Teacher-forced passes under interventions. Mediators: ``bridge_mass`` (attention of
+            thinking on the question and of the summary on the thinking, shallow layers),
+            ``step_mass`` (of thinking and summary on the step being written, shallow layers),
+            ``summary_mass`` (of the summary on the thinking, deep layers). Outcomes: ``loss`` and
+            ``answer_loss`` of the gold solution, and ``margin`` = log p(right) - log p(written) at
+            the token where a wrong greedy answer first leaves the solution.
+            Path: across problems, does the change in the mediator go with the change in the outcome
+            (rank correlation)? Blocked: the bridge acting in one region alone; ``diverted``, which
+            takes the same mass from the current part but withholds it from the bridge; momentum
+            with the summary's sight of the thinking cut (`analyses.edits`).
+answers     The same edits while answers are written: accuracy.
+injection   Lock-in planted (`LockIn`: a minimum of mass on the current step) in shallow or deep
+            layers, and as much mass on keys drawn by lot: which errors appear?
+prediction  Lock-in of a trace before its first wrong step (steps before it only) against a correct
+            trace cut at the same step: of the same problem (``within``), and of the problem whose
+            cut trace has most nearly as many tokens (``matched``).
+
+When it misleads: a mediator that moves with the outcome may be moved by it. Margins are taken where
+the model was wrong, so whatever flattens its predictions raises them; read them beside the
+placebos'. Correct and error traces of one problem are mostly the same text up to the error, and
+then their lock-in is the same number: ``ties`` says how often. The summary comes after all errors
+but its own, so that decay cannot come before them; ``reach`` (share of the thinking rows of deep
+layers on earlier thinking steps) stands in for it.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import step_saliency as ss
+from analyses.conditions import (
+    BASELINE,
+    add_answer_arguments,
+    answers,
+    chunks,
+    gold_trace,
+)
+from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut
+from analyses.error_kinds import changes, flow_against_local, rates, transitions, with_states
+from analyses.runner import Analysis, Options, Unit, main
+from analyses.sources import Item, read_items
+from analyses.stats import (
+    binary_table,
+    correlation_table,
+    mean_table,
+    paired_table,
+    with_holm,
+)
+from step_saliency.diagnose import Bands, diagnose
+from step_saliency.diagnose.shares import row_shares
+from step_saliency.intervene import (
+    Edit,
+    EditGroup,
+    OddsEqualBridge,
+    StepLabels,
+    StepMomentumInjection,
+)
+from step_saliency.intervene.labels import KeyGroup, key_groups
+from step_saliency.models.facts import device_of, n_layers
+from step_saliency.tasks import Problem
+from step_saliency.trace import Region, Trace
+
+PARTS = ("forced", "answers", "injection", "prediction")
+TAU, ALPHA = 0.3, 0.5
+"""Twice and eight times the defaults, so that there is an effect to be explained."""
+MASSES = (0.5, 0.8)
+MEDIATORS = ("bridge_mass", "step_mass", "summary_mass")
+OUTCOMES = ("loss", "answer_loss", "margin")
+INDICES = ("lock_in_index", "reach", "n_tokens")
+
+
+def forced_edits(depth: int) -> dict[str, list[Edit]]:
+    """Interventions of the parts ``forced`` and ``answers``, by name."""
+    bands = Bands.quarters(depth)
+    low, high = bands.shallow, bands.deep
+    momentum = StepMomentumInjection(high, alpha=ALPHA)
+    return {
+        BASELINE: [],
+        "oeb": [OddsEqualBridge(low)],
+        "oeb-strong": [OddsEqualBridge(low, tau_max=TAU)],
+        "oeb-strong-thinking": [RegionBridge(low, [Region.THINKING.value], tau_max=TAU)],
+        "oeb-strong-summary": [RegionBridge(low, [Region.SUMMARY.value], tau_max=TAU)],
+        "oeb-strong-diverted": [Diverted(low, tau_max=TAU)],
+        "oeb-strong-random": [LockIn(low, TAU, keys="random")],
+        "smi": [StepMomentumInjection(high)],
+        "smi-strong": [momentum],
+        "smi-strong-direction": [
+            StepMomentumInjection(high, alpha=ALPHA, momentum="random"),
+        ],
+        "cut": [SummaryCut(high)],
+        "smi-strong-cut": [momentum, SummaryCut(high)],
+    }
+
+
+def injected_edits(depth: int) -> dict[str, list[Edit]]:
+    """Interventions of the part ``injection``, by name."""
+    bands = Bands.quarters(depth)
+    made: dict[str, list[Edit]] = {BASELINE: []}
+    for mass in MASSES:
+        made[f"lock-in-shallow-{mass:g}"] = [LockIn(bands.shallow, mass)]
+        made[f"random-shallow-{mass:g}"] = [LockIn(bands.shallow, mass, keys="random")]
+    made[f"lock-in-deep-{MASSES[0]:g}"] = [LockIn(bands.deep, MASSES[0])]
+    return made
+
+
+def group_of(edits: Sequence[Edit]) -> EditGroup | None:
+    """Edits attached together; None without any."""
+    return EditGroup(list(edits)) if edits else None
+
+
+@torch.no_grad()
+def forced_pass(
+    model: Any, trace: Trace, edits: Sequence[Edit]
+) -> tuple[Float[Tensor, "pos vocab"], dict[str, float]]:
+    """Logits of a full pass under edits, and the mediators."""
+    depth = n_layers(model)
+    bands = Bands.quarters(depth)
+    seen: dict[int, Float[Tensor, "query key"]] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(pattern: Float[Tensor, "1 head query key"], hook: Any) -> None:
+            seen[layer] = pattern[0].float().mean(0).cpu()
+
+        return f"blocks.{layer}.attn.hook_pattern", hook
+
+    tokens = trace.tokens[None].to(device_of(model))
+    with ExitStack() as stack:
+        if edits:
+            stack.enter_context(EditGroup(list(edits)).attached(model, trace=trace))
+        hooks = [keep(layer) for layer in {*bands.shallow, *bands.deep}]
+        stack.enter_context(model.hooks(fwd_hooks=hooks))
+        logits = model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
+    return logits[0].float().cpu(), _mediators(seen, trace, bands)
+
+
+def _mediators(
+    seen: Mapping[int, Float[Tensor, "query key"]], trace: Trace, bands: Bands
+) -> dict[str, float]:
+    labels = StepLabels.from_traces([trace])
+    chosen: dict[str, Any] = {"n_queries": len(trace)}
+    groups = key_groups(labels, bridge="auto", current="region", **chosen)[0]
+    own = key_groups(labels, bridge="auto", current="step", **chosen)[0]
+    regions = np.array([trace.regions[i].value for i in trace.step_ids.tolist()])
+    written = torch.tensor(np.isin(regions, ["thinking", "summary"]))
+    summary = torch.tensor(regions == "summary")
+
+    def mass(layers: Sequence[int], keys: Tensor, rows: Tensor) -> float:
+        if not rows.any():
+            return float("nan")
+        return float(
+            torch.stack([(seen[layer] * keys).sum(-1)[rows].mean() for layer in layers]).mean()
+        )
+
+    bridge, current = groups == KeyGroup.BRIDGE, own == KeyGroup.CURRENT
+    return {
+        "bridge_mass": mass(bands.shallow, bridge, written),
+        "step_mass": mass(bands.shallow, current, written),
+        "summary_mass": mass(bands.deep, bridge, summary),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """Where a wrong answer first leaves the solution.
+
+    Attributes:
+        problem: The problem.
+        trace: The wrong answer.
+        position: The token there is predicted at this position.
+        right: Token of the solution.
+        written: Token of the answer.
+        kind: Kind of the first error.
+    """
+
+    problem: Problem
+    trace: Trace
+    position: int
+    right: int
+    written: int
+    kind: str | None
+
+
+def divergence(model: Any, problem: Problem, response: str) -> Divergence | None:
+    """Where a response leaves the solution; None where it does not, or is right."""
+    grade = problem.grade(response)
+    if grade.is_correct:
+        return None
+    trace, gold = problem.trace(model.tokenizer, response), problem.trace(model.tokenizer)
+    pairs = zip(trace.tokens.tolist(), gold.tokens.tolist(), strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if at is None:
+        return None
+    written, right = int(trace.tokens[at]), int(gold.tokens[at])
+    return Divergence(problem, trace, at - 1, right, written, grade.error_kind)
+
+
+def margin(logits: Float[Tensor, "pos vocab"], at: Divergence) -> float:
+    """Log-odds of the solution's token against the one that was written, nats."""
+    row = logits[at.position]
+    return float(row[at.right] - row[at.written])
+
+
+def forced(
+    model: Any,
+    items: Sequence[Item],
+    edits: Mapping[str, Sequence[Edit]],
+    options: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Mediators and outcomes of problems under edits, teacher-forced.
+
+    Returns:
+        One row per problem and condition: `MEDIATORS` and `OUTCOMES` (``margin`` is missing where
+        the greedy answer is right), ``error_kind``.
+    """
+    written, _ = answers(model, items, None, {**options, "samples": 1, "temperature": 0.0})
+    rows = []
+    for item, answer in zip(items, written, strict=True):
+        assert item.problem is not None
+        wrong = divergence(model, item.problem, answer.response)
+        gold = gold_trace(model.tokenizer, item)
+        for name, chosen in edits.items():
+            logits, mediators = forced_pass(model, gold, chosen)
+            row: dict[str, Any] = {"problem": item.id, "condition": name, **mediators}
+            row |= _losses(logits, gold)
+            row |= {"margin": float("nan"), "error_kind": None}
+            if wrong is not None:
+                logits, _ = forced_pass(model, wrong.trace, chosen)
+                row |= {"margin": margin(logits, wrong), "error_kind": wrong.kind}
+            rows.append(row)
+    return pd.DataFrame(rows).astype({"error_kind": "string"})
+
+
+def _losses(logits: Float[Tensor, "pos vocab"], trace: Trace) -> dict[str, float]:
+    losses = torch.nn.functional.cross_entropy(logits[:-1], trace.tokens[1:], reduction="none")
+    spans = {
+        "loss": trace.region_steps(Region.THINKING, Region.SUMMARY),
+        "answer_loss": trace.region_steps(Region.SUMMARY),
+    }
+    return {
+        name: float(
+            torch.cat(
+                [losses[trace.steps[i].start - 1 : trace.steps[i].stop - 1] for i in steps]
+            ).mean()
+        )
+        for name, steps in spans.items()
+    }
+
+
+def cut_before(trace: Trace, step: int) -> Trace:
+    """The trace up to, and without, a thinking step.
+
+    Args:
+        trace: A trace whose thinking steps are the lines of the response.
+        step: Index among its thinking steps, at least 1.
+
+    Raises:
+        ValueError: there is no such step.
+    """
+    thinking = trace.region_steps(Region.THINKING)
+    if not 1 <= step <= len(thinking):
+        raise ValueError(f"step={step} must be from 1 to {len(thinking)}")
+    last = thinking[step - 1]
+    stop = trace.steps[last].stop
+    return Trace(
+        tokens=trace.tokens[:stop],
+        steps=trace.steps[: last + 1],
+        id=trace.id,
+        question=trace.question,
+        response=trace.response,
+        meta={**trace.meta, "problem": trace.id},
+    )
+
+
+def indices(model: Any, trace: Trace) -> dict[str, float]:
+    """Lock-in index and reach of a cut trace, and its length."""
+    saliency = ss.step_saliency(model, trace)
+    found = diagnose(saliency)
+    shares = row_shares(saliency.maps, trace.regions)
+    thinking = trace.region_steps(Region.THINKING)
+    earlier = torch.zeros(len(trace.steps), len(trace.steps), dtype=torch.float64)
+    for i, row in enumerate(thinking):
+        earlier[row, thinking[:i]] = 1
+    deep = list(Bands.quarters(len(shares)).deep)
+    reach = (shares[deep].cpu() * earlier).sum(-1)[:, thinking[1:]]
+    return {
+        "lock_in_index": found.lock_in_index,
+        "reach": float(reach.nanmean()) if len(thinking) > 1 else float("nan"),
+        "n_tokens": float(len(trace)),
+    }
+
+
+def prediction(model: Any, items: Sequence[Item], options: Mapping[str, Any]) -> pd.DataFrame:
+    """Indices of error traces before the error, and of correct traces cut at the same step.
+
+    Each problem gives its first sample (at temperature 1) whose first wrong step is the second or a
+    later one of the thinking, and its first correct sample with as many steps; problems without
+    errors give their first correct sample cut at every step, to be matched with.
+
+    Returns:
+        One row per problem, ``outcome`` (error, correct) and ``cut``: `INDICES`, ``error_kind``,
+        ``has_pair``.
+    """
+    chosen = {**options, "temperature": 1.0, "samples": options["prediction_samples"]}
+    written, frame = answers(model, items, None, chosen)
+    per_item = chosen["samples"]
+    rows = []
+    for number, item in enumerate(items):
+        assert item.problem is not None
+        mine = slice(number * per_item, (number + 1) * per_item)
+        grades = frame.iloc[mine].to_dict("records")
+        rows += _predicted(model, item, list(zip(written[mine], grades, strict=True)))
+    return pd.DataFrame(rows).astype({"error_kind": "string"})
+
+
+def _predicted(
+    model: Any, item: Item, graded: Sequence[tuple[Trace, Mapping[Any, Any]]]
+) -> list[dict[str, Any]]:
+    assert item.problem is not None
+    found: list[tuple[str, int, Trace, str | None]] = []
+    error = next((pair for pair in graded if _is_error(pair[1])), None)
+    right = [t for t, g in graded if g["is_correct"] and pd.isna(g["first_wrong_step"])]
+    if error is not None:
+        cut = int(error[1]["first_wrong_step"])
+        found.append(("error", cut, error[0], str(error[1]["error_kind"])))
+    if right:
+        steps = len(item.problem.graph_of(right[0].response).steps)
+        cuts = range(1, steps) if error is None else [int(error[1]["first_wrong_step"])]
+        found += [("correct", cut, right[0], None) for cut in cuts if cut <= steps]
+    both = len({outcome for outcome, *_ in found}) == 2
+    rows = []
+    for outcome, cut, trace, kind in found:
+        short = cut_before(item.problem.trace(model.tokenizer, trace.response), cut)
+        told = {"problem": item.id, "outcome": outcome, "cut": cut, "error_kind": kind}
+        rows.append({**told, "has_pair": both, **indices(model, short)})
+    return rows
+
+
+def _is_error(grade: Mapping[Any, Any]) -> bool:
+    """A wrong answer that went wrong in its second thinking step or a later one."""
+    first = grade["first_wrong_step"]
+    if grade["is_correct"] or pd.isna(first):
+        return False
+    return 1 <= int(first) < int(grade["n_steps"])
+
+
+def path_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Mediators and outcomes minus the baseline's, paired; Holm over conditions per column."""
+    tables = []
+    for name in (*MEDIATORS, *OUTCOMES):
+        known = values.dropna(subset=[name])
+        if known.empty:
+            continue
+        table = paired_table(
+            known, name, condition="condition", reference=BASELINE, seed=seed, **draws
+        )
+        role = "mediator" if name in MEDIATORS else "outcome"
+        tables.append(table.assign(variable=name, role=role))
+    return pd.concat(tables, ignore_index=True)
+
+
+def path_correlations(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Does the change in a mediator go with the change in an outcome, across problems?
+
+    Spearman's rho over problems; interval and test by problem (each problem is one entry).
+    """
+    base = values[values["condition"] == BASELINE].set_index("problem")
+    columns = [*MEDIATORS, *OUTCOMES]
+    moved = values[values["condition"] != BASELINE].copy()
+    moved[columns] -= base.loc[moved["problem"], columns].to_numpy()
+    rows = []
+    for mediator in MEDIATORS:
+        for outcome in OUTCOMES:
+            known = moved.dropna(subset=[mediator, outcome])
+            spread = known.groupby("condition")[[mediator, outcome]].std()
+            sure = spread.index[(spread > 1e-7).all(axis=1)]
+            known = known[known["condition"].isin(sure)]
+            if known.empty:
+                continue
+            table = _across(known, mediator, outcome, seed, draws)
+            rows.append(table.assign(mediator=mediator, outcome=outcome))
+    table = pd.concat(rows, ignore_index=True)
+    return with_holm(table, family=["mediator", "outcome"])
+
+
+def _across(
+    frame: pd.DataFrame, mediator: str, outcome: str, seed: int, draws: Mapping[str, Any]
+) -> pd.DataFrame:
+    """rho of each condition over problems, with a bootstrap of problems and a permutation test."""
+    rows = []
+    n_resamples = int(draws.get("n_resamples", 1000))
+    for name, some in frame.groupby("condition", sort=False):
+        if len(some) < 4:
+            continue
+        pair = some[[mediator, outcome]].to_numpy(float)
+        whole = correlation_table(
+            some.assign(one=0).rename(columns={"problem": "name"}),
+            mediator,
+            outcome,
+            row=[],
+            problem="one",
+            seed=seed,
+            n_resamples=10,
+        )
+        rng = np.random.default_rng([seed, 5])
+        drawn = rng.integers(0, len(pair), (n_resamples, len(pair)))
+        rhos = [_spearman(pair[rows_]) for rows_ in drawn]
+        lower, upper = np.nanquantile(rhos, [0.025, 0.975])
+        told = {"condition": name, "estimate": whole["estimate"][0], "lower": lower}
+        rows.append({**told, "upper": upper, "n": len(pair), "p": whole["p"][0]})
+    return pd.DataFrame(rows)
+
+
+def _spearman(pair: Float[np.ndarray, "problem 2"]) -> float:
+    ranks = pd.DataFrame(pair).rank().to_numpy()
+    ranks = ranks - ranks.mean(0)
+    length = np.sqrt((ranks**2).sum(0)).prod()
+    return float((ranks[:, 0] * ranks[:, 1]).sum() / length) if length else float("nan")
+
+
+def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """What an intervention does when its path is blocked, and what blocking takes away.
+
+    ``momentum``: (smi - baseline) - (smi with cut - cut), the part of momentum's effect that needs
+    the summary's sight of the thinking. ``bridge``: oeb - diverted, the part of the bridge's effect
+    that needs the mass to be on the bridge.
+    """
+    contrasts = {
+        "bridge total": {"oeb-strong": 1, BASELINE: -1},
+        "bridge with its gain diverted": {"oeb-strong-diverted": 1, BASELINE: -1},
+        "bridge through the bridge": {"oeb-strong": 1, "oeb-strong-diverted": -1},
+        "momentum total": {"smi-strong": 1, BASELINE: -1},
+        "momentum with the summary cut": {"smi-strong-cut": 1, "cut": -1},
+        "momentum through the summary": {
+            "smi-strong": 1,
+            BASELINE: -1,
+            "smi-strong-cut": -1,
+            "cut": 1,
+        },
+    }
+    rows = []
+    for outcome in OUTCOMES:
+        wide = values.pivot(index="problem", columns="condition", values=outcome)
+        for name, weights in contrasts.items():
+            if not set(weights) <= set(wide.columns):
+                continue
+            sums = (wide[list(weights)] @ pd.Series(weights).astype(float)).dropna()
+            if sums.empty:
+                continue
+            frame = sums.rename("value").reset_index()
+            found = mean_table(frame, "value", null=0.0, seed=seed, **draws)
+            rows.append(found.assign(contrast=name, outcome=outcome))
+    return with_holm(pd.concat(rows, ignore_index=True), family=["outcome"])
+
+
+def prediction_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Indices of error traces minus those of correct ones, within problems and matched.
+
+    Returns:
+        One row per index and ``control``: ``estimate, lower, upper, n, p, p_holm, ties`` (share of
+        pairs with exactly the same value) and ``gap`` (mean difference in tokens).
+    """
+    pairs = {"within": _within(values), "matched": _matched(values)}
+    tables = []
+    for control, frame in pairs.items():
+        for name in INDICES:
+            difference = (frame[f"{name}_error"] - frame[f"{name}_correct"]).rename("value")
+            known = pd.concat([frame["problem"], difference], axis=1).dropna()
+            if len(known) < 2:
+                continue
+            table = mean_table(known, "value", null=0.0, seed=seed, **draws)
+            ties = float((known["value"].abs() < 1e-9).mean())
+            gap = float((frame["n_tokens_error"] - frame["n_tokens_correct"]).mean())
+            told: dict[str, Any] = {"control": control, "index": name, "ties": ties, "gap": gap}
+            tables.append(table.assign(**told))
+    if not tables:
+        return pd.DataFrame()
+    return with_holm(pd.concat(tables, ignore_index=True), family=["control"])
+
+
+def _within(values: pd.DataFrame) -> pd.DataFrame:
+    paired = values[values["has_pair"].astype(bool)]
+    error = paired[paired["outcome"] == "error"]
+    correct = paired[paired["outcome"] == "correct"]
+    return error.merge(correct, on=["problem", "cut"], suffixes=("_error", "_correct"))
+
+
+def _matched(values: pd.DataFrame) -> pd.DataFrame:
+    """Each error trace with the correct one of another problem, cut there, nearest in tokens."""
+    pool = values[values["outcome"] == "correct"].reset_index(drop=True)
+    rows = []
+    taken: set[int] = set()
+    for error in values[values["outcome"] == "error"].to_dict("records"):
+        same = pool[(pool["cut"] == error["cut"]) & (pool["problem"] != error["problem"])]
+        same = same[~same.index.isin(list(taken))]
+        if same.empty:
+            continue
+        nearest = int((same["n_tokens"] - error["n_tokens"]).abs().idxmin())
+        taken.add(nearest)
+        row: dict[str, Any] = {"problem": error["problem"], "cut": error["cut"]}
+        for name in INDICES:
+            row[f"{name}_error"] = error[name]
+            row[f"{name}_correct"] = float(pool[name].to_numpy()[nearest])
+        rows.append(row)
+    columns = ["problem", "cut", *(f"{n}_{o}" for n in INDICES for o in ("error", "correct"))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def units(options: Options) -> list[Unit]:
+    """Parts, conditions where answers are written, and chunks of problems."""
+    depth, todo = options["depth"], []
+    for part in options["parts"]:
+        if part in ("forced", "prediction"):
+            small = {**options, "chunk": options["map_chunk"]}
+            todo += [(part, "", span) for span in chunks(small, options["n_maps"])]
+            continue
+        edits = forced_edits(depth) if part == "answers" else injected_edits(depth)
+        todo += [(part, name, span) for name in edits for span in chunks(options)]
+    return [
+        Unit("-".join(filter(None, (part, name, f"{span[0]:05d}"))), (part, name, span))
+        for part, name, span in todo
+    ]
+
+
+def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+    """One part on one chunk. Seeds are the run's: conditions share random numbers."""
+    part, name, (first, last) = unit.payload
+    items = read_items(options)[first:last]
+    depth = n_layers(model)
+    if part == "forced":
+        frame = forced(model, items, forced_edits(depth), options)
+    elif part == "prediction":
+        frame = prediction(model, items, options)
+    else:
+        edits = (forced_edits(depth) if part == "answers" else injected_edits(depth))[name]
+        _, frame = answers(model, items, group_of(edits), options)
+        frame = frame.assign(condition=name)
+    return frame.assign(part=part, level=options["level"], family=options["family"])
+
+
+def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+    """Tables of the parts that were run."""
+    seed = options["seed"]
+    by_part = {part: values[values["part"] == part] for part in PARTS}
+    tables: dict[str, pd.DataFrame] = {}
+    if not by_part["forced"].empty:
+        tables["paths"] = path_table(by_part["forced"], seed=seed)
+        tables["correlations"] = path_correlations(by_part["forced"], seed=seed)
+        tables["summary"] = blocking_table(by_part["forced"], seed=seed)
+    if not by_part["prediction"].empty:
+        tables["prediction"] = prediction_table(by_part["prediction"], seed=seed)
+    for part in ("answers", "injection"):
+        if not by_part[part].empty:
+            tables |= _answer_tables(by_part[part], part, seed)
+    return {name: table for name, table in tables.items() if not table.empty}
+
+
+def _answer_tables(values: pd.DataFrame, part: str, seed: int) -> dict[str, pd.DataFrame]:
+    known = values.assign(
+        is_correct=values["is_correct"].astype(bool), sample=values["sample"].astype(int)
+    )
+    tables = {
+        f"{part}_accuracy": binary_table(
+            known, condition="condition", reference=BASELINE, pair=["sample"], seed=seed
+        )
+    }
+    if part == "injection":
+        stated = with_states(known)
+        tables["injection_kinds"] = changes(stated, seed=seed)
+        tables["injection_rates"] = rates(stated, seed=seed)
+        tables["injection_caused"] = transitions(stated, seed=seed)
+        tables["injection_flow"] = flow_against_local(stated, seed=seed)
+    return tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this analysis."""
+    add_answer_arguments(parser)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--n-maps", type=int, default=300, help="problems of forced and prediction")
+    parser.add_argument("--map-chunk", type=int, default=50, help="problems per unit of these")
+    parser.add_argument("--prediction-samples", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=8, help="layers of the model")
+
+
+ANALYSIS = Analysis(
+    "mediation",
+    units=units,
+    run_unit=run_unit,
+    summarise=summarise,
+    add_arguments=add_arguments,
+    checks=("score_edits", "head_edits", "gradients", "pattern_rows", "local_gradients"),
+)
+
+if __name__ == "__main__":
+    main("analyses.mediation")
