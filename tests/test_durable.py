@@ -1,5 +1,6 @@
 """Generations that are killed and taken up again; files that are not this run's."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -95,7 +96,8 @@ def test_a_finished_file_needs_no_decoding_and_may_grow(
         if t.question in known and t.meta["sample"] < 2
     )
     assert len(list(read_lines(file))) == 27
-    monkeypatch.setattr("step_saliency.generate._choose_twin", lambda *_: pytest.fail("decodes"))
+    module = importlib.import_module("step_saliency.generate")
+    monkeypatch.setattr(module, "_choose_twin", lambda *_: pytest.fail("decodes"))
     again = ss.generate(model, QUESTIONS[:9], save_to=file, **{**OPTIONS, "n": 3})
     assert [t.to_dict() for t in again] == [t.to_dict() for t in more]
 
