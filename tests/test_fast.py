@@ -164,8 +164,8 @@ def test_factors_are_those_of_the_projection() -> None:
         found = fast.group_factors(sums, floor, acts)
         other = 1 - sums.sum(-1)
         exact = odds_equal_factors(sums[..., 0], sums[..., 1], other, n_bridge, n_current, tau)
-        torch.testing.assert_close(found[..., 0], exact.bridge, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(found[..., 1], exact.current, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found[..., 0], exact.bridge, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(found[..., 1], exact.current, rtol=1e-5, atol=1e-9)
         assert exact.shifts.shifted.any()
         assert exact.shifts.infeasible.any()
 
