@@ -36,9 +36,11 @@ that are not the model's own ask about text that it would not have written.
 """
 
 import argparse
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -50,6 +52,7 @@ from torch import Tensor
 from analyses.gold_graph import rank_edges
 from analyses.knockout import Cut, cut_logits, divergence, logits_at, token_losses
 from analyses.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
+from analyses.peers_span import METHOD, digest_of
 from analyses.runner import Analysis, Options, Unit, main
 from analyses.sources import Item, add_source_arguments, item_trace, item_units
 from analyses.stats import mean_table, paired_table, rank_correlation
@@ -63,6 +66,8 @@ from step_saliency.trace import Region, Trace
 EFFECTS = ("kl", "loss", "answer", "logit_diff")
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 KEYS = ["method", "objective", "pool", "scope", "measure", "fraction"]
+PEERS = (METHOD,)
+"""Methods of other packages, which have one map for the whole model."""
 MIN_KEYS = 3
 MIN_KL = 1e-3
 """Below it, in nats, there is nothing that a curve could share out."""
@@ -248,7 +253,11 @@ def readings(
     if source.method in UNPOOLED:
         yield None, maps[0, 0]
         return
-    if source.method == "rollout":
+    if source.method in PEERS:
+        if scope.name != "all":
+            return
+        chosen = maps[0, 0]
+    elif source.method == "rollout":
         if scope.head is not None:
             return
         chosen = maps[max(scope.layers), 0]
@@ -262,6 +271,26 @@ def readings(
 def gold_map(edges: EdgeMatrices) -> Maps:
     """The known step graph as a map of zeros and ones."""
     return Maps("gold", None, (edges.premise | edges.step).float()[None, None])
+
+
+def read_peers(path: str | Path, trace: Trace, *, rows: Rows) -> list[Maps]:
+    """Maps of one trace that `analyses.peers_span` wrote.
+
+    Raises:
+        ValueError: the file has no map of this trace, with these rows.
+    """
+    name, digest = trace.meta.get("problem") or trace.id, digest_of(trace.tokens.tolist())
+    found = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if (entry["problem"], entry["tokens"], entry["rows"]) == (name, digest, rows):
+            matrix = torch.tensor(entry["map"])[None, None]
+            found.append(Maps(entry["method"], None, matrix))
+    if not found:
+        raise ValueError(
+            f"{path} has no map of the tokens of {name!r} with rows={rows!r}; write the traces anew"
+        )
+    return found
 
 
 def trace_maps(
@@ -447,6 +476,7 @@ def faithfulness(
     curve_pools: Sequence[Pool] = ("mean", "mass"),
     max_rows: int | None = None,
     max_keys: int | None = None,
+    peers: str | Path | None = None,
     batch_size: int = 16,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -464,6 +494,7 @@ def faithfulness(
         curve_pools: How maps are pooled for the curves.
         max_rows: Examine so many query steps of a trace, chosen at random.
         max_keys: Examine so many key steps of each, chosen at random.
+        peers: File of other packages' maps of these traces, see `analyses.peers_span`.
         batch_size: Cuts computed together.
         seed: Of the choice and of the random map.
 
@@ -483,6 +514,7 @@ def faithfulness(
         where = scopes(n_layers(model), bands=bands, heads=heads)
         effects = edge_effects(model, trace, chosen, layout, where, batch_size=batch_size)
         maps = trace_maps(model, trace, rows=rows, seed=seed + number, edges=gold)
+        maps += [] if peers is None else read_peers(peers, trace, rows=rows)
         found = list(correlations(effects, maps, layout, where, pools))
         if gold is not None:
             found += gold_agreement(effects, gold)
@@ -550,6 +582,7 @@ def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
         with_curves=options["curves"],
         max_rows=options["max_rows"],
         max_keys=options["max_keys"],
+        peers=options["peers"],
         batch_size=options["batch_size"],
         seed=unit.seed % 2**31,
     )
@@ -580,6 +613,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-curves", dest="curves", action="store_false")
     parser.add_argument("--max-rows", type=int, help="query steps of a trace, at random")
     parser.add_argument("--max-keys", type=int, help="key steps of a query step, at random")
+    parser.add_argument("--peers", type=Path, help="maps of other packages, by peers_span.py")
     parser.add_argument("--batch-size", type=int, default=16)
 
 

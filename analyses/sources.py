@@ -3,6 +3,9 @@
 ``--data task`` makes problems with a known step graph; ``--data FILE`` reads JSONL rows as
 `step_saliency.rows` does (GSM8K, MATH-500, saved traces, responses of any model). Where a row has
 no response, the model writes its own; where it has one, that is read.
+
+``python -m analyses.sources --model reasoner --n 50 --out traces.jsonl`` writes the traces that the
+other analyses would look at, one JSON object a line.
 """
 
 import argparse
@@ -10,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+
+from tqdm.auto import tqdm
 
 import step_saliency as ss
 from analyses.workers import Unit
@@ -136,3 +141,21 @@ def _labelled(item: Item, trace: Trace) -> Trace:
         response=trace.response,
         meta={**trace.meta, "problem": item.id, "is_correct": correct},
     )
+
+
+def main() -> None:
+    """Write traces to a file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="reasoner")
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    add_source_arguments(parser)
+    options = vars(parser.parse_args())
+    model = ss.load_model(options["model"])
+    items = tqdm(read_items(options), unit="problem")
+    ss.save_jsonl(options["out"], [item_trace(model, item, options) for item in items])
+
+
+if __name__ == "__main__":
+    main()

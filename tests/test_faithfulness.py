@@ -1,5 +1,6 @@
 """Cuts against what they must and must not change, and maps against planted edges."""
 
+import json
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,6 +21,7 @@ from analyses.faithfulness import (
     trace_maps,
 )
 from analyses.knockout import Cut, cut_hooks, cut_logits, cut_scores, divergence, logits_at
+from analyses.peers_span import digest_of, span_rows
 from analyses.runner import main
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
@@ -305,3 +307,35 @@ def test_runs_from_the_command_line(tmp_path):
     assert set(results.tables) == {"summary", "differences"}
     assert "gold" in set(results.tables["summary"]["method"])
     assert "deletion_auc" in set(results.tables["summary"]["measure"])
+
+
+@pytest.mark.parametrize("rows", ["target", "query"])
+def test_peers_are_asked_about_the_positions_that_are_cut(trace, rows):
+    layout = step_layout(trace.step_ids, rows=rows)
+    spans = span_rows(trace.to_dict(), rows)
+    for step in range(len(trace.steps)):
+        found = (layout.row_steps == step).nonzero().squeeze(-1).tolist()
+        assert list(range(spans[step][0], spans[step][1] + 1)) == found
+
+
+def test_maps_of_peers_are_read_for_their_own_trace_only(trace, tmp_path):
+    model = tiny_model("qwen2", backend=BACKEND)
+    matrix = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    digest = digest_of(trace.tokens.tolist())
+    entry = {"problem": "t", "tokens": digest, "method": "ifr_span", "rows": "target"}
+    file = tmp_path / "maps.jsonl"
+    file.write_text(json.dumps({**entry, "map": matrix.tolist()}) + "\n")
+    values = faithfulness(model, [trace], peers=file, with_curves=False, heads=[(0, 0)])
+    assert set(values[values["method"] == "ifr_span"]["scope"]) == {"all"}
+    layout = step_layout(trace.step_ids, rows="target")
+    rows = rows_of_edges(trace, layout)
+    effects = edge_effects(model, trace, rows, layout, scopes(model.cfg.n_layers)[:1])
+    rhos = [
+        spearmanr(matrix[i, keys], effects[effects["query_step"] == i]["kl"]).statistic
+        for i, keys in rows.items()
+    ]
+    found = values.query("method == 'ifr_span' and measure == 'rho_kl' and pool == 'mass'")
+    assert found["value"].item() == pytest.approx(np.mean(rhos), abs=1e-6)
+    other = Trace.from_tokens(random_tokens(N_TOKENS, seed=1)[0], starts=STARTS, regions=REGIONS)
+    with pytest.raises(ValueError, match="has no map of the tokens of"):
+        faithfulness(model, [other], peers=file)
