@@ -1,0 +1,249 @@
+"""Conditions are what they say, and the ablation finds planted effects and no others."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import step_saliency as ss
+from analyses import ablation
+from analyses.ablation import against_placebos, conditions, effects, interaction, trends
+from analyses.conditions import (
+    BASELINE,
+    METHODS,
+    PLACEBOS,
+    Condition,
+    answers,
+    condition_flow,
+    gold_losses,
+    layers_in,
+    token_losses,
+    windows,
+)
+from analyses.runner import parser_for, run_analysis
+from analyses.sources import read_items
+from step_saliency.diagnose import Bands
+from step_saliency.intervene import OddsEqualBridge
+from tests.shuffled import BOUNDS, binary_sets, rejected
+
+FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
+
+
+def options(*given: str) -> dict[str, Any]:
+    parsed = vars(parser_for(ablation.ANALYSIS).parse_args(["--out", "unused", *given]))
+    return {name: x for name, x in parsed.items() if name not in ("out", "workers", "ray")}
+
+
+def frame(rows: Mapping[str, np.ndarray], about: Mapping[str, Condition]) -> pd.DataFrame:
+    """One answer per problem and condition."""
+    tables = [
+        pd.DataFrame({"problem": [f"p{i}" for i in range(len(right))], "is_correct": right}).assign(
+            sample=0, oeb_layers="", smi_layers="", **about[name].columns()
+        )
+        for name, right in rows.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+ABOUT = {c.name: c for c in conditions(8)}
+
+
+def test_layers_of_bands_by_hand() -> None:
+    assert layers_in("quarter", 8) == ((0, 1), (6, 7))
+    assert layers_in("third", 8) == ((0, 1, 2), (5, 6, 7))
+    assert layers_in("half", 8) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert layers_in("window-3", 8) == ((3, 4), (3, 4))
+    found = Bands(shallow=(0,), middle=(1, 2, 3, 4, 5), deep=(6, 7))
+    assert layers_in("automatic", 8, automatic=found) == ((0,), (6, 7))
+    for seed in range(5):
+        shallow, deep = layers_in("random", 8, seed=seed)
+        assert len(shallow) == len(deep) == 2
+        assert not {0, 1} & set(shallow)
+        assert not {6, 7} & set(deep)
+    covered = {layer for name in windows(30) for layer in layers_in(name, 30)[0]}
+    assert covered == set(range(30))
+
+
+@pytest.mark.parametrize("name", ["fifth", "window-7", "window-x", "automatic"])
+def test_unknown_bands_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown"):
+        layers_in(name, 8)
+
+
+def test_flows_of_conditions() -> None:
+    flows = {c.name: condition_flow(c, 8) for c in (*METHODS, *PLACEBOS) if c.placebo != "other"}
+    assert flows[BASELINE] is None
+    both = flows["both"]
+    assert both is not None
+    assert both.oeb is not None
+    assert both.smi is not None
+    assert (both.oeb.layers, both.smi.layers) == ((0, 1), (6, 7))
+    oeb, smi = flows["oeb"], flows["smi"]
+    assert oeb is not None
+    assert oeb.smi is None
+    assert smi is not None
+    assert smi.oeb is None
+    smooth, moved = flows["oeb-smooth"], flows["smi-boundaries"]
+    assert smooth is not None
+    assert smooth.oeb is not None
+    assert smooth.oeb.placebo == "smooth"
+    assert moved is not None
+    assert moved.smi is not None
+    assert moved.smi.boundaries == "random"
+    assert condition_flow(Condition("x", edit="oeb", tau_max=0.0), 8) is None
+    with pytest.raises(ValueError, match="edit='half'"):
+        condition_flow(Condition("x", edit="half"), 8)
+
+
+def test_condition_sets() -> None:
+    assert [c.name for c in conditions(8, "oeb-smooth")] == [BASELINE, "oeb-smooth"]
+    names = [c.name for c in conditions(8)]
+    assert len(set(names)) == len(names)
+    assert "oeb-window-0" not in names  # the quarter itself
+    with pytest.raises(ValueError, match="nonsense"):
+        conditions(8, "nonsense")
+
+
+def test_planted_correction_is_counted_and_found() -> None:
+    base = np.arange(200) < 120
+    better = base.copy()
+    better[120:150] = True  # corrects 30
+    better[:5] = False  # breaks 5
+    values = frame({BASELINE: base, "oeb": better, "smi": base}, ABOUT)
+    table = effects(values, **FAST).set_index("condition")
+    row = table.loc["oeb"]
+    assert (row["corrected"], row["broken"], row["n_pairs"]) == (30, 5, 200)
+    assert row["estimate"] == pytest.approx(25 / 200)
+    assert row["lower"] > 0
+    assert row["p_holm"] < 0.01
+    same = table.loc["smi"]
+    assert (same["estimate"], same["corrected"], same["broken"]) == (0, 0, 0)
+    assert same["p"] == 1
+    assert same["p_equivalent"] < 0.05
+
+
+def test_placebo_that_does_as_much_leaves_nothing() -> None:
+    base = np.arange(200) < 100
+    better = np.arange(200) < 130
+    values = frame({BASELINE: base, "oeb": better, "oeb-bridge": better}, ABOUT)
+    assert against_placebos(values, **FAST)["estimate"].tolist() == [0]
+    values = frame({BASELINE: base, "oeb": better, "oeb-bridge": base}, ABOUT)
+    table = against_placebos(values, **FAST)
+    assert table["estimate"].tolist() == [pytest.approx(0.15)]
+    assert table["p"].item() < 0.01
+
+
+def test_interaction_is_zero_where_effects_add_up() -> None:
+    at = np.arange(100)
+    rows = {BASELINE: at < 50, "oeb": at < 60, "smi": (at < 50) | (at >= 90)}
+    rows["both"] = rows["oeb"] | rows["smi"]
+    assert interaction(frame(rows, ABOUT), **FAST)["estimate"].item() == pytest.approx(0)
+    rows["both"] = rows["both"] | (at >= 80)
+    assert interaction(frame(rows, ABOUT), **FAST)["estimate"].item() == pytest.approx(0.1)
+
+
+def test_slope_of_a_linear_dose_response() -> None:
+    at = np.arange(100)
+    doses = {BASELINE: 0.0, "oeb": 0.15, "oeb-tau-0.3": 0.3, "oeb-tau-0.6": 0.6}
+    rows = {name: at < 80 - 100 * dose for name, dose in doses.items()}
+    table = trends(frame(rows, ABOUT), **FAST)
+    assert table["dose"].tolist() == ["tau_max"]
+    assert table["estimate"].item() == pytest.approx(-1.0)
+
+
+def test_false_positive_rate() -> None:
+    names = [BASELINE, "oeb", "smi", "both"]
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        about = pd.DataFrame([ABOUT[name].columns() for name in names])
+        whole = values.merge(about, on="condition").assign(oeb_layers="", smi_layers="")
+        table = effects(whole, **FAST)
+        return np.append(table["p"].to_numpy(), interaction(whole, **FAST)["p"])
+
+    assert BOUNDS[0] <= rejected(binary_sets(names), p_values) <= BOUNDS[1]
+
+
+def test_conditions_share_problems_and_random_numbers(model: Any) -> None:
+    chosen = options("--n", "4", "--temperature", "1.0", "--samples", "2")
+    items = read_items(chosen)
+    _, whole = answers(model, items, None, chosen)
+    _, part = answers(model, items[2:], None, chosen)
+    pd.testing.assert_frame_equal(whole.iloc[4:].reset_index(drop=True), part)
+    idle = OddsEqualBridge([0, 1], tau_max=0.0)
+    _, idle_answers = answers(model, items, idle, chosen)
+    pd.testing.assert_frame_equal(whole, idle_answers)
+
+
+def test_strong_bridge_raises_the_gold_loss(model: Any) -> None:
+    chosen = options("--n", "4")
+    items = read_items(chosen)
+    plain = gold_losses(model, items, None)
+    weak = gold_losses(model, items, OddsEqualBridge([0, 1], tau_max=0.0))
+    strong = gold_losses(model, items, OddsEqualBridge([0, 1], tau_max=0.9))
+    pd.testing.assert_frame_equal(plain, weak)
+    assert (strong["loss"] > plain["loss"] + 0.1).all()
+    trace = items[0].problem.trace(model.tokenizer)  # type: ignore[union-attr]
+    own = token_losses(model, trace, None)
+    logits = model(trace.tokens[None])[0, :-1].log_softmax(-1)
+    by_hand = -logits.gather(1, trace.tokens[1:, None])[:, 0]
+    assert own.detach().numpy() == pytest.approx(by_hand.detach().numpy(), abs=1e-4)
+
+
+SMALL = ["--n", "4", "--chunk", "2", "--n-losses", "2", "--conditions", "oeb-tau-0.6"]
+
+
+def test_kill_in_the_middle_loses_nothing(model: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analyses.ablation", *SMALL, "--no-progress"]
+    killed = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "a")],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    parts = tmp_path / "a" / "parts"
+    while killed.poll() is None and not list(parts.glob("*.parquet")):
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert list(parts.glob("*.parquet"))
+    chosen = {k: v for k, v in options(*SMALL).items() if k != "progress"}
+    again = run_analysis(ablation.ANALYSIS, chosen, out=tmp_path / "a", model=model, progress=False)
+    whole = run_analysis(ablation.ANALYSIS, chosen, out=tmp_path / "b", model=model, progress=False)
+    assert again.skipped >= 1
+    assert again.computed + again.skipped == whole.computed
+    for name in ("values", "summary", "losses"):
+        left, right = (pd.read_parquet(tmp_path / x / f"{name}.parquet") for x in "ab")
+        pd.testing.assert_frame_equal(left, right)
+
+
+def test_seed_of_the_draws_changes_intervals_alone() -> None:
+    rng = np.random.default_rng(0)
+    rows = {BASELINE: rng.random(50) < 0.6, "oeb": rng.random(50) < 0.7}
+    values = frame(rows, ABOUT)
+    one, other = (effects(values, seed=seed, **FAST) for seed in (0, 1))
+    drawn = ["lower", "upper", "p", "p_holm"]
+    pd.testing.assert_frame_equal(one.drop(columns=drawn), other.drop(columns=drawn))
+    assert not one[drawn].equals(other[drawn])
+
+
+def test_units_are_the_same_whatever_the_number_of_problems() -> None:
+    chosen = options("--n", "500")
+    units = ablation.units(chosen)
+    fewer = ablation.units({**chosen, "n": 250})
+    assert {u.name for u in fewer} <= {u.name for u in units}
+    assert replace(units[0]).payload[2].name == BASELINE
