@@ -220,7 +220,7 @@ class _PassGroups:
         return cls(
             members=members.to(dtype),
             counts=(n_bridge, n_current),
-            floor=bridge_floor(n_bridge, n_current, 1.0).to(dtype),
+            floor=bridge_floor(n_bridge.to(dtype), n_current.to(dtype), 1.0),
             acts=(n_bridge > 0) & (n_current > 0),
             bias=bias,
         )
