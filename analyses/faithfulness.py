@@ -15,8 +15,8 @@ How well does a map foretell it?
 
     rho_kl, rho_loss, ...  Spearman's rho between the map's row and the size of the effect, mean
                            over the rows of a trace
-    deletion     kl of step i when the edges that the map ranks highest are cut together, as a
-                 share of kl with all cut: rises early for a good map
+    deletion     kl, summed over the steps i, when in each row the edges that the map ranks highest
+                 are cut together, as a share of kl with all cut: rises early for a good map
     insertion    the same when only these edges are left: falls early for a good map
     *_auc        area under such a curve over the fraction of edges, by the trapezoid rule
 
@@ -358,14 +358,14 @@ def curves(
     fractions: Sequence[float] = FRACTIONS,
     batch_size: int = 16,
 ) -> Iterator[dict[str, Any]]:
-    """Deletion and insertion curves of each map, all layers, mean over rows."""
+    """Deletion and insertion curves of each map, all layers: sums over rows, as shares."""
     scope = Scope("all", tuple(range(n_layers(model))))
     read = [
         ((source.method, source.objective, pool), matrix.double().numpy())
         for source in maps
         for pool, matrix in readings(source, layout, scope, pools)
     ]
-    shares: dict[Any, list[np.ndarray]] = {}
+    curves_of: dict[Any, list[np.ndarray]] = {}
     table = effects[effects["scope"] == "all"]
     for query_step in map(int, table["query_step"].unique()):
         row = table[table["query_step"] == query_step]
@@ -380,10 +380,14 @@ def curves(
             model, trace, layout, query_step, keys, rankings, fractions, batch_size
         )
         for key, curve in row_curves:
-            shares.setdefault(key, []).append(curve)
+            curves_of.setdefault(key, []).append(curve)
     grid = np.array([0.0, *fractions, 1.0])
-    for (label, kind), found in shares.items():
-        curve = np.mean(found, axis=0)
+    for (label, kind), found in curves_of.items():
+        total = np.sum(found, axis=0)
+        full = total[-1] if kind == "deletion" else total[0]
+        if full < MIN_KL:
+            continue
+        curve = total / full
         base = {**_named(label), "scope": "all", "n_rows": len(found)}
         for fraction, value in zip(grid, curve, strict=True):
             yield {**base, "measure": kind, "fraction": fraction, "value": value}
@@ -400,7 +404,7 @@ def _row_curves(
     fractions: Sequence[float],
     batch_size: int,
 ) -> Iterator[tuple[Any, Float[np.ndarray, "point"]]]:
-    """Share of the full effect along each curve; each set of edges is cut once."""
+    """Effect along each curve, in nats; each set of edges is cut once."""
     every = frozenset(keys.tolist())
     wanted: dict[Any, list[frozenset[int]]] = {}
     for ranking in rankings:
@@ -411,13 +415,11 @@ def _row_curves(
         wanted[ranking.label, "insertion"] = [every - top for top in tops]
     sets = list(dict.fromkeys([every, *(s for some in wanted.values() for s in some)]))
     effect = _joint_effects(model, trace, layout, query_step, sets, batch_size)
-    full = effect[every]
-    if full < MIN_KL:
-        return
     for (label, kind), some in wanted.items():
-        ends = (0.0, 1.0) if kind == "deletion" else (1.0, 0.0)
-        inner = [effect[one] / full for one in some]
-        yield (label, kind), np.array([ends[0], *inner, ends[1]])
+        inner = [effect[one] for one in some]
+        ends = (0.0, effect[every])
+        first, last = ends if kind == "deletion" else reversed(ends)
+        yield (label, kind), np.array([first, *inner, last])
 
 
 def _joint_effects(
