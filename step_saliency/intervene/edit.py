@@ -58,6 +58,8 @@ _POINTS = {
     "resid_post": re.compile(r"blocks\.\d+\.(hook_resid_post|hook_out)$"),
 }
 
+CountsOf: TypeAlias = Callable[..., Mapping[str, Tensor | float | int]]
+
 
 def _ignore(**_counts: Tensor | float | int) -> None:
     """Counters outside of a session."""
@@ -86,6 +88,8 @@ class EditContext:
         sinks: Learned sink of each head, in units of the scores; None without.
         w_o: Returns the output projection of the layer's heads.
         record: Adds to the counters of `Effects`.
+        put_off: Keeps a count for later, where many passes are counted together; None where they
+            are counted at once.
     """
 
     layer: int
@@ -98,6 +102,19 @@ class EditContext:
     sinks: Float[Tensor, "head"] | None = None
     w_o: Callable[[], Float[Tensor, "head d_head d_model"]] = _no_weights
     record: Callable[..., None] = _ignore
+    put_off: Callable[[CountsOf, tuple[Tensor, ...]], None] | None = None
+
+    def count(self, counts_of: CountsOf, *tensors: Tensor) -> None:
+        """Record what ``counts_of`` makes of tensors, maybe together with those of other passes.
+
+        Args:
+            counts_of: From tensors to counters by name; sums over their first axis.
+            tensors: One row a thing counted.
+        """
+        if self.put_off is None:
+            self.record(**counts_of(*tensors))
+        else:
+            self.put_off(counts_of, tensors)
 
 
 @dataclass(eq=False)

@@ -15,10 +15,11 @@ When it misleads: an architecture whose attention or residual does more than thi
 none in `saliency.attention` does) would be edited elsewhere than by hooks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
@@ -28,9 +29,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from step_saliency.intervene.edit import Edit, EditContext
+from step_saliency.intervene.edit import CountsOf, Edit, EditContext
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.labels import PADDING, KeyGroup, StepLabels
+from step_saliency.intervene.labels import PADDING, WRITTEN, KeyGroup, StepLabels
 from step_saliency.intervene.oeb import (
     OddsEqualBridge,
     bridge_floor,
@@ -38,7 +39,7 @@ from step_saliency.intervene.oeb import (
     odds_equal_factors,
     visible_keys,
 )
-from step_saliency.intervene.stream import StepStream
+from step_saliency.intervene.stream import Label, StepStream
 from step_saliency.models.registry import (
     attention_implementation,
     bridged_attention,
@@ -88,7 +89,7 @@ class _Call:
 
     def plain(self) -> Float[Tensor, "batch query head d_value"]:
         """What the model's own attention gives."""
-        if self.sinks is not None or self.options.get("softcap") is not None:
+        if _beyond_sdpa(self.options):
             return self.blockwise(lambda scores, _: scores)
         z: Tensor = sdpa_attention_forward(
             self.module, self.query, self.key, self.value, self.mask, **self.options
@@ -187,6 +188,50 @@ def _causal(n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "
     return mask.tril(n_keys - n_queries)[None, None]
 
 
+class _GrownMembers:
+    """Members of bridge and current part for single queries, pass after pass.
+
+    While every row stays in its region (and step, if that is what is current), a pass changes
+    nothing but that its own token is current to it.
+    """
+
+    def __init__(self, edit: OddsEqualBridge) -> None:
+        self._edit = edit
+        self._places: list[tuple[int, int]] = []
+        self._held: Float[Tensor, "batch capacity 2"] = torch.empty(0, 0, 2)
+        self._length = 0
+
+    def of(
+        self,
+        labels: StepLabels,
+        newest: Sequence[Sequence[Label]],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "batch key 2"]:
+        """1 where a key is in the bridge (0) or the current part (1) of the last position.
+
+        Args:
+            labels: What every position so far is.
+            newest: Step, region and previous step of each row's last position.
+            dtype: Type of the result.
+        """
+        by_step = self._edit.current == "step"
+        places = [(row[-1][1], row[-1][0] if by_step else 0) for row in newest]
+        goes_on = places == self._places and self._length == len(labels) - 1
+        if goes_on and self._held.shape[1] > self._length and self._held.dtype == dtype:
+            own = [[0.0, float(region in WRITTEN)] for region, _ in places]
+            self._held[:, self._length] = torch.tensor(own, dtype=dtype, device=self._held.device)
+        else:
+            self._fill(labels, dtype)
+        self._places, self._length = places, len(labels)
+        return self._held[:, : self._length]
+
+    def _fill(self, labels: StepLabels, dtype: torch.dtype) -> None:
+        groups = self._edit.groups(labels, 1)[:, 0]
+        members = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], dim=-1)
+        room = len(labels) // 2 + 64
+        self._held = torch.nn.functional.pad(members.to(dtype), (0, 0, 0, room))
+
+
 @dataclass(frozen=True, eq=False)
 class _PassGroups:
     """What the layers of one pass of single queries share.
@@ -200,28 +245,26 @@ class _PassGroups:
     """
 
     members: Float[Tensor, "batch key 2"]
-    counts: tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch 1"]]
+    counts: tuple[Float[Tensor, "batch 1"], Float[Tensor, "batch 1"]]
     floor: Float[Tensor, "batch 1"]
     acts: Bool[Tensor, "batch 1"]
     bias: Float[Tensor, "batch 1 key"] | None
 
     @classmethod
-    def of(
-        cls, groups: Int[Tensor, "batch 1 key"], mask: Tensor | None, dtype: torch.dtype
-    ) -> "_PassGroups":
-        """From the groups of all positions and the mask of a layer."""
+    def of(cls, members: Float[Tensor, "batch key 2"], mask: Tensor | None) -> "_PassGroups":
+        """From the members among the keys of a layer, and its mask."""
         bias = None
         if mask is not None:
-            nothing = torch.zeros((), dtype=dtype, device=mask.device)
+            nothing = torch.zeros((), dtype=members.dtype, device=mask.device)
             bias = masked(nothing.expand(mask.shape), mask)[:, 0]
-            groups = torch.where(visible_keys(bias), groups, int(KeyGroup.OTHER))
-        members = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], dim=-1)[:, 0]
-        n_bridge, n_current = members.sum(1, keepdim=True).unbind(-1)
+            members = members * visible_keys(bias).mT
+        counts = members.sum(1)
+        n_bridge, n_current = counts.unsqueeze(-1).unbind(1)
         return cls(
-            members=members.to(dtype),
+            members=members,
             counts=(n_bridge, n_current),
-            floor=bridge_floor(n_bridge.to(dtype), n_current.to(dtype), 1.0),
-            acts=(n_bridge > 0) & (n_current > 0),
+            floor=bridge_floor(n_bridge, n_current, 1.0),
+            acts=(counts > 0).all(-1, keepdim=True),
             bias=bias,
         )
 
@@ -261,6 +304,8 @@ class FastSession:
         self.n_layers = int(config.num_hidden_layers)
         self._effects = Effects()
         self._uncounted: dict[tuple[OddsEqualBridge, int], list[_Projected]] = {}
+        self._put_off: dict[tuple[Edit, int], tuple[CountsOf, list[tuple[Tensor, ...]]]] = {}
+        self._members: dict[tuple[str | tuple[int, ...], str], _GrownMembers] = {}
         self._passes_uncounted = 0
         for edit in edits:
             edit.check(n_layers=self.n_layers, n_heads=int(config.num_attention_heads))
@@ -270,6 +315,7 @@ class FastSession:
         self._stream = StepStream(tokenizer)
         self._last_steps: list[int] = []
         self._acting: dict[Edit, bool] = {}
+        self._idle = [True] * self.n_layers
 
     @property
     def effects(self) -> Effects:
@@ -300,6 +346,7 @@ class FastSession:
         self.labels = None
         self._last_steps = [PADDING] * len(tokens)
         self._advance(tokens, real)
+        self._members = {}
         for layer in self.layers:
             layer.forget()
 
@@ -319,6 +366,7 @@ class FastSession:
             step, region, previous = (x[chosen.to(x.device)] for x in self.labels.tensors)
             self.labels = StepLabels(step, region, previous)
         self._last_steps = [self._last_steps[row] for row in chosen.tolist()]
+        self._members = {}
         for layer in self.layers:
             layer.keep(chosen)
 
@@ -334,6 +382,14 @@ class FastSession:
                     starting.add(region)
                     self._last_steps[row] = step
         self._acting = {edit: edit.may_act(regions, starting) for edit in self.edits}
+        self._idle = [
+            not any(map(self._acting.get, (*layer.on_scores, *layer.on_z, *layer.on_resid)))
+            for layer in self.layers
+        ]
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether no edit has anything to do with the attention of a layer in this pass."""
+        return self._idle[layer]
 
     def attend(self, call: _Call) -> Float[Tensor, "batch query head d_value"]:
         """One layer's attention, with the edits that can act in this pass."""
@@ -386,8 +442,10 @@ class FastSession:
         key = "pass", edit.bridge, edit.current, id(call.mask), n_keys
 
         def make() -> _PassGroups:
-            groups = edit.groups(labels, 1)[:, :, len(labels) - n_keys :]
-            return _PassGroups.of(groups, call.mask, dtype)
+            grown = self._members.setdefault((edit.bridge, edit.current), _GrownMembers(edit))
+            shared = "members", edit.bridge, edit.current, dtype
+            members = labels.made(shared, lambda: grown.of(labels, self._stream.newest, dtype))
+            return _PassGroups.of(members[:, len(labels) - n_keys :], call.mask)
 
         return labels.made(key, make)
 
@@ -407,8 +465,16 @@ class FastSession:
                 chosen = chosen_heads(heads, sums.shape[1], sums.device)
                 by_head = {name: total * chosen for name, total in by_head.items()}
             self._effects.add(edit.name, layer, **by_head)
-        self._uncounted = {}
+        for (other, layer), (counts_of, put_off) in self._put_off.items():
+            joined = [torch.cat(tensors) for tensors in zip(*put_off, strict=True)]
+            self._effects.add(other.name, layer, **counts_of(*joined))
+        self._uncounted, self._put_off = {}, {}
         self._passes_uncounted = 0
+
+    def _put_off_count(
+        self, edit: Edit, layer: int, counts_of: CountsOf, tensors: tuple[Tensor, ...]
+    ) -> None:
+        self._put_off.setdefault((edit, layer), (counts_of, []))[1].append(tensors)
 
     def _edited_scores(
         self, call: _Call, layer: "_LayerEdits", edits: Sequence[Edit]
@@ -471,6 +537,7 @@ class FastSession:
             sinks=sinks,
             w_o=layer.output_weights,
             record=lambda **counts: self._effects.add(edit.name, layer.index, **counts),
+            put_off=partial(self._put_off_count, edit, layer.index),
         )
 
 
@@ -549,8 +616,18 @@ def _registered_attention(
     **options: Any,
 ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
     """Attention with the session's edits, with the arguments of transformers' functions."""
+    session = _current_session.get()
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if session.leaves_alone(layer) and not _beyond_sdpa(options):
+        z = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+        return z, None
     call = _Call(module, query, key, value, attention_mask, options)
-    return _current_session.get().attend(call), None
+    return session.attend(call), None
+
+
+def _beyond_sdpa(options: Mapping[str, Any]) -> bool:
+    """Whether attention has a sink or a soft cap, which SDPA does not know."""
+    return options.get("s_aux") is not None or options.get("softcap") is not None
 
 
 @contextmanager

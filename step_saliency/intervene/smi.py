@@ -25,8 +25,9 @@ adds what would have been normalised.
 """
 
 import copy
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -291,13 +292,24 @@ class StepMomentumInjection(Edit):
         context: EditContext,
         places: tuple[Int[Tensor, "injection"], Int[Tensor, "injection"]],
     ) -> None:
-        counts: dict[str, Tensor | int] = {"injections": len(added)}
         residual = activation if self.space == "residual" else context.resid_pre
-        if residual is not None:
-            written = added if self.space == "residual" else carried_by(context.w_o(), added)
-            norms = written.norm(dim=-1) / residual[places].to(written).norm(dim=-1)
-            counts["injected_norm"] = norms.sum()
-        context.record(**counts)
+        if residual is None:
+            context.record(injections=len(added))
+            return
+        w_o = context.w_o if self.space == "value" else None
+        context.count(partial(_injected, w_o=w_o), added, residual[places])
+
+
+def _injected(
+    added: Float[Tensor, "injection ..."],
+    residual: Float[Tensor, "injection d_model"],
+    *,
+    w_o: Callable[[], Float[Tensor, "head d_head d_model"]] | None,
+) -> dict[str, Tensor | int]:
+    """Counters of injections into residuals; with ``w_o``, by way of head outputs."""
+    written = added if w_o is None else carried_by(w_o(), added)
+    norms = written.norm(dim=-1) / residual.to(written).norm(dim=-1)
+    return {"injections": len(added), "injected_norm": norms.sum()}
 
 
 def by_query_head(
