@@ -465,9 +465,9 @@ class FastSession:
                 chosen = chosen_heads(heads, sums.shape[1], sums.device)
                 by_head = {name: total * chosen for name, total in by_head.items()}
             self._effects.add(edit.name, layer, **by_head)
-        for (other, layer), (counts_of, put_off) in self._put_off.items():
+        for (counted, layer), (counts_of, put_off) in self._put_off.items():
             joined = [torch.cat(tensors) for tensors in zip(*put_off, strict=True)]
-            self._effects.add(other.name, layer, **counts_of(*joined))
+            self._effects.add(counted.name, layer, **counts_of(*joined))
         self._uncounted, self._put_off = {}, {}
         self._passes_uncounted = 0
 
