@@ -16,8 +16,10 @@ answers     The same edits while answers are written: accuracy.
 injection   Lock-in planted (`LockIn`: a minimum of mass on the current step) in shallow or deep
             layers, and as much mass on keys drawn by lot: which errors appear?
 prediction  Lock-in of a trace before its first wrong step (steps before it only) against a correct
-            trace cut at the same step: of the same problem (``within``), and of the problem whose
-            cut trace has most nearly as many tokens (``matched``).
+            trace cut at the same step: of the same problem (``within``: equal difficulty), and of
+            a problem without errors whose cut trace has most nearly as many tokens (``matched``:
+            equal length). What length is left is in ``gap``, and in the rows of ``n_tokens``, which
+            are not tested where traces were matched by it.
 
 When it misleads: a mediator that moves with the outcome may be moved by it. Margins are taken where
 the model was wrong, so whatever flattens its predictions raises them; read them beside the
@@ -479,7 +481,9 @@ def prediction_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd
             known = pd.concat([frame["problem"], difference], axis=1).dropna()
             if len(known) < 2:
                 continue
-            table = mean_table(known, "value", null=0.0, seed=seed, **draws)
+            is_matched_by = control == "matched" and name == "n_tokens"
+            null = None if is_matched_by else 0.0
+            table = mean_table(known, "value", null=null, seed=seed, **draws)
             ties = float((known["value"].abs() < 1e-9).mean())
             gap = float((frame["n_tokens_error"] - frame["n_tokens_correct"]).mean())
             told: dict[str, Any] = {"control": control, "index": name, "ties": ties, "gap": gap}
@@ -497,22 +501,26 @@ def _within(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matched(values: pd.DataFrame) -> pd.DataFrame:
-    """Each error trace with the correct one of another problem, cut there, nearest in tokens."""
-    pool = values[values["outcome"] == "correct"].reset_index(drop=True)
+    """Each error trace with the correct one cut there that is nearest in tokens.
+
+    Correct traces are those of problems without an error trace, and no problem is taken twice, so
+    that pairs have nothing in common.
+    """
+    errors = values[values["outcome"] == "error"]
+    pool = values[(values["outcome"] == "correct") & ~values["problem"].isin(errors["problem"])]
+    pool = pool.reset_index(drop=True)
     rows = []
-    taken: set[int] = set()
-    for error in values[values["outcome"] == "error"].to_dict("records"):
-        same = pool[(pool["cut"] == error["cut"]) & (pool["problem"] != error["problem"])]
-        same = same[~same.index.isin(list(taken))]
+    for error in errors.to_dict("records"):
+        same = pool[pool["cut"] == error["cut"]]
         if same.empty:
             continue
         nearest = int((same["n_tokens"] - error["n_tokens"]).abs().idxmin())
-        taken.add(nearest)
         row: dict[str, Any] = {"problem": error["problem"], "cut": error["cut"]}
         for name in INDICES:
             row[f"{name}_error"] = error[name]
             row[f"{name}_correct"] = float(pool[name].to_numpy()[nearest])
         rows.append(row)
+        pool = pool[pool["problem"] != pool.loc[nearest, "problem"]].reset_index(drop=True)
     columns = ["problem", "cut", *(f"{n}_{o}" for n in INDICES for o in ("error", "correct"))]
     return pd.DataFrame(rows, columns=columns)
 

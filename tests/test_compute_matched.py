@@ -1,0 +1,116 @@
+"""Costs by hand, cut answers against answers written under the limit, votes against `ss.vote`."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import step_saliency as ss
+from analyses import compute_matched as cm
+from analyses.conditions import BASELINE, METHODS, answers
+from analyses.runner import parser_for
+from analyses.sources import read_items
+from tests.shuffled import BOUNDS, binary_sets, rejected
+
+FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
+
+
+def options(*given: str) -> dict[str, Any]:
+    return vars(parser_for(cm.ANALYSIS).parse_args(["--out", "unused", *given]))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
+
+
+@pytest.fixture(scope="module")
+def made(model: Any) -> pd.DataFrame:
+    chosen = options("--n", "4", "--samples", "4", "--limits", "60", "192")
+    return cm.compute_matched(model, read_items(chosen), chosen)
+
+
+def test_flops_by_hand() -> None:
+    # two tokens: 2 N each; the first attends to 1 key, the second to 2; scores and values: 2 each
+    assert cm.flops(10, layers=3, width=5, prompt=1, response=1) == 2 * 10 * 2 + 4 * 3 * 5 * 3
+
+
+def test_weights_without_embeddings(model: Any) -> None:
+    d, mlp, kv = 128, 352, 64
+    layer = d * d + 2 * d * kv + d * d + 3 * d * mlp
+    assert cm.weights_used(model) == pytest.approx(8 * layer, rel=0.02)
+
+
+def test_cut_answers_are_those_written_under_the_limit(model: Any, made: pd.DataFrame) -> None:
+    chosen = options("--n", "4", "--samples", "1", "--max-new-tokens", "60")
+    _, short = answers(model, read_items(chosen), None, {**chosen, "temperature": 0.0})
+    mine = made[
+        (made["condition"] == BASELINE) & (made["method"] == "greedy") & (made["limit"] == 60)
+    ]
+    assert mine["is_correct"].tolist() == short["is_correct"].tolist()
+    assert mine["tokens"].tolist() == short["n_tokens"].tolist()
+
+
+def test_votes_and_costs_of_k_answers(model: Any, made: pd.DataFrame) -> None:
+    base = made[made["condition"] == BASELINE]
+    single = base[base["method"] == "sample"]
+    assert (single.groupby("problem").size() == 4).all()
+    chosen = {**options("--n", "4", "--samples", "4"), "temperature": 1.0}
+    items = read_items(chosen)
+    traces, _ = answers(model, items, None, chosen)
+    for k in (2, 4):
+        vote = base[(base["method"] == "vote") & (base["k"] == k)].set_index("problem")
+        first = single[single["sample"] < k].groupby("problem")[["tokens", "flops"]].sum()
+        for name in ("tokens", "flops"):
+            assert vote[name].to_numpy() == pytest.approx(first.loc[vote.index, name].to_numpy())
+        kept = [t for t in traces if t.meta["sample"] < k]
+        expected = ss.vote(kept, problems=[item.problem for item in items])
+        assert vote["is_correct"].tolist() == expected["is_correct"].tolist()
+
+
+def test_tables_of_a_run(made: pd.DataFrame) -> None:
+    table = cm.ways(made, **FAST)
+    assert set(table["outcome"]) == {"accuracy", *cm.COSTS}
+    found = cm.comparisons(made, **FAST)
+    assert set(found["question"]) == {"same way", "against greedy"}
+    assert (found.loc[found["question"] == "same way", "condition"] == "both").all()
+    assert not cm.cost_effects(made, **FAST).empty
+
+
+def test_overhead_is_the_ratio_of_times_per_token() -> None:
+    rows = [
+        {"chunk": c, "condition": name, "method": "sample", "tokens": 100 + c, "cpu_seconds": t}
+        for c in range(6)
+        for name, t in ((BASELINE, (100 + c) * 0.01), ("both", (100 + c) * 0.0135))
+    ]
+    found = cm.overhead(pd.DataFrame(rows)).set_index("outcome")
+    assert found.loc["per_token ratio", "estimate"] == pytest.approx(1.35)
+    assert found.loc["tokens ratio", "estimate"] == pytest.approx(1.0)
+
+
+def _as_values(frame: pd.DataFrame) -> pd.DataFrame:
+    singles = frame.assign(method="sample", k=1, limit=pd.NA)
+    greedy = frame[frame["sample"] == 0].assign(method="greedy", k=1, limit=192)
+    both = pd.concat([singles, greedy], ignore_index=True)
+    return both.astype({"limit": "Int64", "sample": "Int64"})
+
+
+def test_false_positive_rate() -> None:
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return cm.comparisons(_as_values(values), **FAST)["p"].to_numpy()
+
+    names = [c.name for c in METHODS if c.name in (BASELINE, "both")]
+    sets = binary_sets(names, n_problems=100, samples=3, seed=1)
+    assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_planted_gain_is_found() -> None:
+    rng = np.random.default_rng(0)
+    frame = next(binary_sets([BASELINE, "both"], n_problems=200))
+    better = (frame["condition"] == "both") & (rng.random(len(frame)) < 0.3)
+    frame["is_correct"] |= better
+    table = cm.comparisons(_as_values(frame), **FAST)
+    row = table[(table["question"] == "same way") & (table["method"] == "sample")].iloc[0]
+    assert row["lower"] > 0.05
+    assert row["p"] < 0.01

@@ -1,0 +1,141 @@
+"""Dialogues and documents are cut where they should be, and relevance is what it says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import step_saliency as ss
+from analyses import granularity as gr
+from analyses.granularity import Text, make_text, relevance
+from analyses.sources import Item
+from step_saliency.rows import Row
+from step_saliency.tasks import make_problems
+from step_saliency.trace import Region, Trace
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
+
+
+def items(n: int) -> list[Item]:
+    return [Item(p.id, i, problem=p) for i, p in enumerate(make_problems(n, "easy"))]
+
+
+def word_items(n: int) -> list[Item]:
+    """Rows in words, as a file has them."""
+    problems = make_problems(n, "easy", family="words")
+    rows = [
+        {"question": p.question, "answer": f"<<1+1=2>>{p.answer} it is.\n#### {p.answer}"}
+        for p in problems
+    ]
+    return [Item(f"r{i}", i, row=Row(f"r{i}", i + 1, row)) for i, row in enumerate(rows)]
+
+
+def test_solutions_lose_their_calculator_marks() -> None:
+    solution = "She has 2+3=<<2+3=5>>5 left.\nSo 5*2=<<5*2=10>>10.\n#### 10"
+    expected = "She has 2+3=5 left.\nSo 5*2=10.\n\nThe answer is 10."
+    assert gr._plain(solution) == expected
+
+
+def test_dialogue_has_a_part_for_every_turn(model: Any) -> None:
+    mine, *others = items(3)
+    text = make_text(model.tokenizer, "dialogue", mine, others)
+    steps = [text.trace.steps[i].text for i in text.parts]
+    assert len(steps) >= 5  # two questions and answers, and the question
+    assert text.relevant is not None
+    assert mine.question in text.trace.steps[text.parts[text.relevant]].text
+    assert text.trace.region_steps(Region.SUMMARY)
+    alone = make_text(model.tokenizer, "single", mine, others)
+    assert alone.relevant is None
+    assert len(alone.parts) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_document_is_cut_at_its_passages(model: Any, seed: int) -> None:
+    mine, *others = word_items(4)
+    text = make_text(model.tokenizer, "document", mine, others, seed=seed)
+    assert len(text.parts) == 4
+    passages = [text.trace.steps[i].text for i in text.parts]
+    assert text.relevant is not None
+    assert mine.question in passages[text.relevant]
+    for place, passage in enumerate(passages):
+        assert passage.lstrip().startswith(f"Problem {place + 1}.")
+        assert passage.count("Problem") == 1
+    lots = {
+        make_text(model.tokenizer, "document", mine, others, seed=s).relevant for s in range(12)
+    }
+    assert len(lots) > 1
+
+
+def test_unknown_text_is_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match="text 'poem'"):
+        make_text(model.tokenizer, "poem", items(1)[0], [])
+
+
+def planted(weights: list[float]) -> tuple[torch.Tensor, Text]:
+    """A map whose thinking rows fall on three context parts of 2, 4 and 6 tokens as given."""
+    trace = Trace.from_tokens(
+        list(range(16)),
+        starts=[0, 2, 6, 12],
+        regions=["question", "question", "question", "thinking"],
+    )
+    maps = torch.zeros(2, 4, 4)
+    maps[:, 3, :3] = torch.tensor(weights)
+    maps[:, 3, 3] = 7.0
+    return maps, Text(trace, (0, 1, 2), 1)
+
+
+def test_relevance_by_hand() -> None:
+    found = relevance(*planted([1.0, 2.0, 3.0]))  # as the tokens are
+    assert found["relevant"] == pytest.approx(1 / 3)
+    assert found["excess"] == pytest.approx(0)
+    found = relevance(*planted([1.0, 6.0, 1.0]))
+    assert found["relevant"] == pytest.approx(0.75)
+    assert found["excess"] == pytest.approx(0.75 - 1 / 3)
+    assert found["top"] == 1
+    assert relevance(*planted([5.0, 1.0, 1.0]))["top"] == 0
+
+
+def test_random_maps_have_no_excess() -> None:
+    rng = np.random.default_rng(0)
+    draws = [
+        relevance(*planted((rng.exponential(1, 3) * [2, 4, 6]).tolist()))["excess"]
+        for _ in range(400)
+    ]
+    assert abs(np.mean(draws)) < 0.04
+
+
+def test_attention_map_sums_to_one(model: Any) -> None:
+    mine, *others = items(2)
+    text = make_text(model.tokenizer, "dialogue", mine, others)
+    _, maps = gr.mass_maps(model, text.trace, "attention")
+    assert maps.sum(-1).numpy() == pytest.approx(np.ones(maps.shape[:2]), abs=1e-4)
+
+
+def test_small_run(model: Any) -> None:
+    mine, *others = items(3)
+    frame = gr.granularity(
+        model,
+        [mine],
+        [mine, *others],
+        texts=["single", "dialogue"],
+        splitters=["sentence", "paragraph"],
+        n_others=2,
+    )
+    assert set(frame["metric"]) == set(gr.METRICS)
+    again = gr.granularity(
+        model,
+        [mine],
+        [mine, *others],
+        texts=["single", "dialogue"],
+        splitters=["sentence", "paragraph"],
+        n_others=2,
+    )
+    assert frame.equals(again)
+    tables = gr.summarise(frame, {})
+    dialogue = tables["summary"].query("text == 'dialogue' and metric == 'relevant'")
+    assert dialogue["estimate"].between(0, 1).all()
+    assert set(tables["curves"]["metric"]) == {"lock_in", "decay"}

@@ -1,0 +1,318 @@
+"""Edits that plant and block do so to the bit; what is planted is found, what is not is not."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import step_saliency as ss
+from analyses import mediation
+from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut, locked_groups
+from analyses.mediation import (
+    BASELINE,
+    blocking_table,
+    cut_before,
+    divergence,
+    forced_edits,
+    forced_pass,
+    indices,
+    margin,
+    path_correlations,
+    path_table,
+    prediction_table,
+)
+from analyses.runner import parser_for
+from analyses.sources import read_items
+from step_saliency.intervene import Edit, OddsEqualBridge, StepLabels
+from step_saliency.intervene.labels import KeyGroup, key_groups
+from step_saliency.tasks import make_problems
+from step_saliency.trace import Region, Trace
+from tests.shuffled import BOUNDS, N_SETS, rejected
+
+FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
+
+
+@pytest.fixture(scope="module")
+def trace(model: Any) -> Trace:
+    return make_problems(1)[0].trace(model.tokenizer)
+
+
+def patterns(model: Any, trace: Trace, edits: list[Edit]) -> torch.Tensor:
+    """Attention of every layer, head 0 first."""
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(pattern: torch.Tensor, hook: Any) -> None:
+            found[layer] = pattern[0].detach().clone()
+
+        return f"blocks.{layer}.attn.hook_pattern", hook
+
+    hooks = [keep(layer) for layer in range(8)]
+    group = mediation.group_of(edits)
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        if group is None:
+            model(trace.tokens[None])
+        else:
+            with group.attached(model, trace=trace):
+                model(trace.tokens[None])
+    return torch.stack([found[layer] for layer in range(8)])
+
+
+def rows_in(trace: Trace, *regions: Region) -> torch.Tensor:
+    chosen = set(trace.region_steps(*regions))
+    return torch.tensor([step in chosen for step in trace.step_ids.tolist()])
+
+
+def test_lock_in_holds_its_mass_on_the_current_step(model: Any, trace: Trace) -> None:
+    before = patterns(model, trace, [])
+    after = patterns(model, trace, [LockIn([1], 0.6)])
+    written = rows_in(trace, Region.THINKING, Region.SUMMARY)
+    assert torch.equal(before[0], after[0])  # earlier layers
+    assert torch.equal(before[1][:, ~written], after[1][:, ~written])  # other rows
+    ids = trace.step_ids
+    own = (ids[:, None] == ids)[None] & (written[:, None])
+    template = torch.tensor([trace.regions[i] == Region.TEMPLATE for i in ids.tolist()])
+    on_template = (after[1] * template).sum(-1)[:, written]
+    mass = (after[1] * own).sum(-1)[:, written]
+    possible = torch.minimum(torch.tensor(0.6), 1 - on_template)
+    assert (mass >= possible - 1e-4).all()
+    assert (before[1] * own).sum(-1)[:, written].min() < 0.5  # there was something to do
+    kept = (before[1] * template).sum(-1)[:, written]
+    assert torch.allclose(on_template, kept, atol=1e-5)
+    # among the keys of the current step the odds stay as they are
+    row = int(written.nonzero()[-1])
+    keys = own[0, row].nonzero().flatten()[:3]
+    for head in range(4):
+        old, new = before[1][head, row, keys], after[1][head, row, keys]
+        assert torch.allclose(old / old.sum(), new / new.sum(), atol=1e-4)
+
+
+def test_lock_in_by_lot_gives_as_many_keys_the_mass(trace: Trace) -> None:
+    labels = StepLabels.from_traces([trace])
+    groups = locked_groups(labels, len(trace))
+    own = (groups == KeyGroup.BRIDGE).sum(-1)[0]
+    written = rows_in(trace, Region.THINKING, Region.SUMMARY)
+    assert (own[~written] == 0).all()
+    steps = trace.step_ids
+    for row in written.nonzero().flatten().tolist():
+        assert own[row] == (steps[: row + 1] == steps[row]).sum()
+
+
+def test_nothing_happens_at_strength_zero(model: Any, trace: Trace) -> None:
+    before = patterns(model, trace, [])
+    for edit in (LockIn([0, 1], 0), LockIn([0, 1], 0, keys="random"), Diverted([0], tau_max=0.0)):
+        assert torch.equal(before, patterns(model, trace, [edit]))
+
+
+@pytest.mark.parametrize(("mass", "keys"), [(1.0, "step"), (-0.1, "step"), (0.5, "other")])
+def test_wrong_options_are_refused(mass: float, keys: str) -> None:
+    with pytest.raises(ValueError, match=r"mass=|keys="):
+        LockIn([0], mass, keys=keys)
+
+
+def test_region_bridge_acts_in_its_region_only(model: Any, trace: Trace) -> None:
+    before = patterns(model, trace, [])[0]
+    whole = patterns(model, trace, [OddsEqualBridge([0], tau_max=0.5)])[0]
+    part = patterns(model, trace, [RegionBridge([0], ["summary"], tau_max=0.5)])[0]
+    summary = rows_in(trace, Region.SUMMARY)
+    assert torch.equal(part[:, ~summary], before[:, ~summary])
+    assert torch.equal(part[:, summary], whole[:, summary])
+    assert not torch.equal(whole[:, ~summary], before[:, ~summary])
+
+
+def test_diverted_takes_as_much_and_gives_the_bridge_nothing(model: Any, trace: Trace) -> None:
+    before = patterns(model, trace, [])[0]
+    bridged = patterns(model, trace, [OddsEqualBridge([0], tau_max=0.5)])[0]
+    diverted = patterns(model, trace, [Diverted([0], tau_max=0.5)])[0]
+    labels = StepLabels.from_traces([trace])
+    groups = key_groups(labels, n_queries=len(trace), bridge="auto", current="region")[0]
+
+    def mass(pattern: torch.Tensor, group: KeyGroup) -> torch.Tensor:
+        return (pattern * (groups == group)).sum(-1)
+
+    gained = mass(bridged, KeyGroup.BRIDGE) - mass(before, KeyGroup.BRIDGE)
+    assert gained.max() > 0.1
+    lost = mass(diverted, KeyGroup.CURRENT) - mass(bridged, KeyGroup.CURRENT)
+    assert lost.abs().max() < 1e-4
+    same = mass(diverted, KeyGroup.BRIDGE) - mass(before, KeyGroup.BRIDGE)
+    assert same.abs().max() < 1e-4
+    to_other = mass(diverted, KeyGroup.OTHER) - mass(before, KeyGroup.OTHER)
+    assert torch.allclose(to_other, gained, atol=1e-4)
+
+
+def test_cut_summary_sees_no_thinking(model: Any, trace: Trace) -> None:
+    after = patterns(model, trace, [SummaryCut([7])])[7]
+    summary, thinking = rows_in(trace, Region.SUMMARY), rows_in(trace, Region.THINKING)
+    assert after[:, summary][..., thinking].max() < 1e-12
+    assert torch.allclose(after.sum(-1), torch.ones(()), atol=1e-5)
+
+
+def test_mediators_against_sums_over_tokens(model: Any, trace: Trace) -> None:
+    before = patterns(model, trace, []).mean(1)
+    _, found = forced_pass(model, trace, [])
+    steps = trace.step_ids.tolist()
+    regions = [trace.regions[i] for i in steps]
+    wanted = {Region.THINKING: Region.QUESTION, Region.SUMMARY: Region.THINKING}
+    on_bridge, on_step, of_summary = [], [], []
+    for row, region in enumerate(regions):
+        if region not in wanted:
+            continue
+        bridge = [k for k in range(row + 1) if regions[k] == wanted[region]]
+        own = [k for k in range(row + 1) if steps[k] == steps[row]]
+        on_bridge.append(float(before[:2, row, bridge].sum(-1).mean()))
+        on_step.append(float(before[:2, row, own].sum(-1).mean()))
+        if region == Region.SUMMARY:
+            of_summary.append(float(before[6:, row, bridge].sum(-1).mean()))
+    assert found["bridge_mass"] == pytest.approx(np.mean(on_bridge), abs=1e-5)
+    assert found["step_mass"] == pytest.approx(np.mean(on_step), abs=1e-5)
+    assert found["summary_mass"] == pytest.approx(np.mean(of_summary), abs=1e-5)
+
+
+def test_edits_move_their_own_mediator(model: Any, trace: Trace) -> None:
+    _, plain = forced_pass(model, trace, [])
+    _, bridged = forced_pass(model, trace, [OddsEqualBridge([0, 1], tau_max=0.5)])
+    _, locked = forced_pass(model, trace, [LockIn([0, 1], 0.8)])
+    assert bridged["bridge_mass"] > plain["bridge_mass"] + 0.02
+    assert locked["step_mass"] > plain["step_mass"] + 0.1
+
+
+@pytest.mark.parametrize("kind", ["premise", "recall", "arithmetic", "summary"])
+def test_divergence_is_where_the_broken_solution_differs(model: Any, kind: Any) -> None:
+    problem = make_problems(1, seed=3)[0]
+    assert divergence(model, problem, problem.solution) is None
+    broken = problem.corrupt(kind, seed=0)
+    found = divergence(model, problem, broken.response)
+    assert found is not None
+    assert found.kind == kind
+    gold = problem.trace(model.tokenizer).tokens
+    at = found.position + 1
+    assert torch.equal(found.trace.tokens[:at], gold[:at])
+    assert (int(gold[at]), int(found.trace.tokens[at])) == (found.right, found.written)
+    assert found.right != found.written
+    logits, _ = forced_pass(model, found.trace, [])
+    assert margin(logits, found) > 0  # the model knows better than the broken solution
+
+
+def test_cut_trace_ends_before_the_step_and_knows_nothing_of_it(model: Any, trace: Trace) -> None:
+    short = cut_before(trace, 2)
+    assert len(short.region_steps(Region.THINKING)) == 2
+    assert torch.equal(short.tokens, trace.tokens[: len(short)])
+    assert short.steps[-1].region == Region.THINKING
+    problem = make_problems(1)[0]
+    broken = problem.trace(model.tokenizer, problem.corrupt("summary", seed=0).response)
+    assert indices(model, cut_before(broken, 2)) == indices(model, short)
+    for step in (0, 99):
+        with pytest.raises(ValueError, match="step="):
+            cut_before(trace, step)
+
+
+def predicted(n: int, effect: float, seed: int = 0) -> pd.DataFrame:
+    """Problems with an error and a correct trace, and as many without errors, cut at every step.
+
+    The lock-in of errors is larger by the effect.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(2 * n):
+        level = rng.normal(0.3, 0.05)
+        paired = number < n
+        cuts = [1 + number % 4] if paired else range(1, 5)
+        for outcome in ("error", "correct") if paired else ("correct",):
+            for cut in cuts:
+                noise = rng.normal(0, 0.03)
+                told = {"problem": f"p{number}", "outcome": outcome, "cut": cut}
+                told |= {"has_pair": paired, "n_tokens": 80.0 + rng.integers(10), "reach": noise}
+                planted = effect if outcome == "error" else 0.0
+                rows.append({**told, "lock_in_index": level + noise + planted})
+    return pd.DataFrame(rows)
+
+
+def test_planted_lock_in_predicts_and_nothing_else_does() -> None:
+    table = prediction_table(predicted(80, 0.05), **FAST).set_index(["control", "index"])
+    for control in ("within", "matched"):
+        row = table.loc[(control, "lock_in_index")]
+        assert row["lower"] > 0.02
+        assert row["p_holm"] < 0.01
+        assert table.loc[(control, "reach"), "p"] > 0.01
+    identical = predicted(20, 0.0)
+    identical["lock_in_index"] = 0.3
+    row = prediction_table(identical, **FAST).set_index(["control", "index"])
+    assert row.loc[("within", "lock_in_index"), "ties"] == 1
+    assert row.loc[("within", "lock_in_index"), "p"] == 1
+
+
+def test_matched_traces_are_of_other_problems_cut_at_the_same_step() -> None:
+    values = predicted(40, 0.0)
+    values["reach"] = np.arange(len(values), dtype=float)  # names the row
+    pairs = mediation._matched(values)
+    assert len(pairs) == 40
+    used = values.set_index("reach").loc[pairs["reach_correct"]]
+    assert used["cut"].tolist() == pairs["cut"].tolist()
+    assert not used["problem"].duplicated().any()
+    assert not used["has_pair"].any()
+    assert (pairs["n_tokens_error"] - pairs["n_tokens_correct"]).abs().median() <= 1
+    assert mediation._matched(values[values["has_pair"]]).empty
+
+
+def test_false_positive_rate_of_the_prediction() -> None:
+    sets = (predicted(60, 0.0, seed) for seed in range(N_SETS))
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return prediction_table(values, **FAST)["p"].dropna().to_numpy()
+
+    rate = rejected(sets, p_values)
+    assert BOUNDS[0] <= rate <= BOUNDS[1]
+
+
+def forced_values(through: bool, n: int = 60, seed: int = 0) -> pd.DataFrame:
+    """Outcomes that follow the mediator, or that move as much without it."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(n):
+        base, moved = rng.random(2)
+        own = moved if through else rng.random()
+        for name in (BASELINE, "oeb-strong", "oeb-strong-diverted"):
+            acts = name != BASELINE
+            row: dict[str, Any] = {"problem": f"p{number}", "condition": name}
+            row["bridge_mass"] = base + (moved if name == "oeb-strong" else 0)
+            row |= {"step_mass": 0.5, "summary_mass": 0.5, "answer_loss": 0.1, "loss": 0.2}
+            row["margin"] = base + own * (acts and (name == "oeb-strong" or not through))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_a_path_is_found_where_it_is_and_only_there() -> None:
+    through = path_correlations(forced_values(True), **FAST)
+    assert through["estimate"].item() == pytest.approx(1.0)
+    assert through["p"].item() < 0.01
+    beside = path_correlations(forced_values(False), **FAST)
+    assert abs(beside["estimate"].item()) < 0.3
+    for path, share in ((True, 1.0), (False, 0.0)):
+        blocked = blocking_table(forced_values(path), **FAST)
+        mine = blocked[blocked["outcome"] == "margin"].set_index("contrast")["estimate"]
+        assert mine["bridge through the bridge"] == pytest.approx(share * mine["bridge total"])
+    moved = path_table(forced_values(True), **FAST).set_index(["variable", "condition"])
+    assert moved.loc[("bridge_mass", "oeb-strong"), "p_holm"] < 0.01
+    assert moved.loc[("bridge_mass", "oeb-strong-diverted"), "estimate"] == 0
+
+
+def test_small_run_of_every_part(model: Any) -> None:
+    given = ["--n", "3", "--n-maps", "3", "--level", "hard", "--prediction-samples", "3"]
+    chosen = vars(parser_for(mediation.ANALYSIS).parse_args(["--out", "unused", *given]))
+    items = read_items(chosen)
+    some = {name: forced_edits(8)[name] for name in (BASELINE, "oeb-strong", "smi-strong-cut")}
+    values = mediation.forced(model, items, some, chosen)
+    assert len(values) == 9
+    base, cut = (values[values["condition"] == n] for n in (BASELINE, "smi-strong-cut"))
+    assert cut["summary_mass"].max() < 1e-6 < base["summary_mass"].min()
+    found = mediation.prediction(model, items, chosen)
+    assert set(found["outcome"]) <= {"error", "correct"}
+    names = {unit.name for unit in mediation.units(chosen)}
+    assert len(names) == len(mediation.units(chosen))
