@@ -27,7 +27,9 @@ single heads; what is patched is all tokens of one step in one layer. By `role`,
 Paths: ``site="edge"`` cuts attention in the clean run (`analyses.knockout`) from the tokens of the
 read step to the source (``direct``, in all layers and in each), from all other later tokens to the
 source (``indirect``), or from both (``both``). A forgotten premise is one whose direct and indirect
-paths carry nothing.
+paths carry nothing. A cut takes content away and puts none in its place: with all of it gone, d is
+near 0 and recovery near -d_corrupted / (d_clean - d_corrupted), which is about a half where the two
+runs are equally sure of their tokens.
 
 When it misleads: recovery is not additive over steps or layers, and can leave [0, 1] where patched
 parts work against others. A step's content may have moved on to later tokens, so that patching it
