@@ -19,9 +19,11 @@ each with and without StepFlow. Accuracy stands beside what was measured and wha
 that both answered one after the other.
 
 When it misleads: measured times are of one machine and of this implementation, and no two runs have
-the same. With this task answers end by themselves, so that a limit buys nothing once it is above
-their length; models that go on thinking when they may are not in this comparison. A vote needs
-answers that can be compared, which a free text has not.
+the same. Time per token falls with the size of the batch, and k samples make larger batches than
+one greedy answer: compare seconds within a method, tokens or flops across methods. With this task
+answers end by themselves, so that a limit buys nothing once it is above their length; models that
+go on thinking when they may are not in this comparison. A vote needs answers that can be compared,
+which a free text has not.
 """
 
 import argparse
