@@ -118,6 +118,9 @@ EDITS: dict[str, Callable[[], Edit | EditGroup]] = {
     "random": lambda: OddsEqualBridge([0, 1], tau_max=0.7, bridge="random"),
     "smooth": lambda: OddsEqualBridge([0, 1], tau_max=0.7, placebo="smooth"),
     "two": lambda: EditGroup([OddsEqualBridge([1], tau_max=0.4), HeadRedirect("L1H2", "question")]),
+    "twins": lambda: EditGroup(
+        [OddsEqualBridge([0], tau_max=0.4), OddsEqualBridge([1], tau_max=0.7)]
+    ),
     "scale": lambda: HeadScale(["L0H1", "L2H3"], 0.0),
     "project": lambda: ValueProjection([0, 1], strength=2.0),
     "variant": lambda: LessMean([1]),
@@ -162,11 +165,12 @@ def test_factors_are_those_of_the_projection() -> None:
     for tau in (0.15, 0.9):
         floor = bridge_floor(n_bridge.double(), n_current.double(), tau)
         acts = (n_bridge > 0) & (n_current > 0)
-        found = fast.group_factors(sums, floor, acts)
+        changes = fast.relative_changes(sums, floor * acts)
         other = 1 - sums.sum(-1)
         exact = odds_equal_factors(sums[..., 0], sums[..., 1], other, n_bridge, n_current, tau)
-        torch.testing.assert_close(found[..., 0], exact.bridge, rtol=1e-5, atol=1e-9)
-        torch.testing.assert_close(found[..., 1], exact.current, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(1 + changes[..., 0], exact.bridge, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(1 - changes[..., 1], exact.current, rtol=1e-5, atol=1e-9)
+        assert (changes[~exact.shifts.shifted] == 0).all()
         assert exact.shifts.shifted.any()
         assert exact.shifts.infeasible.any()
 

@@ -1,8 +1,8 @@
 """Decoding by the ``generate`` of transformers: its loop, its cache, its attention.
 
 A logits processor draws each row's token by the row's own random number and leaves it as the one
-possible token; a stopping criterion ends the call when half of the rows are done, and the rest goes
-on in another call with the same cache, so that finished rows do not cost much.
+possible token (greedy: as the best); a stopping criterion ends the call when half of the rows are
+done, and the rest goes on in another call with the same cache, so that finished rows cost little.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,6 +112,8 @@ class _Drawing(LogitsProcessor):
         done = sum(row.is_done for row in self.rows)
         too_long = any(self._is_full(row) for row in self.rows)
         self.is_over = 2 * done >= len(self.rows) or too_long
+        if not self.sampler.is_random:
+            return scores  # generate takes the best of them itself
         return scores.fill_(-torch.inf).scatter_(1, chosen.unsqueeze(1), 0.0)
 
     def _drawing_rows(self) -> Sequence[Row]:

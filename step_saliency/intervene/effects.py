@@ -12,6 +12,7 @@
 Counted on the device and read when the table is asked for, so that decoding does not wait.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -104,3 +105,9 @@ def _rows(
                 row[name] = float(row[name] or 0) / count if count else float("nan")
         rows.append(row)
     return rows
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names of edits with a number from the second of its kind on, so that counters stay apart."""
+    places = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [n if at == 1 else f"{n}#{at}" for n, at in zip(names, places, strict=True)]

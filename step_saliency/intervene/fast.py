@@ -30,7 +30,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from step_saliency.intervene.edit import CountsOf, Edit, EditContext
-from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.effects import Effects, distinct_names
 from step_saliency.intervene.labels import PADDING, WRITTEN, KeyGroup, StepLabels
 from step_saliency.intervene.oeb import (
     OddsEqualBridge,
@@ -39,6 +39,7 @@ from step_saliency.intervene.oeb import (
     odds_equal_factors,
     visible_keys,
 )
+from step_saliency.intervene.past import PastStore
 from step_saliency.intervene.stream import Label, StepStream
 from step_saliency.models.registry import (
     attention_implementation,
@@ -135,17 +136,13 @@ class _Call:
         """Attention weights of single queries; heads that share keys are rows of one product."""
         n_kv_heads = self.key.shape[1]
         q = grouped(self.query, n_kv_heads).flatten(0, 1)
-        k = self.key.flatten(0, 1).mT
+        scores = torch.bmm(q * self.scale, self.key.flatten(0, 1).mT)
+        scores = scores.view(*self.query.shape[:2], -1)
         cap = self.options.get("softcap")
-        if bias is None or cap is not None:
-            scores = torch.bmm(q * self.scale, k)
-        else:
-            shared = bias.repeat_interleave(n_kv_heads, dim=0).to(q.dtype)
-            scores = torch.baddbmm(shared, q, k, alpha=self.scale)
-        scores = scores.unflatten(0, (-1, n_kv_heads)).flatten(1, 2)
         if cap is not None:
             scores = (scores / cap).tanh() * cap
-            scores = scores if bias is None else scores + bias.to(scores.dtype)
+        if bias is not None:
+            scores = scores.add_(bias)
         return self.pattern(scores.unsqueeze(2)).squeeze(2)
 
     def pattern(
@@ -238,16 +235,16 @@ class _PassGroups:
 
     Attributes:
         members: 1 where a visible key is in the bridge (0) or the current part (1).
+        gaining: The transpose, with -1 for the current part, which gives what the bridge gets.
         counts: Visible keys of the bridge and of the current part.
-        floor: sqrt(|B| / (|B| + |S|)).
-        acts: Rows with both.
+        floor: sqrt(|B| / (|B| + |S|)); 0 in rows without a bridge or without a current part.
         bias: 0 at visible keys and the lowest number elsewhere; None if all are visible.
     """
 
     members: Float[Tensor, "batch key 2"]
+    gaining: Float[Tensor, "batch 2 key"]
     counts: tuple[Float[Tensor, "batch 1"], Float[Tensor, "batch 1"]]
     floor: Float[Tensor, "batch 1"]
-    acts: Bool[Tensor, "batch 1"]
     bias: Float[Tensor, "batch 1 key"] | None
 
     @classmethod
@@ -262,30 +259,30 @@ class _PassGroups:
         n_bridge, n_current = counts.unsqueeze(-1).unbind(1)
         return cls(
             members=members,
+            gaining=(members * members.new_tensor([1.0, -1.0])).mT,
             counts=(n_bridge, n_current),
-            floor=bridge_floor(n_bridge, n_current, 1.0),
-            acts=(counts > 0).all(-1, keepdim=True),
+            floor=bridge_floor(n_bridge, n_current, 1.0) * (n_current > 0),
             bias=bias,
         )
 
 
-def group_factors(
-    sums: Float[Tensor, "batch head 2"],
-    floor: Float[Tensor, "batch 1"],
-    acts: Bool[Tensor, "batch 1"],
+def relative_changes(
+    sums: Float[Tensor, "batch head 2"], floor: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch head 2"]:
-    """What `odds_equal_factors` makes of normalised masses, in fewer operations.
+    """f_B - 1 and 1 - f_S of `odds_equal_factors`, in fewer operations.
+
+    The bridge gets d = max(0, tau_B - p(B)), which the current part gives, so that f_B - 1 =
+    d / p(B) and 1 - f_S = d / p(S); both are 0 where a row is left alone.
 
     Args:
-        sums: Mass of the bridge (0) and of the current part (1).
-        floor: tau_B before it is capped.
-        acts: Rows with a bridge and a current part.
+        sums: Normalised mass of the bridge (0) and of the current part (1).
+        floor: tau_B before it is capped; 0 in rows that are to be left alone.
     """
-    pair = sums.sum(-1)
-    tau = torch.where(floor >= pair, pair / 2, floor)
-    wanted = torch.stack([tau, pair - tau], dim=-1)
-    shifted = acts & (sums[..., 0] < tau) & (sums > 0).all(-1)
-    return torch.where(shifted.unsqueeze(-1), wanted / sums, 1.0)
+    bridge, current = sums.unbind(-1)
+    pair = bridge + current
+    tau = torch.where(floor < pair, floor, pair / 2)
+    moved = torch.where(bridge > 0, tau - bridge, 0.0).clamp(min=0)
+    return moved.unsqueeze(-1) / sums.clamp(min=torch.finfo(sums.dtype).tiny)
 
 
 _Projected: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
@@ -310,6 +307,8 @@ class FastSession:
         for edit in edits:
             edit.check(n_layers=self.n_layers, n_heads=int(config.num_attention_heads))
         self.edits = tuple(edits)
+        names = distinct_names([edit.name for edit in self.edits])
+        self._names = dict(zip(self.edits, names, strict=True))
         self.layers = [_LayerEdits(layer, edits) for layer in range(self.n_layers)]
         self.labels: StepLabels | None = None
         self._stream = StepStream(tokenizer)
@@ -427,13 +426,12 @@ class FastSession:
         made = self._pass_groups(call, edit)
         pattern = call.single_pattern(made.bias)
         sums = pattern @ made.members
-        floor = made.floor.clamp(max=tau)
-        factors = group_factors(sums, floor, made.acts)
+        changes = relative_changes(sums, made.floor.clamp(max=tau))
         if heads is not None:
             chosen = chosen_heads(heads, sums.shape[1], sums.device)
-            factors = torch.where(chosen.unsqueeze(-1), factors, 1.0)
+            changes = torch.where(chosen.unsqueeze(-1), changes, 0.0)
         self._uncounted.setdefault((edit, call.layer), []).append((sums, made.counts))
-        pattern = torch.addcmul(pattern, pattern, (factors - 1) @ made.members.mT)
+        pattern = torch.addcmul(pattern, pattern, changes @ made.gaining)
         return call.head_outputs(pattern.unsqueeze(2))
 
     def _pass_groups(self, call: _Call, edit: OddsEqualBridge) -> _PassGroups:
@@ -464,10 +462,10 @@ class FastSession:
             if heads is not None:
                 chosen = chosen_heads(heads, sums.shape[1], sums.device)
                 by_head = {name: total * chosen for name, total in by_head.items()}
-            self._effects.add(edit.name, layer, **by_head)
+            self._effects.add(self._names[edit], layer, **by_head)
         for (counted, layer), (counts_of, put_off) in self._put_off.items():
             joined = [torch.cat(tensors) for tensors in zip(*put_off, strict=True)]
-            self._effects.add(counted.name, layer, **counts_of(*joined))
+            self._effects.add(self._names[counted], layer, **counts_of(*joined))
         self._uncounted, self._put_off = {}, {}
         self._passes_uncounted = 0
 
@@ -498,8 +496,10 @@ class FastSession:
         self, layer: "_LayerEdits", resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """A decoder layer's output, edited."""
+        if self.labels is None:
+            return resid
         if layer.needs_resid:
-            layer.remember(resid)
+            layer.remember(resid, len(self.labels))
         for edit in layer.on_resid:
             if self._acting.get(edit):
                 context = self._context(edit, layer, resid.shape[1], resid_pre=layer.resid_pre)
@@ -536,7 +536,7 @@ class FastSession:
             resid_pre=resid_pre if edit.needs_resid_pre else None,
             sinks=sinks,
             w_o=layer.output_weights,
-            record=lambda **counts: self._effects.add(edit.name, layer.index, **counts),
+            record=partial(self._effects.add, self._names[edit], layer.index),
             put_off=partial(self._put_off_count, edit, layer.index),
         )
 
@@ -560,21 +560,23 @@ class _LayerEdits:
         """Begin another batch."""
         self.values: Any = None
         self.resid: Tensor | None = None
+        self._past = PastStore()
         self.resid_pre: Tensor | None = None
 
     def keep(self, rows: Int[Tensor, "row"]) -> None:
         """Go on with these rows only; values come with the next call."""
         self.values = None
-        self.resid = None if self.resid is None else self.resid[rows.to(self.resid.device)]
+        self.resid = None
+        self._past.keep(rows)
 
     def keep_resid_pre(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keep what the block reads in this pass."""
         self.resid_pre = args[0] if args else kwargs["hidden_states"]
 
-    def remember(self, resid: Float[Tensor, "batch pos d_model"]) -> None:
+    def remember(self, resid: Float[Tensor, "batch pos d_model"], n_keys: int) -> None:
         """Keep what came before edits, of all positions."""
-        before = [] if self.resid is None else [self.resid]
-        self.resid = torch.cat([*before, resid], dim=1)
+        self._past.show(resid)
+        self.resid = self._past.all(n_keys)
 
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
         """Output projection of the layer's heads."""

@@ -15,7 +15,7 @@ here. Passes that start from embeddings have no token ids and are refused, unles
 by the model itself (as `HookedTransformer.generate` does).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -31,8 +31,9 @@ from step_saliency.intervene.edit import (
     EditContext,
     changed,
 )
-from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.effects import Effects, distinct_names
 from step_saliency.intervene.labels import StepLabels
+from step_saliency.intervene.past import PastStore
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers, output_weights, sink_logits
@@ -43,67 +44,6 @@ from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
 FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
-
-
-class PastStore:
-    """One activation of all positions so far, of which every pass shows the new ones.
-
-    The buffer doubles when it is full; a single pass is kept as it is, with its gradient.
-    """
-
-    def __init__(self) -> None:
-        self._held: Float[Tensor, "batch key ..."] | None = None
-        self._length = 0
-        self._shown: Float[Tensor, "batch pos ..."] | None = None
-
-    def show(self, activation: Float[Tensor, "batch pos ..."]) -> None:
-        """Take what a pass shows."""
-        self._shown = activation
-
-    def all(self, n_keys: int) -> Float[Tensor, "batch key ..."]:
-        """The activation at all positions, those of the pass at the end.
-
-        Raises:
-            ValueError: earlier positions were not shown.
-        """
-        if self._shown is not None:
-            self._write(self._shown, n_keys)
-            self._shown = None
-        assert self._held is not None
-        return self._held[:, :n_keys]
-
-    def _write(self, shown: Float[Tensor, "batch pos ..."], n_keys: int) -> None:
-        start = n_keys - shown.shape[1]
-        if start == 0:
-            self._held = shown
-        elif self._held is None or self._length < start or len(self._held) != len(shown):
-            raise ValueError(
-                f"the model has {start} earlier positions in its cache, of which {self._length} "
-                "were seen here: fill its cache inside of the context too"
-            )
-        elif shown.requires_grad or self._held.requires_grad:
-            self._held = torch.cat([self._held[:, :start], shown], 1)
-        else:
-            self._held = _with_room(self._held, start, n_keys)
-            self._held[:, start:n_keys] = shown
-        self._length = n_keys
-
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
-        """Go on with these rows only."""
-        if self._held is not None:
-            self._held = self._held[rows.to(self._held.device)]
-
-
-def _with_room(
-    held: Float[Tensor, "batch key ..."], length: int, needed: int
-) -> Float[Tensor, "batch capacity ..."]:
-    if held.shape[1] >= needed and not held.is_inference():
-        return held
-    with torch.inference_mode(False):
-        shape = (held.shape[0], max(2 * length, needed), *held.shape[2:])
-        roomy = torch.empty(shape, dtype=held.dtype, device=held.device)
-    roomy[:, :length] = held[:, :length]
-    return roomy
 
 
 class Session:
@@ -146,7 +86,7 @@ class Session:
             edit.check(n_layers=self._n_layers, n_heads=n_heads(model))
         known = [trace] if trace is not None else traces
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
-        self._names = _distinct([edit.name for edit in self.edits])
+        self._names = distinct_names([edit.name for edit in self.edits])
         self._values = self._stores("needs_values")
         self._resid = self._stores("needs_resid")
         self._resid_pre: dict[int, Float[Tensor, "batch pos d_model"]] = {}
@@ -312,9 +252,3 @@ class Session:
 
 def _show(store: PastStore, activation: Float[Tensor, "batch pos ..."], hook: Any) -> None:
     store.show(activation)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names with a number from the second of its kind on."""
-    counted: Callable[[int], int] = lambda i: list(names[: i + 1]).count(names[i])  # noqa: E731
-    return [name if counted(i) == 1 else f"{name}#{counted(i)}" for i, name in enumerate(names)]
