@@ -36,6 +36,7 @@ from analyses.conditions import (
     Condition,
     add_answer_arguments,
     answers,
+    check_depth,
     chunks,
     flow_layers,
     gold_losses,
@@ -76,7 +77,7 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
     """
     bands = [
         Condition(f"both-{name}", "bands", "both", bands=name)
-        for name in ("third", "half", "random", "automatic")
+        for name in ("third", "half", "automatic")
     ]
     bands += [
         Condition(f"both-random-{i}", "bands", "both", bands="random", seed=i) for i in (0, 1)
@@ -282,6 +283,7 @@ def units(options: Options) -> list[Unit]:
 
 def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
     """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
+    check_depth(model, options)
     kind, (first, last), condition = unit.payload
     items = read_items(options)[first:last]
     made = ablation if kind == "answers" else losses

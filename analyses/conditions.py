@@ -8,7 +8,8 @@ A `Condition` is a row of a table: which half of StepFlow acts (``edit``), in wh
                             the bridge, as many of the highest for momentum
     window-A                as many layers as a quarter, from layer A on, for either
     random                  as many layers as a quarter, drawn from the other layers
-    automatic               `step_saliency.diagnose.find_bands` on other problems
+    automatic               `step_saliency.diagnose.find_bands` on other problems: of another seed,
+                            or rows of the file after the first n
 
 Pairing. Whatever the condition, problem i, sample s draws the random numbers of (seed, i, s), and
 greedy answers draw none: conditions differ by the intervention alone, and are compared within
@@ -47,6 +48,7 @@ BASELINE = "baseline"
 REFERENCE_SEED = 7_919
 """Added to the seed of the problems for those that only set something up."""
 N_REFERENCE = 48
+N_REFERENCE_ROWS = 16
 PAIR = ("problem", "sample")
 
 
@@ -180,7 +182,7 @@ def condition_flow(
 
 def model_flow(model: Any, condition: Condition, options: Mapping[str, Any]) -> StepFlow | None:
     """`condition_flow` with bands and banks made on other problems where they are wanted."""
-    setting = (str(options["data"]), str(options["level"]), str(options["family"]))
+    setting = (str(options["data"]), options["n"], str(options["level"]), str(options["family"]))
     seed = int(options["seed"])
     automatic = bank = None
     if condition.bands == "automatic":
@@ -200,7 +202,7 @@ def flow_layers(flow: StepFlow | None) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _automatic_bands(model: Any, data: str, level: str, family: str, seed: int) -> Bands:
+def _automatic_bands(model: Any, data: str, n: int, level: str, family: str, seed: int) -> Bands:
     """Bands by the depth curves of own answers to other problems, or of a file's solutions."""
     if data == TASK:
         problems = _other_problems(level, family, seed)
@@ -216,25 +218,44 @@ def _automatic_bands(model: Any, data: str, level: str, family: str, seed: int) 
             for problem, answer in zip(problems, written, strict=True)
         ]
     else:
-        items = read_items({"data": data, "n": 16})
+        items = _other_rows(data, n)
         traces = [_of_problem(gold_trace(model.tokenizer, item), item.id) for item in items]
     diagnoses = [diagnose(ss.step_saliency(model, trace)) for trace in traces]
     return find_bands(diagnoses, seed=seed).bands
 
 
 @lru_cache(maxsize=1)
-def _bank(model: Any, data: str, level: str, family: str, seed: int) -> MomentumBank:
-    """Momentum of solutions of other problems of the task, or of the last rows of a file."""
+def _bank(model: Any, data: str, n: int, level: str, family: str, seed: int) -> MomentumBank:
+    """Momentum of solutions of other problems of the task, or of other rows of a file."""
     if data == TASK:
         traces = [p.trace(model.tokenizer) for p in _other_problems(level, family, seed)]
     else:
-        items = read_items({"data": data, "n": None})[-16:]
-        traces = [gold_trace(model.tokenizer, item) for item in items]
+        traces = [gold_trace(model.tokenizer, item) for item in _other_rows(data, n)]
     return momentum_bank(model, traces, layers=range(layers_of(model)), progress=False)
 
 
 def _other_problems(level: Any, family: Any, seed: int) -> list[Any]:
     return make_problems(N_REFERENCE, level, seed + REFERENCE_SEED, family=family)
+
+
+def _other_rows(data: str, n: int) -> list[Item]:
+    """The last rows of a file that are not among the n problems that are answered."""
+    found = read_items({"data": data, "n": None})[n:][-N_REFERENCE_ROWS:]
+    if not found:
+        raise ValueError(
+            f"n={n}: {data} has no other rows to find bands or take momentum from; answer fewer of "
+            f"them (up to {N_REFERENCE_ROWS} are set aside)"
+        )
+    return found
+
+
+def check_depth(model: Any, options: Mapping[str, Any]) -> None:
+    """Raise ValueError if conditions were made for a model of another depth."""
+    if layers_of(model) != options["depth"]:
+        raise ValueError(
+            f"depth={options['depth']}: the model has {layers_of(model)} layers; windows would not "
+            f"tile it (--depth {layers_of(model)})"
+        )
 
 
 def _of_problem(trace: Trace, name: str) -> Trace:

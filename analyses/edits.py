@@ -142,15 +142,13 @@ class Diverted(Edit):
         groups = key_groups(
             context.labels, n_queries=context.n_queries, bridge="auto", current="region"
         )[:, None]
-        _, shifts = odds_equal_scores(
-            activation, groups, tau_max=self.tau_max, sinks=_sinks(context)
-        )
+        sinks = _sinks(context)
+        _, shifts = odds_equal_scores(activation, groups, tau_max=self.tau_max, sinks=sinks)
         if shifts is None or not shifts.shifted.any():
             return activation
         visible = visible_keys(activation)
         other = visible & (groups == KeyGroup.OTHER)
-        pattern = activation.softmax(-1)
-        on_other = (pattern * other).sum(-1)
+        on_other = _mass_on(activation, other, sinks)
         gained = torch.where(shifts.shifted, shifts.mass_after - shifts.mass_before, 0.0)
         acts = shifts.shifted & (on_other > 1e-30)
         to_other = torch.log1p(gained / on_other.clamp(min=1e-30))
@@ -187,6 +185,19 @@ class SummaryCut(Edit):
         groups = key_groups(labels, n_queries=n_queries, bridge="auto", current="region")
         summary = chosen_queries(labels, n_queries, regions=[Region.SUMMARY.value])
         return summary[..., None] & (groups == KeyGroup.BRIDGE)
+
+
+def _mass_on(
+    scores: Float[Tensor, "batch head query key"],
+    keys: Bool[Tensor, "batch #head query key"],
+    sinks: Float[Tensor, "head 1"] | None,
+) -> Float[Tensor, "batch head query"]:
+    """Attention on some keys; a sink takes part in the softmax and is none of them."""
+    on_keys = (scores.softmax(-1) * keys).sum(-1)
+    if sinks is None:
+        return on_keys
+    total = scores.logsumexp(-1)
+    return on_keys * (total - torch.logaddexp(total, sinks.to(total.dtype))).exp()
 
 
 def _sinks(context: EditContext) -> Float[Tensor, "head 1"] | None:

@@ -32,9 +32,16 @@ import numpy as np
 import pandas as pd
 
 from analyses.ablation import conditions
-from analyses.conditions import BASELINE, add_answer_arguments, answers, chunks, model_flow
+from analyses.conditions import (
+    BASELINE,
+    add_answer_arguments,
+    answers,
+    check_depth,
+    chunks,
+    model_flow,
+)
 from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import read_items
+from analyses.sources import check_task, read_items
 from analyses.stats import bootstrap_means, mean_table, paired_table, with_holm
 from step_saliency.tasks.grading import ERROR_KINDS
 
@@ -214,6 +221,7 @@ def units(options: Options) -> list[Unit]:
     """Earlier answers by folder, or chunks of problems."""
     if options["answers"]:
         return [Unit(f"answers-{Path(name).name}", name) for name in options["answers"]]
+    check_task(options, "kinds of error")
     chosen = conditions(options["depth"], options["conditions"])
     return [
         Unit(f"{condition.name}-{start:05d}", ((start, stop), condition))
@@ -226,6 +234,7 @@ def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
     """One folder, or one condition on one chunk."""
     if isinstance(unit.payload, str):
         return read_answers(Path(unit.payload))
+    check_depth(model, options)
     (first, last), condition = unit.payload
     items = read_items(options)[first:last]
     _, frame = answers(model, items, model_flow(model, condition, options), options)

@@ -15,10 +15,11 @@ step by itself and averages over the steps.
 Maps: those of `analyses.maps`; what random numbers get in average precision is chance. Readings:
 each head; ``head="mean"``, the mean map of the heads; layer missing, the mean map of all layers;
 ``head="best"``, the head (of the layer, or of the model where the layer is missing) that does best
-*on the other half of the problems*, so that picking it gains nothing by itself.
+*on the other half of the problems*, so that picking it gains nothing by itself;
+``head="best_layer"``, likewise the layer whose mean over heads does best there.
 
 Intervals: 95% percentile bootstrap over problems; the scores of one problem are not independent.
-For ``head="best"`` they hold the picked head fixed.
+For ``head="best"`` and ``"best_layer"`` they hold what was picked fixed.
 
 When it misleads: the graph has the contents that a step needs and not what the choice of the next
 step needs, so a map that rightly shows the latter is charged with it. Responses are the gold
@@ -213,22 +214,43 @@ def pick_best_heads(values: pd.DataFrame) -> pd.DataFrame:
     Per layer, and over the whole model (layer missing). Halves are even and odd problems.
     """
     heads = values[values["head"].str.isdigit().astype(bool)]
-    if heads.empty:
-        return heads
-    order = {problem: i for i, problem in enumerate(values["problem"].unique())}
-    half = heads["problem"].map(order) % 2
     keys = [key for key in KEYS if key not in ("layer", "head")]
+    in_layer = _best_on_other_half(heads, [*keys, "layer"], values)
+    in_model = _best_on_other_half(heads, keys, values)
+    in_model["layer"] = pd.NA
+    picked = pd.concat([in_layer, in_model], ignore_index=True).assign(head="best")
+    return picked.astype({"layer": "Int64", "head": "string"})
+
+
+def pick_best_layers(values: pd.DataFrame) -> pd.DataFrame:
+    """Rows ``head="best_layer"``: the mean over heads of the layer best on the other half."""
+    layers = values[(values["head"] == "mean") & values["layer"].notna()]
+    keys = [key for key in KEYS if key not in ("layer", "head")]
+    picked = _best_on_other_half(layers, keys, values).assign(head="best_layer")
+    picked["layer"] = pd.NA
+    return picked.astype({"layer": "Int64", "head": "string"})
+
+
+def _best_on_other_half(
+    rows: pd.DataFrame, scope: Sequence[str], values: pd.DataFrame
+) -> pd.DataFrame:
+    """Of each scope, the rows of the reading whose mean is highest on the other half."""
+    if rows.empty:
+        return rows
+    order = {problem: i for i, problem in enumerate(values["problem"].unique())}
+    half = rows["problem"].map(order) % 2
     picked = []
     for mine in (0, 1):
-        other = heads[half != mine].groupby([*KEYS], dropna=False)["value"].mean().reset_index()
-        for scope in ([*keys, "layer"], keys):
-            best = other.loc[other.groupby(scope, dropna=False)["value"].idxmax()]
-            rows = heads[half == mine].merge(best[KEYS], on=KEYS)
-            rows["head"] = "best"
-            if scope == keys:
-                rows["layer"] = pd.NA
-            picked.append(rows)
-    return pd.concat(picked, ignore_index=True).astype({"layer": "Int64", "head": "string"})
+        other = rows[half != mine].groupby([*KEYS], dropna=False)["value"].mean().reset_index()
+        best = other.loc[other.groupby([*scope], dropna=False)["value"].idxmax()]
+        picked.append(rows[half == mine].merge(best[KEYS], on=KEYS))
+    return pd.concat(picked, ignore_index=True)
+
+
+def with_picked(values: pd.DataFrame) -> pd.DataFrame:
+    """Values with the rows of picked heads and layers."""
+    picked = [pick_best_heads(values), pick_best_layers(values)]
+    return pd.concat([values, *picked], ignore_index=True)
 
 
 def bootstrap_means(
@@ -245,16 +267,15 @@ def summarise(
     values: pd.DataFrame, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
 ) -> pd.DataFrame:
     """Means over problems with intervals: columns of `KEYS`, then estimate, lower, upper, n."""
-    both = pd.concat([values, pick_best_heads(values)], ignore_index=True)
-    return _intervals(both, seed=seed, n_bootstrap=n_bootstrap)
+    return _intervals(with_picked(values), seed=seed, n_bootstrap=n_bootstrap)
 
 
 def differences(
     values: pd.DataFrame, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
 ) -> pd.DataFrame:
-    """Each method minus raw attention, same reading, paired by problem; mean and best head only."""
-    both = pd.concat([values, pick_best_heads(values)], ignore_index=True)
-    both = both[both["head"].isin(["mean", "best"])]
+    """Each method minus raw attention, same reading, paired by problem; no single heads."""
+    both = with_picked(values)
+    both = both[both["head"].isin(["mean", "best", "best_layer"])]
     keys = [key for key in KEYS if key not in ("method", "objective")]
     attention = both[both["method"] == "attention"]
     merged = both.merge(
@@ -298,7 +319,8 @@ def headline(
 ) -> pd.DataFrame:
     """The readings to look at first: mean over layers and heads, best head, best layer's mean head.
 
-    The best layer is picked on the same problems that it is reported for: an upper bound.
+    Where a layer is named it is picked on the same problems that it is reported for: an upper
+    bound. ``head="best_layer"`` is not.
     """
     chosen = summary[
         (summary["edge"] == edge)

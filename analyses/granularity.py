@@ -42,7 +42,7 @@ from torch import Tensor
 import step_saliency as ss
 from analyses.runner import Analysis, Options, Unit, main
 from analyses.sources import TASK, Item, add_source_arguments, read_items
-from analyses.stats import mean_table
+from analyses.stats import mean_table, with_holm
 from step_saliency.diagnose import diagnose
 from step_saliency.models.facts import device_of, n_layers
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
@@ -290,14 +290,14 @@ def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
 
 
 def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
-    """Means over problems; ``excess`` is tested against 0."""
+    """Means over problems; ``excess`` is tested against 0, with Holm's correction over its rows."""
     by = ["text", "splitter", "method", "metric", "layer"]
-    known = values.dropna(subset=["value"])
+    known, seed = values.dropna(subset=["value"]), options["seed"]
     tables = [
-        mean_table(rows, "value", by=by, null=0.0 if metric == "excess" else None)
+        mean_table(rows, "value", by=by, null=0.0 if metric == "excess" else None, seed=seed)
         for metric, rows in known.groupby("metric", sort=False)
     ]
-    joined = pd.concat(tables, ignore_index=True)
+    joined = with_holm(pd.concat(tables, ignore_index=True))
     sizes = values.groupby(["text", "splitter"])[["n_tokens", "n_steps", "n_parts"]].mean()
     summary = joined.merge(sizes.reset_index(), on=["text", "splitter"])
     is_curve = summary["layer"].notna()

@@ -7,9 +7,9 @@ Each head of the model is, alone,
     redirected   given a mass of `REDIRECTED` on the question while thinking (`HeadRedirect`)
     projected    freed from what the previous step's values put into it (`ValueProjection`, rank 4)
 
-and the outcomes are, teacher-forced: ``margin``, log p(right) - log p(written) where a wrong greedy
-answer first leaves the solution (`analyses.mediation`), and ``loss`` of the gold solution. Effects
-are differences to no edit, by problem; Holm over the heads.
+and the outcomes are, teacher-forced: ``margin``, log p(right) - log p(written) where the first
+wrong step of a wrong greedy answer goes wrong (`analyses.mediation`), and ``loss`` of the gold
+solution. Effects are differences to no edit, by problem; Holm over the heads.
 
 Then (``--found FOLDER`` of a first run): the k heads whose bridge raises the margin most on one
 half of the problems (by number: even, odd) are steered together on the *other* half, beside k heads
@@ -18,7 +18,8 @@ reported for top heads was therefore not looked at when they were picked.
 
 When it misleads: a head that does nothing alone may matter with others, and later layers make up
 for ablated heads. Margins are of errors only, so a head that merely flattens predictions raises
-them: hold it against the loss of the gold solutions.
+them: hold it against the loss of the gold solutions. Heads by lot are one lot for each half, so
+that their intervals leave out how much lots differ.
 """
 
 import argparse
@@ -38,8 +39,8 @@ from analyses.conditions import (
 )
 from analyses.mediation import Divergence, divergence, forced_pass, group_of, margin
 from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, read_items
-from analyses.stats import binary_table, paired_table, with_holm
+from analyses.sources import Item, check_task, read_items
+from analyses.stats import N_PERMUTATIONS, binary_table, paired_table, with_holm
 from step_saliency.diagnose import Bands
 from step_saliency.intervene import Edit, OddsEqualBridge
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
@@ -80,7 +81,7 @@ def bridge_on(heads: Sequence[tuple[int, int]], *, tau_max: float) -> OddsEqualB
 def errors_of(
     model: Any, items: Sequence[Item], options: Mapping[str, Any]
 ) -> list[tuple[Item, Divergence]]:
-    """Problems whose greedy answer is wrong, with where it leaves the solution."""
+    """Problems whose greedy answer is wrong, with where it goes wrong."""
     written, _ = answers(model, items, None, {**options, "samples": 1, "temperature": 0.0})
     found = []
     for item, trace in zip(items, written, strict=True):
@@ -148,6 +149,8 @@ def named_heads(values: pd.DataFrame) -> pd.DataFrame:
 def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Each head's effect on each outcome; Holm over heads within way and outcome."""
     named = named_heads(values)
+    # A drawn p-value is at least one over the draws: with few, no head of many could pass Holm.
+    draws = {"n_permutations": max(N_PERMUTATIONS, 50 * named["condition"].nunique()), **draws}
     base = named[named["way"] == BASELINE]
     tables = []
     for way in [way for way in WAYS if (named["way"] == way).any()]:
@@ -254,6 +257,7 @@ def transfer_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
 
 def units(options: Options) -> list[Unit]:
     """Chunks for single heads; or, with ``found``, halves, conditions and chunks."""
+    check_task(options, "margins")
     small = {**options, "chunk": options["map_chunk"]}
     spans = chunks(small, options["n_maps"])
     if not options["found"]:
@@ -326,7 +330,7 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
 
 def _accuracy(values: pd.DataFrame, seed: int) -> pd.DataFrame:
     tables = [
-        binary_table(values, condition="condition", reference=reference, seed=seed)
+        binary_table(values, condition="condition", reference=reference, pair=["sample"], seed=seed)
         for reference in (BASELINE, "band")
     ]
     return pd.concat(tables, ignore_index=True)

@@ -7,26 +7,29 @@ forced      Teacher-forced passes under interventions. Mediators: ``bridge_mass`
             ``step_mass`` (of thinking and summary on the step being written, shallow layers),
             ``summary_mass`` (of the summary on the thinking, deep layers). Outcomes: ``loss`` and
             ``answer_loss`` of the gold solution, and ``margin`` = log p(right) - log p(written) at
-            the token where a wrong greedy answer first leaves the solution.
+            the token where the first wrong step of a wrong greedy answer goes wrong (`corrected`).
             Path: across problems, does the change in the mediator go with the change in the outcome
             (rank correlation)? Blocked: the bridge acting in one region alone; ``diverted``, which
             takes the same mass from the current part but withholds it from the bridge; momentum
-            with the summary's sight of the thinking cut (`analyses.edits`).
-answers     The same edits while answers are written: accuracy.
+            with the summary's sight of the thinking cut (`analyses.edits`). Placebos: the bridge on
+            as many keys by lot, momentum in random directions.
+answers     The same edits while answers are written: accuracy, against none and against placebos.
 injection   Lock-in planted (`LockIn`: a minimum of mass on the current step) in shallow or deep
-            layers, and as much mass on keys drawn by lot: which errors appear?
+            layers, and as much mass on as many keys drawn by lot: which errors appear?
 prediction  Lock-in of a trace before its first wrong step (steps before it only) against a correct
             trace cut at the same step: of the same problem (``within``: equal difficulty), and of
             a problem without errors whose cut trace has most nearly as many tokens (``matched``:
             equal length). What length is left is in ``gap``, and in the rows of ``n_tokens``, which
             are not tested where traces were matched by it.
 
-When it misleads: a mediator that moves with the outcome may be moved by it. Margins are taken where
-the model was wrong, so whatever flattens its predictions raises them; read them beside the
-placebos'. Correct and error traces of one problem are mostly the same text up to the error, and
-then their lock-in is the same number: ``ties`` says how often. The summary comes after all errors
-but its own, so that decay cannot come before them; ``reach`` (share of the thinking rows of deep
-layers on earlier thinking steps) stands in for it.
+When it misleads: a mediator that moves with the outcome may be moved by it, or both by something
+that differs between problems, such as length; mediators are of the gold solution, margins of the
+answer. Margins are taken where the model was wrong, so whatever flattens its predictions raises
+them; read them beside the placebos'. Where an answer takes a step too early, ``right`` is the next
+step of the solution, and another might do as well. Correct and error traces of one problem are
+mostly the same text up to the error, and then their lock-in is the same number: ``ties`` says how
+often. The summary comes after all errors but its own, so that decay cannot come before them;
+``reach`` (share of the thinking rows of deep layers on earlier thinking steps) stands in for it.
 """
 
 import argparse
@@ -39,6 +42,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.stats import rankdata
 from torch import Tensor
 
 import step_saliency as ss
@@ -52,7 +56,7 @@ from analyses.conditions import (
 from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut
 from analyses.error_kinds import changes, flow_against_local, rates, transitions, with_states
 from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, read_items
+from analyses.sources import Item, check_task, read_items
 from analyses.stats import (
     binary_table,
     correlation_table,
@@ -71,13 +75,21 @@ from step_saliency.intervene import (
 )
 from step_saliency.intervene.labels import KeyGroup, key_groups
 from step_saliency.models.facts import device_of, n_layers
+from step_saliency.resampling import expanded_level
 from step_saliency.tasks import Problem
+from step_saliency.tasks.grading import split_response
+from step_saliency.tasks.notation import NOTATIONS, SUMMARY, join_response, right_step
 from step_saliency.trace import Region, Trace
 
 PARTS = ("forced", "answers", "injection", "prediction")
 TAU, ALPHA = 0.3, 0.5
 """Twice and eight times the defaults, so that there is an effect to be explained."""
 MASSES = (0.5, 0.8)
+PLACEBOS: Mapping[str, tuple[str, ...]] = {
+    "oeb-strong": ("oeb-strong-random", "oeb-strong-diverted"),
+    "smi-strong": ("smi-strong-direction",),
+    **{f"lock-in-shallow-{mass:g}": (f"random-shallow-{mass:g}",) for mass in MASSES},
+}
 MEDIATORS = ("bridge_mass", "step_mass", "summary_mass")
 OUTCOMES = ("loss", "answer_loss", "margin")
 INDICES = ("lock_in_index", "reach", "n_tokens")
@@ -95,7 +107,7 @@ def forced_edits(depth: int) -> dict[str, list[Edit]]:
         "oeb-strong-thinking": [RegionBridge(low, [Region.THINKING.value], tau_max=TAU)],
         "oeb-strong-summary": [RegionBridge(low, [Region.SUMMARY.value], tau_max=TAU)],
         "oeb-strong-diverted": [Diverted(low, tau_max=TAU)],
-        "oeb-strong-random": [LockIn(low, TAU, keys="random")],
+        "oeb-strong-random": [OddsEqualBridge(low, tau_max=TAU, placebo="random")],
         "smi": [StepMomentumInjection(high)],
         "smi-strong": [momentum],
         "smi-strong-direction": [
@@ -175,13 +187,13 @@ def _mediators(
 
 @dataclass(frozen=True, eq=False)
 class Divergence:
-    """Where a wrong answer first leaves the solution.
+    """Where a wrong answer goes wrong.
 
     Attributes:
         problem: The problem.
         trace: The wrong answer.
         position: The token there is predicted at this position.
-        right: Token of the solution.
+        right: Token that would have been right.
         written: Token of the answer.
         kind: Kind of the first error.
     """
@@ -194,22 +206,65 @@ class Divergence:
     kind: str | None
 
 
+def corrected(problem: Problem, response: str) -> str | None:
+    """A response with its first wrong step put right, and then what the solution still lacks.
+
+    Steps can be taken in several orders, so that an answer may leave the gold solution where it is
+    still right. What is kept here are its own steps before the first wrong one. In that place comes
+    the right step of the same name if all that it needs is there, otherwise the first step of the
+    solution that is lacking; then the others that are lacking, and the summary.
+
+    Returns:
+        None if nothing in the response is wrong.
+    """
+    first = problem.grade(response).first_wrong_step
+    if first is None:
+        return None
+    graph, notation = problem.graph, NOTATIONS[problem.family]
+    written, _ = split_response(response)
+    lines, values = written[:first], {}
+    for step in map(notation.read, lines):
+        assert step is not None
+        values[step.premise.name] = step.result
+    names = [name for name in graph.order if name not in values]
+    wrong = notation.read(written[first]) if first < len(written) else None
+    name = None if wrong is None else wrong.premise.name
+    if name in graph.index and set(graph[name].variables) <= set(values):
+        names = [name, *(other for other in names if other != name)]
+    for name in names:
+        step = right_step(graph[name], values)
+        values[name] = step.result
+        lines.append(notation.step(step))
+    return join_response(lines, SUMMARY.format(values[graph.target]))
+
+
 def divergence(model: Any, problem: Problem, response: str) -> Divergence | None:
-    """Where a response leaves the solution; None where it does not, or is right."""
+    """Where a wrong answer leaves what is `corrected` of it.
+
+    Returns:
+        None where the answer is right, ends where it should go on, or leaves the corrected text
+        before its first wrong step, in its layout.
+    """
     grade = problem.grade(response)
-    if grade.is_correct:
+    better = None if grade.is_correct else corrected(problem, response)
+    if better is None:
         return None
-    trace, gold = problem.trace(model.tokenizer, response), problem.trace(model.tokenizer)
-    pairs = zip(trace.tokens.tolist(), gold.tokens.tolist(), strict=False)
+    trace, right = problem.trace(model.tokenizer, response), problem.trace(model.tokenizer, better)
+    pairs = zip(trace.tokens.tolist(), right.tokens.tolist(), strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    if at is None:
+    if at is None or _thinking_steps_before(right, at) != grade.first_wrong_step:
         return None
-    written, right = int(trace.tokens[at]), int(gold.tokens[at])
-    return Divergence(problem, trace, at - 1, right, written, grade.error_kind)
+    tokens = int(right.tokens[at]), int(trace.tokens[at])
+    return Divergence(problem, trace, at - 1, *tokens, grade.error_kind)
+
+
+def _thinking_steps_before(trace: Trace, position: int) -> int:
+    """Thinking steps that are over at a position."""
+    return sum(trace.steps[i].stop <= position for i in trace.region_steps(Region.THINKING))
 
 
 def margin(logits: Float[Tensor, "pos vocab"], at: Divergence) -> float:
-    """Log-odds of the solution's token against the one that was written, nats."""
+    """Log-odds of the right token against the one that was written, nats."""
     row = logits[at.position]
     return float(row[at.right] - row[at.written])
 
@@ -414,21 +469,23 @@ def _across(
             problem="one",
             seed=seed,
             n_resamples=10,
+            n_permutations=int(draws.get("n_permutations", 2000)),
         )
         rng = np.random.default_rng([seed, 5])
         drawn = rng.integers(0, len(pair), (n_resamples, len(pair)))
-        rhos = [_spearman(pair[rows_]) for rows_ in drawn]
-        lower, upper = np.nanquantile(rhos, [0.025, 0.975])
+        level = expanded_level(len(pair), 0.95)
+        lower, upper = np.nanquantile(_spearman(pair[drawn]), [level, 1 - level])
         told = {"condition": name, "estimate": whole["estimate"][0], "lower": lower}
         rows.append({**told, "upper": upper, "n": len(pair), "p": whole["p"][0]})
     return pd.DataFrame(rows)
 
 
-def _spearman(pair: Float[np.ndarray, "problem 2"]) -> float:
-    ranks = pd.DataFrame(pair).rank().to_numpy()
-    ranks = ranks - ranks.mean(0)
-    length = np.sqrt((ranks**2).sum(0)).prod()
-    return float((ranks[:, 0] * ranks[:, 1]).sum() / length) if length else float("nan")
+def _spearman(pairs: Float[np.ndarray, "draw problem 2"]) -> Float[np.ndarray, "draw"]:
+    """Rank correlation of each draw; missing where either does not vary."""
+    ranks = rankdata(pairs, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    lengths = np.sqrt((ranks**2).sum(1)).prod(-1)
+    return ranks.prod(-1).sum(1) / np.where(lengths > 0, lengths, np.nan)
 
 
 def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -436,13 +493,16 @@ def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
 
     ``momentum``: (smi - baseline) - (smi with cut - cut), the part of momentum's effect that needs
     the summary's sight of the thinking. ``bridge``: oeb - diverted, the part of the bridge's effect
-    that needs the mass to be on the bridge.
+    that needs the mass to be on the bridge. ``against`` the placebos: oeb - the same mass on as
+    many keys by lot, smi - as long vectors in random directions.
     """
     contrasts = {
         "bridge total": {"oeb-strong": 1, BASELINE: -1},
         "bridge with its gain diverted": {"oeb-strong-diverted": 1, BASELINE: -1},
         "bridge through the bridge": {"oeb-strong": 1, "oeb-strong-diverted": -1},
+        "bridge against keys by lot": {"oeb-strong": 1, "oeb-strong-random": -1},
         "momentum total": {"smi-strong": 1, BASELINE: -1},
+        "momentum against random directions": {"smi-strong": 1, "smi-strong-direction": -1},
         "momentum with the summary cut": {"smi-strong-cut": 1, "cut": -1},
         "momentum through the summary": {
             "smi-strong": 1,
@@ -464,6 +524,25 @@ def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
             found = mean_table(frame, "value", null=0.0, seed=seed, **draws)
             rows.append(found.assign(contrast=name, outcome=outcome))
     return with_holm(pd.concat(rows, ignore_index=True), family=["outcome"])
+
+
+def against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Accuracy under interventions minus that under their placebos, paired; Holm over all."""
+    present = set(values["condition"])
+    pairs = [(real, fake) for real, fakes in PLACEBOS.items() for fake in fakes]
+    tables = [
+        binary_table(
+            values[values["condition"].isin(pair)],
+            condition="condition",
+            reference=pair[1],
+            pair=["sample"],
+            seed=seed,
+            **draws,
+        ).drop(columns="p_holm")
+        for pair in pairs
+        if set(pair) <= present
+    ]
+    return with_holm(pd.concat(tables, ignore_index=True)) if tables else pd.DataFrame()
 
 
 def prediction_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -527,6 +606,7 @@ def _matched(values: pd.DataFrame) -> pd.DataFrame:
 
 def units(options: Options) -> list[Unit]:
     """Parts, conditions where answers are written, and chunks of problems."""
+    check_task(options, "margins and kinds of error")
     depth, todo = options["depth"], []
     for part in options["parts"]:
         if part in ("forced", "prediction"):
@@ -583,6 +663,9 @@ def _answer_tables(values: pd.DataFrame, part: str, seed: int) -> dict[str, pd.D
             known, condition="condition", reference=BASELINE, pair=["sample"], seed=seed
         )
     }
+    placebos = against_placebos(known, seed=seed)
+    if not placebos.empty:
+        tables[f"{part}_placebos"] = placebos
     if part == "injection":
         stated = with_states(known)
         tables["injection_kinds"] = changes(stated, seed=seed)

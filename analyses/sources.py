@@ -86,6 +86,20 @@ def read_items(options: Mapping[str, Any]) -> list[Item]:
     return [Item(row.id, i, row=row) for i, row in enumerate(rows)]
 
 
+def check_task(options: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError for rows of a file, of which the right steps are not known.
+
+    Args:
+        options: ``data``.
+        what: What needs the bundled task, for the message.
+    """
+    if options["data"] != TASK:
+        raise ValueError(
+            f"data={options['data']!r}: {what} need the right steps, which are known for the "
+            f"bundled task alone (--data {TASK})"
+        )
+
+
 def item_units(options: Mapping[str, Any]) -> list[Unit]:
     """One unit a problem; the payload is its `Item`."""
     return [Unit(item.row.file_name if item.row else item.id, item) for item in read_items(options)]

@@ -29,12 +29,13 @@ zero, which exchangeable conditions give and a skewed one-sample statistic does 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import optimize, stats
 
 from step_saliency.options import check_option
 from step_saliency.resampling import (
@@ -615,13 +616,25 @@ def detectable_effect(
     Returns:
         In the unit of the differences; missing with fewer than three problems.
     """
-    from statsmodels.stats.power import TTestPower
-
     known = differences[~np.isnan(differences)]
     if len(known) < 3:
         return math.nan
-    spread = float(known.std(ddof=1))
-    return spread * float(TTestPower().solve_power(nobs=len(known), alpha=alpha, power=power))
+    return float(known.std(ddof=1)) * _detectable_ratio(len(known), power, alpha)
+
+
+@lru_cache(maxsize=4096)
+def _detectable_ratio(n: int, power: float, alpha: float) -> float:
+    """Mean over standard deviation at which a two-sided t-test of n values has this power."""
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+
+    def lacking(shift: float) -> float:
+        beyond = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+        return power - float(beyond)
+
+    upper = 1.0
+    while lacking(upper) > 0:
+        upper *= 2
+    return float(optimize.brentq(lacking, 0, upper)) / math.sqrt(n)
 
 
 def rank_correlation(

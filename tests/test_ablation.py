@@ -1,11 +1,12 @@
 """Conditions are what they say, and the ablation finds planted effects and no others."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ import pytest
 
 import step_saliency as ss
 from analyses import ablation
-from analyses.ablation import against_placebos, conditions, effects, interaction, trends
+from analyses import conditions as conditions_module
+from analyses.ablation import (
+    against_placebos,
+    conditions,
+    effects,
+    interaction,
+    loss_effects,
+    trends,
+)
 from analyses.conditions import (
     BASELINE,
     METHODS,
@@ -33,7 +42,12 @@ from analyses.runner import parser_for, run_analysis
 from analyses.sources import read_items
 from step_saliency.diagnose import Bands
 from step_saliency.intervene import OddsEqualBridge
-from tests.shuffled import BOUNDS, binary_sets, rejected
+from tests.shuffled import (
+    BOUNDS,
+    binary_sets,
+    rejected,
+    valued_sets,
+)
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
@@ -114,6 +128,8 @@ def test_condition_sets() -> None:
     names = [c.name for c in conditions(8)]
     assert len(set(names)) == len(names)
     assert "oeb-window-0" not in names  # the quarter itself
+    alike = [replace(c, name="", group="") for c in conditions(8)]
+    assert len(set(alike)) == len(alike)  # no condition twice under two names
     with pytest.raises(ValueError, match="nonsense"):
         conditions(8, "nonsense")
 
@@ -169,12 +185,64 @@ def test_false_positive_rate() -> None:
     names = [BASELINE, "oeb", "smi", "both"]
 
     def p_values(values: pd.DataFrame) -> np.ndarray:
-        about = pd.DataFrame([ABOUT[name].columns() for name in names])
-        whole = values.merge(about, on="condition").assign(oeb_layers="", smi_layers="")
+        whole = described(values)
         table = effects(whole, **FAST)
         return np.append(table["p"].to_numpy(), interaction(whole, **FAST)["p"])
 
     assert BOUNDS[0] <= rejected(binary_sets(names), p_values) <= BOUNDS[1]
+
+
+def described(values: pd.DataFrame) -> pd.DataFrame:
+    about = pd.DataFrame([ABOUT[name].columns() for name in values["condition"].unique()])
+    return values.merge(about, on="condition").assign(oeb_layers="", smi_layers="")
+
+
+def test_false_positive_rate_of_contrasts_with_placebos() -> None:
+    names = [BASELINE, "oeb", "smi", *ablation.CORE_PLACEBOS]
+    # fewer answers that differ make the test conservative: their sum takes few values
+    sets = binary_sets(names, n_problems=200, samples=2, alike=0.5, seed=1)
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return against_placebos(described(values), **FAST)["p"].to_numpy()
+
+    assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_false_positive_rate_of_trends() -> None:
+    names = [BASELINE, "oeb", "smi", "oeb-tau-0.3", "oeb-tau-0.6", "smi-alpha-0.25"]
+    # with 200 sets, rates of both doses, which share their baseline, lie within 0.025 to 0.075
+    sets = binary_sets(names, n_problems=200, samples=2, alike=0.5, seed=1, n_sets=1000)
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        draws = {**FAST, "n_resamples": 2}
+        return trends(described(values), **draws)["p"].to_numpy()
+
+    assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_false_positive_rate_of_gold_losses() -> None:
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        whole = described(values).rename(columns={"value": "loss"})
+        whole["answer_loss"] = whole["loss"].where(whole["loss"] > 1)  # some have no summary
+        return loss_effects(whole, **FAST)["p"].to_numpy()
+
+    rate = rejected(valued_sets([BASELINE, "oeb", "smi"]), p_values)
+    assert BOUNDS[0] <= rate <= BOUNDS[1]
+
+
+def test_equivalence_is_claimed_five_percent_of_the_time_where_the_effect_is_the_margin() -> None:
+    def sets() -> Iterator[pd.DataFrame]:
+        rng = np.random.default_rng(2)
+        for values in binary_sets([BASELINE, "oeb"], n_problems=800, samples=1, alike=0.9):
+            raised = (values["condition"] == "oeb") & ~values["is_correct"]
+            share = ablation.MARGIN * 800 / raised.sum()
+            values["is_correct"] |= raised & (rng.random(len(values)) < share)
+            yield described(values)
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return ablation._equivalent(values)["p_equivalent"].to_numpy()
+
+    assert BOUNDS[0] <= rejected(sets(), p_values) <= BOUNDS[1]
 
 
 def test_conditions_share_problems_and_random_numbers(model: Any) -> None:
@@ -239,6 +307,22 @@ def test_seed_of_the_draws_changes_intervals_alone() -> None:
     drawn = ["lower", "upper", "p", "p_holm"]
     pd.testing.assert_frame_equal(one.drop(columns=drawn), other.drop(columns=drawn))
     assert not one[drawn].equals(other[drawn])
+
+
+def test_a_depth_that_is_not_the_models_is_refused(model: Any) -> None:
+    chosen = options("--n", "1", "--depth", "12")
+    with pytest.raises(ValueError, match="depth=12: the model has 8 layers"):
+        ablation.run_unit(model, ablation.units(chosen)[0], chosen)
+
+
+def test_rows_that_are_answered_set_up_no_condition(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    others = conditions_module._other_rows(str(file), 12)
+    assert [item.number for item in others] == list(range(12, 20))
+    with pytest.raises(ValueError, match=r"n=20: .* has no other rows"):
+        conditions_module._other_rows(str(file), 20)
 
 
 def test_units_are_the_same_whatever_the_number_of_problems() -> None:

@@ -11,7 +11,7 @@ from analyses import compute_matched as cm
 from analyses.conditions import BASELINE, METHODS, answers
 from analyses.runner import parser_for
 from analyses.sources import read_items
-from tests.shuffled import BOUNDS, binary_sets, rejected
+from tests.shuffled import BOUNDS, binary_sets, rejected, valued_sets
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
@@ -103,6 +103,18 @@ def test_false_positive_rate() -> None:
     names = [c.name for c in METHODS if c.name in (BASELINE, "both")]
     sets = binary_sets(names, n_problems=100, samples=3, seed=1)
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_false_positive_rate_of_costs() -> None:
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        counted = values.assign(
+            method="greedy", k=1, limit=192, tokens=np.ceil(values["value"] * 9)
+        )
+        counted["flops"] = counted.pop("value") * 1e6
+        return cm.cost_effects(counted, **FAST)["p"].to_numpy()
+
+    rate = rejected(valued_sets([BASELINE, "both"], seed=2), p_values)
+    assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
 def test_planted_gain_is_found() -> None:

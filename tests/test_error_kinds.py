@@ -1,5 +1,6 @@
 """Corrected and caused errors against tables worked out by hand, and against shuffled ones."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from analyses.error_kinds import (
     rates,
     read_answers,
     transitions,
+    units,
     with_states,
 )
 from step_saliency.tasks import make_problems
@@ -139,6 +141,36 @@ def test_false_positive_rates() -> None:
 
     assert BOUNDS[0] <= rejected(sets(), p_values) <= BOUNDS[1]
     assert BOUNDS[0] <= np.mean(apart) <= BOUNDS[1]
+
+
+def test_false_positive_rate_against_placebo() -> None:
+    rng = np.random.default_rng(2)
+    kinds = np.array([CORRECT, "order", "premise", "arithmetic"])
+
+    def sets() -> Iterator[pd.DataFrame]:
+        for _ in range(N_SETS):
+            shape = (80, 4)
+            before = rng.choice(kinds, size=shape, p=[0.2, 0.5, 0.2, 0.1])
+            eased = rng.beta(2, 2, (80, 1))  # problems differ in how often a new answer is right
+            after = np.where(rng.random((2, *shape)) < eased, CORRECT, before)
+            states = dict(zip((BASELINE, "oeb", "oeb-bridge"), (before, *after), strict=True))
+            problem, sample = np.indices(shape)
+            for_all = {"problem": problem.ravel(), "sample": sample.ravel(), "exposure": 4.0}
+            tables = [
+                pd.DataFrame({**for_all, "condition": name, "state": of.ravel()})
+                for name, of in states.items()
+            ]
+            yield pd.concat(tables, ignore_index=True)
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return against_placebo(values, **FAST)["p"].to_numpy()
+
+    assert BOUNDS[0] <= rejected(sets(), p_values) <= BOUNDS[1]
+
+
+def test_kinds_of_a_file_are_refused_before_anything_is_answered() -> None:
+    with pytest.raises(ValueError, match="kinds of error need the right steps"):
+        units({"answers": [], "data": "rows.jsonl", "depth": 8, "conditions": "core"})
 
 
 def test_earlier_answers_are_read_whichever_analysis_kept_them(tmp_path: Path) -> None:

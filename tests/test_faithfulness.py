@@ -10,6 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from analyses.faithfulness import (
+    KEYS,
     Scope,
     correlations,
     differences,
@@ -26,6 +27,7 @@ from analyses.runner import main
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
+from tests.shuffled import BOUNDS, rejected, valued_sets
 from tests.tiny import ARCHS, BACKEND, BACKENDS, random_tokens, tiny_model
 
 STARTS = [0, 2, 7, 12, 17, 23, 29, 35]
@@ -163,6 +165,15 @@ def test_only_planted_edges_have_an_effect(model, trace):
     assert (effects.loc[aside, "answer"].abs() < 1e-5).all()
 
 
+def test_where_lock_in_is_planted_no_earlier_step_has_an_effect(model, trace):
+    with planted(model, trace, {}):
+        values = faithfulness(model, [trace], rows="query", pools=["mass"], curve_pools=["mass"])
+        layout = step_layout(trace.step_ids, rows="query")
+        effects = edge_effects(model, trace, rows_of_edges(trace, layout), layout, scopes(3))
+    assert (effects[["kl", "loss", "answer"]].abs().max() < 1e-5).all()
+    assert not values["measure"].str.startswith(("deletion", "insertion")).any()
+
+
 def test_effects_are_those_of_a_plain_run_with_the_edge_cut(model, trace):
     layout = step_layout(trace.step_ids, rows="target")
     effects = edge_effects(model, trace, {5: [2, 4]}, layout, [Scope("L1H2", (1,), 2)])
@@ -296,6 +307,21 @@ def test_tables_hold_every_map_and_pair_differences_by_problem(trace):
     mass = both.query("objective == 'next_token' and pool == 'mass' and method == 'saliency'")
     near = both.query("method == 'distance'")
     assert row["estimate"] == pytest.approx(mass["estimate"].item() - near["estimate"].item())
+
+
+def test_false_positive_rate_of_differences_between_maps():
+    labels = {"attention mass": ("attention", None, "mass"), "distance": ("distance", None, None)}
+    labels["saliency"] = ("saliency", "next_token", "mass")
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        named = [dict(zip(KEYS[:3], labels[name], strict=True)) for name in values["condition"]]
+        rho = np.tanh(1 - values["value"])  # rank correlations, with ties
+        whole = pd.concat([values[["problem"]], pd.DataFrame(named)], axis=1)
+        whole = whole.assign(scope="all", measure="rho_kl", fraction=np.nan, value=rho)
+        return differences(whole)["p"].to_numpy()
+
+    rate = rejected(valued_sets(list(labels), seed=4), p_values)
+    assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
 def test_runs_from_the_command_line(tmp_path):

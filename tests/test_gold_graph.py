@@ -15,6 +15,7 @@ from analyses.gold_graph import (
     gold_graph,
     headline,
     pick_best_heads,
+    pick_best_layers,
     rank_edges,
     readings,
     summarise,
@@ -221,3 +222,35 @@ def test_differences_are_paired_with_attention(values):
     both = summary.query(where).set_index("method")["estimate"]
     found = table.query(where).set_index("method")["estimate"]
     assert found["rollout"] == pytest.approx(both["rollout"] - both["attention"])
+
+
+def test_the_best_layer_is_picked_on_the_other_half():
+    rng = np.random.default_rng(2)
+    means = [0.5] * 60
+    noise = pd.DataFrame(
+        dict.fromkeys(KEYS, "x")
+        | {"problem": f"p{i}", "layer": layer, "head": "mean", "value": rng.normal(mean, 0.1)}
+        for i in range(60)
+        for layer, mean in enumerate(means)
+    ).astype({"layer": "Int64", "head": "string"})
+    assert noise.groupby("layer")["value"].mean().max() > 0.52
+    found = pick_best_layers(noise)
+    assert found["value"].mean() == pytest.approx(0.5, abs=0.03)
+    assert found["layer"].isna().all()
+    assert sorted(found["problem"]) == sorted(noise["problem"].unique())
+    better = noise.assign(value=noise["value"] + 0.3 * (noise["layer"] == 7).astype(float))
+    assert pick_best_layers(better)["value"].mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_the_summary_has_picked_layers_for_every_method_with_layers(values):
+    summary = summarise(values, n_bootstrap=200)
+    picked = summary[summary["head"] == "best_layer"]
+    assert set(picked["method"]) == {"saliency", "gradient", "attention", "rollout"}
+    assert picked["layer"].isna().all()
+    keys = [key for key in KEYS if key not in ("layer", "head")]
+    per_layer = summary[(summary["head"] == "mean") & summary["layer"].notna()]
+    merged = picked.merge(
+        per_layer.groupby(keys, dropna=False)["estimate"].agg(["min", "max"]).reset_index(), on=keys
+    )
+    assert len(merged) == len(picked)
+    assert (merged["estimate"] <= merged["max"] + 1e-12).all()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from analyses.sources import Item
 from step_saliency.rows import Row
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
+from tests.shuffled import BOUNDS, LEVEL, N_SETS
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,39 @@ def test_relevance_by_hand() -> None:
     assert relevance(*planted([5.0, 1.0, 1.0]))["top"] == 0
 
 
+def by_lot(n_sets: int, n_problems: int, *, favour: float = 1.0, seed: int = 0) -> pd.DataFrame:
+    """Excess of maps that know nothing of which part is relevant: it is drawn by lot.
+
+    They follow the length of parts roughly, and favour the first one; ``favour`` is what the
+    relevant part gets besides.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (n_problems, n_sets, 4)
+    lengths = rng.integers(20, 80, shape)
+    relevant = rng.integers(0, 4, shape[:2])[..., None]
+    mass = lengths * rng.gamma(2, 1, shape) * [2.0, 1.0, 1.0, 1.0]
+    mass = np.where(np.arange(4) == relevant, mass * favour, mass)
+    shares, expected = (x / x.sum(-1, keepdims=True) for x in (mass, lengths))
+    excess = np.take_along_axis(shares - expected, relevant, -1)[..., 0]
+    problem, number = np.indices(excess.shape)
+    told = {"splitter": "sentence", "method": "next_token", "metric": "excess", "layer": pd.NA}
+    sizes = {"n_tokens": 300, "n_steps": 12, "n_parts": 4}
+    return pd.DataFrame(
+        {"problem": problem.ravel(), "text": number.ravel(), "value": excess.ravel()}
+    ).assign(**told, **sizes)
+
+
+def excess_p_values(values: pd.DataFrame) -> pd.Series:
+    return gr.summarise(values.astype({"layer": "Int64"}), {"seed": 0})["summary"]["p"]
+
+
+def test_false_positive_rate_of_the_excess() -> None:
+    p = excess_p_values(by_lot(N_SETS, 40))
+    assert len(p) == N_SETS
+    assert BOUNDS[0] <= (p <= LEVEL).mean() <= BOUNDS[1]
+    assert (excess_p_values(by_lot(20, 40, favour=3.0)) <= LEVEL).mean() > 0.9
+
+
 def test_random_maps_have_no_excess() -> None:
     rng = np.random.default_rng(0)
     draws = [
@@ -135,7 +170,15 @@ def test_small_run(model: Any) -> None:
         n_others=2,
     )
     assert frame.equals(again)
-    tables = gr.summarise(frame, {})
+    tables = gr.summarise(frame, {"seed": 0})
+    summary = tables["summary"]
+    tested = summary["metric"] == "excess"
+    assert summary.loc[tested, "p"].notna().all()
+    assert (summary.loc[tested, "p_holm"] >= summary.loc[tested, "p"]).all()
+    assert summary.loc[~tested, ["p", "p_holm"]].isna().all(axis=None)
+    other = gr.summarise(frame, {"seed": 1})["summary"]
+    drawn = ["lower", "upper", "p", "p_holm"]
+    pd.testing.assert_frame_equal(summary.drop(columns=drawn), other.drop(columns=drawn))
     dialogue = tables["summary"].query("text == 'dialogue' and metric == 'relevant'")
     assert dialogue["estimate"].between(0, 1).all()
     assert set(tables["curves"]["metric"]) == {"lock_in", "decay"}

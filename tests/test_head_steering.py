@@ -15,7 +15,7 @@ from analyses.runner import parser_for
 from analyses.sources import read_items
 from step_saliency.intervene import OddsEqualBridge
 from step_saliency.tasks import make_problems
-from tests.shuffled import BOUNDS, N_SETS, rejected
+from tests.shuffled import BOUNDS, N_SETS, binary_sets, rejected, valued_sets
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 DEPTH, HEADS = 3, 4
@@ -93,6 +93,40 @@ def test_false_positive_rate() -> None:
 
     sets = (values(n=20, seed=seed) for seed in range(N_SETS))
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_false_positive_rate_of_transfer() -> None:
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return hs.transfer_table(values.assign(outcome="margin"), **FAST)["p"].to_numpy()
+
+    sets = valued_sets([BASELINE, "band", "top-2", "random-2"], seed=3)
+    assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+def test_one_head_of_many_can_pass_holm() -> None:
+    rng = np.random.default_rng(0)
+    n, layers, heads = 20, 30, 9
+    base = pd.DataFrame({"problem": range(n), "half": "even", "outcome": "margin", "value": 0.0})
+    tables = [base.assign(way=BASELINE, layer=pd.NA, head=pd.NA)]
+    for layer, head in np.ndindex(layers, heads):
+        moved = rng.normal(5.0 if (layer, head) == (3, 1) else 0.0, 1.0, n)
+        tables.append(base.assign(value=moved, way="oeb", layer=layer, head=head))
+    frame = pd.concat(tables, ignore_index=True).astype({"layer": "Int64", "head": "Int64"})
+    found = hs.effects(frame, n_resamples=20)
+    assert found.loc[found["p_holm"] < 0.05, "condition"].tolist() == ["L3H1"]
+    assert found["p"].min() < 0.5 / (layers * heads) / 10
+
+
+def test_accuracy_of_several_samples_is_paired_by_sample() -> None:
+    values = next(binary_sets([BASELINE, "band", "top-2"], samples=2, alike=0.5))
+    table = hs._accuracy(values, 0)
+    assert set(table["n_pairs"]) == {120}
+    assert set(table["n"]) == {60}
+
+
+def test_margins_of_a_file_are_refused() -> None:
+    with pytest.raises(ValueError, match="margins need the right steps"):
+        hs.units({"data": "rows.jsonl"})
 
 
 def test_transfer_compares_with_baseline_and_band() -> None:

@@ -1,15 +1,20 @@
 """Edits that plant and block do so to the bit; what is planted is found, what is not is not."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import step_saliency as ss
 from analyses import mediation
+from analyses.conditions import answers
 from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut, locked_groups
+from analyses.error_kinds import changes, with_states
 from analyses.mediation import (
     BASELINE,
     blocking_table,
@@ -18,6 +23,7 @@ from analyses.mediation import (
     forced_edits,
     forced_pass,
     indices,
+    injected_edits,
     margin,
     path_correlations,
     path_table,
@@ -25,11 +31,21 @@ from analyses.mediation import (
 )
 from analyses.runner import parser_for
 from analyses.sources import read_items
-from step_saliency.intervene import Edit, OddsEqualBridge, StepLabels
+from analyses.stats import binary_table
+from step_saliency.diagnose import Bands, diagnose
+from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.labels import KeyGroup, key_groups
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
-from tests.shuffled import BOUNDS, N_SETS, rejected
+from tests.shuffled import (
+    BOUNDS,
+    N_SETS,
+    binary_sets,
+    each_rejected,
+    rejected,
+    valued_sets,
+    within_bounds,
+)
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
@@ -94,6 +110,48 @@ def test_lock_in_holds_its_mass_on_the_current_step(model: Any, trace: Trace) ->
         assert torch.allclose(old / old.sum(), new / new.sum(), atol=1e-4)
 
 
+@pytest.mark.parametrize("planted", [(0, 1), (3, 4)])
+def test_planted_lock_in_is_diagnosed_in_its_layers(
+    model: Any, trace: Trace, planted: tuple[int, ...]
+) -> None:
+    def lock_in(*edits: Edit) -> torch.Tensor:
+        with ExitStack() as stack:
+            for edit in edits:
+                stack.enter_context(edit.attached(model, trace=trace))
+            found = ss.step_saliency(model, trace, objective="log_odds", pool="mass")
+        return diagnose(found).lock_in
+
+    nothing, idle = lock_in(), lock_in(LockIn(planted, 0))
+    assert torch.equal(nothing, idle)
+    there, by_lot = lock_in(LockIn(planted, 0.95)), lock_in(LockIn(planted, 0.95, keys="random"))
+    assert (there[list(planted)] > nothing[list(planted)] + 0.1).all()
+    assert (there[list(planted)] > by_lot[list(planted)] + 0.1).all()
+    index = Bands.quarters(8).shallow == planted
+    moved = float((there - nothing)[:2].mean())
+    assert (moved > 0.1) == index
+
+
+def test_planted_lock_in_breaks_answers_and_an_idle_one_none(model: Any) -> None:
+    given = ["--n", "24", "--max-new-tokens", "120"]
+    chosen = vars(parser_for(mediation.ANALYSIS).parse_args(["--out", "unused", *given]))
+    items = read_items(chosen)
+    planted = {**injected_edits(8), "idle": [LockIn([0, 1], 0)]}
+    tables = []
+    for name in (BASELINE, "idle", "lock-in-shallow-0.8"):
+        _, frame = answers(model, items, mediation.group_of(planted[name]), chosen)
+        tables.append(frame.assign(condition=name))
+    values = pd.concat(tables, ignore_index=True)
+    found = binary_table(values, condition="condition", reference=BASELINE, **FAST)
+    effect = found.set_index("condition")
+    assert effect.loc["lock-in-shallow-0.8", "upper"] < -0.2
+    assert effect.loc["lock-in-shallow-0.8", "p_holm"] < 0.01
+    assert effect.loc["idle", ["corrected", "broken"]].tolist() == [0, 0]
+    assert effect.loc["idle", "p"] == 1
+    kinds = changes(with_states(values), **FAST).set_index(["condition", "state"])
+    assert kinds.loc[("lock-in-shallow-0.8", "correct"), "upper"] < -0.2
+    assert (kinds.loc["idle", "estimate"] == 0).all()
+
+
 def test_lock_in_by_lot_gives_as_many_keys_the_mass(trace: Trace) -> None:
     labels = StepLabels.from_traces([trace])
     groups = locked_groups(labels, len(trace))
@@ -147,6 +205,31 @@ def test_diverted_takes_as_much_and_gives_the_bridge_nothing(model: Any, trace: 
     assert torch.allclose(to_other, gained, atol=1e-4)
 
 
+def test_diverted_counts_a_sink_as_mass_that_no_key_has(trace: Trace) -> None:
+    labels = StepLabels.from_traces([trace])
+    n = len(trace)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 2, n, n, generator=generator)
+    scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
+    sinks = torch.tensor([2.0, 5.0])
+    groups = key_groups(labels, n_queries=n, bridge="auto", current="region")[:, None]
+
+    def masses(scores: torch.Tensor) -> dict[KeyGroup, torch.Tensor]:
+        column = sinks[None, :, None, None].expand(1, 2, n, 1)
+        pattern = torch.cat([scores, column], -1).softmax(-1)[..., :-1]
+        return {group: (pattern * (groups == group)).sum(-1) for group in KeyGroup}
+
+    context = EditContext(layer=0, n_layers=1, labels=labels, n_queries=n, sinks=sinks)
+    before = masses(scores)
+    bridged = masses(OddsEqualBridge([0], tau_max=0.8).apply(scores, context))
+    diverted = masses(Diverted([0], tau_max=0.8).apply(scores, context))
+    gained = bridged[KeyGroup.BRIDGE] - before[KeyGroup.BRIDGE]
+    assert gained.max() > 0.05
+    assert torch.allclose(diverted[KeyGroup.CURRENT], bridged[KeyGroup.CURRENT], atol=1e-5)
+    assert torch.allclose(diverted[KeyGroup.BRIDGE], before[KeyGroup.BRIDGE], atol=1e-5)
+    assert torch.allclose(diverted[KeyGroup.OTHER] - before[KeyGroup.OTHER], gained, atol=1e-5)
+
+
 def test_cut_summary_sees_no_thinking(model: Any, trace: Trace) -> None:
     after = patterns(model, trace, [SummaryCut([7])])[7]
     summary, thinking = rows_in(trace, Region.SUMMARY), rows_in(trace, Region.THINKING)
@@ -181,6 +264,37 @@ def test_edits_move_their_own_mediator(model: Any, trace: Trace) -> None:
     _, locked = forced_pass(model, trace, [LockIn([0, 1], 0.8)])
     assert bridged["bridge_mass"] > plain["bridge_mass"] + 0.02
     assert locked["step_mass"] > plain["step_mass"] + 0.1
+
+
+def test_an_answer_is_put_right_where_it_goes_wrong_and_not_where_it_takes_another_way(
+    model: Any,
+) -> None:
+    problem = next(
+        p for p in make_problems(40) if (lines := p.solution.split("\n"))[2].startswith("Given")
+    )
+    solution = problem.solution
+    first, second, third, *rest = lines
+    assert second.startswith("Then")
+    other_way = "\n".join([third, first, second, *rest])
+    assert problem.grade(other_way).first_wrong_step is None
+    assert mediation.corrected(problem, other_way) is None
+    assert mediation.corrected(problem, solution) is None
+    gold = problem.answer
+    wrong_end = other_way.replace(f"answer is {gold}.", f"answer is {gold}1.")
+    assert mediation.corrected(problem, wrong_end) == other_way
+    found = divergence(model, problem, wrong_end)
+    assert found is not None
+    assert (found.kind, found.trace.response) == ("summary", wrong_end)
+    assert model.tokenizer.decode(found.trace.tokens[: found.position + 1]).endswith(gold)
+    # a step that is left out is wanted back where the answer goes on without it
+    forgotten = "\n".join([third, second, *rest])
+    assert problem.grade(forgotten).first_wrong_step == 1
+    assert mediation.corrected(problem, forgotten) == other_way
+    # a step that is wrong is wanted back in its own place, though the solution begins elsewhere
+    number = int(third.split("=")[1].rstrip("."))
+    misread = "\n".join([third.replace(f"={number}.", f"={number + 1}."), first, second, *rest])
+    assert problem.grade(misread).error_kind == "premise"
+    assert mediation.corrected(problem, misread) == other_way
 
 
 @pytest.mark.parametrize("kind", ["premise", "recall", "arithmetic", "summary"])
@@ -298,9 +412,61 @@ def test_a_path_is_found_where_it_is_and_only_there() -> None:
         blocked = blocking_table(forced_values(path), **FAST)
         mine = blocked[blocked["outcome"] == "margin"].set_index("contrast")["estimate"]
         assert mine["bridge through the bridge"] == pytest.approx(share * mine["bridge total"])
+    known = through["lower"].item(), through["upper"].item()
+    assert known == pytest.approx((1.0, 1.0))
     moved = path_table(forced_values(True), **FAST).set_index(["variable", "condition"])
     assert moved.loc[("bridge_mass", "oeb-strong"), "p_holm"] < 0.01
     assert moved.loc[("bridge_mass", "oeb-strong-diverted"), "estimate"] == 0
+
+
+def independent_paths(*, n: int = 40, seed: int = 3) -> Iterator[pd.DataFrame]:
+    """Outcomes that do not follow the mediator: labels of conditions are shuffled in them.
+
+    The mediator stays as it was in a third of the problems, and half of them have no margin.
+    """
+    names = (BASELINE, "oeb-strong", "oeb-strong-diverted", "smi-strong", "smi-strong-cut", "cut")
+    rng = np.random.default_rng(seed)
+    losses, margins = (valued_sets(names, n_problems=n, alike=0.2, seed=seed + i) for i in (0, 1))
+    for loss, margin_ in zip(losses, margins, strict=True):
+        values = loss.rename(columns={"value": "loss"})
+        values = values.assign(
+            margin=margin_["value"], answer_loss=np.nan, step_mass=0.5, summary_mass=0.5
+        )
+        lacking = rng.permutation(values["problem"].unique())[: n // 2]
+        values.loc[values["problem"].isin(lacking), "margin"] = np.nan
+        moved = rng.random(n) * (rng.random(n) > 0.3)
+        acts = (values["condition"] == "oeb-strong").to_numpy()
+        values["bridge_mass"] = np.repeat(rng.random(n), len(names))
+        values["bridge_mass"] += np.repeat(moved, len(names)) * acts
+        yield values
+
+
+def test_false_positive_rates_of_paths() -> None:
+    tests = {
+        "correlations": lambda values: path_correlations(values, **FAST)["p"],
+        "blocking": lambda values: blocking_table(values, **FAST)["p"],
+    }
+    rates = each_rejected(independent_paths(), tests)
+    assert within_bounds(rates), rates
+
+
+def test_false_positive_rate_against_placebos() -> None:
+    names = ["oeb-strong", *mediation.PLACEBOS["oeb-strong"]]
+
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        return mediation.against_placebos(values, **FAST)["p"].to_numpy()
+
+    rate = rejected(binary_sets(names, samples=2, alike=0.5, seed=4), p_values)
+    assert BOUNDS[0] <= rate <= BOUNDS[1]
+
+
+def test_resampled_rank_correlations_are_scipys() -> None:
+    pairs = np.random.default_rng(0).integers(0, 5, (4, 9, 2)).astype(float)
+    pairs[3, :, 0] = 1.0
+    found = mediation._spearman(pairs)
+    expected = [spearmanr(*pair.T).statistic for pair in pairs[:3]]
+    assert found[:3] == pytest.approx(expected)
+    assert np.isnan(found[3])
 
 
 def test_small_run_of_every_part(model: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from analyses.stats import (
     binary_table,
@@ -29,6 +30,7 @@ from analyses.stats import (
     sign_flip_p,
     with_holm,
 )
+from tests.shuffled import binary_sets, rejected
 
 SHUFFLED = 200
 MANY = 4000
@@ -299,6 +301,19 @@ def test_binary_table_counts_corrected_and_broken_apart():
     assert row["p"] == pytest.approx(row["p_mcnemar"], abs=0.03)
 
 
+@pytest.mark.parametrize(("samples", "n_problems"), [(1, 300), (4, 60)])
+def test_sign_flips_reject_five_percent_of_shuffled_answers_most_of_which_are_alike(
+    samples, n_problems
+):
+    sets = binary_sets(
+        ["base", "a", "b"], n_problems=n_problems, samples=samples, alike=0.5, seed=samples
+    )
+    options = {"condition": "condition", "reference": "base", "pair": ["sample"]}
+    options |= {"n_resamples": 20, "n_permutations": 499}
+    rate_ = rejected(sets, lambda values: binary_table(values, **options)["p"])
+    assert 0.03 <= rate_ <= 0.07
+
+
 def test_binary_table_gives_no_mcnemar_for_dependent_pairs():
     rows = [
         {"problem": p, "sample": s, "condition": c, "is_correct": (p + s + len(c)) % 2}
@@ -377,6 +392,13 @@ def test_a_detectable_effect_is_found_as_often_as_said():
     effect = detectable_effect(sample) / sample.std(ddof=1)
     found = scipy_stats.ttest_1samp(rng.normal(effect, 1, size=(40, MANY)), 0).pvalue
     assert rate(found) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [3, 10, 73, 87, 92, 109, 120, 1000])
+def test_the_detectable_effect_has_the_power_that_statsmodels_computes(n):
+    sample = np.random.default_rng(n).normal(size=n)
+    ratio_ = detectable_effect(sample, power=0.8) / sample.std(ddof=1)
+    assert TTestPower().power(ratio_, n, 0.05) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_holm_within_families():
