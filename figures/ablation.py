@@ -1,4 +1,4 @@
-"""What each part of StepFlow does to accuracy: halves, layer bands, placebos.
+"""What each part of StepFlow does to accuracy: halves, layer bands, windows, placebos.
 
 Results: `analyses.ablation`. The published table gives accuracies of other models, without
 intervals.
@@ -9,31 +9,46 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from figures.conditions import named
 from figures.parts import dots
 from figures.results import read
 from figures.style import PAGE, new_figure, style
 
 NAME = "ablation"
-PANELS = {"method": "Halves", "bands": "Layers", "placebo": "Placebos"}
+PANELS = {
+    "method": "Parts, outer quarters",
+    "placebo": "Placebos, outer quarters",
+    "bands": "StepFlow in other layers",
+    "sliding": "Parts in one window",
+}
 
 
 def load(results: Path) -> pd.DataFrame:
     """Differences in accuracy from the baseline, in the groups that are drawn."""
     table = read(results, "ablation")
-    return table[table["group"].isin(PANELS)]
+    return named(table[table["group"].isin(PANELS)])
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """A panel per group; the line is no difference."""
-    panels = {group: title for group, title in PANELS.items() if (table["group"] == group).any()}
-    most = table.groupby("group").size().max()
+    groups = [group for group in PANELS if (table["group"] == group).any()]
+    sizes = table.groupby("group").size()
+    rows = [groups[i : i + 2] for i in range(0, len(groups), 2)]
+    heights = [int(max(sizes[group] for group in row)) for row in rows]
     with style():
-        figure = new_figure(PAGE, 0.9 + 0.16 * most)
-        axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
-        for ax, (group, title) in zip(axes, panels.items(), strict=True):
+        figure = new_figure(PAGE, sum(0.62 + 0.17 * height for height in heights))
+        axes = figure.subplots(
+            len(rows), 2, squeeze=False, sharex=True, height_ratios=[2 + h for h in heights]
+        ).flat
+        for ax, group in zip(axes, groups, strict=False):
             chosen = table[table["group"] == group]
-            dots(ax, chosen, names="condition", reference=0.0, xlabel="accuracy − baseline")
-            ax.set_title(f"{title} ({chosen['n'].max()} problems)")
+            n = chosen["n"].max()
+            xlabel = f"accuracy − no edit ({n:,} problems)"
+            dots(ax, chosen, names="name", reference=0.0, xlabel=xlabel)
+            ax.set_title(PANELS[group])
+            ax.xaxis.set_tick_params(labelbottom=True)
+        for ax in list(axes)[len(groups) :]:
+            ax.set_axis_off()
     return figure
 
 

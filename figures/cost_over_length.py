@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from figures.parts import legend_below
 from figures.results import MissingResultsError
-from figures.style import COLUMN, CYCLE, MARKERS, new_figure, style
+from figures.style import COLUMN, CYCLE, MARKERS, label, new_figure, style
 
 NAME = "cost_over_length"
 METHODS = {
@@ -59,14 +60,16 @@ def draw(table: pd.DataFrame) -> Figure:
                     )
         for ax, text in zip(axes, ("seconds", "peak memory (GB)"), strict=True):
             ax.set(xscale="log", yscale="log", ylabel=text)
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
             ax.grid(color="#e5e5e5", linewidth=0.5)
         lengths = sorted(table["n_tokens"].unique())
         axes[1].set_xticks(lengths, [f"{n:,}" for n in lengths])
         axes[1].xaxis.set_minor_formatter(NullFormatter())
         axes[1].set_xlabel("tokens")
-        axes[0].set_title(f"{table['shape'].iloc[0]}, CPU")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
+        axes[0].set_title(f"{label(table['shape'].iloc[0])}, CPU")
+        legend_below(figure, axes, ncols=2)
     return figure
 
 

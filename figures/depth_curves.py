@@ -1,61 +1,79 @@
-"""Lock-in and decay by layer, correct and error traces, with intervals.
+"""Lock-in and decay by layer, correct and error traces, and their difference within problems.
 
-Results: `analyses.depth_curves`.
+Results: `analyses.depth_curves`. The curves on the left are of different problems, since hard ones
+have more error traces; the differences on the right compare traces of the same problem, once as
+they are and once with what length explains taken out.
 """
 
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.parts import curve, shade_bands
+from figures.parts import curve, legend_below, shade_bands
 from figures.results import read
-from figures.style import COLUMN, CORRECT_COLOUR, ERROR_COLOUR, new_figure, style
+from figures.style import CORRECT_COLOUR, CYCLE, ERROR_COLOUR, NEUTRAL, PAGE, new_figure, style
 
 NAME = "depth_curves"
 PANELS = {
-    "lock_in": "share on steps i, i − 1\nbeyond uniform",
-    "decay": "share of summary rows\non thinking steps",
+    "lock_in": ("Lock-in", "share on steps i, i − 1\nbeyond uniform"),
+    "decay": ("Decay", "share of summary rows\non thinking steps"),
 }
 GROUPS = {"correct": (CORRECT_COLOUR, "o", "-"), "error": (ERROR_COLOUR, "s", "--")}
+CONTROLS = {
+    "none": ("error − correct", CYCLE[2], "^", "-"),
+    "length": ("length-adjusted", CYCLE[3], "D", ":"),
+}
 
 
 def load(results: Path) -> pd.DataFrame:
-    """Rows of the two metrics by layer."""
-    table = read(results, "depth_curves")
+    """Rows of the two metrics by layer: of groups of traces, and differences (``control``)."""
+    curves = read(results, "depth_curves")
+    curves = curves[curves["group"].isin(GROUPS)]
+    differences = read(results, "depth_curves", "comparison")
+    differences = differences[differences["control"].isin(CONTROLS)]
+    table = pd.concat([curves, differences], ignore_index=True)
     wanted = table["metric"].isin(PANELS) & table["layer"].notna() & table["head"].isna()
-    return table[wanted & table["group"].isin(GROUPS)]
+    return table[wanted]
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Two panels, one per metric."""
+    """A row per metric: curves of both groups, and differences within problems."""
     with style():
-        figure = new_figure(COLUMN, 3.4)
-        axes = figure.subplots(2, 1, sharex=True)
-        for ax, (metric, ylabel) in zip(axes, PANELS.items(), strict=True):
+        figure = new_figure(PAGE, 3.5)
+        axes = figure.subplots(2, 2, sharex=True)
+        for row, (metric, (title, ylabel)) in zip(axes, PANELS.items(), strict=True):
             of_metric = table[table["metric"] == metric]
-            shade_bands(ax, of_metric)
+            for ax in row:
+                shade_bands(ax, of_metric)
             for group, (colour, marker, line) in GROUPS.items():
                 chosen = of_metric[of_metric["group"] == group]
-                if not chosen.empty:
-                    name = f"{group} ({chosen['n_traces'].max()} traces)"
-                    curve(
-                        ax,
-                        chosen,
-                        x="layer",
-                        colour=colour,
-                        name=name,
-                        marker=marker,
-                        linestyle=line,
-                    )
-            ax.set_ylabel(ylabel)
-        axes[0].axhline(0, color="#666666", linestyle=":", linewidth=0.8)
-        axes[0].set_title("Lock-in", pad=12)
-        axes[1].set_title("Decay", pad=12)
-        axes[1].set_xlabel("layer")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
+                _curve(row[0], chosen, f"{group} ({{}} traces)", colour, marker, line)
+            for control, (name, colour, marker, line) in CONTROLS.items():
+                chosen = of_metric[of_metric["control"] == control]
+                _curve(row[1], chosen, name, colour, marker, line)
+            row[1].axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
+            row[0].set_ylabel(ylabel)
+            row[1].set_ylabel("difference")
+            row[0].set_title(title, pad=12)
+            n = of_metric.loc[of_metric["control"].notna(), "n"].max()
+            row[1].set_title(f"{title}, within {n:,} problems", pad=12)
+        axes[0, 0].axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
+        axes[1, 0].set_ylim(bottom=0)
+        for ax in axes[1]:
+            ax.set_xlabel("layer")
+        legend_below(figure, axes[0], ncols=4)
     return figure
+
+
+def _curve(
+    ax: Axes, table: pd.DataFrame, name: str, colour: str, marker: str, linestyle: str
+) -> None:
+    if table.empty:
+        return
+    told = name.format(f"{table['n_traces'].max():,.0f}")
+    curve(ax, table, x="layer", colour=colour, name=told, marker=marker, linestyle=linestyle)
 
 
 def make(results: Path) -> tuple[Figure, pd.DataFrame]:

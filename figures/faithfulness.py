@@ -1,49 +1,64 @@
-"""Does a map predict what happens when an edge is cut? Results: `analyses.faithfulness`."""
+"""Does a map predict what happens when an edge is cut?
+
+Results: `analyses.faithfulness`, of every model that it was run on.
+"""
 
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots
-from figures.results import read
-from figures.style import COLUMN, label, new_figure, style
+from figures.parts import dots, legend_below
+from figures.results import read_all
+from figures.style import COLUMN, PAGE, label, new_figure, style
 
 NAME = "faithfulness"
 MEASURE = "rho_kl"
+POOLS = ("mean", "mass", "block_mean", "sum", "not pooled")
 
 
 def load(results: Path) -> pd.DataFrame:
     """Rank correlation with the effect of cutting an edge in all layers."""
-    table = read(results, "faithfulness")
+    table = read_all(results, "faithfulness", ("smollm2",))
     chosen = table[(table["scope"] == "all") & (table["measure"] == MEASURE)]
     return chosen.assign(
-        map=[_name(row) for _, row in chosen.iterrows()], pooling=chosen["pool"].fillna("none")
+        map=[map_name(row) for _, row in chosen.iterrows()],
+        pooling=chosen["pool"].astype("object").fillna("not pooled"),
     )
 
 
-def _name(row: pd.Series) -> str:
+def map_name(row: pd.Series) -> str:
+    """Method and objective of a map."""
     method = label(row["method"])
     return method if pd.isna(row["objective"]) else f"{method}, {label(row['objective'])}"
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """One row a map, best first; colours are poolings."""
-    best = table.sort_values("estimate", ascending=False)
-    order = list(dict.fromkeys(best["map"]))
+    """A panel per model, one row a map, best of the first model first; colours are poolings."""
+    settings = list(dict.fromkeys(table["setting"]))
+    best = table.sort_values("estimate", ascending=False, kind="stable")
+    first = best[best["setting"] == settings[0]]
+    order = list(dict.fromkeys([*first["map"], *best["map"]]))
+    hues = [pool for pool in POOLS if (table["pooling"] == pool).any()]
     with style():
-        figure = new_figure(COLUMN, 0.9 + 0.19 * len(order))
-        ax = figure.subplots()
-        dots(
-            ax,
-            table,
-            names="map",
-            hue="pooling",
-            order=order,
-            reference=0.0,
-            xlabel="rank correlation with the KL of a cut edge",
-        )
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        size = (COLUMN if len(settings) == 1 else PAGE, 0.9 + 0.27 * len(order))
+        figure = new_figure(*size)
+        axes = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
+        for ax, setting in zip(axes, settings, strict=True):
+            chosen = table[table["setting"] == setting]
+            dots(
+                ax,
+                chosen,
+                names="map",
+                hue="pooling",
+                order=order,
+                hues=hues,
+                reference=0.0,
+                xlabel=f"rank correlation with the KL of a cut (n = {chosen['n'].max():,})",
+            )
+            ax.set_title(setting)
+        axes[0].set_xlabel(axes[0].get_xlabel(), loc="right" if len(settings) == 1 else "center")
+        legend_below(figure, axes, ncols=3 if len(settings) == 1 else 5)
     return figure
 
 

@@ -1,6 +1,6 @@
 """How well maps rank the true premises of each step. Results: `analyses.gold_graph`.
 
-The best layer is the best on the problems that it is shown for, so that reading is an upper bound.
+Layers and heads are picked on one half of the problems and shown for the other.
 """
 
 from pathlib import Path
@@ -8,16 +8,17 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots
+from figures.faithfulness import map_name
+from figures.parts import dots, legend_below
 from figures.results import read
-from figures.style import PAGE, label, new_figure, style
+from figures.style import PAGE, new_figure, style
 
 NAME = "gold_graph"
 CHOSEN = {"edge": "premise", "ranking": "problem", "metric": "average_precision"}
 READINGS = {
-    "whole": "mean of layers and heads",
-    "layer": "best layer (in hindsight), mean of heads",
-    "head": "best head, picked on the other half",
+    "mean": "mean of layers and heads",
+    "best_layer": "best layer of the other half",
+    "best": "best head of the other half",
 }
 
 
@@ -27,29 +28,16 @@ def load(results: Path) -> pd.DataFrame:
     for column, value in CHOSEN.items():
         table = table[table[column] == value]
     table = table[table["pool"].isna() | (table["pool"] == "mass")]
-    whole = table[table["layer"].isna()]
-    mean_head = table[table["layer"].notna() & (table["head"] == "mean")]
-    keys = ["family", "method", "objective"]
-    best = mean_head.loc[mean_head.groupby(keys, dropna=False)["estimate"].idxmax()]
-    parts = {
-        "whole": whole[whole["head"] == "mean"],
-        "layer": best,
-        "head": whole[whole["head"] == "best"],
-    }
-    joined = pd.concat([part.assign(reading=READINGS[name]) for name, part in parts.items()])
-    return joined.assign(name=[_name(row) for _, row in joined.iterrows()])
-
-
-def _name(row: pd.Series) -> str:
-    objective = row["objective"]
-    method = label(row["method"])
-    return method if pd.isna(objective) else f"{method}, {label(objective)}"
+    table = table[table["layer"].isna() & table["head"].isin(READINGS)]
+    return table.assign(
+        reading=table["head"].map(READINGS), name=[map_name(row) for _, row in table.iterrows()]
+    )
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """One panel per notation of the problems; the line is chance, as the random map has it."""
     families = list(dict.fromkeys(table["family"]))
-    whole = table[table["reading"] == READINGS["whole"]]
+    whole = table[table["reading"] == READINGS["mean"]]
     first = whole[(whole["family"] == families[0]) & (whole["name"] != "random")]
     order = list(first.sort_values("estimate", ascending=False)["name"])
     with style():
@@ -64,12 +52,13 @@ def draw(table: pd.DataFrame) -> Figure:
                 names="name",
                 hue="reading",
                 order=order,
+                hues=[name for name in READINGS.values() if (table["reading"] == name).any()],
                 reference=None if chance.empty else float(chance.iloc[0]),
-                xlabel="average precision, true premises",
+                xlabel=f"average precision, true premises (n = {chosen['n'].max():,})",
             )
             ax.set(title=f"Problems in {family}", xlim=(0, 1.02))
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+            ax.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        legend_below(figure, axes, ncols=3)
     return figure
 
 

@@ -4,7 +4,8 @@ Every part draws into axes that it is given, from a table with the columns it na
 has ``estimate, lower, upper``, the interval is drawn as it stands; where they are missing, none is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -42,6 +43,7 @@ def dots(
     names: str,
     hue: str | None = None,
     order: Sequence[str] | None = None,
+    hues: Sequence[str] | None = None,
     reference: float | None = None,
     xlabel: str = "",
 ) -> None:
@@ -53,16 +55,20 @@ def dots(
         names: Column that the rows are.
         hue: Column that tells the dots of a row apart.
         order: Rows from the top; by default as they first appear.
+        hues: Values of ``hue``, which take the colours and markers in turn; by default as they
+            first appear.
         reference: Value at which a line is drawn, such as chance.
         xlabel: What the estimates are, with their unit.
     """
     rows = list(order) if order is not None else list(dict.fromkeys(table[names]))
-    groups = list(dict.fromkeys(table[hue])) if hue else [None]
-    offsets = np.linspace(-0.24, 0.24, len(groups)) if len(groups) > 1 else [0.0]
-    for number, (group, offset) in enumerate(zip(groups, offsets, strict=True)):
+    groups = list(hues or dict.fromkeys(table[hue])) if hue else [None]
+    places = _places(table, rows, groups, names, hue)
+    for number, group in enumerate(groups):
         chosen = table if group is None else table[table[hue] == group]
         chosen = chosen[chosen[names].isin(rows)]
-        y = np.array([rows.index(name) for name in chosen[names]]) + offset
+        if chosen.empty:
+            continue
+        y = [places[name, group] for name in chosen[names]]
         interval = _interval(chosen)
         ax.errorbar(
             chosen["estimate"],
@@ -78,9 +84,28 @@ def dots(
         ax.axvline(reference, color=NEUTRAL, linestyle=":", linewidth=0.9, zorder=0)
     ax.set_yticks(range(len(rows)), [label(str(name)) for name in rows])
     ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="#e5e5e5", linewidth=0.5)
     ax.set_axisbelow(True)
+
+
+def _places(
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    groups: Sequence[str | None],
+    names: str,
+    hue: str | None,
+) -> dict[tuple[str, str | None], float]:
+    """Height of each dot: those of a row stand evenly about its middle."""
+    distance = 0.48 / max(len(groups) - 1, 1) if len(groups) < 4 else 0.68 / (len(groups) - 1)
+    places: dict[tuple[str, str | None], float] = {}
+    for number, name in enumerate(rows):
+        of_row = table[table[names] == name]
+        found = [g for g in groups if g is None or (of_row[hue] == g).any()]
+        middle = (len(found) - 1) / 2
+        places |= {(name, g): number + distance * (i - middle) for i, g in enumerate(found)}
+    return places
 
 
 def _interval(table: pd.DataFrame) -> Any:
@@ -208,6 +233,7 @@ def layer_grid(
     columns: str,
     value: str = "estimate",
     diverging: bool = True,
+    norm: Normalize | None = None,
     colour_map: str | None = None,
 ) -> AxesImage:
     """A heat map of layers (rows, layer 0 at the bottom) by steps, heads or anything else.
@@ -218,12 +244,14 @@ def layer_grid(
         columns: Column across, such as ``head`` or ``step``.
         value: Column of the values.
         diverging: Colours about zero; otherwise from the smallest value.
+        norm: Colour scale; by default linear, to the largest value.
         colour_map: Name of another colour map.
     """
     wide = table.pivot(index="layer", columns=columns, values=value).sort_index()
     values = np.ma.masked_invalid(wide.to_numpy(float))
     most = float(np.abs(values).max()) if values.count() else 1.0
-    norm = Normalize(-most, most) if diverging else Normalize(float(values.min()), most)
+    if norm is None:
+        norm = Normalize(-most, most) if diverging else Normalize(float(values.min()), most)
     image = ax.imshow(
         values,
         cmap=colour_map or ("RdBu_r" if diverging else "viridis"),
@@ -243,6 +271,35 @@ def layer_grid(
 def _thin_ticks(set_ticks: Callable[..., Any], names: Sequence[str], most: int = 16) -> None:
     stride = -(-len(names) // most)
     set_ticks(range(0, len(names), stride), names[::stride])
+
+
+def mark_cells(ax: Axes, table: pd.DataFrame, chosen: pd.Series, *, columns: str) -> None:
+    """A dot in the chosen cells of a `layer_grid` of the table."""
+    layers, names = (sorted(table[name].unique()) for name in ("layer", columns))
+    marked = table[chosen]
+    ax.scatter(
+        [names.index(name) for name in marked[columns]],
+        [layers.index(layer) for layer in marked["layer"]],
+        s=5,
+        c="white",
+        edgecolors="black",
+        linewidths=0.5,
+    )
+
+
+def legend_below(figure: Figure, axes: Iterable[Axes], *, ncols: int) -> None:
+    """One legend of everything that is labelled in the axes, under them."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        handles, names = ax.get_legend_handles_labels()
+        found |= dict(zip(names, handles, strict=True))
+    figure.legend(
+        list(found.values()),
+        list(found),
+        loc="outside lower center",
+        ncols=ncols,
+        columnspacing=1.2,
+    )
 
 
 def colour_bar(image: AxesImage, axes: Sequence[Axes], text: str) -> None:
@@ -308,14 +365,19 @@ def table_figure(
     title: str,
     columns: Mapping[str, str | Callable[[pd.Series], str]],
     width: float = COLUMN,
+    rules: Sequence[int] = (),
+    note: str = "",
 ) -> Figure:
     """A table as a figure: one line a row, rules above, below the head and at the end.
 
     Args:
         table: Rows.
         title: Heading.
-        columns: Text of each column, by heading: a column's name, or a function of the row.
+        columns: Text of each column, by heading: a column's name, or a function of the row. The
+            first is set left, the others right.
         width: In inches.
+        rules: Rows before which a thin rule stands.
+        note: Written under the table.
     """
     cells = [
         [str(row[told]) if isinstance(told, str) else told(row) for told in columns.values()]
@@ -323,28 +385,61 @@ def table_figure(
     ]
     lines = [list(columns), *cells]
     widths = np.array([max(len(line[i]) for line in lines) + 1.5 for i in range(len(columns))])
-    starts = np.concatenate([[0], np.cumsum(widths / widths.sum())[:-1]])
-    figure = new_figure(width, 0.16 * (len(lines) + 2.2))
+    ends = np.cumsum(widths) / widths.sum()
+    n_notes = note.count("\n") + 1 if note else 0
+    figure = new_figure(width, 0.16 * (len(lines) + 2.2 + n_notes))
     ax = figure.subplots()
-    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.2, -0.2), title=title)
+    ax.set(xlim=(0, 1), ylim=(len(lines) + 0.2 + n_notes, -0.2), title=title)
     ax.set_axis_off()
     size = min(7.0, 7.0 * width * 17.5 / max(widths.sum(), 1))
     for y, line in enumerate(lines):
-        for x, text in zip(starts, line, strict=True):
+        for number, (end, text) in enumerate(zip(ends, line, strict=True)):
             weight = "bold" if y == 0 else "normal"
-            ax.text(x, y + 0.5, text, va="center", fontsize=size, fontweight=weight)
-    for y, thickness in ((0, 0.9), (1, 0.5), (len(lines), 0.9)):
+            ax.text(
+                0 if number == 0 else end,
+                y + 0.5,
+                text,
+                va="center",
+                ha="left" if number == 0 else "right",
+                fontsize=size,
+                fontweight=weight,
+            )
+    heavy = {0: 0.9, 1: 0.5, len(lines): 0.9}
+    for y, thickness in ({row + 1: 0.3 for row in rules} | heavy).items():
         ax.axhline(y, color=BORDER_COLOUR, linewidth=thickness)
+    if note:
+        told = ax.text(0, len(lines) + 0.3, note, va="top", fontsize=6.5, color=NEUTRAL)
+        told.set_in_layout(False)
     return figure
 
 
-def with_interval(digits: int = 3) -> Callable[[pd.Series], str]:
-    """Writes ``estimate [lower, upper]`` of a row."""
+def number(value: float, digits: int = 3, *, signed: bool = False) -> str:
+    """A number with a minus sign that is one; a dash where it is missing."""
+    if pd.isna(value):
+        return "–"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """A p-value: three digits, or that it is smaller; a dash where nothing was tested."""
+    if pd.isna(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def with_interval(
+    digits: int = 3, *, signed: bool = False, prefix: str = ""
+) -> Callable[[pd.Series], str]:
+    """Writes ``estimate [lower, upper]`` of a row, of columns that begin with a prefix."""
 
     def told(row: pd.Series) -> str:
-        text = f"{row['estimate']:.{digits}f}"
-        if pd.isna(row.get("lower")):
-            return text
-        return f"{text} [{row['lower']:.{digits}f}, {row['upper']:.{digits}f}]"
+        names = (f"{prefix}{name}" for name in ("estimate", "lower", "upper"))
+        value, lower, upper = (
+            number(row.get(name, math.nan), digits, signed=signed) for name in names
+        )
+        return value if lower == "–" else f"{value} [{lower}, {upper}]"
 
     return told

@@ -1,6 +1,6 @@
-"""Recovery when the activations of a step are patched in, by layer and step.
+"""Recovery when the activations of a step are patched in, by layer and step, both ways.
 
-Results: `analyses.patching`.
+Results: `analyses.patching`, of every model that it was run on.
 """
 
 from pathlib import Path
@@ -9,44 +9,59 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, layer_grid
-from figures.results import MissingResultsError, read
-from figures.style import COLUMN, new_figure, style
+from figures.results import MissingResultsError, read_all
+from figures.style import PAGE, new_figure, style
 
 NAME = "patching"
 ROLES = {
     "before": "before",
     "source": "source",
-    "between_question": "later\npremises",
-    "between_thinking": "steps\nbetween",
+    "between_question": "later premises",
+    "between_thinking": "steps between",
     "read": "read",
 }
+DIRECTIONS = {
+    "denoising": ("clean into corrupted", (-1, 1), "recovery (0 nothing, 1 all)"),
+    "noising": ("corrupted into clean", (0, 2), "recovery (1 no harm, 0 all lost)"),
+}
+"""What is put where, the colour scale (white: no effect), and the words beside it."""
 
 
 def load(results: Path) -> pd.DataFrame:
-    """Denoising of the residual stream, by kind of pair, layer and role of the step."""
-    table = read(results, "patching")
-    chosen = table[(table["site"] == "resid_post") & (table["direction"] == "denoising")]
+    """Patches of the residual stream, by kind of pair, direction, layer and role of the step."""
+    table = read_all(results, "patching", ("smollm2",))
+    chosen = table[(table["site"] == "resid_post") & table["direction"].isin(DIRECTIONS)]
     chosen = chosen[chosen["role"].isin(ROLES) & chosen["layer"].notna()]
     if chosen.empty:
-        raise MissingResultsError("results/patching has no denoising of resid_post")
+        raise MissingResultsError("results/patching has no patches of resid_post")
     return chosen
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per kind of pair, on one colour scale."""
-    kinds = list(dict.fromkeys(table["kind"]))
+    """A column per model and kind of pair, a row per direction; one colour scale per row."""
+    panels = list(dict.fromkeys(zip(table["setting"], table["kind"], strict=True)))
+    directions = [name for name in DIRECTIONS if (table["direction"] == name).any()]
     with style():
-        figure = new_figure(COLUMN, 0.6 + 1.6 * len(kinds))
-        axes = figure.subplots(len(kinds), 1, squeeze=False)[:, 0]
-        for ax, kind in zip(axes, kinds, strict=True):
-            chosen = table[table["kind"] == kind]
-            shown = [role for role in ROLES if (chosen["role"] == role).any()]
-            places = chosen.assign(step=[shown.index(role) for role in chosen["role"]])
-            image = layer_grid(ax, places, columns="step")
-            image.set_clim(-1, 1)
-            ax.set_xticks(range(len(shown)), [ROLES[role] for role in shown])
-            ax.set(title=f"{kind} ({chosen['n'].max()} pairs)", xlabel="step that is patched")
-        colour_bar(image, list(axes), "recovery of the logit difference")
+        figure = new_figure(PAGE, 0.9 + 1.75 * len(directions))
+        axes = figure.subplots(len(directions), len(panels), squeeze=False)
+        for number, (row, direction) in enumerate(zip(axes, directions, strict=True)):
+            words, limits, unit = DIRECTIONS[direction]
+            for ax, (setting, kind) in zip(row, panels, strict=True):
+                is_panel = (table["setting"] == setting) & (table["kind"] == kind)
+                chosen = table[is_panel & (table["direction"] == direction)]
+                shown = [role for role in ROLES if (chosen["role"] == role).any()]
+                places = chosen.assign(step=[shown.index(role) for role in chosen["role"]])
+                image = layer_grid(ax, places, columns="step")
+                image.set_clim(*limits)
+                names = [ROLES[role] for role in shown] if number == len(axes) - 1 else []
+                ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+                n = chosen["n"].max()
+                ax.set_xlabel("" if number < len(axes) - 1 else "step that is patched")
+                if number == 0:
+                    ax.set_title(f"{setting.replace(', ', chr(10))}\n{kind} ({n:,} pairs)")
+                ax.set_ylabel("")
+            row[0].set_ylabel(f"{words}\nlayer")
+            colour_bar(image, list(row), unit)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Recovery when one head's output is patched in, by layer and head.
 
-Results: `analyses.patching`.
+Results: `analyses.patching`, of every model that it was run on.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, layer_grid
-from figures.results import MissingResultsError, read
-from figures.style import COLUMN, new_figure, style
+from figures.results import MissingResultsError, read_all
+from figures.style import COLUMN, PAGE, new_figure, style
 
 NAME = "patching_heads"
 
 
 def load(results: Path) -> pd.DataFrame:
     """Denoising of single heads at the step that the prediction is read from."""
-    table = read(results, "patching")
+    table = read_all(results, "patching", ("smollm2",))
     chosen = table[(table["site"] == "z") & (table["direction"] == "denoising")]
     chosen = chosen[(chosen["role"] == "read") & chosen["head"].notna()]
     if chosen.empty:
@@ -26,17 +26,18 @@ def load(results: Path) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per kind of pair, on one colour scale."""
-    kinds = list(dict.fromkeys(table["kind"]))
+    """A panel per model and kind of pair, on one colour scale."""
+    panels = list(dict.fromkeys(zip(table["setting"], table["kind"], strict=True)))
     most = float(table["estimate"].abs().max())
     with style():
-        figure = new_figure(COLUMN, 2.0)
-        axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-        for ax, kind in zip(axes, kinds, strict=True):
-            image = layer_grid(ax, table[table["kind"] == kind], columns="head")
+        figure = new_figure(COLUMN if len(panels) == 1 else PAGE, 2.4)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (setting, kind) in zip(axes, panels, strict=True):
+            chosen = table[(table["setting"] == setting) & (table["kind"] == kind)]
+            image = layer_grid(ax, chosen, columns="head")
             image.set_clim(-most, most)
-            ax.set_title(kind)
-        colour_bar(image, axes, "recovery")
+            ax.set_title(f"{setting.replace(', ', chr(10))}\n{kind} ({chosen['n'].max():,} pairs)")
+        colour_bar(image, axes, "recovery, read step")
     return figure
 
 

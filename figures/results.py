@@ -1,8 +1,12 @@
 """Reading results folders: a table by name, or word that it is not there."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from figures.style import label
 
 
 class MissingResultsError(Exception):
@@ -21,3 +25,36 @@ def read(results: Path, folder: str, table: str = "summary") -> pd.DataFrame:
             frame: pd.DataFrame = reader(file)
             return frame
     raise MissingResultsError(f"{results / folder} holds no {table}.parquet")
+
+
+def read_all(
+    results: Path, folder: str, others: tuple[str, ...], table: str = "summary"
+) -> pd.DataFrame:
+    """The same table of a folder and of its variants ``FOLDER_OTHER``, those that are there.
+
+    Returns:
+        The tables joined, with a column ``setting``: what was run, as `setting` says it.
+
+    Raises:
+        MissingResultsError: none is there.
+    """
+    tables = []
+    for name in (folder, *(f"{folder}_{other}" for other in others)):
+        try:
+            tables.append(read(results, name, table).assign(setting=setting(results / name)))
+        except MissingResultsError:
+            continue
+    if not tables:
+        raise MissingResultsError(f"{results / folder} holds no {table}.parquet")
+    return pd.concat(tables, ignore_index=True)
+
+
+def setting(folder: Path) -> str:
+    """Model and problems of a results folder, by its manifest; its name where it has none."""
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return folder.name
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    data = settings.get("data", "task")
+    problems = "task" if data == "task" else Path(data).stem
+    return f"{label(settings['model'])}, {label(problems)}"

@@ -1,5 +1,7 @@
 """Figures: what is drawn is what the tables say, nothing global changes, and all can be read."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
-from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.colors import LogNorm, Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
 
 from analyses import depth_curves as depth_analysis
@@ -17,23 +19,41 @@ from analyses import example_traces
 from figures import (
     ablation,
     ablation_table,
+    compute_matched,
+    compute_matched_table,
     cost_over_length,
     depth_curves,
     dose_response,
+    error_kinds,
+    error_kinds_table,
     faithfulness,
+    faithfulness_curves,
     gold_graph,
+    gold_loss,
+    granularity,
+    head_steering,
+    head_transfer,
+    layer_bands_table,
+    mediation_answers,
+    mediation_blocking,
+    mediation_injection,
+    mediation_paths,
+    mediation_prediction,
     parts,
     patching,
     patching_heads,
+    patching_paths,
     shallow_and_deep,
     style,
     token_and_step,
 )
 from figures.__main__ import all_figures, main
+from figures.conditions import named
 from figures.results import MissingResultsError, read
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
 from step_saliency.tasks import make_problems
+from tests.figure_tables import write, write_ablation, write_all, write_faithfulness
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -207,148 +227,333 @@ def test_figure_2_has_four_maps_and_four_arc_diagrams(results):
     assert set(data["band"]) == {"shallow", "deep"}
 
 
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    """Results of every analysis, with made-up numbers."""
+    return write_all(tmp_path_factory.mktemp("analysed"))
+
+
+def points(container):
+    """Estimates of a container of dots, with their intervals."""
+    middle = container[0].get_xdata().tolist()
+    ends = [segment[:, 0].tolist() for segment in container[2][0].get_segments()]
+    return [(x, *pair) for x, pair in zip(middle, ends, strict=True)]
+
+
+def spread(*values):
+    """What `tests.figure_tables.measured` makes of values."""
+    return [pytest.approx((value, value - 0.1, value + 0.2)) for value in values]
+
+
+def rows_of(ax):
+    return [tick.get_text() for tick in ax.get_yticklabels()]
+
+
+def hued(ax):
+    """Containers of dots by the name in the legend."""
+    return {container.get_label(): points(container) for container in ax.containers}
+
+
+def cells(figure):
+    """Lines of a table that is a figure."""
+    lines = {}
+    for text in figure.axes[0].texts:
+        lines.setdefault(text.get_position()[1], []).append(text.get_text())
+    return list(lines.values())
+
+
 def test_depth_curves_are_the_tables(results):
     figure, data = depth_curves.make(results)
-    group = data["group"].iloc[0]
+    group = data["group"].dropna().iloc[0]
     rows = data[(data["metric"] == "lock_in") & (data["group"] == group)].sort_values("layer")
     line = next(line for line in figure.axes[0].lines if str(line.get_label()).startswith(group))
     assert line.get_ydata().tolist() == rows["estimate"].tolist()
 
 
-def test_the_gold_graph_figure_reads_the_summary_of_its_analysis(tmp_path):
-    keys = {"edge": "premise", "ranking": "problem", "metric": "average_precision"}
-    row = {**keys, "family": "symbols", "lower": 0.1, "upper": 0.9, "n": 10}
-    cases = [
-        ("saliency", "log_odds", "mass", None, "mean", 0.9),
-        ("saliency", "log_odds", "mean", None, "mean", 0.1),
-        ("saliency", "log_odds", "mass", 2, "mean", 0.95),
-        ("saliency", "log_odds", "mass", 3, "mean", 0.2),
-        ("saliency", "log_odds", "mass", None, "best", 0.97),
-        ("attention", None, "mass", None, "mean", 0.8),
-        ("random", None, None, None, "mean", 0.15),
-    ]
-    columns = ["method", "objective", "pool", "layer", "head", "estimate"]
-    table = pd.DataFrame([row | dict(zip(columns, case, strict=True)) for case in cases])
-    (tmp_path / "gold_graph").mkdir()
-    table.to_csv(tmp_path / "gold_graph" / "summary.csv", index=False)
-    figure, data = gold_graph.make(tmp_path)
+def test_differences_stand_beside_the_depth_curves(analysed):
+    figure, _ = depth_curves.make(analysed)
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    assert lines["error − correct"].get_ydata() == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert lines["length-adjusted"].get_ydata() == pytest.approx([0, 0.05, 0.1, 0.15])
+    assert figure.axes[1].get_title(loc="left") == "Lock-in, within 50 problems"
+
+
+def test_the_gold_graph_figure_reads_the_summary_of_its_analysis(analysed):
+    figure, data = gold_graph.make(analysed)
     shown = data[data["name"] == "Step-Saliency, log-odds"]["estimate"].tolist()
     assert shown == [0.9, 0.95, 0.97]
     (ax,) = [ax for ax in figure.axes if ax.containers]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
-        "Step-Saliency, log-odds",
-        "attention",
-    ]
+    assert rows_of(ax) == ["Step-Saliency, log-odds", "attention"]
     assert [line.get_xdata() for line in ax.lines if line.get_linestyle() == ":"] == [[0.15, 0.15]]
-
-
-def test_cost_reads_the_benchmark(tmp_path):
-    columns = ["shape", "device", "method", "n_tokens", "seconds", "plain_seconds", "peak_bytes"]
-    rows = [
-        ["m", "cpu", "streaming", 512, 2.0, 2.5, 3e8],
-        ["m", "cpu", "streaming", 1024, 4.0, 5.5, None],
+    assert [name for name, *_ in hued(ax).items()] == [
+        "mean of layers and heads",
+        "best layer of the other half",
+        "best head of the other half",
     ]
-    (tmp_path / "benchmarks").mkdir()
-    table = pd.DataFrame(rows, columns=columns)
-    table.to_csv(tmp_path / "benchmarks" / "m-cpu.csv", index=False)
-    figure, _ = cost_over_length.make(tmp_path)
+
+
+def test_cost_reads_the_benchmark(analysed):
+    figure, _ = cost_over_length.make(analysed)
     times, memory = figure.axes
     assert times.lines[0].get_ydata().tolist() == [2.0, 4.0]
     assert times.lines[1].get_ydata().tolist() == [2.5, 5.5]
     assert memory.lines[0].get_ydata().tolist() == [0.3]
 
 
-@pytest.fixture
-def analysed(tmp_path):
-    """Tables with the columns of the analyses."""
-    spread = {"lower": -0.1, "upper": 0.2, "n": 50}
-    condition = {"corrected": 5, "broken": 3, "p_holm": 0.5, "tau_max": 0.15, "alpha": 0.06}
-    cases = [
-        ("both", "method", "both", 0.03, {}),
-        ("oeb", "method", "oeb", 0.02, {}),
-        ("smi", "method", "smi", 0.01, {}),
-        ("oeb-tau-0.6", "tau_max", "oeb", -0.05, {"tau_max": 0.6}),
-        ("smi-alpha-1", "alpha", "smi", -0.2, {"alpha": 1.0}),
-        ("both-third", "bands", "both", 0.0, {}),
-        ("oeb-bridge", "placebo", "oeb", 0.005, {}),
-    ]
-    effects = [
-        {"condition": c, "group": g, "edit": e, "estimate": v, **spread, **condition, **more}
-        for c, g, e, v, more in cases
-    ]
-    write(tmp_path, "ablation", "summary", effects)
-    accuracy = [{"condition": row["condition"], "estimate": 0.7} for row in effects]
-    write(tmp_path, "ablation", "accuracy", accuracy)
-    maps = [("saliency", "log_odds", "mass", 0.9), ("attention", None, "mean", 0.6)]
-    write(
-        tmp_path,
-        "faithfulness",
-        "summary",
-        [
-            {"method": m, "objective": o, "pool": p, "scope": "all", "measure": "rho_kl"}
-            | {"estimate": v, **spread}
-            for m, o, p, v in maps
-        ],
-    )
-    patched = {"kind": "premise", "direction": "denoising", **spread}
-    roles = [
-        {**patched, "site": "resid_post", "layer": layer, "head": None, "role": role}
-        | {"estimate": layer / 4 if role == "read" else 1 - layer / 4}
-        for layer in range(4)
-        for role in ("source", "read")
-    ]
-    heads = [
-        {**patched, "site": "z", "layer": layer, "head": head, "role": "read"}
-        | {"estimate": 0.1 * layer - 0.2 * head}
-        for layer in range(4)
-        for head in range(2)
-    ]
-    write(tmp_path, "patching", "summary", roles + heads)
-    return tmp_path
-
-
-def write(folder, name, table, rows):
-    (folder / name).mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_parquet(folder / name / f"{table}.parquet")
-
-
 def test_ablation_dots_are_in_their_panels(analysed):
     figure, _ = ablation.make(analysed)
     shown = {
-        ax.get_title(loc="left"): ax.containers[0][0].get_xdata().tolist() for ax in figure.axes
+        ax.get_title(loc="left"): (rows_of(ax), points(ax.containers[0])) for ax in figure.axes
     }
     assert shown == {
-        "Halves (50 problems)": [0.03, 0.02, 0.01],
-        "Layers (50 problems)": [0.0],
-        "Placebos (50 problems)": [0.005],
+        "Parts, outer quarters": (["OEB", "SMI", "StepFlow"], spread(0.02, 0.01, 0.03)),
+        "Placebos, outer quarters": (["OEB, keys by lot"], spread(0.005)),
+        "StepFlow in other layers": (["halves", "other layers, lot 2"], spread(0, 0.04)),
+        "Parts in one window": (["SMI, layers 3"], spread(0.06)),
     }
+
+
+def test_a_condition_under_two_names_is_drawn_once(analysed):
+    table = read(analysed, "ablation")
+    random = table[table["condition"] == "both-random-1"]
+    twice = pd.concat([table, random.assign(condition="both-random")])
+    assert len(named(twice)) == len(table)
+    other = random.assign(condition="x", estimate=0.9)
+    assert len(named(pd.concat([table, other]))) == len(table) + 1
 
 
 def test_the_ablation_table_joins_accuracy_and_effect(analysed):
     figure, _ = ablation_table.make(analysed)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts[6:12] == ["both", "0.700", "0.030 [-0.100, 0.200]", "5", "3", "0.5"]
+    lines = cells(figure)
+    assert lines[1] == ["no edit", "0.700 [0.600, 0.900]", "–", "–", "–", "–"]
+    both = ["StepFlow", "0.730 [0.630, 0.930]", "+0.030 [−0.070, +0.230]", "5", "3", "0.040"]
+    assert lines[4] == both
+    assert "50 problems" in lines[-1][0]
+
+
+def test_the_table_of_bands_says_layers(analysed):
+    figure, _ = layer_bands_table.make(analysed)
+    lines = cells(figure)
+    assert [line[:5] for line in lines[1:5]] == [
+        ["outer quarters", "StepFlow", "0", "3", "0.730"],
+        ["halves", "StepFlow", "0–1", "3", "0.700"],
+        ["other layers, lot 2", "StepFlow", "0", "3", "0.740"],
+        ["window from layer 1", "SMI", "–", "3", "0.760"],
+    ]
+    assert "0.700" in lines[-1][0]
+
+
+def test_a_table_of_bands_needs_other_layers(analysed, tmp_path):
+    table = read(analysed, "ablation")
+    write(tmp_path, "ablation", "summary", table[table["group"] == "method"].to_dict("records"))
+    with pytest.raises(MissingResultsError, match="no other layers"):
+        layer_bands_table.make(tmp_path)
+
+
+def test_gold_losses_are_in_thousandths_and_a_second_model_beside(analysed, tmp_path):
+    figure, _ = gold_loss.make(analysed)
+    (ax,) = figure.axes
+    assert points(ax.containers[0])[0] == pytest.approx((-2.0, -102.0, 198.0))
+    write_ablation(tmp_path)
+    shutil.copytree(tmp_path / "ablation", tmp_path / "ablation_smollm2")
+    figure, _ = gold_loss.make(tmp_path)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["ablation", "ablation_smollm2"]
 
 
 def test_doses_are_joined_by_the_default_strength(analysed):
     figure, _ = dose_response.make(analysed)
-    assert figure.axes[0].lines[0].get_xydata().tolist() == [[0.15, 0.02], [0.6, -0.05]]
-    assert figure.axes[1].lines[0].get_xydata().tolist() == [[0.06, 0.01], [1.0, -0.2]]
+    tau, alpha, tau_loss, _ = figure.axes
+    assert tau.lines[0].get_xydata().tolist() == [[0.15, 0.02], [0.6, -0.05]]
+    assert alpha.lines[0].get_xydata().tolist() == [[0.06, 0.01], [1.0, -0.2]]
+    assert tau_loss.lines[0].get_xydata() == pytest.approx(np.array([[0.15, -0.002], [0.6, 0.005]]))
+    assert tau_loss.get_yscale() == "symlog"
+
+
+def test_compute_is_accuracy_over_cost(analysed):
+    figure, _ = compute_matched.make(analysed)
+    tokens, flops, ratios = figure.axes
+    names = [container.get_label() for container in tokens.containers]
+    assert names[:3] == ["greedy (cut at 96, 192), no edit", "sample, no edit", "vote, no edit"]
+    vote = tokens.containers[2][0].get_xydata()
+    assert vote == pytest.approx(np.array([[400, 0.65], [500, 0.7]]))
+    assert flops.containers[2][0].get_xdata() == pytest.approx([4.0, 5.0])
+    assert points(ratios.containers[0]) == spread(1.3, 1.01)
+
+
+def test_the_compute_table_has_pairs(analysed):
+    figure, _ = compute_matched_table.make(analysed)
+    lines = cells(figure)
+    assert len(lines) == 1 + 5 + 1
+    assert lines[1][:5] == [
+        "greedy, cut after 96 tokens",
+        "0.500 / 0.520",
+        "+0.020 [−0.080, +0.220]",
+        "0.040",
+        "100 / 101",
+    ]
+    assert lines[5][0] == "vote of 4 samples"
+
+
+def test_kinds_of_error_by_condition(analysed):
+    figure, _ = error_kinds.make(analysed)
+    corrected, caused, change = figure.axes
+    assert rows_of(corrected) == ["premise (10)", "arithmetic (10)"]
+    assert list(hued(corrected)) == ["OEB", "StepFlow", "OEB, keys by lot"]
+    assert hued(corrected)["OEB"] == spread(0.4, 0.4)
+    assert hued(caused)["OEB"] == spread(0.1, 0.1)
+    assert hued(change)["StepFlow"] == spread(-0.1, -0.2)
+
+
+def test_the_table_of_kinds_counts_answers(analysed):
+    figure, _ = error_kinds_table.make(analysed)
+    lines = cells(figure)
+    assert lines[0][4:] == ["OEB", "keys by lot", "SMI", "moved", "StepFlow"]
+    premise = ["premise", "0.100 [0.000, 0.300]", "0.0100", "10", "4 / 1", "4 / 1"]
+    assert lines[1][:6] == premise
+    assert lines[1][6:] == ["– / –", "– / –", "4 / 1"]
+    assert lines[3][:5] == ["flow between steps", "–", "–", "10", "4 / –"]
+    assert lines[4][4] == "2 / –"
+
+
+def test_mediation_paths_are_mediators_over_outcomes(analysed):
+    figure, _ = mediation_paths.make(analysed)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0] == "Mass on the bridge, shallow"
+    assert titles[-1] == "Margin at the error"
+    assert rows_of(figure.axes[0]) == ["OEB, τ 0.15", "OEB, τ 0.3", "SMI, α 0.5"]
+    assert points(figure.axes[-1].containers[0]) == spread(0.05, 0.15, 0.25)
+
+
+def test_blocked_paths_stand_over_correlations(analysed):
+    figure, _ = mediation_blocking.make(analysed)
+    assert rows_of(figure.axes[0]) == ["OEB: total", "SMI: through the summary"]
+    assert points(figure.axes[0].containers[0]) == spread(0.3, 0.3)
+    assert hued(figure.axes[3])["mass on the bridge"] == spread(0.4, 0.4)
+    assert figure.axes[3].get_xlim() == (-1.02, 1.02)
+
+
+def test_mediation_answers_name_the_placebo(analysed):
+    figure, _ = mediation_answers.make(analysed)
+    assert rows_of(figure.axes[1]) == ["OEB, τ 0.3\n− keys by lot"]
+    assert points(figure.axes[1].containers[0]) == spread(0.07)
+
+
+def test_prediction_tells_pairs_ties_and_test(analysed):
+    figure, _ = mediation_prediction.make(analysed)
+    assert points(figure.axes[0].containers[0]) == spread(0.02, -0.03)
+    told = [text.get_text() for text in figure.axes[0].texts]
+    assert told == ["n = 50, 25% ties, p = 0.040"] * 2
+
+
+def test_injection_keeps_conditions_apart(analysed):
+    figure, _ = mediation_injection.make(analysed)
+    accuracy, kinds = figure.axes
+    own, by_lot = "own step, shallow, mass 0.5", "keys by lot, shallow, mass 0.5"
+    assert hued(accuracy) == {own: spread(-0.3), by_lot: spread(-1.3)}
+    assert hued(kinds)[by_lot] == spread(0.1, 0.1)
+    first, second = (container[0] for container in kinds.containers)
+    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+
+
+def test_single_heads_are_layer_by_head_with_marks(analysed):
+    figure, _ = head_steering.make(analysed)
+    grids = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in grids[:2]] == ["Output set to 0", "OEB"]
+    assert grids[0].images[0].get_array().tolist() == [[0, -1], [1, 0], [2, 1], [3, 2]]
+    assert grids[0].collections[0].get_offsets().tolist() == [[1, 2]]
+    assert isinstance(grids[0].images[0].norm, Normalize)
+    assert isinstance(grids[-1].images[0].norm, SymLogNorm)
+    assert grids[0].images[0].norm is grids[1].images[0].norm
+
+
+def test_transferred_heads_stand_by_number(analysed):
+    figure, data = head_transfer.make(analysed)
+    margin, _, written = figure.axes
+    assert rows_of(margin) == ["1 head", "8 heads", "whole band"]
+    assert hued(margin)["best on the other half"] == spread(0.1, 0.2)
+    assert hued(margin)["drawn by lot"] == spread(0.05)
+    assert hued(written)["whole band"] == spread(0.15)
+    assert set(data["reference"]) == {"baseline"}
+
+
+def test_granularity_has_chance_and_sizes_of_step(analysed):
+    figure, _ = granularity.make(analysed)
+    excess, top, lock_in, _ = figure.axes
+    assert hued(excess)["attention"] == spread(0.3, 0.3)
+    chance = [line.get_xdata()[0] for line in top.lines if line.get_linestyle() == ":"]
+    assert chance == pytest.approx([1 / 4, 1 / 5])
+    assert hued(lock_in)["steps: lines"] == spread(0.1, 0.1)
 
 
 def test_faithfulness_puts_the_best_map_first(analysed):
     figure, _ = faithfulness.make(analysed)
-    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert names == ["Step-Saliency, log-odds", "attention"]
+    assert rows_of(figure.axes[0]) == ["Step-Saliency, log-odds", "attention"]
+    assert hued(figure.axes[0]) == {"mass": spread(0.9, 0.6)}
+    assert figure.get_figwidth() == style.COLUMN
+
+
+def test_two_models_stand_beside_each_other(tmp_path):
+    write_faithfulness(tmp_path)
+    write_faithfulness(tmp_path, "faithfulness_smollm2", shift=0.5)
+    manifest = {"settings": {"model": "smollm2-135m-instruct", "data": "x/gsm8k_test.jsonl"}}
+    (tmp_path / "faithfulness_smollm2" / "manifest.json").write_text(json.dumps(manifest))
+    figure, _ = faithfulness.make(tmp_path)
+    assert figure.axes[1].get_title(loc="left") == "SmolLM2-135M, GSM8K"
+    assert hued(figure.axes[1]) == {"mass": spread(0.4, 0.1)}
+    assert figure.get_figwidth() == style.PAGE
+
+
+def test_deletion_curves_are_the_tables(analysed):
+    figure, _ = faithfulness_curves.make(analysed)
+    deletion, insertion = figure.axes
+    by_name = {line.get_label(): line for line in deletion.lines}
+    assert by_name["attention"].get_xydata().tolist() == [[0, 0], [0.5, 0.6], [1, 1]]
+    assert insertion.lines[0].get_ydata() == pytest.approx([1, 0.1, 0])
 
 
 def test_patching_maps_are_layer_by_role_and_by_head(analysed):
     figure, _ = patching.make(analysed)
-    image = figure.axes[0].images[0]
+    into_corrupted, into_clean = figure.axes[:2]
+    image = into_corrupted.images[0]
     assert image.get_array().tolist() == [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["source", "read"]
+    assert (image.norm.vmin, image.norm.vmax) == (-1, 1)
+    assert into_clean.images[0].get_array()[0].tolist() == [0, 1]
+    assert (into_clean.images[0].norm.vmin, into_clean.images[0].norm.vmax) == (0, 2)
+    assert [tick.get_text() for tick in into_clean.get_xticklabels()] == ["source", "read"]
     figure, _ = patching_heads.make(analysed)
     assert figure.axes[0].images[0].get_array()[3].tolist() == pytest.approx([0.3, 0.1])
+
+
+def test_cut_paths_in_all_layers_and_in_each(analysed):
+    figure, _ = patching_paths.make(analysed)
+    whole, single = figure.axes
+    assert rows_of(whole) == ["read step → source", "all others → source", "both paths"]
+    assert points(whole.containers[0]) == spread(0.6, 0.9, 0.5)
+    assert single.lines[0].get_ydata() == pytest.approx([1, 0.9, 0.8, 0.7])
+
+
+@pytest.mark.parametrize("name", sorted(all_figures()))
+def test_every_figure_can_be_read_and_changes_nothing_global(analysed, name):
+    before = dict(mpl.rcParams)
+    figure, data = all_figures()[name](analysed)
+    assert dict(mpl.rcParams) == before
+    assert not data.empty
+    assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
+    with style.style():
+        figure.draw_without_rendering()
+        drawn, size = figure.get_tightbbox(), figure.bbox_inches
+    texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6.5
+    assert min(drawn.x0, drawn.y0) > -0.02
+    assert drawn.x1 < size.x1 + 0.02
+    assert drawn.y1 < size.y1 + 0.02
+
+
+@pytest.mark.parametrize("name", sorted(all_figures()))
+def test_missing_results_are_said(name, tmp_path):
+    with pytest.raises(MissingResultsError, match="holds no"):
+        all_figures()[name](tmp_path / "results")
 
 
 def test_all_are_found_and_those_without_results_are_named(results, tmp_path, capsys):
@@ -364,16 +569,6 @@ def test_all_are_found_and_those_without_results_are_named(results, tmp_path, ca
     assert main(["gold_graph", "--results", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     with pytest.raises(MissingResultsError, match="holds no summary"):
         read(tmp_path, "none")
-
-
-def test_text_is_at_least_six_and_a_half_points(results):
-    for make in (token_and_step.make, shallow_and_deep.make, depth_curves.make):
-        figure, _ = make(results)
-        with style.style():
-            figure.draw_without_rendering()
-        sizes = [t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text()]
-        assert min(sizes) >= 6.5
-        assert figure.get_figwidth() in (style.COLUMN, style.PAGE)
 
 
 def test_drawing_changes_nothing_global(results):

@@ -1,0 +1,47 @@
+"""Words for the conditions of `analyses.ablation` and what they act on."""
+
+import pandas as pd
+
+from figures.style import label
+
+BANDS = {
+    "quarter": "outer quarters",
+    "third": "outer thirds",
+    "half": "halves",
+    "automatic": "found on other problems",
+}
+
+
+def condition_name(row: pd.Series) -> str:
+    """Name of a condition by its columns."""
+    if row["group"] == "bands":
+        return band_name(row)
+    if row["group"] == "sliding":
+        layers = row["oeb_layers"] if row["edit"] == "oeb" else row["smi_layers"]
+        return f"{label(row['edit'])}, layers {layer_range(layers)}"
+    if row["group"] in ("tau_max", "alpha"):
+        strength = "τ" if row["group"] == "tau_max" else "α"
+        return f"{label(row['edit'])}, {strength} = {row[row['group']]:g}"
+    return label(row["condition"])
+
+
+def band_name(row: pd.Series) -> str:
+    """Name of the layers of a condition."""
+    if row["bands"] == "random":
+        return f"other layers, lot {int(row['lot']) + 1}"
+    return BANDS.get(row["bands"], f"window from layer {row['bands'].partition('-')[2]}")
+
+
+def layer_range(layers: str) -> str:
+    """Layers ``"0 1 2"`` as ``0–2``, others as a list; a dash for none."""
+    numbers = [int(layer) for layer in layers.split()]
+    if not numbers:
+        return "–"
+    is_range = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]}–{numbers[-1]}" if is_range else ", ".join(map(str, numbers))
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with ``name``, the condition in words; what stands there twice is kept once."""
+    kept = table.drop_duplicates([name for name in table.columns if name != "condition"])
+    return kept.assign(name=[condition_name(row) for _, row in kept.iterrows()])

@@ -1,0 +1,54 @@
+"""What each part of StepFlow does to the loss of the gold solution, teacher-forced.
+
+It moves where no answer flips. Results: `analyses.ablation`, of every model that it was run on.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.conditions import named
+from figures.parts import dots
+from figures.results import read_all
+from figures.style import PAGE, new_figure, style
+
+NAME = "gold_loss"
+GROUPS = ("method", "placebo", "bands", "sliding")
+MILLI = 1e3
+SCALED = ("estimate", "lower", "upper")
+
+
+def load(results: Path) -> pd.DataFrame:
+    """Differences in the loss of thinking and summary from the baseline."""
+    table = read_all(results, "ablation", ("smollm2",), "losses")
+    chosen = table[(table["outcome"] == "loss") & table["group"].isin(GROUPS)]
+    return named(chosen)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """A panel per model; the line is no difference."""
+    settings = list(dict.fromkeys(table["setting"]))
+    most = table.groupby("setting").size().max()
+    with style():
+        figure = new_figure(PAGE, 0.8 + 0.155 * most)
+        axes = figure.subplots(1, len(settings), squeeze=False)[0]
+        for ax, setting in zip(axes, settings, strict=True):
+            chosen = table[table["setting"] == setting]
+            scaled = chosen.assign(**{name: MILLI * chosen[name] for name in SCALED})
+            dots(ax, scaled, names="name", reference=0.0)
+            ax.set_xlabel(
+                f"gold loss − no edit (10⁻³ nats per token, {chosen['n'].max():,} problems)"
+            )
+            ax.set_title(setting)
+            groups = list(chosen["group"])
+            for i in range(1, len(groups)):
+                if groups[i] != groups[i - 1]:
+                    ax.axhline(i - 0.5, color="#cccccc", linewidth=0.5)
+    return figure
+
+
+def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the rows that it shows."""
+    table = load(results)
+    return draw(table), table

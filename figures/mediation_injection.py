@@ -1,0 +1,71 @@
+"""Lock-in that is planted: accuracy, and the first errors that appear, against keys by lot.
+
+Results: `analyses.mediation`, part ``injection``.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.error_kinds import KINDS
+from figures.parts import dots, legend_below
+from figures.results import read
+from figures.style import PAGE, new_figure, style
+
+NAME = "mediation_injection"
+CONDITIONS = {
+    "lock-in-shallow-0.5": "own step, shallow, mass 0.5",
+    "random-shallow-0.5": "keys by lot, shallow, mass 0.5",
+    "lock-in-shallow-0.8": "own step, shallow, mass 0.8",
+    "random-shallow-0.8": "keys by lot, shallow, mass 0.8",
+    "lock-in-deep-0.5": "own step, deep, mass 0.5",
+}
+
+
+def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Differences in accuracy from no edit; changes of the share of each kind of first error."""
+    accuracy = read(results, "mediation", "injection_accuracy")
+    kinds = read(results, "mediation", "injection_kinds")
+    accuracy, kinds = (
+        table.assign(name=table["condition"].map(CONDITIONS)) for table in (accuracy, kinds)
+    )
+    return accuracy, kinds[kinds["state"].isin(KINDS)]
+
+
+def draw(accuracy: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
+    """Accuracy on the left, kinds of error on the right; conditions keep colour and marker."""
+    hues = [name for name in CONDITIONS.values() if (accuracy["name"] == name).any()]
+    with style():
+        figure = new_figure(PAGE, 3.7)
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+        n = accuracy["n"].max()
+        dots(
+            left,
+            accuracy.assign(outcome=""),
+            names="outcome",
+            hue="name",
+            hues=hues,
+            reference=0.0,
+            xlabel=f"accuracy − no edit ({n:,} problems)",
+        )
+        left.set(title="Accuracy", yticks=[])
+        dots(
+            right,
+            kinds,
+            names="state",
+            hue="name",
+            order=KINDS,
+            hues=hues,
+            reference=0.0,
+            xlabel="share of answers with this first error − no edit",
+        )
+        right.set_title("First errors")
+        legend_below(figure, [right], ncols=3)
+    return figure
+
+
+def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the rows that it shows."""
+    accuracy, kinds = load(results)
+    return draw(accuracy, kinds), pd.concat([accuracy, kinds], ignore_index=True)

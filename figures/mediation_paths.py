@@ -1,0 +1,66 @@
+"""What interventions do to their mediators and to outcomes, teacher-forced.
+
+Results: `analyses.mediation`, part ``forced``. The paper states the path and does not measure it.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.parts import dots
+from figures.results import read
+from figures.style import PAGE, new_figure, style
+
+NAME = "mediation_paths"
+CONDITIONS = {
+    "oeb": "OEB, τ 0.15",
+    "oeb-strong": "OEB, τ 0.3",
+    "oeb-strong-thinking": "OEB, τ 0.3, thinking only",
+    "oeb-strong-summary": "OEB, τ 0.3, summary only",
+    "oeb-strong-diverted": "OEB, τ 0.3, gain diverted",
+    "oeb-strong-random": "OEB, τ 0.3, keys by lot",
+    "smi": "SMI, α 0.06",
+    "smi-strong": "SMI, α 0.5",
+    "smi-strong-direction": "SMI, α 0.5, random directions",
+    "cut": "summary cut from thinking",
+    "smi-strong-cut": "SMI, α 0.5, summary cut",
+}
+PANELS = {
+    "bridge_mass": ("Mass on the bridge, shallow", "share − no edit"),
+    "step_mass": ("Mass on own step, shallow", "share − no edit"),
+    "summary_mass": ("Summary → thinking, deep", "share − no edit"),
+    "loss": ("Loss, gold solution", "nats/token − no edit"),
+    "answer_loss": ("Loss, gold summary", "nats/token − no edit"),
+    "margin": ("Margin at the error", "nats − no edit"),
+}
+
+
+def load(results: Path) -> pd.DataFrame:
+    """Changes of mediators and outcomes from no edit."""
+    table = read(results, "mediation", "paths")
+    table = table[table["condition"].isin(CONDITIONS) & table["variable"].isin(PANELS)]
+    return table.assign(name=table["condition"].map(CONDITIONS))
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Mediators above, outcomes below; the line is no change."""
+    order = [name for name in CONDITIONS.values() if (table["name"] == name).any()]
+    with style():
+        figure = new_figure(PAGE, 1.3 + 0.32 * len(order))
+        axes = figure.subplots(2, 3, sharey=True)
+        for ax, (variable, (title, unit)) in zip(axes.flat, PANELS.items(), strict=True):
+            chosen = table[table["variable"] == variable]
+            dots(ax, chosen, names="name", order=order, reference=0.0)
+            n = 0 if chosen.empty else chosen["n"].max()
+            ax.set_title(title)
+            ax.set_xlabel(f"{unit} (n = {n:,})")
+            if variable in ("loss", "answer_loss"):
+                ax.set_xscale("symlog", linthresh=1e-3)
+    return figure
+
+
+def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the rows that it shows."""
+    table = load(results)
+    return draw(table), table
