@@ -1,13 +1,18 @@
-"""Sphinx configuration: furo, myst-nb, and the API from docstrings."""
+"""Sphinx configuration: furo, myst-nb, and the API from docstrings.
+
+The notebooks are copied from where they are kept and shown with the outputs that they have.
+"""
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 project = "step-saliency"
 author = "The step-saliency authors"
 copyright = "2026, the step-saliency authors"  # noqa: A001
-_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+_ROOT = Path(__file__).parents[1]
+_PROJECT = _ROOT / "pyproject.toml"
 version = release = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["version"]
 
 extensions = [
@@ -27,6 +32,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
+nb_execution_excludepatterns = ["notebooks/*"]
 nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
@@ -51,6 +57,16 @@ def _escape_marks(app, what, name, obj, options, lines):
         )
 
 
+def _copy_notebooks(app):
+    """Put the notebooks where Sphinx looks for pages; times are kept, so that it sees changes."""
+    folder = Path(app.srcdir) / "notebooks"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for notebook in (_ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy2(notebook, folder)
+
+
 def setup(app):
     """Connect what is above."""
+    app.connect("builder-inited", _copy_notebooks)
     app.connect("autodoc-process-docstring", _escape_marks, priority=100)
