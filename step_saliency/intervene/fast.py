@@ -25,6 +25,7 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -92,10 +93,7 @@ class _Call:
         """What the model's own attention gives."""
         if _beyond_sdpa(self.options):
             return self.blockwise(lambda scores, _: scores)
-        z: Tensor = sdpa_attention_forward(
-            self.module, self.query, self.key, self.value, self.mask, **self.options
-        )[0]
-        return z
+        return _sdpa(self.module, self.query, self.key, self.value, self.mask, self.options)
 
     def blockwise(
         self, edit: Callable[[Float[Tensor, "batch head query key"], slice], Tensor]
@@ -254,7 +252,8 @@ class _PassGroups:
         if mask is not None:
             nothing = torch.zeros((), dtype=members.dtype, device=mask.device)
             bias = masked(nothing.expand(mask.shape), mask)[:, 0]
-            members = members * visible_keys(bias).mT
+            visible = mask[:, 0] if mask.dtype == torch.bool else visible_keys(bias)
+            members = members * visible.mT
         counts = members.sum(1)
         n_bridge, n_current = counts.unsqueeze(-1).unbind(1)
         return cls(
@@ -621,10 +620,34 @@ def _registered_attention(
     session = _current_session.get()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if session.leaves_alone(layer) and not _beyond_sdpa(options):
-        z = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-        return z, None
+        return _sdpa(module, query, key, value, attention_mask, options), None
     call = _Call(module, query, key, value, attention_mask, options)
     return session.attend(call), None
+
+
+def _sdpa(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_value"],
+    mask: Tensor | None,
+    options: Mapping[str, Any],
+) -> Float[Tensor, "batch query head d_value"]:
+    """SDPA as transformers calls it; on the CPU, single queries with grouped keys go straight to
+    its kernel, which takes them as they are."""
+    is_plain = mask is not None and not options.get("dropout")
+    if query.shape[2] == 1 and is_plain and query.device.type == "cpu":
+        z = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            scale=options.get("scaling"),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return z.transpose(1, 2)
+    z: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    return z
 
 
 def _beyond_sdpa(options: Mapping[str, Any]) -> bool:

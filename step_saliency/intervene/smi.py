@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from einops import einsum, repeat
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -317,7 +317,7 @@ def by_query_head(
 ) -> Float[Tensor, "injection head d_head"]:
     """Values of each query head: those of its group."""
     group = n_heads // values.shape[1]
-    return repeat(values, "injection kv_head d -> injection (kv_head group) d", group=group)
+    return values.repeat_interleave(group, dim=1)
 
 
 def carried_by(
