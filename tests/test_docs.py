@@ -25,7 +25,7 @@ FENCE = re.compile(
     r"^(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$", re.M | re.S
 )
 NEEDS = re.compile(r"<!-- needs: (\w+) -->\s*\Z")
-QUIET = ("toctree", "eval-rst")
+QUIET = ("toctree", "eval-rst", "include")
 
 
 @dataclass(frozen=True)

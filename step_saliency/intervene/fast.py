@@ -646,8 +646,8 @@ def _sdpa(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return z.transpose(1, 2)
-    z: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
-    return z
+    by_transformers: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    return by_transformers
 
 
 def _beyond_sdpa(options: Mapping[str, Any]) -> bool:

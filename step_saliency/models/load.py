@@ -36,6 +36,7 @@ from step_saliency.models.convert import (
 )
 from step_saliency.models.facts import device_of, dtype_of
 from step_saliency.models.identity import Origin, origin_of, record_origin
+from step_saliency.models.memory import free_bytes
 
 SPLITTING_PROBES = (
     "Wait, 3 + 45 = 48, isn't it? So x_1 = \\frac{1}{2}...\n\n  Step 2:\tTHE answer's 1,234.5!",
@@ -325,8 +326,7 @@ def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
     if origin is None:
         return None, "the model was not loaded by load_model"
     n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    free = _free_memory()
-    if free is not None and n_bytes > free / 2:
+    if n_bytes > free_bytes(torch.device("cpu")) / 2:
         return None, f"no memory for a second copy of {n_bytes / 2**30:.1f} GiB"
     source = Source(origin.source, gguf_file=origin.gguf_file)
     options: dict[str, Any] = {
@@ -341,16 +341,8 @@ def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
     return reference.to(_roomy_device(device_of(model), n_bytes)), ""
 
 
-def _free_memory() -> int | None:
-    """Free main memory in bytes, where the system says."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def _roomy_device(device: torch.device, n_bytes: int) -> torch.device:
-    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.2 * n_bytes:
+    if device.type == "cuda" and free_bytes(device) < 1.2 * n_bytes:
         return torch.device("cpu")
     return device
 

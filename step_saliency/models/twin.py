@@ -24,7 +24,7 @@ CHECKED_TOKENS = 32
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
 HALF_TOLERANCE = 0.25
 
-_TWINS: "WeakKeyDictionary[nn.Module, PreTrainedModel | str]" = WeakKeyDictionary()
+_TWINS: "WeakKeyDictionary[nn.Module, PreTrainedModel]" = WeakKeyDictionary()
 
 
 def transformers_twin(model: Any) -> PreTrainedModel:
@@ -43,16 +43,16 @@ def transformers_twin(model: Any) -> PreTrainedModel:
         inner: PreTrainedModel = model.original_model
         return inner
     if model not in _TWINS:
-        _TWINS[model] = _read_again(model)
-    found = _TWINS[model]
-    if isinstance(found, str):
-        raise ValueError(f"there is no transformers model to decode with: {found}")
-    return found
+        found = _read_again(model)
+        if isinstance(found, str):
+            raise ValueError(f"there is no transformers model to decode with: {found}")
+        _TWINS[model] = found
+    return _TWINS[model]
 
 
 def has_twin(model: Any) -> bool:
     """Whether a twin is to be had without reading weights."""
-    if isinstance(model, PreTrainedModel) or isinstance(_TWINS.get(model), PreTrainedModel):
+    if isinstance(model, PreTrainedModel) or model in _TWINS:
         return True
     return origin_of(model) is None and backend_of(model) == "bridge"
 

@@ -18,16 +18,15 @@ Experts are counted as if tokens were spread evenly over them. What others take 
 meanwhile is not known.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from step_saliency.models.memory import free_bytes
 from step_saliency.saliency import streaming
 from step_saliency.saliency.attention import find_seam, refusal
 from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE, GPU_TILE
@@ -351,34 +350,6 @@ def _transformers_widths(config: Any) -> dict[str, int]:
         "key_width": kv_heads * d_head,
         "vocab": config.vocab_size,
     }
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on a device, in bytes."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached
-    return min(_free_of_machine(), _free_of_container())
-
-
-def _free_of_machine() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _free_of_container() -> int:
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    unlimited = 2**62
-    try:
-        text = limit.read_text().strip()
-        return unlimited if text == "max" else int(text) - int(used.read_text())
-    except OSError:
-        return unlimited
 
 
 def _measured_speed(shape: ModelShape) -> tuple[float, float]:

@@ -1,0 +1,40 @@
+"""Memory that can still be had on a device: main memory, what a container allows, or a GPU's.
+
+When it misleads: what other programs take a moment later is not known. Files that the system keeps
+in memory count as free, here and in the container, since it gives them up when asked.
+"""
+
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 2**62
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on a device, in bytes."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    return max(0, min(int(psutil.virtual_memory().available), container_free_bytes()))
+
+
+def container_free_bytes(group: Path = CGROUP) -> int:
+    """What a limit on this container's memory leaves, in bytes; `UNLIMITED` without a limit.
+
+    Args:
+        group: Folder of a control group, version 2.
+    """
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit == "max":
+            return UNLIMITED
+        used = int((group / "memory.current").read_text())
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:
+        return UNLIMITED
+    files = int(kinds.get("inactive_file", 0)) + int(kinds.get("active_file", 0))
+    return int(limit) - used + files

@@ -1,0 +1,29 @@
+"""Free memory: what can be had, not what lies idle."""
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from step_saliency.models.memory import UNLIMITED, container_free_bytes, free_bytes
+
+
+def group(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(text + "\n")
+    return folder
+
+
+def test_main_memory() -> None:
+    assert 2**20 < free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total
+
+
+def test_files_kept_in_memory_count_as_free(tmp_path: Path) -> None:
+    stat = "anon 300\ninactive_file 400\nactive_file 200\nslab 50"
+    full = group(tmp_path, max="1000", current="950", stat=stat)
+    assert container_free_bytes(full) == 650
+
+
+def test_no_limit(tmp_path: Path) -> None:
+    assert container_free_bytes(tmp_path) == UNLIMITED
+    assert container_free_bytes(group(tmp_path, max="max", current="1", stat="")) == UNLIMITED
