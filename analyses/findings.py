@@ -103,6 +103,16 @@ def _way(what: str, condition: str, **where: Any) -> Line:
     return Line(what, "compute_matched/comparisons", {"condition": condition, **where}, 100)
 
 
+def _steered(what: str, condition: str, *, control: bool = False) -> Line:
+    where = {"condition": condition, "reference": "baseline", "outcome": "margin"}
+    return Line(what, "head_steering_transfer/summary", where, role=_role(control))
+
+
+def _steered_answers(what: str, condition: str, *, control: bool = False) -> Line:
+    where = {"condition": condition, "reference": "baseline"}
+    return Line(what, "head_steering_transfer/accuracy", where, 100, _role(control))
+
+
 def _vote(k: int) -> Line:
     where = {"question": "same way", "method": "vote", "k": k}
     return _way(f"vote of {k}, StepFlow − none", "both", **where)
@@ -266,6 +276,31 @@ CLAIMS = (
             _planted("shallow layers, as much on keys by lot", "random-shallow-0.5", control=True),
         ),
         f"In {PERCENT}. An intervention far larger than what differs between traces.",
+    ),
+    Claim(
+        "A few heads carry the repair",
+        "For the prediction at the error yes, for the answer no. The bridge in one head (layer 4, "
+        "head 3) raises the right token there as much as the bridge in the whole bottom quarter, "
+        "and heads picked on one half of the problems do so on the other half, where heads by lot "
+        "do not. Answers get worse all the same, under the best heads as under the band; heads by "
+        "lot leave them as they are. So the heads that matter for the choice are found, and the "
+        "bridge disturbs right choices in them as it does wrong ones.",
+        (
+            Line(
+                "log-odds of the right token at the error, bridge in layer 4, head 3, nats",
+                "head_steering/summary",
+                {"condition": "L4H3", "way": "oeb", "outcome": "margin"},
+            ),
+            _steered("bridge in the bottom quarter", "band"),
+            _steered("in the best 4 heads of the other half", "top-4"),
+            _steered("in 4 heads by lot", "random-4", control=True),
+            _steered_answers("accuracy, bottom quarter − none, in points", "band"),
+            _steered_answers("best 2 heads − none", "top-2"),
+            _steered_answers("best 8 heads − none", "top-8"),
+            _steered_answers("8 heads by lot − none", "random-8", control=True),
+        ),
+        "At tau_max 0.3, twice the paper's strength, at which effects can be told apart. Heads by "
+        "lot are one lot for each half of the problems.",
     ),
 )
 

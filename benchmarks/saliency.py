@@ -449,7 +449,8 @@ def peer_environment(folder: Path) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        packages = ["torch", "transformers", "inseq", "captum"]
+        same_torch = f"torch=={torch.__version__.split('+')[0]}"
+        packages = [same_torch, "transformers", "inseq", "captum"]
         subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
     return str(python)
 
