@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.mediation_paths import CONDITIONS, PANELS
+from figures.mediation_paths import CONDITIONS, PANELS, in_unit
 from figures.parts import dots, legend_below
 from figures.results import read
 from figures.style import PAGE, new_figure, style
@@ -57,12 +57,10 @@ def draw(blocks: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
             2, 3, sharey="row", height_ratios=(2 + len(order), 2 + 1.5 * len(names))
         )
         for column, outcome in enumerate(OUTCOMES):
-            chosen = blocks[blocks["outcome"] == outcome]
+            chosen = in_unit(blocks[blocks["outcome"] == outcome], outcome)
             dots(axes[0, column], chosen, names="name", order=order, reference=0.0)
             title, unit = PANELS[outcome]
             _titled(axes[0, column], title, unit.partition(" −")[0], chosen)
-            if outcome != "margin":
-                axes[0, column].set_xscale("symlog", linthresh=1e-3)
             of_outcome = correlations[correlations["outcome"] == outcome]
             dots(
                 axes[1, column],
@@ -73,7 +71,12 @@ def draw(blocks: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
                 hues=list(MEDIATORS.values()),
                 reference=0.0,
             )
-            _titled(axes[1, column], f"With {title.lower()}", "rank correlation", of_outcome)
+            _titled(
+                axes[1, column],
+                f"With {title.lower()}".replace(" the ", " "),
+                "rank correlation",
+                of_outcome,
+            )
             axes[1, column].set_xlim(-1.02, 1.02)
         legend_below(figure, axes[1], ncols=3)
     return figure

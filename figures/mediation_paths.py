@@ -29,11 +29,12 @@ CONDITIONS = {
 PANELS = {
     "bridge_mass": ("Mass on the bridge, shallow", "share − no edit"),
     "step_mass": ("Mass on own step, shallow", "share − no edit"),
-    "summary_mass": ("Summary → thinking, deep", "share − no edit"),
-    "loss": ("Loss, gold solution", "nats/token − no edit"),
-    "answer_loss": ("Loss, gold summary", "nats/token − no edit"),
+    "summary_mass": ("Summary → thinking", "share − no edit"),
+    "loss": ("Loss, gold solution", "mnat/token − no edit"),
+    "answer_loss": ("Loss, gold summary", "mnat/token − no edit"),
     "margin": ("Margin at the error", "nats − no edit"),
 }
+IN_MILLINATS = ("loss", "answer_loss")
 
 
 def load(results: Path) -> pd.DataFrame:
@@ -50,14 +51,20 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 1.3 + 0.32 * len(order))
         axes = figure.subplots(2, 3, sharey=True)
         for ax, (variable, (title, unit)) in zip(axes.flat, PANELS.items(), strict=True):
-            chosen = table[table["variable"] == variable]
+            chosen = in_unit(table[table["variable"] == variable], variable)
             dots(ax, chosen, names="name", order=order, reference=0.0)
             n = 0 if chosen.empty else chosen["n"].max()
             ax.set_title(title)
             ax.set_xlabel(f"{unit} (n = {n:,})")
-            if variable in ("loss", "answer_loss"):
-                ax.set_xscale("symlog", linthresh=1e-3)
     return figure
+
+
+def in_unit(table: pd.DataFrame, variable: str) -> pd.DataFrame:
+    """Losses in millinats, the rest as it is."""
+    if variable not in IN_MILLINATS:
+        return table
+    ends = ["estimate", "lower", "upper"]
+    return table.assign(**{name: 1000 * table[name] for name in ends})
 
 
 def make(results: Path) -> tuple[Figure, pd.DataFrame]:
