@@ -264,12 +264,18 @@ def units(options: Options) -> list[Unit]:
 
 
 def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
-    """Everything for one chunk. Seeds are the run's: conditions share random numbers."""
+    """Everything for one chunk. Seeds are the run's: conditions share random numbers.
+
+    Conditions take turns in going first, so that what a process does once is charged to neither.
+    """
     first, last = unit.payload
     items = read_items(options)[first:last]
-    frame = compute_matched(model, items, options)
+    turn = 1 if first // options["chunk"] % 2 == 0 else -1
+    frame = compute_matched(model, items, options, compared=COMPARED[::turn])
+    place = {condition.name: number for number, condition in enumerate(COMPARED)}
+    frame = frame.sort_values("condition", key=lambda names: names.map(place), kind="stable")
     task = options["data"] == TASK
-    return frame.assign(
+    return frame.reset_index(drop=True).assign(
         chunk=unit.name,
         level=options["level"] if task else None,
         family=options["family"] if task else None,

@@ -39,3 +39,13 @@ def test_a_row_must_be_the_only_one() -> None:
         one_row(table, {"condition": "a"}, name="t")
     with pytest.raises(ValueError, match="no column 'head'"):
         one_row(table, {"head": 1}, name="t")
+
+
+def test_the_readme_quotes_the_page() -> None:
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("**The paper's claims**")[2].partition("**Is a map right?**")[0]
+    quoted = re.findall(rf"{NUMBER} (\[[^\]]+\])", section)
+    assert len(quoted) > 10
+    page = render(RESULTS)
+    missing = [pair for pair in quoted if " ".join(pair) not in page]
+    assert not missing
