@@ -7,8 +7,13 @@ thinking in the deep ones, than correct traces of the same problems? Each proble
 (`step_saliency.diagnose.mean_curves`), differences are within problems
 (`step_saliency.diagnose.compare`).
 
+Both indices hang on how the map is read: ``--objective``, ``--pool`` and ``--rows`` are those of
+`step_saliency`. The defaults are the paper's; ``--objective log_odds --pool mass --rows target``
+is the reading that agrees best with known step graphs (`analyses.gold_graph`).
+
 When it misleads: as these two say; and a difference between correct and error traces is an
-association. Lengths differ too: see the rows ``control="length"`` of ``comparison``.
+association. Lengths differ too: the rows ``control="length"`` of ``comparison`` bring lengths
+nearer, and ``n_tokens`` among them says how near.
 """
 
 import argparse
@@ -20,11 +25,12 @@ import pandas as pd
 import step_saliency as ss
 from analyses.runner import Analysis, Options, Unit, main
 from step_saliency.diagnose import compare, diagnose, mean_curves
-from step_saliency.options import ObjectiveName
+from step_saliency.options import ObjectiveName, Pool, Rows
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Trace
 
 CHUNK = 5
+READING = ("objective", "pool", "rows")
 METRICS = ("lock_in", "decay", "share", "lock_in_index", "decay_index")
 
 
@@ -34,16 +40,24 @@ def diagnosed_answers(
     *,
     samples: int,
     seed: int,
-    objective: ObjectiveName = "next_token",
+    **reading: Any,
 ) -> pd.DataFrame:
-    """Diagnosis of several answers to each problem, as `Diagnosis.to_frame` writes it."""
+    """Diagnosis of several answers to each problem, as `Diagnosis.to_frame` writes it.
+
+    Args:
+        model: The model.
+        problems: Problems of the bundled task.
+        samples: Answers to each.
+        seed: Of the answers.
+        reading: ``objective``, ``pool`` and ``rows`` of `step_saliency`.
+    """
     questions = [problem.question for problem in problems]
     written = ss.generate(model, questions, n=samples, temperature=1.0, seed=seed, progress=False)
     frames = []
     for number, answer in enumerate(written):
         problem = problems[number // samples]
         trace = _labelled(problem, problem.trace(model.tokenizer, answer.response), number)
-        saliency = ss.step_saliency(model, trace, objective=objective)
+        saliency = ss.step_saliency(model, trace, **reading)
         frame = diagnose(saliency).to_frame()
         frames.append(frame[frame["metric"].isin(METRICS)])
     return pd.concat(frames, ignore_index=True)
@@ -76,7 +90,7 @@ def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
         problems[first:last],
         samples=options["samples"],
         seed=unit.seed,
-        objective=options["objective"],
+        **{name: options[name] for name in READING},
     )
 
 
@@ -95,6 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", default="medium", choices=get_args(Level))
     parser.add_argument("--samples", type=int, default=4, help="responses per problem")
     parser.add_argument("--objective", default="next_token", choices=get_args(ObjectiveName))
+    parser.add_argument("--pool", default="mean", choices=get_args(Pool))
+    parser.add_argument("--rows", default="query", choices=get_args(Rows))
 
 
 ANALYSIS = Analysis(

@@ -12,6 +12,7 @@ effect is small here, not that it is small elsewhere.
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,7 +312,8 @@ def render(results: Path) -> str:
     Args:
         results: Folder of results folders.
     """
-    parts = [HEAD]
+    verdicts = [f"{n}. {c.claim}: *{_verdict(c)}*" for n, c in enumerate(CLAIMS, 1)]
+    parts = [HEAD, "\n".join(verdicts) + "\n"]
     for number, claim in enumerate(CLAIMS, 1):
         parts.append(f"## {number}. {claim.claim}\n\n{claim.found}\n")
         parts.append("\n".join([*TABLE, *(_row(line, results) for line in claim.lines)]) + "\n")
@@ -328,6 +330,12 @@ folder. The paper's models (R1-Distill, GPT-OSS) were not at hand; nothing here 
 them.
 """
 TABLE = ("| measured | role | estimate | n | p (Holm) | table |", "|---|---|---:|---:|---:|---|")
+
+
+def _verdict(claim: Claim) -> str:
+    """The first words of what was found, up to a stop or colon."""
+    first = re.split(r"[.:] ", claim.found)[0]
+    return first[0].lower() + first[1:]
 
 
 def _row(line: Line, results: Path) -> str:
