@@ -3,9 +3,9 @@
     python -m analyses.findings            # writes results/FINDINGS.md; needs no model
 
 Every number on the page is read from a results folder when the page is written: an estimate with
-its 95% interval, the number of problems, and the p-value with Holm's correction within its table
-where one was tested. The words beside the numbers are written by hand, for the tables that are
-there now: run an analysis anew, and read them again. A line whose table is missing says so.
+its 95% interval, the number of problems, and the p-value where one was tested. The words beside the
+numbers are written by hand, for the tables that are there now: run an analysis anew, and read them
+again. A line whose table is missing says so.
 
 When it misleads: a small model of one task. An interval around zero that is narrow says that an
 effect is small here, not that it is small elsewhere.
@@ -68,6 +68,11 @@ def _curves(what: str, metric: str, control: str) -> Line:
     return Line(what, "depth_curves/comparison", where, role=_role(control != "none"))
 
 
+def _read(what: str, metric: str, control: str) -> Line:
+    where = {"metric": metric, "control": control, "layer": None}
+    return Line(what, "depth_curves_log_odds/comparison", where, role=_role(control != "none"))
+
+
 def _before(what: str, index: str, control: str) -> Line:
     return Line(what, "mediation/prediction", {"index": index, "control": control}, role="control")
 
@@ -80,6 +85,15 @@ def _accuracy(what: str, condition: str, *, control: bool = False) -> Line:
 def _placebo(what: str, condition: str, reference: str) -> Line:
     where = {"condition": condition, "reference": reference}
     return Line(what, "ablation/placebos", where, 100, "control")
+
+
+def _change(what: str, condition: str, *, control: bool = False) -> Line:
+    where = {"condition": condition, "state": "format"}
+    return Line(what, "error_kinds/changes", where, 100, _role(control))
+
+
+def _path(what: str, condition: str) -> Line:
+    return Line(what, "mediation/paths", {"condition": condition, "variable": "margin"})
 
 
 def _margin(what: str, contrast: str, *, control: bool = False) -> Line:
@@ -109,6 +123,11 @@ def _steered(what: str, condition: str, *, control: bool = False) -> Line:
     return Line(what, "head_steering_transfer/summary", where, role=_role(control))
 
 
+def _steered_loss(what: str, condition: str, *, control: bool = False) -> Line:
+    where = {"condition": condition, "reference": "baseline", "outcome": "loss"}
+    return Line(what, "head_steering_transfer/summary", where, 1000, _role(control))
+
+
 def _steered_answers(what: str, condition: str, *, control: bool = False) -> Line:
     where = {"condition": condition, "reference": "baseline"}
     return Line(what, "head_steering_transfer/accuracy", where, 100, _role(control))
@@ -122,51 +141,67 @@ def _vote(k: int) -> Line:
 CLAIMS = (
     Claim(
         "Shallow lock-in marks errors",
-        "Yes for whole traces, no before the error. Error traces have a higher lock-in index than "
-        "correct traces of the same problem, also at equal length. Up to the step before the first "
-        "wrong one, error and correct traces do not differ: the index goes with having gone wrong, "
-        "and nothing here says that it comes first.",
+        "Yes for whole traces, no before the error. TODO",
         (
             _curves("lock-in index, error − correct, same problem", "lock_in_index", "none"),
-            _curves("the same, traces matched by length", "lock_in_index", "length"),
+            _curves("the same, pairs of similar length", "lock_in_index", "length"),
+            _curves("tokens, error − correct, same problem", "n_tokens", "none"),
+            _curves("tokens in the pairs of similar length", "n_tokens", "length"),
+            _read("index under log-odds, mass, target rows, same problem", "lock_in_index", "none"),
+            _read("the same, pairs of similar length", "lock_in_index", "length"),
             _before(
                 "steps before the first error only, same problem and cut", "lock_in_index", "within"
             ),
             _before("the same, other problem, matched by length", "lock_in_index", "matched"),
         ),
-        "Teacher-forced maps of the model's own samples at temperature 1. Correct and error traces "
-        "of a problem are often the same text up to the error, so that many pairs before it are "
-        "exactly alike.",
+        "Teacher-forced maps of the model's own samples at temperature 1. Before the error, 59% of "
+        "the pairs of one problem are the same text and differ by exactly 0.",
     ),
     Claim(
         "Deep decay marks errors",
-        "Not shown. The decay index of error traces is higher by an amount whose interval reaches "
-        "zero, with and without matching by length; before the error, what deep layers take from "
-        "earlier thinking does not differ either.",
+        "Not shown. TODO",
         (
             _curves("decay index, error − correct, same problem", "decay_index", "none"),
-            _curves("the same, traces matched by length", "decay_index", "length"),
+            _curves("the same, pairs of similar length", "decay_index", "length"),
+            _read("index under log-odds, mass, target rows, same problem", "decay_index", "none"),
+            _read("the same, pairs of similar length", "decay_index", "length"),
             _before(
-                "share of thinking rows on earlier steps, before the first error", "reach", "within"
+                "share of deep thinking rows on earlier thinking, before the first error (less "
+                "would be decay)",
+                "reach",
+                "within",
             ),
             _before("the same, other problem, matched by length", "reach", "matched"),
         ),
-        "Solutions have one summary of one sentence, so that there is little room for decay.",
+        "Solutions have one summary of one sentence, so that there is little room for decay. There "
+        "is no summary before the first error, so that the control is another quantity.",
     ),
     Claim(
         "OEB helps",
         "No. At the paper's strength as many answers are corrected as are broken, and a bridge of "
-        "keys drawn by lot does the same. More strength does harm. Where a wrong answer goes "
-        "wrong, OEB does raise the right token against the written one, but about as much is "
-        "gained when the mass is taken from the current part and withheld from the bridge: what "
-        "moves the prediction there is less of the present, not more of the bridge.",
+        "keys drawn by lot does the same; wrong answers move towards format errors, as they do "
+        "under smoothing. Twice the strength does harm, if less than as much mass on keys by lot. "
+        "Where a wrong answer goes wrong, the right token does gain on the written one, already "
+        "at the paper's strength. How much of that runs through the bridge is open: the same mass "
+        "taken from the current part and given to template tokens raises the mean about as much, "
+        "and against keys by lot the bridge gains an amount whose interval reaches zero.",
         (
             _accuracy("accuracy, OEB − none, in points", "oeb"),
             _placebo("OEB − bridge by lot", "oeb", "oeb-bridge"),
             _placebo("OEB − smoothing of the same rows", "oeb", "oeb-smooth"),
-            _accuracy("tau_max 0.3 − none", "oeb-tau-0.3"),
+            _change("answers that end in a format error, OEB − none, in points", "oeb"),
+            _change("the same under smoothing", "oeb-smooth", control=True),
+            _accuracy("accuracy, tau_max 0.3 − none", "oeb-tau-0.3"),
             _accuracy("tau_max 0.6 − none", "oeb-tau-0.6"),
-            _margin("log-odds of the right token at the error, tau_max 0.3, nats", "bridge total"),
+            Line(
+                "tau_max 0.3 − as much mass on keys by lot",
+                "mediation/answers_placebos",
+                {"condition": "oeb-strong", "reference": "oeb-strong-random"},
+                100,
+                "control",
+            ),
+            _path("log-odds of the right token at the error, tau_max 0.15, nats", "oeb"),
+            _margin("the same, tau_max 0.3", "bridge total"),
             _margin(
                 "of this, with the mass withheld from the bridge",
                 "bridge with its gain diverted",
@@ -177,76 +212,83 @@ CLAIMS = (
                 "bridge through the bridge",
                 control=True,
             ),
+            _margin(
+                "tau_max 0.3 − as much mass on keys by lot",
+                "bridge against keys by lot",
+                control=True,
+            ),
         ),
         "Greedy answers. Effects of more than about 1.5 points either way can be ruled out here at "
-        "the paper's strength.",
+        "the paper's strength. The log-odds start at −4.1 nats, so that few choices change.",
     ),
     Claim(
         "SMI helps",
-        "No. At the paper's strength hardly any answer changes. Stronger injection does nothing "
-        "and then harm, momentum in random directions does the same as the real one, and where "
-        "answers go wrong the right token, if anything, loses.",
+        "No. At the paper's strength 7 of 1,000 answers change from right to wrong or back, so "
+        "that this says little beyond alpha being small for this model. Stronger injection does "
+        "nothing and then perhaps harm, momentum in random directions does the same as the real "
+        "one, and where answers go wrong the right token loses a little.",
         (
             _accuracy("accuracy, SMI − none, in points", "smi"),
             _placebo("SMI − random boundaries", "smi", "smi-boundaries"),
             _placebo("SMI − random directions of equal norm", "smi", "smi-direction"),
             _accuracy("alpha 0.5 − none", "smi-alpha-0.5"),
             _accuracy("alpha 1 − none", "smi-alpha-1"),
-            _margin("log-odds of the right token at the error, alpha 0.5, nats", "momentum total"),
+            _path("log-odds of the right token at the error, alpha 0.06, nats", "smi"),
+            _margin("the same, alpha 0.5", "momentum total"),
             _margin(
-                "against random directions", "momentum against random directions", control=True
-            ),
-            _margin(
-                "through the summary's sight of the thinking (errors come before it)",
-                "momentum through the summary",
-                control=True,
+                "alpha 0.5 − random directions", "momentum against random directions", control=True
             ),
         ),
-        "As for OEB.",
+        "As for OEB. The path through the summary cannot show at the error, which comes before it; "
+        "on the loss of the gold summary it is in `mediation/summary`.",
     ),
     Claim(
         "Both together help more",
-        "No. Both together change nothing measurable, and their interaction is zero within half a "
-        "point or so.",
+        "No. Accuracy does not change and the interaction is zero within 0.8 points; wrong answers "
+        "move towards format errors, as under OEB.",
         (
             _accuracy("accuracy, both − none, in points", "both"),
             Line("both − OEB − SMI + none", "ablation/contrasts", {"contrast": "interaction"}, 100),
+            _change("answers that end in a format error, both − none", "both"),
         ),
         "As for OEB.",
     ),
     Claim(
         "Quarter bands are best",
-        "Not shown: no choice of layers differs from none, quarter, third, half, automatic or "
-        "drawn by lot, except that one lot of random layers may do harm.",
+        "Not shown: no choice of layers helps. SMI in the two lowest layers and one of two lots of "
+        "layers cost a point or two.",
         (
-            _accuracy("quarter − none, in points", "both"),
+            _accuracy("quarter (the paper's choice) − none, in points", "both"),
             _accuracy("third − none", "both-third"),
             _accuracy("half − none", "both-half"),
-            _accuracy("automatic (change points of depth curves) − none", "both-automatic"),
+            _accuracy("OEB in layers found by change points − none", "both-automatic"),
+            _accuracy("SMI in layers 0 and 1 − none", "smi-window-0"),
             _accuracy("random layers, first lot − none", "both-random-0", control=True),
             _accuracy("random layers, second lot − none", "both-random-1", control=True),
         ),
-        "A model of eight layers: a quarter is two.",
+        "A model of eight layers: a quarter is two. The change points name shallow layers 0 to 2 "
+        "and no deep ones, so that the automatic choice has no SMI.",
     ),
     Claim(
         "Propagation errors are repaired more than conceptual ones",
-        "Not shown: errors of flow (premise, order, recall, summary) are corrected about as often "
-        "as local ones (arithmetic, format), and the placebos do no worse. Per kind, what is "
-        "corrected is of the size of what is caused.",
+        "Not shown, and not quite testable here: this task has no conceptual errors. Errors of "
+        "flow (premise, order, recall, summary) are corrected about as often as arithmetic and "
+        "format errors, within intervals of several points.",
         (
             _flow("rate corrected, flow − local, OEB, in points", "oeb"),
             _flow("the same, both", "both"),
             _flow("bridge by lot", "oeb-bridge", control=True),
             _flow("smoothing", "oeb-smooth", control=True),
         ),
-        "Errors of greedy answers; local errors are few.",
+        "First errors of greedy answers; arithmetic errors are few, most local ones are of format.",
     ),
     Claim(
         "Worth 1.35 times the compute",
         "No gain to set against a cost. A vote of eight answers gains seven to nine points for "
-        "eight times the tokens, with StepFlow or without; at equal votes StepFlow changes nothing "
-        "measurable. Longer answers gain nothing, since answers end by themselves. What decoding "
-        "with StepFlow costs is in `benchmarks/results/smollm2-135m-decoding.md`.",
+        "eight times the tokens, with StepFlow or without; a vote of two loses; at equal votes "
+        "StepFlow changes nothing measurable. Longer answers gain nothing, since answers end by "
+        "themselves. What decoding with StepFlow costs is in "
+        "`benchmarks/results/smollm2-135m-decoding.md`.",
         (
             _way(
                 "StepFlow − none, greedy", "both", question="same way", method="greedy", limit=384
@@ -255,53 +297,56 @@ CLAIMS = (
             _vote(2),
             _vote(4),
             _vote(8),
+            _way("vote of 2 − greedy, no StepFlow", "baseline vote-2"),
             _way("vote of 4 − greedy, no StepFlow", "baseline vote-4"),
             _way("vote of 8 − greedy, no StepFlow", "baseline vote-8"),
-            _way("vote of 8 − greedy, StepFlow", "both vote-8"),
+            _way("vote of 8 with StepFlow − greedy without", "both vote-8"),
         ),
-        f"In {PERCENT}. Processor time in `compute_matched` was taken on a busy machine, the "
-        "baseline always first, and is no evidence; tokens and operations are.",
+        f"In {PERCENT}. Tokens are evidence of cost here; operations leave out the few that the "
+        "edits add, and processor times were not taken under control.",
     ),
     Claim(
         "Planted lock-in causes errors",
         "Forced mass on the current step breaks answers, in shallow layers and more in deep ones. "
-        "The errors that appear are of premises and layout (shallow) and of premises and order "
-        "(deep), not of arithmetic (`mediation/injection_kinds`). As much mass on keys drawn by "
-        "lot breaks nearly all answers: attention that is disturbed at all breaks them, and "
-        "lock-in breaks fewer than an arbitrary disturbance.",
+        "The first errors that appear are of premises and layout (shallow) and of premises and "
+        "order (deep), not of arithmetic (`mediation/injection_kinds`). It is a coarse "
+        "intervention: as much mass on keys by lot in the shallow layers leaves next to no answer "
+        "right, and at a mass of 0.8 so does lock-in.",
         (
             _planted(
                 "shallow layers, half of the mass on the current step − none", "lock-in-shallow-0.5"
             ),
             _planted("deep layers, the same", "lock-in-deep-0.5"),
-            _planted("shallow layers, as much on keys by lot", "random-shallow-0.5", control=True),
+            _planted("shallow layers, a mass of 0.8", "lock-in-shallow-0.8"),
+            _planted("shallow layers, half on keys by lot", "random-shallow-0.5", control=True),
+            _planted("shallow layers, 0.8 on keys by lot", "random-shallow-0.8", control=True),
         ),
-        f"In {PERCENT}. An intervention far larger than what differs between traces.",
+        f"In {PERCENT}. Far larger than what differs between traces; keys by lot take as much mass "
+        "and move it further. Deep layers have no such control.",
     ),
     Claim(
         "A few heads carry the repair",
-        "For the prediction at the error yes, for the answer no. The bridge in one head (layer 4, "
-        "head 3) raises the right token there as much as the bridge in the whole bottom quarter, "
-        "and heads picked on one half of the problems do so on the other half, where heads by lot "
-        "do not. Answers get worse all the same, under the best heads as under the band; heads by "
-        "lot leave them as they are. So the heads that matter for the choice are found, and the "
-        "bridge disturbs right choices in them as it does wrong ones.",
+        "A few heads, in the band and above it, move the prediction at the error; answers get "
+        "worse all the same. Heads picked on one half of the problems raise the right token on the "
+        "other half, where heads by lot do not, and more than the bottom quarter does. The loss of "
+        "the gold solutions rises with it, the log-odds stay far below zero, and written answers "
+        "are broken as readily as they are corrected: these heads matter for the choice, and the "
+        "bridge in them may do little more than flatten it.",
         (
-            Line(
-                "log-odds of the right token at the error, bridge in layer 4, head 3, nats",
-                "head_steering/summary",
-                {"condition": "L4H3", "way": "oeb", "outcome": "margin"},
-            ),
-            _steered("bridge in the bottom quarter", "band"),
-            _steered("in the best 4 heads of the other half", "top-4"),
+            _steered("log-odds at the error, bridge in the bottom quarter, nats", "band"),
+            _steered("in the best head of the other half", "top-1"),
+            _steered("in its best 4 heads", "top-4"),
             _steered("in 4 heads by lot", "random-4", control=True),
+            _steered_loss("gold loss, bottom quarter, millinats per token", "band"),
+            _steered_loss("best 4 heads", "top-4"),
+            _steered_loss("4 heads by lot", "random-4", control=True),
             _steered_answers("accuracy, bottom quarter − none, in points", "band"),
             _steered_answers("best 2 heads − none", "top-2"),
             _steered_answers("best 8 heads − none", "top-8"),
             _steered_answers("8 heads by lot − none", "random-8", control=True),
         ),
         "At tau_max 0.3, twice the paper's strength, at which effects can be told apart. Heads by "
-        "lot are one lot for each half of the problems.",
+        "lot are one lot for each half of the problems, and move less mass than the best ones.",
     ),
 )
 
@@ -323,13 +368,27 @@ def render(results: Path) -> str:
 
 HEAD = """# Findings
 
-For each claim of "Reasoning Fails Where Step Flow Breaks" (ACL 2026) what was found with this
-toolkit: estimates with 95% intervals over problems, controls beside them, p-values with Holm's
-correction within their table. Written by `python -m analyses.findings` from the tables in this
-folder. The paper's models (R1-Distill, GPT-OSS) were not at hand; nothing here says what holds for
-them.
+What was found with this toolkit for the claims of "Reasoning Fails Where Step Flow Breaks" (ACL
+2026; 1 to 8, of which 6 is its only choice and not claimed to be best) and for questions of this
+project (9 and after): estimates with 95% intervals over problems and controls beside them. Written
+by `python -m analyses.findings` from the tables in this folder. The paper's models (R1-Distill,
+GPT-OSS) were not at hand; nothing here says what holds for them.
+
+Terms. *OEB*, the Odds-Equal Bridge, gives attention in shallow layers a minimum on the *bridge*:
+the question while thinking, the thinking while summarising (`tau_max`, 0.15 in the paper). *SMI*,
+Step Momentum Injection, adds the mean value vector of the previous step at each step's first token
+in deep layers (`alpha`, 0.06). *Lock-in index*: share of thinking rows on their own and the last
+step beyond a uniform row, shallow layers. *Decay index*: share of summary rows on the thinking,
+middle minus deep layers. *By lot*: as many keys, heads or layers, drawn at random. *Smoothing*: the
+same attention rows moved as far by a temperature. *Log-odds of the right token at the error*:
+log p(right) − log p(written) where the first wrong step of a wrong greedy answer goes wrong. Kinds
+of error are told by a grader that knows the step graph
+(`step_saliency/models/bundled/reasoner/MODEL_CARD.md`).
+
+p-values: Holm's correction within the family that the analysis declares (a group of conditions, an
+outcome, an index); † is a single test.
 """
-TABLE = ("| measured | role | estimate | n | p (Holm) | table |", "|---|---|---:|---:|---:|---|")
+TABLE = ("| measured | role | estimate | n | p | table |", "|---|---|---:|---:|---:|---|")
 
 
 def _verdict(claim: Claim) -> str:
@@ -345,10 +404,15 @@ def _row(line: Line, results: Path) -> str:
     row = one_row(pd.read_parquet(file), line.where, name=line.table)
     numbers = [row[name] * line.scale for name in ("estimate", "lower", "upper")]
     estimate = "{:+.3g} [{:+.3g}, {:+.3g}]".format(*(round(x, 4) + 0.0 for x in numbers))
-    p = row.get("p_holm", row.get("p_value", row.get("p")))
-    p = row.get("p") if pd.isna(p) else p
-    told = "" if p is None or pd.isna(p) else f"{p:.2g}"
+    told = _p_value(row)
     return f"| {line.what} | {line.role} | {estimate} | {row['n']} | {told} | `{line.table}` |"
+
+
+def _p_value(row: pd.Series) -> str:
+    corrected, plain = row.get("p_holm"), row.get("p", row.get("p_value"))
+    if corrected is not None and not pd.isna(corrected):
+        return f"{corrected:.2g}"
+    return "" if plain is None or pd.isna(plain) else f"{plain:.2g} †"
 
 
 def one_row(table: pd.DataFrame, where: Mapping[str, Any], *, name: str) -> pd.Series:

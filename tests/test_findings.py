@@ -21,7 +21,7 @@ def test_numbers_are_those_of_a_row_read_by_hand() -> None:
     table = pd.read_parquet(RESULTS / "ablation" / "summary.parquet").set_index("condition")
     rows = [found.groups() for line in render(RESULTS).splitlines() if (found := LINE.match(line))]
     by_name = {name: [float(x) for x in numbers] for name, *numbers in rows}
-    shown = by_name["tau_max 0.3 − none"]
+    shown = by_name["accuracy, tau_max 0.3 − none"]
     expected = table.loc["oeb-tau-0.3", ["estimate", "lower", "upper"]].astype(float) * 100
     assert shown == pytest.approx(list(expected), abs=0.05)
     assert all(lower <= estimate <= upper for estimate, lower, upper in by_name.values())
