@@ -79,7 +79,7 @@ def kill_in_the_middle(path: Path, args: argparse.Namespace) -> int:
     while lines_of(path) < args.count // 2:
         if process.poll() is not None:
             raise SystemExit("the process ended before it was killed; ask for more responses")
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return lines_of(path)

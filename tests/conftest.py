@@ -1,10 +1,21 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what makes tests the same on every machine."""
 
+import ctypes
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
+
+WORKER_BYTES = 3 * 2**30
+"""Main memory that a worker may come to hold."""
 
 if not torch.cuda.is_available():
     # Before anything imports triton: its own functions are interpreted or not from then on.
@@ -12,10 +23,51 @@ if not torch.cuda.is_available():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers that run side by side share the cores: one thread each, their processes too."""
+    """Workers that run side by side share the cores: one thread each, their processes too.
+
+    Large blocks are given back to the system when they are freed: glibc otherwise keeps gigabytes
+    of weights that tests have long dropped.
+    """
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
+    else:
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**27))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many workers as there are cores to use and memory for.
+
+    Types are checked in what is imported after the configuration, hence the import in here.
+    """
+    from step_saliency.models.memory import free_bytes
+
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = cores if limit == "max" else min(cores, int(limit) // int(period))
+    except OSError:
+        pass
+    return max(1, min(cores, free_bytes(torch.device("cpu")) // WORKER_BYTES))
+
+
+@pytest.fixture(autouse=True)
+def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done must not hang on what else runs: a machine of 64 GiB, as far as is asked."""
+    for module in ("models.load", "saliency.estimate"):
+        monkeypatch.setattr(f"step_saliency.{module}.free_bytes", lambda device: 2**36)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Models that a file of tests has dropped are gone before the next file."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 @pytest.fixture(scope="session")

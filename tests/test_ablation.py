@@ -285,7 +285,7 @@ def test_kill_in_the_middle_loses_nothing(model: Any, tmp_path: Path) -> None:
     )
     parts = tmp_path / "a" / "parts"
     while killed.poll() is None and not list(parts.glob("*.parquet")):
-        time.sleep(0.05)
+        time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert list(parts.glob("*.parquet"))

@@ -590,7 +590,7 @@ def test_importing_figures_loads_no_pyplot_and_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_kept_results_can_be_drawn(tmp_path):
+def test_the_kept_results_can_be_drawn():
     """Every figure whose results are in the repository."""
     for name, make in all_figures().items():
         try:
@@ -598,4 +598,4 @@ def test_the_kept_results_can_be_drawn(tmp_path):
         except MissingResultsError:
             continue
         assert not data.empty, name
-        assert style.save(figure, data, tmp_path, name)[0].is_file()
+        figure.draw_without_rendering()

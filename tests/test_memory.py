@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
+from tiny import tiny_tokenizer, tiny_transformers
 
+from step_saliency.models import load_model
 from step_saliency.models.memory import UNLIMITED, container_free_bytes, free_bytes
+from step_saliency.models.twin import transformers_twin
 
 
 def group(folder: Path, **files: str) -> Path:
@@ -27,3 +31,15 @@ def test_files_kept_in_memory_count_as_free(tmp_path: Path) -> None:
 def test_no_limit(tmp_path: Path) -> None:
     assert container_free_bytes(tmp_path) == UNLIMITED
     assert container_free_bytes(group(tmp_path, max="max", current="1", stat="")) == UNLIMITED
+
+
+def test_a_second_copy_waits_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused while there is no room, and had once there is."""
+    tiny_transformers("qwen2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("step_saliency.models.load.free_bytes", lambda device: 1)
+        with pytest.raises(ValueError, match="no memory for a second copy"):
+            transformers_twin(model)
+    assert transformers_twin(model) is transformers_twin(model)

@@ -1,5 +1,7 @@
 """Text, messages and generated tokens to traces: prompts, formats, bad input."""
 
+import copy
+
 import pytest
 import torch
 from segment_tokenizers import MARKS, Slow, byte_level, ids, metaspace, smollm2, word_piece
@@ -133,7 +135,9 @@ def test_the_chat_template_is_used_once_and_without_a_second_bos():
 
 @pytest.mark.parametrize("prompt", ["<bos>Q: 3 + 4? A: ", "Q: 3 + 4? A: "])
 def test_bos_is_added_to_a_prompt_that_lacks_it_only(prompt: str):
-    tokenizer = word_piece()  # a tokenizer that frames what it reads: [CLS] ... [SEP]
+    tokenizer = copy.deepcopy(
+        word_piece()
+    )  # a tokenizer that frames what it reads: [CLS] ... [SEP]
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
