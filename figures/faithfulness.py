@@ -56,7 +56,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 reference=0.0,
                 xlabel=f"rank correlation with the KL of a cut (n = {chosen['n'].max():,})",
             )
-            ax.set_title(setting)
+            ax.set_title(setting.replace(", ", ",\n"))
         axes[0].set_xlabel(axes[0].get_xlabel(), loc="right" if len(settings) == 1 else "center")
         legend_below(figure, axes, ncols=3 if len(settings) == 1 else 5)
     return figure

@@ -65,7 +65,7 @@ def draw(table: pd.DataFrame) -> Figure:
                         )
                 for level in (0, 1):
                     ax.axhline(level, color=NEUTRAL, linestyle=":", linewidth=0.6)
-                ax.set_title(f"{title}: {setting} (n = {chosen['n'].max():,})")
+                ax.set_title(f"{title}, n = {chosen['n'].max():,}\n{setting}")
                 ax.set_xlabel(xlabel)
             row[0].set_ylabel("KL / KL with all cut")
         legend_below(figure, axes[0], ncols=4)
