@@ -167,7 +167,11 @@ def _vote(k: int) -> Line:
 CLAIMS = (
     Claim(
         "Shallow lock-in marks errors",
-        "Yes for whole traces, no before the error. TODO",
+        "Yes for whole traces, no before the error, with the paper's objective. Error traces have a "
+        "higher lock-in index than correct traces of the same problem, also among pairs of similar "
+        "length, where they are still shorter. Up to the step before the first wrong one no "
+        "difference is seen; the wrong step is not looked at alone, so that this does not tell "
+        "whether the index rises with the error or after it.",
         (
             _curves("lock-in index, error − correct, same problem", "lock_in_index", "none"),
             _curves("the same, pairs of similar length", "lock_in_index", "length"),
@@ -185,7 +189,9 @@ CLAIMS = (
     ),
     Claim(
         "Deep decay marks errors",
-        "Not shown. TODO",
+        "Not shown with the paper's objective: the index of error traces is higher by an amount "
+        "whose interval reaches zero. Before the error, deep layers look at earlier thinking no "
+        "less.",
         (
             _curves("decay index, error − correct, same problem", "decay_index", "none"),
             _curves("the same, pairs of similar length", "decay_index", "length"),
