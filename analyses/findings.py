@@ -167,7 +167,7 @@ def _vote(k: int) -> Line:
 CLAIMS = (
     Claim(
         "Shallow lock-in marks errors",
-        "Yes for whole traces, no before the error, with the paper's objective. Error traces have a "
+        "Yes for whole traces, no before the error, by the paper's objective. Error traces have a "
         "higher lock-in index than correct traces of the same problem, also among pairs of similar "
         "length, where they are still shorter. Up to the step before the first wrong one no "
         "difference is seen; the wrong step is not looked at alone, so that this does not tell "
@@ -189,7 +189,7 @@ CLAIMS = (
     ),
     Claim(
         "Deep decay marks errors",
-        "Not shown with the paper's objective: the index of error traces is higher by an amount "
+        "Not shown by the paper's objective: the index of error traces is higher by an amount "
         "whose interval reaches zero. Before the error, deep layers look at earlier thinking no "
         "less.",
         (
