@@ -143,6 +143,11 @@ def _against_attention(what: str, name: str, measure: str) -> Line:
     return Line(what, "faithfulness/differences", where, role="control")
 
 
+def _premises(what: str, head: str, *, control: bool = False, **of: Any) -> Line:
+    where = {"family": "symbols", "pool": "mass", "edge": "premise", "layer": None, "head": head}
+    return Line(what, "gold_graph/headline", where | of, role=_role(control))
+
+
 def _patched(what: str, kind: str, layer: int, role: str, *, control: bool = False) -> Line:
     where = {"kind": kind, "direction": "denoising", "site": "resid_post", "layer": layer}
     where |= {"role": role, "head": None}
@@ -440,6 +445,30 @@ CLAIMS = (
         ),
         "The model's own greedy answers, cuts in all layers and heads; bands of layers are in the "
         "tables. A cut scales up what is left of a row.",
+    ),
+    Claim(
+        "The map finds the steps that a solution builds on",
+        "Under log-odds yes, under the paper's objective poorly: a sure prediction has no gradient "
+        "of the loss, so that its row is empty beside others. Log-odds are better than attention "
+        "averaged over layers and heads, and no better than attention in a layer or head picked "
+        "on other problems.",
+        (
+            _premises(
+                "average precision: Step-Saliency, log-odds, all layers and heads",
+                "mean",
+                method="saliency",
+                objective="log_odds",
+            ),
+            _premises("paper's objective", "mean", method="saliency", objective="next_token"),
+            _premises("attention", "mean", control=True, method="attention"),
+            _premises(
+                "log-odds, best layer", "best_layer", method="saliency", objective="log_odds"
+            ),
+            _premises("attention, best layer", "best_layer", control=True, method="attention"),
+        ),
+        "Gold solutions, mass, true premise edges; chance is 0.17. The best layer is picked on the "
+        "other half of the problems. Within rows the picture is another: see "
+        "what the map foretells.",
     ),
     Claim(
         "A premise travels where StepFlow acts",
