@@ -2,10 +2,10 @@
 
     python -m analyses.findings            # writes results/FINDINGS.md; needs no model
 
-Every number on the page is read from a results folder when the page is written: an estimate with
-its 95% interval, the number of problems, and the p-value where one was tested. The words beside the
-numbers are written by hand, for the tables that are there now: run an analysis anew, and read them
-again. A line whose table is missing says so.
+Every number in the page's tables is read from a results folder when the page is written: an
+estimate with its 95% interval, the number of problems, and the p-value where one was tested. The
+words beside them, and the few numbers in these, are written by hand, for the results that are there now:
+run an analysis anew, and read them again. A line whose table is missing says so.
 
 When it misleads: a small model of one task. An interval around zero that is narrow says that an
 effect is small here, not that it is small elsewhere.
@@ -13,8 +13,9 @@ effect is small here, not that it is small elsewhere.
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,16 @@ class Claim:
     model: str = MODEL
 
 
-def _curves(what: str, metric: str, control: str) -> Line:
-    where = {"metric": metric, "control": control, "layer": None}
-    return Line(what, "depth_curves/comparison", where, role=_role(control != "none"))
-
-
-def _read(what: str, metric: str, control: str) -> Line:
-    where = {"metric": metric, "control": control, "layer": None}
-    return Line(what, "depth_curves_log_odds/comparison", where, role=_role(control != "none"))
+def _curves(metric: str, name: str) -> tuple[Line, ...]:
+    """Error minus correct, under the paper's reading of the map and under another."""
+    lines = []
+    for folder, reading in (("", ""), ("_log_odds", " under log-odds, mass, target rows")):
+        for control, pairs in (("none", "same problem"), ("length", "pairs of similar length")):
+            where = {"metric": metric, "control": control, "layer": None}
+            what = f"{name}{reading}, error − correct, {pairs}"
+            table = f"depth_curves{folder}/comparison"
+            lines.append(Line(what, table, where, role=_role(control != "none")))
+    return tuple(lines)
 
 
 def _before(what: str, index: str, control: str) -> Line:
@@ -118,14 +121,10 @@ def _way(what: str, condition: str, **where: Any) -> Line:
     return Line(what, "compute_matched/comparisons", {"condition": condition, **where}, 100)
 
 
-def _steered(what: str, condition: str, *, control: bool = False) -> Line:
-    where = {"condition": condition, "reference": "baseline", "outcome": "margin"}
-    return Line(what, "head_steering_transfer/summary", where, role=_role(control))
-
-
-def _steered_loss(what: str, condition: str, *, control: bool = False) -> Line:
-    where = {"condition": condition, "reference": "baseline", "outcome": "loss"}
-    return Line(what, "head_steering_transfer/summary", where, 1000, _role(control))
+def _steered(what: str, condition: str, outcome: str, *, control: bool = False) -> Line:
+    where = {"condition": condition, "reference": "baseline", "outcome": outcome}
+    scale = 1000 if outcome == "loss" else 1
+    return Line(what, "head_steering_transfer/summary", where, scale, _role(control))
 
 
 def _steered_answers(what: str, condition: str, *, control: bool = False) -> Line:
@@ -178,12 +177,8 @@ CLAIMS = (
         "difference is seen; the wrong step is not looked at alone, so that this does not tell "
         "whether the index rises with the error or after it.",
         (
-            _curves("lock-in index, error − correct, same problem", "lock_in_index", "none"),
-            _curves("the same, pairs of similar length", "lock_in_index", "length"),
-            _curves("tokens, error − correct, same problem", "n_tokens", "none"),
-            _curves("tokens in the pairs of similar length", "n_tokens", "length"),
-            _read("index under log-odds, mass, target rows, same problem", "lock_in_index", "none"),
-            _read("the same, pairs of similar length", "lock_in_index", "length"),
+            *_curves("lock_in_index", "lock-in index"),
+            *_curves("n_tokens", "tokens")[:2],
             _before(
                 "steps before the first error only, same problem and cut", "lock_in_index", "within"
             ),
@@ -198,10 +193,7 @@ CLAIMS = (
         "whose interval reaches zero. Before the error, deep layers look at earlier thinking no "
         "less.",
         (
-            _curves("decay index, error − correct, same problem", "decay_index", "none"),
-            _curves("the same, pairs of similar length", "decay_index", "length"),
-            _read("index under log-odds, mass, target rows, same problem", "decay_index", "none"),
-            _read("the same, pairs of similar length", "decay_index", "length"),
+            *_curves("decay_index", "decay index"),
             _before(
                 "share of deep thinking rows on earlier thinking, before the first error (less "
                 "would be decay)",
@@ -370,13 +362,13 @@ CLAIMS = (
         "are broken as readily as they are corrected: these heads matter for the choice, and the "
         "bridge in them may do little more than flatten it.",
         (
-            _steered("log-odds at the error, bridge in the bottom quarter, nats", "band"),
-            _steered("in the best head of the other half", "top-1"),
-            _steered("in its best 4 heads", "top-4"),
-            _steered("in 4 heads by lot", "random-4", control=True),
-            _steered_loss("gold loss, bottom quarter, millinats per token", "band"),
-            _steered_loss("best 4 heads", "top-4"),
-            _steered_loss("4 heads by lot", "random-4", control=True),
+            _steered("log-odds at the error, bridge in the bottom quarter, nats", "band", "margin"),
+            _steered("in the best head of the other half", "top-1", "margin"),
+            _steered("in its best 4 heads", "top-4", "margin"),
+            _steered("in 4 heads by lot", "random-4", "margin", control=True),
+            _steered("gold loss, bottom quarter, millinats per token", "band", "loss"),
+            _steered("best 4 heads", "top-4", "loss"),
+            _steered("4 heads by lot", "random-4", "loss", control=True),
             _steered_answers("accuracy, bottom quarter − none, in points", "band"),
             _steered_answers("best 2 heads − none", "top-2"),
             _steered_answers("best 8 heads − none", "top-8"),
@@ -472,11 +464,11 @@ CLAIMS = (
     ),
     Claim(
         "A premise travels where StepFlow acts",
-        "No. A premise sits at its own tokens up to layer 4 and is at the step that states it from "
-        "layer 6 on; it goes there directly, most of it in the attention of layer 5, and not by "
-        "way of other steps. The bridge's layers, 0 and 1, carry nothing of it: cutting them from "
-        "the premise leaves the prediction as it was. A wrong step reaches the answer in the "
-        "same way, in layers 3 to 5 and only in part from its own tokens.",
+        "Not where the bridge acts. A premise sits at its own tokens up to layer 4 and is at the "
+        "step that states it from layer 6 on; it goes there directly, most of it in the attention "
+        "of layer 5, and not by way of other steps. Of the layers of StepFlow, 0 and 1 carry "
+        "nothing of it, cut one at a time, and 6 and 7 a little. A wrong step reaches the answer "
+        "in the same way, in layers 3 to 5 and only in part from its own tokens.",
         (
             _patched(
                 "recovery, clean premise put in at its tokens, layer 1", "premise", 1, "source"
@@ -496,8 +488,11 @@ CLAIMS = (
             _cut_path(
                 "clean run, attention to the premise cut, all layers (1 no harm)", "direct", None
             ),
-            _cut_path("the same in layer 1", "direct", 1),
+            _cut_path("the same in layer 0", "direct", 0),
+            _cut_path("in layer 1", "direct", 1),
             _cut_path("in layer 5", "direct", 5),
+            _cut_path("in layer 6", "direct", 6),
+            _cut_path("in layer 7", "direct", 7),
             _cut_path("by way of other steps, all layers", "indirect", None, control=True),
             _patched(
                 "wrong step mended at its tokens, layer 2",
@@ -540,11 +535,12 @@ def render(results: Path) -> str:
     Args:
         results: Folder of results folders.
     """
+    read = cache(lambda table: _table(results / f"{table}.parquet"))
     verdicts = [f"{n}. {c.claim}: *{_verdict(c)}*" for n, c in enumerate(CLAIMS, 1)]
     parts = [HEAD, "\n".join(verdicts) + "\n"]
     for number, claim in enumerate(CLAIMS, 1):
         parts.append(f"## {number}. {claim.claim}\n\n{claim.found}\n")
-        parts.append("\n".join([*TABLE, *(_row(line, results) for line in claim.lines)]) + "\n")
+        parts.append("\n".join([*TABLE, *(_row(line, read) for line in claim.lines)]) + "\n")
         parts.append(f"Model: {claim.model}. How far it carries: {claim.carries}\n")
     return "\n".join(parts)
 
@@ -580,11 +576,15 @@ def _verdict(claim: Claim) -> str:
     return first[0].lower() + first[1:]
 
 
-def _row(line: Line, results: Path) -> str:
-    file = results / f"{line.table}.parquet"
-    if not file.is_file():
+def _table(file: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(file) if file.is_file() else None
+
+
+def _row(line: Line, read: Callable[[str], pd.DataFrame | None]) -> str:
+    table = read(line.table)
+    if table is None:
         return f"| {line.what} | {line.role} | not run | | | `{line.table}` |"
-    row = one_row(pd.read_parquet(file), line.where, name=line.table)
+    row = one_row(table, line.where, name=line.table)
     numbers = [row[name] * line.scale for name in ("estimate", "lower", "upper")]
     estimate = "{:+.3g} [{:+.3g}, {:+.3g}]".format(*(round(x, 4) + 0.0 for x in numbers))
     told = _p_value(row)

@@ -43,13 +43,13 @@ def paths(names: Sequence[str] = ()) -> list[Path]:
     return [path for path in found if not names or path.stem.startswith(tuple(names))]
 
 
-def executed(path: Path, folder: Path, *, timeout: int | None = 300) -> NotebookNode:
+def executed(path: Path, folder: Path, *, timeout: int = 300) -> NotebookNode:
     """A notebook with the outputs of a fresh run.
 
     Args:
         path: Notebook; it is only read.
         folder: Where its kernel runs.
-        timeout: Seconds that a cell may take; None for any.
+        timeout: Seconds that a cell may take.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.

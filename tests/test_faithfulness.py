@@ -185,12 +185,12 @@ def test_effects_are_those_of_a_plain_run_with_the_edge_cut(model, trace):
     targets = trace.tokens[torch.tensor(queries) + 1]
     row = effects[effects["key_step"] == 4].iloc[0]
     loss = (clean - after)[queries, targets].mean()
-    assert row["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert row["loss"] == pytest.approx(loss.item(), abs=1e-6)
     kl = (clean[queries].exp() * (clean - after)[queries]).sum(-1).mean()
-    assert row["kl"] == pytest.approx(kl.item(), abs=1e-5)
+    assert row["kl"] == pytest.approx(kl.item(), abs=1e-6)
     answer = torch.tensor(positions(7))
     loss = (clean - after)[answer - 1, trace.tokens[answer]].mean()
-    assert row["answer"] == pytest.approx(loss.item(), abs=1e-5)
+    assert row["answer"] == pytest.approx(loss.item(), abs=1e-6)
     first = clean[answer[0] - 1]
     rival = max((v.item(), i) for i, v in enumerate(first) if i != trace.tokens[answer[0]])[1]
     gap = (after - clean)[answer[0] - 1]

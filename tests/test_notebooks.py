@@ -46,7 +46,7 @@ def test_there_are_notebooks() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
     (path,) = paths([name])
-    notebook = executed(path, tmp_path, timeout=None)
+    notebook = executed(path, tmp_path, timeout=1800)
     assert list(faults(cleaned(notebook))) == []
 
 

@@ -135,9 +135,8 @@ def test_the_chat_template_is_used_once_and_without_a_second_bos():
 
 @pytest.mark.parametrize("prompt", ["<bos>Q: 3 + 4? A: ", "Q: 3 + 4? A: "])
 def test_bos_is_added_to_a_prompt_that_lacks_it_only(prompt: str):
-    tokenizer = copy.deepcopy(
-        word_piece()
-    )  # a tokenizer that frames what it reads: [CLS] ... [SEP]
+    # a tokenizer that frames what it reads: [CLS] ... [SEP]; a copy, since others share it
+    tokenizer = copy.deepcopy(word_piece())
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
