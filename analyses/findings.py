@@ -4,8 +4,8 @@
 
 Every number in the page's tables is read from a results folder when the page is written: an
 estimate with its 95% interval, the number of problems, and the p-value where one was tested. The
-words beside them, and the few numbers in these, are written by hand, for the results that are there now:
-run an analysis anew, and read them again. A line whose table is missing says so.
+words beside them, and the few numbers in these, are written by hand, for the results that are
+there now: run an analysis anew, and read them again. A line whose table is missing says so.
 
 When it misleads: a small model of one task. An interval around zero that is narrow says that an
 effect is small here, not that it is small elsewhere.
