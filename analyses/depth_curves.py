@@ -25,7 +25,7 @@ import pandas as pd
 import step_saliency as ss
 from analyses.runner import Analysis, Options, Unit, main
 from step_saliency.diagnose import compare, diagnose, mean_curves
-from step_saliency.options import ObjectiveName, Pool, Rows
+from step_saliency.options import OBJECTIVES, POOLS, ROWS
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Trace
 
@@ -108,9 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this analysis."""
     parser.add_argument("--level", default="medium", choices=get_args(Level))
     parser.add_argument("--samples", type=int, default=4, help="responses per problem")
-    parser.add_argument("--objective", default="next_token", choices=get_args(ObjectiveName))
-    parser.add_argument("--pool", default="mean", choices=get_args(Pool))
-    parser.add_argument("--rows", default="query", choices=get_args(Rows))
+    parser.add_argument("--objective", default="next_token", choices=OBJECTIVES)
+    parser.add_argument("--pool", default="mean", choices=POOLS)
+    parser.add_argument("--rows", default="query", choices=ROWS)
 
 
 ANALYSIS = Analysis(

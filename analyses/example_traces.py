@@ -24,7 +24,7 @@ import step_saliency as ss
 from analyses.runner import Analysis, Options, Unit, main
 from step_saliency.diagnose.bands import Bands
 from step_saliency.diagnose.shares import row_shares
-from step_saliency.options import ObjectiveName
+from step_saliency.options import OBJECTIVES, ObjectiveName
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Region, Trace
@@ -167,7 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of this analysis."""
     parser.add_argument("--level", default="medium", choices=get_args(Level))
     parser.add_argument("--samples", type=int, default=8, help="responses per problem")
-    parser.add_argument("--objective", default="log_odds", choices=get_args(ObjectiveName))
+    parser.add_argument("--objective", default="log_odds", choices=OBJECTIVES)
 
 
 ANALYSIS = Analysis(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -371,3 +372,18 @@ def test_analysis_without_a_model(tmp_path):
         needs_model=False,
     )
     assert run_analysis(plain, {}, out=tmp_path, progress=False).values["model"].all()
+
+
+ANALYSES = sorted(
+    file.stem for file in (ROOT / "analyses").glob("*.py") if "\nANALYSIS = " in file.read_text()
+)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_command_line_offers_choices_and_one_of_them_by_default(name):
+    for action in runner.parser_for(import_module(f"analyses.{name}").ANALYSIS)._actions:
+        if action.choices is None:
+            continue
+        assert len(action.choices) > 1, action.dest
+        defaults = action.default if isinstance(action.default, list) else [action.default]
+        assert {*defaults} <= {*action.choices}, action.dest
