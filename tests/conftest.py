@@ -17,6 +17,16 @@ hypothesis.settings.load_profile("same")
 WORKER_BYTES = 3 * 2**30
 """Main memory that a worker may come to hold."""
 
+LONG = (
+    "test_notebooks",
+    "test_docs",
+    "test_ablation",
+    "test_mediation",
+    "test_fast",
+    "test_figures",
+)
+"""Files of tests that take longest; they come first, so that no worker is left alone with one."""
+
 if not torch.cuda.is_available():
     # Before anything imports triton: its own functions are interpreted or not from then on.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -32,8 +42,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
     else:
+        if hasattr(config.option, "loadscopereorder"):
+            config.option.loadscopereorder = False  # keep the order of the collection
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**27))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within files and of the rest stays."""
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONG)))
 
 
 def pytest_xdist_auto_num_workers() -> int:
