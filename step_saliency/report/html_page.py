@@ -11,8 +11,8 @@ Entries are rounded. A map is stored as its lower triangle, row by row, in codes
 with `top` the map's largest entry, `largest` the largest code and `decades` how far down the
 smallest positive entry lies. Codes of 16 bits keep every entry to 0.2% or better; where they would
 make the file too large, codes of 8 bits over six decades keep them to 3%, and smaller entries read
-as the smallest code. Heads are stored in 8 bits; where not all fit, those with the largest total in
-their layer, equally many in each.
+as the smallest code. Heads are stored in 8 bits; where not all fit, equally many of each layer,
+those with the largest total, and in the room that is left the next largest of all layers.
 """
 
 import base64
@@ -224,26 +224,37 @@ def _maps(sal: StepSaliency, room: int) -> dict[str, Any]:
         precision = _coarse("Entries")
     if not sal.per_head:
         return {"maps": packed.to_json(), "heads": None, "precision": precision}
-    n_heads = sal.maps.shape[1]
+    n_layers, n_heads = sal.maps.shape[:2]
     left = room - _encoded(packed.codes.nbytes)
-    n_kept = min(n_heads, max(0, left // _encoded(n_entries * len(sal.layers))))
+    n_kept = min(n_layers * n_heads, max(0, left // _encoded(n_entries)))
     precision += f" {_coarse('Entries of single heads')}"
-    if n_kept < n_heads:
+    heads = _heads(sal, n_kept)
+    if n_kept < n_layers * n_heads:
         precision += (
-            f" To keep the file small it holds {n_kept} of {n_heads} heads of each layer: those "
-            "with the largest total."
+            f" To keep the file small it holds {n_kept} of {n_layers * n_heads} heads, those with "
+            "the largest total"
         )
-    return {"maps": packed.to_json(), "heads": _heads(sal, n_kept), "precision": precision}
+        if each := n_kept // n_layers:
+            precision += f", at least {each} of each layer"
+        elif heads is not None:
+            some = [layer for layer, of in zip(sal.layers, heads["kept"], strict=True) if of]
+            precision += f", in layers {spell_layers(some)}"
+        precision += "."
+    return {"maps": packed.to_json(), "heads": heads, "precision": precision}
 
 
 def _heads(sal: StepSaliency, n_kept: int) -> dict[str, Any] | None:
     if not n_kept:
         return None
+    n_layers, n_heads = sal.maps.shape[:2]
     totals = sal.maps.detach().double().sum((-2, -1))
-    kept = totals.topk(n_kept, dim=1).indices.sort(dim=1).values
-    of_layers = [maps[heads] for maps, heads in zip(sal.maps, kept, strict=True)]
-    packed = pack_maps(torch.cat(of_layers), sal.defined, bits=8)
-    return {**packed.to_json(), "kept": kept.tolist()}
+    first = totals.argsort(dim=1, descending=True).argsort(dim=1) < n_kept // n_layers
+    order = torch.where(first, math.inf, totals).flatten().argsort(descending=True, stable=True)
+    is_kept = torch.zeros(n_layers * n_heads, dtype=torch.bool)
+    is_kept[order[:n_kept]] = True
+    is_kept = is_kept.view(n_layers, n_heads)
+    packed = pack_maps(sal.maps[is_kept], sal.defined, bits=8)
+    return {**packed.to_json(), "kept": [heads.nonzero().flatten().tolist() for heads in is_kept]}
 
 
 def _coarse(subject: str) -> str:

@@ -42,7 +42,8 @@
     if (state.head !== null && layer > 0) {
       const kept = data.heads.kept[layer - 1];
       const place = kept.indexOf(state.head);
-      if (place >= 0) return [heads, (layer - 1) * kept.length + place];
+      const before = data.heads.kept.slice(0, layer - 1).reduce((count, of) => count + of.length, 0);
+      if (place >= 0) return [heads, before + place];
     }
     return [maps, layer];
   }
