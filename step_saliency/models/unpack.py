@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def unpacked(source: Source) -> Source:
     file = Path(source.path) / source.gguf_file
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    name = f"{file.stem}-{digest}-transformers-{transformers.__version__}"
+    name = f"{file.stem}-{digest}-transformers-{version('transformers')}"
     folder = user_cache_path("step-saliency") / "unpacked" / name
     if not folder.is_dir():
         try:
