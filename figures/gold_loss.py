@@ -31,14 +31,14 @@ def draw(table: pd.DataFrame) -> Figure:
     settings = list(dict.fromkeys(table["setting"]))
     most = table.groupby("setting").size().max()
     with style():
-        figure = new_figure(PAGE, 0.8 + 0.155 * most)
+        figure = new_figure(PAGE, 0.95 + 0.155 * most)
         axes = figure.subplots(1, len(settings), squeeze=False)[0]
         for ax, setting in zip(axes, settings, strict=True):
             chosen = table[table["setting"] == setting]
             scaled = chosen.assign(**{name: MILLI * chosen[name] for name in SCALED})
             dots(ax, scaled, names="name", reference=0.0)
             ax.set_xlabel(
-                f"gold loss − no edit (10⁻³ nats per token, {chosen['n'].max():,} problems)"
+                f"gold loss − no edit\n(10⁻³ nats per token, {chosen['n'].max():,} problems)"
             )
             ax.set_title(setting)
             groups = list(chosen["group"])
