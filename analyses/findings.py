@@ -630,6 +630,50 @@ CLAIMS = (
         "answer could be ordered in four traces only and are left out here.",
         SMOLLM2,
     ),
+    Claim(
+        "On a language model, a premise travels where StepFlow acts",
+        "Not where the bridge acts; once where momentum does. On SmolLM2 a changed number sits at "
+        "its own tokens up to layer 22 of 30 and at the step that repeats it from layer 23 on, "
+        "brought there directly for the most part, more of it by the attention of layer 23 than "
+        "of any other. That is one of the eight layers of SMI (22 to 29); the eight of the bridge "
+        "(0 to 7) carry nothing of it, cut one at a time.",
+        tuple(
+            _on_smollm2(line)
+            for line in (
+                _patched(
+                    "recovery, clean premise put in at its tokens, layer 7", "premise", 7, "source"
+                ),
+                _patched("the same, layer 17", "premise", 17, "source"),
+                _patched("layer 22", "premise", 22, "source"),
+                _patched("layer 23", "premise", 23, "source"),
+                _patched("layer 24", "premise", 24, "source"),
+                _patched(
+                    "clean activations of the step that repeats it, layer 22", "premise", 22, "read"
+                ),
+                _patched("the same, layer 23", "premise", 23, "read"),
+                _patched("layer 24", "premise", 24, "read"),
+                _cut_path(
+                    "clean run, attention to the premise cut, all layers (1 no harm)",
+                    "direct",
+                    None,
+                ),
+                *(
+                    _cut_path(
+                        "the same in layer 0" if layer == 0 else f"in layer {layer}",
+                        "direct",
+                        layer,
+                    )
+                    for layer in (0, 7, 17, 23, 24)
+                ),
+                _cut_path("by way of other steps, all layers", "indirect", None, control=True),
+            )
+        ),
+        "Five problems, a pair each: a number of the question is changed into another, and read "
+        "where the model's own answer first repeats it. Recovery: 0 nothing of the clean "
+        "prediction, 1 all; with all paths cut about a half is left. SMI moves what the step "
+        "before holds and is not about the question's numbers.",
+        SMOLLM2,
+    ),
 )
 
 
