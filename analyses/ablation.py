@@ -12,7 +12,8 @@ condition c on problem p (mean over samples) and b the baseline,
 Groups (``group``): ``method`` (bridge, momentum, both), ``bands`` (third, half, random, automatic
 layers), ``sliding`` (a window of a quarter's width over the depth), ``tau_max`` and ``alpha``
 (doses), ``placebo``. Holm's correction is made within each group. A second outcome is the
-teacher-forced loss of the gold solution, which moves where no answer flips.
+teacher-forced loss of the gold solution, which moves where no answer flips; it is held against the
+baseline (``losses``) and against the placebos (``loss_placebos``).
 
 ``p_equivalent`` is the test that the effect is smaller than `MARGIN`: with a large p and a large
 p_equivalent nothing is known.
@@ -23,7 +24,7 @@ to the model on a text that is right, not what it does to one that went wrong.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,22 +192,32 @@ def _equivalent(values: pd.DataFrame) -> pd.DataFrame:
 
 def against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """The bridge and momentum against their own placebos, paired; empty without placebos."""
-    tables = []
+    tables = [
+        binary_table(
+            pair, condition="condition", reference=name, pair=["sample"], seed=seed, **draws
+        )
+        for name, pair in _with_placebos(values)
+    ]
+    return _holm_anew(tables, family=["condition"])
+
+
+def _with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name of a placebo; its rows and those of what it is the placebo of."""
     real = values[values["placebo"].isna() & (values["group"] == "method")]
     for edit in ("oeb", "smi", "both"):
         fakes = values[values["placebo"].notna() & (values["edit"] == edit)]
-        if fakes.empty or not (real["condition"] == edit).any():
+        if not (real["condition"] == edit).any():
             continue
-        both = pd.concat([real[real["condition"] == edit], fakes])
-        for name in fakes["condition"].unique():
-            pair = both[both["condition"].isin([edit, name])]
-            table = binary_table(
-                pair, condition="condition", reference=name, pair=["sample"], seed=seed, **draws
-            )
-            tables.append(table.drop(columns="p_holm"))
+        for name, fake in fakes.groupby("condition", sort=False):
+            yield str(name), pd.concat([real[real["condition"] == edit], fake])
+
+
+def _holm_anew(tables: Sequence[pd.DataFrame], *, family: Sequence[str]) -> pd.DataFrame:
+    """Tables of single pairs as one, corrected together; empty if there are none."""
     if not tables:
         return pd.DataFrame()
-    return with_holm(pd.concat(tables, ignore_index=True), family=["condition"])
+    whole = pd.concat([table.drop(columns="p_holm") for table in tables], ignore_index=True)
+    return with_holm(whole, family=[*family])
 
 
 def interaction(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -246,20 +257,32 @@ def _contrast(
 
 def loss_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Gold loss of each condition minus the baseline's, paired; Holm within group and outcome."""
+    table = _paired_losses(values, BASELINE, seed, draws)
+    table = described(table.drop(columns="p_holm"), values)
+    return with_holm(table, family=["group", "outcome"])
+
+
+def losses_against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Gold loss of the bridge and momentum minus that of their own placebos, as for accuracy."""
+    tables = [_paired_losses(pair, name, seed, draws) for name, pair in _with_placebos(values)]
+    return _holm_anew(tables, family=["condition", "outcome"])
+
+
+def _paired_losses(
+    values: pd.DataFrame, reference: str, seed: int, draws: Mapping[str, Any]
+) -> pd.DataFrame:
     long = values.melt(
         id_vars=["problem", "condition"], value_vars=["loss", "answer_loss"], var_name="outcome"
     )
-    table = paired_table(
+    return paired_table(
         long.dropna(subset=["value"]),
         "value",
         condition="condition",
-        reference=BASELINE,
+        reference=reference,
         by=["outcome"],
         seed=seed,
         **draws,
     )
-    table = described(table.drop(columns="p_holm"), values)
-    return with_holm(table, family=["group", "outcome"])
 
 
 def units(options: Options) -> list[Unit]:
@@ -309,6 +332,7 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
     forced = values[values["kind"] == "losses"]
     if forced["condition"].nunique() > 1:
         tables["losses"] = loss_effects(forced, seed=seed)
+        tables["loss_placebos"] = losses_against_placebos(forced, seed=seed)
     return {name: table for name, table in tables.items() if not table.empty}
 
 

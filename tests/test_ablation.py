@@ -24,6 +24,7 @@ from analyses.ablation import (
     effects,
     interaction,
     loss_effects,
+    losses_against_placebos,
     trends,
 )
 from analyses.conditions import (
@@ -228,6 +229,34 @@ def test_false_positive_rate_of_gold_losses() -> None:
 
     rate = rejected(valued_sets([BASELINE, "oeb", "smi"]), p_values)
     assert BOUNDS[0] <= rate <= BOUNDS[1]
+
+
+def test_false_positive_rate_of_gold_losses_against_placebos() -> None:
+    def p_values(values: pd.DataFrame) -> np.ndarray:
+        whole = described(values).rename(columns={"value": "loss"})
+        whole["answer_loss"] = whole["loss"].where(whole["loss"] > 1)
+        return losses_against_placebos(whole, **FAST)["p"].to_numpy()
+
+    names = ["oeb", "smi", *ablation.CORE_PLACEBOS]
+    assert BOUNDS[0] <= rejected(valued_sets(names, seed=5), p_values) <= BOUNDS[1]
+
+
+def test_gold_losses_are_held_against_their_own_placebos() -> None:
+    shift = {"oeb": 0.5, "oeb-bridge": 0.2, "smi": 0.1, "smi-boundaries": 0.1}
+    rows = [
+        {"problem": f"p{i}", "condition": name, "value": i + more}
+        for i in range(8)
+        for name, more in shift.items()
+    ]
+    whole = described(pd.DataFrame(rows)).rename(columns={"value": "loss"})
+    table = losses_against_placebos(whole.assign(answer_loss=whole["loss"]), **FAST)
+    assert list(zip(table["condition"], table["reference"], table["outcome"], strict=True)) == [
+        (edit, placebo, outcome)
+        for edit, placebo in (("oeb", "oeb-bridge"), ("smi", "smi-boundaries"))
+        for outcome in ("loss", "answer_loss")
+    ]
+    assert table["estimate"].tolist() == pytest.approx([0.3, 0.3, 0, 0])
+    assert losses_against_placebos(whole[whole["placebo"].isna()], **FAST).empty
 
 
 def test_equivalence_is_claimed_five_percent_of_the_time_where_the_effect_is_the_margin() -> None:

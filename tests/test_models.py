@@ -258,50 +258,63 @@ class TestUnpacked:
         (tmp_path / "some.gguf").write_bytes(b"weights")
         return Source(str(tmp_path), gguf_file="some.gguf", help="install it")
 
-    @pytest.fixture
-    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Names of the folders that were written."""
-        folders: list[str] = []
+    @staticmethod
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
 
-        def write(source: Source, folder: Path) -> None:
-            folder.mkdir(parents=True)
-            folders.append(folder.name)
-
-        monkeypatch.setattr("step_saliency.models.unpack._unpack", write)
-        return folders
-
-    def test_only_gguf_files_are_unpacked(self, tmp_path: Path, read: list[str]) -> None:
+    def test_only_gguf_files_are_unpacked(self, tmp_path: Path) -> None:
         source = Source(str(tmp_path))
-        assert unpacked(source) is source
-        assert not read
+        assert unpacked(source, never) is source
 
-    def test_once_for_each_file(self, source: Source, read: list[str], tmp_path: Path) -> None:
-        first = unpacked(source)
-        assert (first.gguf_file, first.help, Path(first.path).name) == (None, "install it", read[0])
-        assert unpacked(source) == first
+    def test_once_for_each_file(self, source: Source, tmp_path: Path) -> None:
+        first = unpacked(source, self.write)
+        assert (first.gguf_file, first.help) == (None, "install it")
+        assert [file.name for file in Path(first.path).iterdir()] == ["config.json"]
+        assert [file.name for file in Path(first.path).parent.iterdir()] == [Path(first.path).name]
+        assert unpacked(source, never) == first
         (tmp_path / "some.gguf").write_bytes(b"other weights")
-        assert unpacked(source) != first
-        assert len(read) == 2
+        assert unpacked(source, self.write) != first
 
     def test_another_transformers_reads_anew(
-        self, source: Source, read: list[str], monkeypatch: pytest.MonkeyPatch
+        self, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        unpacked(source)
+        first = unpacked(source, self.write)
         monkeypatch.setattr("step_saliency.models.unpack.version", lambda name: "5.99.0")
-        assert unpacked(source).path.endswith("transformers-5.99.0")
-        assert len(read) == 2
+        second = unpacked(source, self.write)
+        assert second != first
+        assert second.path.endswith("transformers-5.99.0")
+
+    def test_of_two_at_a_time_the_first_counts(
+        self, source: Source, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        def slow(folder: Path) -> None:
+            self.write(folder)
+            unpacked(source, self.write)
+            (folder / "slow").touch()
+
+        folder = Path(unpacked(source, slow).path)
+        assert [file.name for file in folder.iterdir()] == ["config.json"]
+        assert not recwarn.list
 
     def test_a_cache_that_cannot_be_written_costs_time_only(
         self, source: Source, tmp_path: Path
     ) -> None:
         (tmp_path / "cache").write_text("a file where the folder should be")
         with pytest.warns(UserWarning, match="some.gguf is read anew at every load"):
-            assert unpacked(source) is source
+            assert unpacked(source, self.write) is source
 
-    def test_what_cannot_be_read_leaves_no_folder(self, source: Source, tmp_path: Path) -> None:
-        with pytest.warns(UserWarning, match="cannot be unpacked"):
-            assert unpacked(source) is source
-        assert not [file for file in tmp_path.rglob("*") if "some-" in file.name]
+    def test_what_cannot_be_read_leaves_nothing(self, source: Source, tmp_path: Path) -> None:
+        def broken(folder: Path) -> None:
+            self.write(folder)
+            raise ValueError("no weights")
+
+        with pytest.warns(UserWarning, match="cannot be unpacked .*: no weights"):
+            assert unpacked(source, broken) is source
+        assert not [*(tmp_path / "cache" / "step-saliency" / "unpacked").iterdir()]
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("there is nothing to write")
 
 
 class TestFacts:
@@ -371,7 +384,8 @@ def smollm2() -> PreTrainedModel:
 
 @pytest.mark.weights
 def test_smollm2_is_unpacked_to_the_bit(smollm2: PreTrainedModel) -> None:
-    folder = unpacked(resolve_source("smollm2-135m-instruct")).path
+    load_model("smollm2-135m-instruct")
+    folder = unpacked(resolve_source("smollm2-135m-instruct"), never).path
     stored = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert stored.keys() == smollm2.state_dict().keys()
     assert all(torch.equal(stored[key], weight) for key, weight in smollm2.state_dict().items())

@@ -375,7 +375,9 @@ def test_analysis_without_a_model(tmp_path):
 
 
 ANALYSES = sorted(
-    file.stem for file in (ROOT / "analyses").glob("*.py") if "\nANALYSIS = " in file.read_text()
+    file.stem
+    for file in (ROOT / "analyses").glob("*.py")
+    if "\nANALYSIS = " in file.read_text(encoding="utf-8")
 )
 
 

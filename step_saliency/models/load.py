@@ -8,6 +8,7 @@ says so; with ``HF_HUB_OFFLINE=1`` nothing but local files is read.
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +91,7 @@ def load_model(
     torch_dtype = _resolve_dtype(dtype)
     torch_device = _resolve_device(device)
     source = resolve_source(name)
-    files = unpacked(source)
+    files = unpacked(source, partial(_save, source))
     config = _read_config(files, str(name), revision, trust_remote_code=trust_remote_code)
     if chosen == "hooked":
         _check_hooked(config, source)
@@ -298,6 +299,14 @@ def read_transformers(
     return model.to(dtype).eval()
 
 
+def _save(source: Source, folder: Path) -> None:
+    """Save what is read of a source, in float32: 4 bytes a parameter."""
+    config = _read_config(source, source.path, None, trust_remote_code=False)
+    tokenizer = _read_tokenizer(source, source.path, None, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
+    read_transformers(source, config, dtype=torch.float32).save_pretrained(folder)
+
+
 def _plain_weights(source: Source, config: Any) -> dict[str, Any]:
     """Have packed weights (GGUF, MXFP4) unpacked, so that hooks and converters see numbers."""
     quantization = getattr(config, "quantization_config", None) or {}
@@ -330,7 +339,8 @@ def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
     n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if n_bytes > free_bytes(torch.device("cpu")) / 2:
         return None, f"no memory for a second copy of {n_bytes / 2**30:.1f} GiB"
-    source = unpacked(Source(origin.source, gguf_file=origin.gguf_file))
+    source = Source(origin.source, gguf_file=origin.gguf_file)
+    source = unpacked(source, partial(_save, source))
     options: dict[str, Any] = {
         "revision": origin.revision,
         "trust_remote_code": origin.trust_remote_code,

@@ -246,13 +246,12 @@ def _maps(sal: StepSaliency, room: int) -> dict[str, Any]:
 def _heads(sal: StepSaliency, n_kept: int) -> dict[str, Any] | None:
     if not n_kept:
         return None
-    n_layers, n_heads = sal.maps.shape[:2]
     totals = sal.maps.detach().double().sum((-2, -1))
-    first = totals.argsort(dim=1, descending=True).argsort(dim=1) < n_kept // n_layers
+    first = totals.argsort(dim=1, descending=True).argsort(dim=1) < n_kept // len(totals)
     order = torch.where(first, math.inf, totals).flatten().argsort(descending=True, stable=True)
-    is_kept = torch.zeros(n_layers * n_heads, dtype=torch.bool)
+    is_kept = torch.zeros_like(first).flatten()
     is_kept[order[:n_kept]] = True
-    is_kept = is_kept.view(n_layers, n_heads)
+    is_kept = is_kept.view_as(first)
     packed = pack_maps(sal.maps[is_kept], sal.defined, bits=8)
     return {**packed.to_json(), "kept": [heads.nonzero().flatten().tolist() for heads in is_kept]}
 
