@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.conditions import (
+from analyses.material.conditions import (
     BASELINE,
     METHODS,
     PLACEBOS,
@@ -44,9 +44,9 @@ from analyses.conditions import (
     model_flow,
     windows,
 )
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import TASK, Item, read_items
-from analyses.stats import (
+from analyses.material.problems import TASK, Item, read_items
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.stats.tables import (
     binary_table,
     equivalence,
     mean_table,
@@ -120,7 +120,7 @@ def ablation(
         model: The model.
         items: Problems.
         chosen: Conditions.
-        options: As for `analyses.conditions.answers`; ``data, level, family`` besides.
+        options: As for `analyses.material.conditions.answers`; ``data, level, family`` besides.
 
     Returns:
         One row per condition and answer: columns of `answers`, of `Condition.columns` and
@@ -152,7 +152,7 @@ def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFram
     Args:
         values: From `ablation`.
         seed: Of the draws.
-        draws: ``n_resamples``, ``n_permutations`` of `analyses.stats.binary_table`.
+        draws: ``n_resamples``, ``n_permutations`` of `step_saliency.stats.tables.binary_table`.
 
     Returns:
         Columns of `binary_table` with the condition's, and ``p_equivalent``.

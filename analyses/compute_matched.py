@@ -4,7 +4,7 @@ Ways of spending compute on a problem:
 
     greedy   one greedy answer, cut after ``limit`` tokens: a longer answer is a higher limit
     sample   one answer at temperature 1
-    vote     the answer of most of k answers at temperature 1 (`step_saliency.vote`)
+    vote     the answer of most of k answers at temperature 1 (`step_saliency.decoding.vote`)
 
 each with and without StepFlow. Accuracy stands beside what was measured and what was counted:
 
@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 import step_saliency as ss
-from analyses.conditions import (
+from analyses.material.conditions import (
     BASELINE,
     METHODS,
     Condition,
@@ -44,10 +44,16 @@ from analyses.conditions import (
     chunks,
     model_flow,
 )
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import TASK, Item, read_items
-from analyses.stats import binary_table, bootstrap_means, mean_table, paired_table, ratio
+from analyses.material.problems import TASK, Item, read_items
+from analyses.running.runner import Analysis, Options, Unit, main
 from step_saliency.models.facts import n_layers
+from step_saliency.stats.tables import (
+    binary_table,
+    bootstrap_means,
+    mean_table,
+    paired_table,
+    ratio,
+)
 from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
 
@@ -86,7 +92,7 @@ def compute_matched(
     Args:
         model: The model.
         items: Problems of the bundled task, or rows with gold answers.
-        options: As for `analyses.conditions.answers`; ``samples`` is the largest k.
+        options: As for `analyses.material.conditions.answers`; ``samples`` is the largest k.
         compared: Conditions; each answers everything.
 
     Returns:

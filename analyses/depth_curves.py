@@ -3,9 +3,9 @@
 Question: do error traces look more at the current step in the shallow layers, and less at the
 thinking in the deep ones, than correct traces of the same problems? Each problem is answered
 ``samples`` times at temperature 1, each answer is mapped and diagnosed (definitions:
-`step_saliency.diagnose.shares`); curves are means over problems
-(`step_saliency.diagnose.mean_curves`), differences are within problems
-(`step_saliency.diagnose.compare`).
+`step_saliency.diagnosis.shares`); curves are means over problems
+(`step_saliency.diagnosis.mean_curves`), differences are within problems
+(`step_saliency.diagnosis.compare`).
 
 Both indices hang on how the map is read: ``--objective``, ``--pool`` and ``--rows`` are those of
 `step_saliency`. The defaults are the paper's; ``--objective log_odds --pool mass --rows target``
@@ -23,8 +23,8 @@ from typing import Any, get_args
 import pandas as pd
 
 import step_saliency as ss
-from analyses.runner import Analysis, Options, Unit, main
-from step_saliency.diagnose import compare, diagnose, mean_curves
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.diagnosis import compare, diagnose, mean_curves
 from step_saliency.options import OBJECTIVES, POOLS, ROWS
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Trace

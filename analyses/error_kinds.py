@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.ablation import conditions
-from analyses.conditions import (
+from analyses.material.conditions import (
     BASELINE,
     add_answer_arguments,
     answers,
@@ -40,9 +40,9 @@ from analyses.conditions import (
     chunks,
     model_flow,
 )
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import check_task, read_items
-from analyses.stats import bootstrap_means, mean_table, paired_table, with_holm
+from analyses.material.problems import check_task, read_items
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.stats.tables import bootstrap_means, mean_table, paired_table, with_holm
 from step_saliency.tasks.grading import ERROR_KINDS
 
 CORRECT = "correct"

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.runner import Analysis, Options, Unit, main
-from step_saliency.diagnose.bands import Bands
-from step_saliency.diagnose.shares import row_shares
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.diagnosis.shares import row_shares
+from step_saliency.models.bands import Bands
 from step_saliency.options import OBJECTIVES, ObjectiveName
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.tasks import Level, Problem, make_problems

@@ -2,7 +2,7 @@
 
 For every query step i (thinking or summary) and earlier key step j (template left out), the
 attention from i to j is cut in all layers, in a band of layers or in one head
-(`analyses.knockout`), and measured against the uncut run:
+(`analyses.instruments.knockout`), and measured against the uncut run:
 
     kl          mean over the predictions of step i of KL(uncut || cut), in nats
     loss        change of step i's mean cross-entropy, in nats per token
@@ -20,11 +20,11 @@ How well does a map foretell it?
     insertion    the same when only these edges are left: falls early for a good map
     *_auc        area under such a curve over the fraction of edges, by the trapezoid rule
 
-Maps: those of `analyses.maps` under every objective and pooling; ``gold``, the known step graph of
-the bundled task; in the curves also ``oracle``, the order of the measured single effects, and
-``worst``, its reverse. A band's cut is held against the map's mean over the band's layers, a head's
-against the head's map. ``auroc_gold`` (method ``knockout``) says how well the measured effects
-themselves find the edges of the gold graph.
+Maps: those of `analyses.instruments.maps` under every objective and pooling; ``gold``, the known
+step graph of the bundled task; in the curves also ``oracle``, the order of the measured single
+effects, and ``worst``, its reverse. A band's cut is held against the map's mean over the band's
+layers, a head's against the head's map. ``auroc_gold`` (method ``knockout``) says how well the
+measured effects themselves find the edges of the gold graph.
 
 Rows: ``rows="target"`` takes as step i the predictions *of* its tokens, ``"query"`` those made *at*
 its tokens; the same positions are cut, measured and pooled.
@@ -50,16 +50,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.gold_graph import rank_edges
-from analyses.knockout import Cut, cut_logits, divergence, logits_at, token_losses
-from analyses.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
-from analyses.peers_span import METHOD, digest_of
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, add_source_arguments, item_trace, item_units
-from analyses.stats import mean_table, paired_table, rank_correlation
+from analyses.instruments.knockout import Cut, cut_logits, divergence, logits_at, token_losses
+from analyses.instruments.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
+from analyses.instruments.peers_span import METHOD, digest_of
+from analyses.material.problems import Item, add_source_arguments, item_trace, item_units
+from analyses.running.runner import Analysis, Options, Unit, main
 from step_saliency.models.facts import n_layers
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.api import answer_positions
 from step_saliency.saliency.pooling import StepLayout, normalise, step_layout
+from step_saliency.stats.tables import mean_table, paired_table, rank_correlation
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Region, Trace
 
@@ -274,7 +274,7 @@ def gold_map(edges: EdgeMatrices) -> Maps:
 
 
 def read_peers(path: str | Path, trace: Trace, *, rows: Rows) -> list[Maps]:
-    """Maps of one trace that `analyses.peers_span` wrote.
+    """Maps of one trace that `analyses.instruments.peers_span` wrote.
 
     Raises:
         ValueError: the file has no map of this trace, with these rows.
@@ -496,7 +496,7 @@ def faithfulness(
         curve_pools: How maps are pooled for the curves.
         max_rows: Examine so many query steps of a trace, chosen at random.
         max_keys: Examine so many key steps of each, chosen at random.
-        peers: File of other packages' maps of these traces, see `analyses.peers_span`.
+        peers: File of other packages' maps of these traces, see `analyses.instruments.peers_span`.
         batch_size: Cuts computed together.
         seed: Of the choice and of the random map.
 

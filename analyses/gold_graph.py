@@ -12,10 +12,10 @@ against earlier thinking steps; ``"all"``: both together. ``ranking="problem"`` 
 pairs of a problem in one list, so the scale of a row counts; ``"row"`` ranks the candidates of each
 step by itself and averages over the steps.
 
-Maps: those of `analyses.maps`; what random numbers get in average precision is chance. Readings:
-each head; ``head="mean"``, the mean map of the heads; layer missing, the mean map of all layers;
-``head="best"``, the head (of the layer, or of the model where the layer is missing) that does best
-*on the other half of the problems*, so that picking it gains nothing by itself;
+Maps: those of `analyses.instruments.maps`; what random numbers get in average precision is chance.
+Readings: each head; ``head="mean"``, the mean map of the heads; layer missing, the mean map of all
+layers; ``head="best"``, the head (of the layer, or of the model where the layer is missing) that
+does best *on the other half of the problems*, so that picking it gains nothing by itself;
 ``head="best_layer"``, likewise the layer whose mean over heads does best there.
 
 Intervals: 95% percentile bootstrap over problems; the scores of one problem are not independent.
@@ -40,10 +40,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import step_saliency as ss
-from analyses.maps import UNPOOLED, Maps, all_maps
-from analyses.runner import Analysis, Options, Unit, main
-from step_saliency.resampling import Bootstrap
+from analyses.instruments.maps import UNPOOLED, Maps, all_maps
+from analyses.running.runner import Analysis, Options, Unit, main
 from step_saliency.saliency.pooling import Pool, Rows, normalise, step_layout
+from step_saliency.stats.resampling import Bootstrap
 from step_saliency.tasks import EdgeMatrices, Family, Level, Problem, make_problems
 from step_saliency.trace import Region, Trace
 

@@ -16,7 +16,7 @@ with responses cut by ``splitter``: sentences, lines or paragraphs. For each tra
     excess      relevant minus the share of the context's tokens that the relevant part has: 0 for a
                 map that follows length alone
     top         whether the relevant part has the largest share per token among the context parts
-    lock_in, decay, lock_in_index, decay_index      as `step_saliency.diagnose`
+    lock_in, decay, lock_in_index, decay_index      as `step_saliency.diagnosis`
 
 for Step-Saliency (loss and log-odds) and attention, pooled by mass. Chance for ``top`` is one over
 the number of context parts (``n_parts``).
@@ -40,14 +40,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import TASK, Item, add_source_arguments, read_items
-from analyses.stats import mean_table, with_holm
-from step_saliency.diagnose import diagnose
+from analyses.material.problems import TASK, Item, add_source_arguments, read_items
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.diagnosis import diagnose
 from step_saliency.models.facts import device_of, n_layers
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.segment.pieces import TokenPieces
+from step_saliency.stats.tables import mean_table, with_holm
 from step_saliency.tasks.answers import gold_answer
 from step_saliency.trace import Region, Trace
 

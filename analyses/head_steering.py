@@ -30,21 +30,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.conditions import (
+from analyses.material.conditions import (
     BASELINE,
     add_answer_arguments,
     answers,
     chunks,
     gold_losses,
 )
+from analyses.material.problems import Item, check_task, read_items
 from analyses.mediation import Divergence, divergence, forced_pass, group_of, margin
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, check_task, read_items
-from analyses.stats import N_PERMUTATIONS, binary_table, paired_table, with_holm
-from step_saliency.diagnose import Bands
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.diagnosis import Bands
 from step_saliency.intervene import Edit, OddsEqualBridge
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
 from step_saliency.intervene.values import ValueProjection
+from step_saliency.stats.tables import N_PERMUTATIONS, binary_table, paired_table, with_holm
 
 REDIRECTED = 0.3
 WAYS = ("ablated", "oeb", "redirected", "projected")

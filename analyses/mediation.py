@@ -11,8 +11,8 @@ forced      Teacher-forced passes under interventions. Mediators: ``bridge_mass`
             Path: across problems, does the change in the mediator go with the change in the outcome
             (rank correlation)? Blocked: the bridge acting in one region alone; ``diverted``, which
             takes the same mass from the current part but withholds it from the bridge; momentum
-            with the summary's sight of the thinking cut (`analyses.edits`). Placebos: the bridge on
-            as many keys by lot, momentum in random directions.
+            with the summary's sight of the thinking cut (`analyses.instruments.edits`). Placebos:
+            the bridge on as many keys by lot, momentum in random directions.
 answers     The same edits while answers are written: accuracy, against none and against placebos.
 injection   Lock-in planted (`LockIn`: a minimum of mass on the current step) in shallow or deep
             layers, and as much mass on as many keys drawn by lot: which errors appear?
@@ -46,26 +46,19 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.conditions import (
+from analyses.error_kinds import changes, flow_against_local, rates, transitions, with_states
+from analyses.instruments.edits import Diverted, LockIn, RegionBridge, SummaryCut
+from analyses.material.conditions import (
     BASELINE,
     add_answer_arguments,
     answers,
     chunks,
     gold_trace,
 )
-from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut
-from analyses.error_kinds import changes, flow_against_local, rates, transitions, with_states
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, check_task, read_items
-from analyses.stats import (
-    binary_table,
-    correlation_table,
-    mean_table,
-    paired_table,
-    with_holm,
-)
-from step_saliency.diagnose import Bands, diagnose
-from step_saliency.diagnose.shares import row_shares
+from analyses.material.problems import Item, check_task, read_items
+from analyses.running.runner import Analysis, Options, Unit, main
+from step_saliency.diagnosis import Bands, diagnose
+from step_saliency.diagnosis.shares import row_shares
 from step_saliency.intervene import (
     Edit,
     EditGroup,
@@ -75,7 +68,14 @@ from step_saliency.intervene import (
 )
 from step_saliency.intervene.labels import KeyGroup, key_groups
 from step_saliency.models.facts import device_of, n_layers
-from step_saliency.resampling import expanded_level
+from step_saliency.stats.resampling import expanded_level
+from step_saliency.stats.tables import (
+    binary_table,
+    correlation_table,
+    mean_table,
+    paired_table,
+    with_holm,
+)
 from step_saliency.tasks import Problem
 from step_saliency.tasks.grading import split_response
 from step_saliency.tasks.notation import NOTATIONS, SUMMARY, join_response, right_step

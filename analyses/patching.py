@@ -24,12 +24,12 @@ single heads; what is patched is all tokens of one step in one layer. By `role`,
     before   steps before the source, which cannot differ
     all      every position together
 
-Paths: ``site="edge"`` cuts attention in the clean run (`analyses.knockout`) from the tokens of the
-read step to the source (``direct``, in all layers and in each), from all other later tokens to the
-source (``indirect``), or from both (``both``). A forgotten premise is one whose direct and indirect
-paths carry nothing. A cut takes content away and puts none in its place: with all of it gone, d is
-near 0 and recovery near -d_corrupted / (d_clean - d_corrupted), which is about a half where the two
-runs are equally sure of their tokens.
+Paths: ``site="edge"`` cuts attention in the clean run (`analyses.instruments.knockout`) from the
+tokens of the read step to the source (``direct``, in all layers and in each), from all other later
+tokens to the source (``indirect``), or from both (``both``). A forgotten premise is one whose
+direct and indirect paths carry nothing. A cut takes content away and puts none in its place: with
+all of it gone, d is near 0 and recovery near -d_corrupted / (d_clean - d_corrupted), which is about
+a half where the two runs are equally sure of their tokens.
 
 When it misleads: recovery is not additive over steps or layers, and can leave [0, 1] where patched
 parts work against others. A step's content may have moved on to later tokens, so that patching it
@@ -49,12 +49,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from analyses.knockout import Cut, Prefix, cut_logits, logits_at
-from analyses.runner import Analysis, Options, Unit, main
-from analyses.sources import Item, add_source_arguments, item_trace, item_traces, item_units
-from analyses.stats import mean_table
+from analyses.instruments.knockout import Cut, Prefix, cut_logits, logits_at
+from analyses.material.problems import (
+    Item,
+    add_source_arguments,
+    item_trace,
+    item_traces,
+    item_units,
+)
+from analyses.running.runner import Analysis, Options, Unit, main
 from step_saliency.models.facts import n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, live_names
+from step_saliency.stats.tables import mean_table
 from step_saliency.trace import Region, Step, Trace
 
 Kind = Literal["premise", "planted", "own"]
@@ -280,7 +286,8 @@ def patch_hooks(
 ) -> list[NamedHook]:
     """Hooks under which row b of a batch runs with ``patches[b]``.
 
-    A pass over the last positions alone (see `analyses.knockout.Prefix`) is patched there.
+    A pass over the last positions alone (see `analyses.instruments.knockout.Prefix`) is patched
+    there.
     """
     rows_of: dict[str, list[int]] = {}
     for row, patch in enumerate(patches):

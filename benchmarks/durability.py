@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 import step_saliency as ss
-from step_saliency.lines import read_lines
+from step_saliency.storage.lines import read_lines
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 4

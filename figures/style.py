@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from step_saliency.report.style import (
+from step_saliency.plotting.style import (
     BAND_COLOUR,
     BORDER_COLOUR,
     DECAY_COLOUR,

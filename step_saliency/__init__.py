@@ -4,19 +4,18 @@ TransformerLens.
 Names are imported when they are first used, so that the command line answers at once.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from step_saliency import tasks as tasks
-    from step_saliency.calibrate import Calibration as Calibration
-    from step_saliency.calibrate import calibrate as calibrate
-    from step_saliency.diagnose import Diagnosis as Diagnosis
-    from step_saliency.diagnose import compare as compare
-    from step_saliency.diagnose import diagnose as diagnose
-    from step_saliency.generate import generate as generate
+    from step_saliency.calibration import Calibration as Calibration
+    from step_saliency.calibration import calibrate as calibrate
+    from step_saliency.decoding.generate import generate as generate
+    from step_saliency.decoding.vote import vote as vote
+    from step_saliency.diagnosis import Diagnosis as Diagnosis
+    from step_saliency.diagnosis import compare as compare
+    from step_saliency.diagnosis import diagnose as diagnose
     from step_saliency.intervene import Edit as Edit
     from step_saliency.intervene import EditGroup as EditGroup
     from step_saliency.intervene import HeadMean as HeadMean
@@ -42,12 +41,11 @@ if TYPE_CHECKING:
     from step_saliency.trace import Trace as Trace
     from step_saliency.trace import load_jsonl as load_jsonl
     from step_saliency.trace import save_jsonl as save_jsonl
-    from step_saliency.vote import vote as vote
 
 _HOME = {
     "AnswerLoss": "saliency.objectives",
-    "Calibration": "calibrate",
-    "Diagnosis": "diagnose",
+    "Calibration": "calibration",
+    "Diagnosis": "diagnosis",
     "Edit": "intervene",
     "EditGroup": "intervene",
     "HeadMean": "intervene",
@@ -62,12 +60,12 @@ _HOME = {
     "StepSaliency": "saliency.result",
     "Trace": "trace",
     "ValueProjection": "intervene",
-    "calibrate": "calibrate",
-    "compare": "diagnose",
-    "diagnose": "diagnose",
+    "calibrate": "calibration",
+    "compare": "diagnosis",
+    "diagnose": "diagnosis",
     "doctor": "models",
     "estimate": "saliency.estimate",
-    "generate": "generate",
+    "generate": "decoding.generate",
     "load_jsonl": "trace",
     "load_model": "models",
     "mean_head_outputs": "intervene",
@@ -76,23 +74,11 @@ _HOME = {
     "save_jsonl": "trace",
     "step_saliency": "saliency.api",
     "token_map": "saliency.api",
-    "vote": "vote",
+    "vote": "decoding.vote",
 }
 _MODULES = ("tasks",)
 
 __all__ = [*_HOME, *_MODULES]
-
-
-class _Package(ModuleType):
-    """A package whose functions `diagnose` and `generate` outlive the import of modules so
-    named."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from step_saliency.runs import MapSettings
+    from step_saliency.runs.map_file import MapSettings
 
 MODEL_HELP = "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
 
@@ -189,7 +189,7 @@ def _layers(text: str) -> tuple[int, ...]:
 
 
 def _map(arguments: argparse.Namespace) -> int:
-    from step_saliency.runs import map_file
+    from step_saliency.runs.map_file import map_file
 
     report = map_file(
         arguments.input,
@@ -207,14 +207,14 @@ def _map(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> "MapSettings":
     from dataclasses import fields
 
-    from step_saliency.runs import MapSettings
+    from step_saliency.runs.map_file import MapSettings
 
     known = vars(arguments)
     return MapSettings(**{f.name: known[f.name] for f in fields(MapSettings) if f.name in known})
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from step_saliency.overview import overview
+    from step_saliency.runs.overview import overview
 
     bands = {
         name: layers
@@ -257,7 +257,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from step_saliency.demo import demo
+    from step_saliency.runs.demo import demo
 
     return demo(arguments.out, n_problems=arguments.n_problems, progress=not arguments.quiet)
 

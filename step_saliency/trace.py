@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,49 +23,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from step_saliency.segment.regions import Region as Region
+from step_saliency.segment.regions import Step as Step
+
 if TYPE_CHECKING:
     from step_saliency.segment.formats import FormatName
     from step_saliency.segment.splitters import SplitterLike
 else:
     FormatName = str
     SplitterLike = Any
-
-
-class Region(StrEnum):
-    """Part of a trace. Members equal their names: ``Region.THINKING == "thinking"``."""
-
-    TEMPLATE = "template"
-    QUESTION = "question"
-    THINKING = "thinking"
-    SUMMARY = "summary"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "Region":
-        raise ValueError(
-            f"unknown region {value!r}; regions are {', '.join(repr(r.value) for r in cls)}"
-        )
-
-
-if TYPE_CHECKING:
-    RegionField = Region
-else:
-    RegionField = str  # a name is taken too, and becomes a Region
-
-
-@dataclass(frozen=True)
-class Step:
-    """Tokens ``start`` (included) to ``stop`` (excluded) of a trace."""
-
-    start: int
-    stop: int
-    region: RegionField
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "region", Region(self.region))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 @dataclass(frozen=True, eq=False)

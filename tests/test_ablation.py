@@ -27,7 +27,7 @@ from analyses.ablation import (
     losses_against_placebos,
     trends,
 )
-from analyses.conditions import (
+from analyses.material.conditions import (
     BASELINE,
     METHODS,
     PLACEBOS,
@@ -39,9 +39,9 @@ from analyses.conditions import (
     token_losses,
     windows,
 )
-from analyses.runner import parser_for, run_analysis
-from analyses.sources import read_items
-from step_saliency.diagnose import Bands
+from analyses.material.problems import read_items
+from analyses.running.runner import parser_for, run_analysis
+from step_saliency.diagnosis import Bands
 from step_saliency.intervene import OddsEqualBridge
 from tests.shuffled import (
     BOUNDS,

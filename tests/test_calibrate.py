@@ -15,7 +15,7 @@ from edit_passes import a_trace, load
 from tiny import BACKENDS
 
 import step_saliency as ss
-from step_saliency.calibrate import (
+from step_saliency.calibration.calibrate import (
     NO_FLOW,
     Candidate,
     Intervals,
@@ -25,7 +25,7 @@ from step_saliency.calibrate import (
     cross_validated,
     fold_numbers,
 )
-from step_saliency.diagnose import BandChoice, Bands, diagnose, find_bands
+from step_saliency.diagnosis import BandChoice, Bands, diagnose, find_bands
 from step_saliency.trace import Trace
 
 MODULE = sys.modules[calibrate.__module__]

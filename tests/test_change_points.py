@@ -7,7 +7,7 @@ import pytest
 import torch
 from maps import make_saliency, make_trace
 
-from step_saliency.diagnose import Bands, Diagnosis, diagnose, find_bands
+from step_saliency.diagnosis import Bands, Diagnosis, diagnose, find_bands
 
 N_LAYERS = 12
 

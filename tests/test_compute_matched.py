@@ -8,9 +8,9 @@ import pytest
 
 import step_saliency as ss
 from analyses import compute_matched as cm
-from analyses.conditions import BASELINE, METHODS, answers
-from analyses.runner import parser_for
-from analyses.sources import read_items
+from analyses.material.conditions import BASELINE, METHODS, answers
+from analyses.material.problems import read_items
+from analyses.running.runner import parser_for
 from tests.shuffled import BOUNDS, binary_sets, rejected, valued_sets
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}

@@ -8,8 +8,8 @@ import torch
 from maps import make_saliency, make_trace, random_maps
 
 import step_saliency as ss
-from step_saliency.diagnose import Bands, diagnose
-from step_saliency.diagnose.shares import REGIONS, local_steps
+from step_saliency.diagnosis import Bands, diagnose
+from step_saliency.diagnosis.shares import REGIONS, local_steps
 from step_saliency.saliency.pooling import normalise, step_layout
 from step_saliency.trace import Region
 
@@ -295,7 +295,7 @@ def test_a_diagnosis_says_what_it_is():
 
 
 def test_the_function_is_offered_at_the_top_and_stays_one():
-    import step_saliency.diagnose.comparison  # noqa: F401
+    import step_saliency.diagnosis.comparison  # noqa: F401
 
     trace = make_trace("QTS")
     assert ss.diagnose(make_saliency(random_maps(trace, 4), trace)).layers == (0, 1, 2, 3)

@@ -9,7 +9,7 @@ import torch
 from maps import make_saliency, make_trace
 from scipy import stats
 
-from step_saliency.diagnose import compare, diagnose
+from step_saliency.diagnosis import compare, diagnose
 
 RESULTS = ["estimate", "lower", "upper", "p_value", "effect_size", "auroc"]
 

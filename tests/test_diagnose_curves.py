@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from maps import make_saliency, make_trace, random_maps
 
-from step_saliency.diagnose import diagnose, mean_curves
+from step_saliency.diagnosis import diagnose, mean_curves
 
 
 def table(rows):

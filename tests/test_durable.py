@@ -13,9 +13,9 @@ import pytest
 from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
-from step_saliency.durable import described
 from step_saliency.intervene.oeb import OddsEqualBridge
-from step_saliency.lines import append_line, mend, read_lines
+from step_saliency.storage.lines import append_line, mend, read_lines
+from step_saliency.storage.trace_log import described
 
 QUESTIONS = [f"What is {a} and {b}?" for a in range(4) for b in range(5)]
 OPTIONS: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_a_finished_file_needs_no_decoding_and_may_grow(
         if t.question in known and t.meta["sample"] < 2
     )
     assert len(list(read_lines(file))) == 27
-    module = importlib.import_module("step_saliency.generate")
+    module = importlib.import_module("step_saliency.decoding.generate")
     monkeypatch.setattr(module, "_choose_twin", lambda *_: pytest.fail("decodes"))
     again = ss.generate(model, QUESTIONS[:9], save_to=file, **{**OPTIONS, "n": 3})
     assert [t.to_dict() for t in again] == [t.to_dict() for t in more]

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.conditions import BASELINE
 from analyses.error_kinds import (
     CORRECT,
     STATES,
@@ -21,6 +20,7 @@ from analyses.error_kinds import (
     units,
     with_states,
 )
+from analyses.material.conditions import BASELINE
 from step_saliency.tasks import make_problems
 from tests.shuffled import BOUNDS, N_SETS, rejected
 

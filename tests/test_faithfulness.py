@@ -21,9 +21,16 @@ from analyses.faithfulness import (
     summarise,
     trace_maps,
 )
-from analyses.knockout import Cut, cut_hooks, cut_logits, cut_scores, divergence, logits_at
-from analyses.peers_span import digest_of, span_rows
-from analyses.runner import main
+from analyses.instruments.knockout import (
+    Cut,
+    cut_hooks,
+    cut_logits,
+    cut_scores,
+    divergence,
+    logits_at,
+)
+from analyses.instruments.peers_span import digest_of, span_rows
+from analyses.running.runner import main
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace

@@ -19,7 +19,7 @@ from step_saliency.intervene.oeb import OddsEqualBridge, bridge_floor, odds_equa
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.intervene.stepflow import StepFlow
 from step_saliency.intervene.values import ValueProjection
-from step_saliency.models.twin import transformers_twin
+from step_saliency.models.reference import transformers_twin
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 32, "n": 2, "progress": False, "format": "think"}

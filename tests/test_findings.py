@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analyses.findings import CLAIMS, one_row, render
+from analyses.findings.findings import CLAIMS, one_row, render
 
 RESULTS = Path(__file__).parents[1] / "results"
 NUMBER = r"([+-][\d.e+-]+)"

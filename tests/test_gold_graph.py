@@ -20,7 +20,7 @@ from analyses.gold_graph import (
     readings,
     summarise,
 )
-from analyses.maps import Maps, rollout
+from analyses.instruments.maps import Maps, rollout
 from step_saliency.models.convert import from_transformers
 from step_saliency.tasks import Difficulty, make_problems
 from tests.tiny import BACKEND

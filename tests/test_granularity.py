@@ -10,8 +10,8 @@ import torch
 import step_saliency as ss
 from analyses import granularity as gr
 from analyses.granularity import Text, make_text, relevance
-from analyses.sources import Item
-from step_saliency.rows import Row
+from analyses.material.problems import Item
+from step_saliency.runs.inputs import Row
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
 from tests.shuffled import BOUNDS, LEVEL, N_SETS

@@ -9,10 +9,10 @@ import torch
 
 import step_saliency as ss
 from analyses import head_steering as hs
-from analyses.conditions import BASELINE
+from analyses.material.conditions import BASELINE
+from analyses.material.problems import read_items
 from analyses.mediation import forced_pass
-from analyses.runner import parser_for
-from analyses.sources import read_items
+from analyses.running.runner import parser_for
 from step_saliency.intervene import OddsEqualBridge
 from step_saliency.tasks import make_problems
 from tests.shuffled import BOUNDS, N_SETS, binary_sets, rejected, valued_sets

@@ -12,9 +12,10 @@ from scipy.stats import spearmanr
 
 import step_saliency as ss
 from analyses import mediation
-from analyses.conditions import answers
-from analyses.edits import Diverted, LockIn, RegionBridge, SummaryCut, locked_groups
 from analyses.error_kinds import changes, with_states
+from analyses.instruments.edits import Diverted, LockIn, RegionBridge, SummaryCut, locked_groups
+from analyses.material.conditions import answers
+from analyses.material.problems import read_items
 from analyses.mediation import (
     BASELINE,
     blocking_table,
@@ -29,12 +30,11 @@ from analyses.mediation import (
     path_table,
     prediction_table,
 )
-from analyses.runner import parser_for
-from analyses.sources import read_items
-from analyses.stats import binary_table
-from step_saliency.diagnose import Bands, diagnose
+from analyses.running.runner import parser_for
+from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.labels import KeyGroup, key_groups
+from step_saliency.stats.tables import binary_table
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
 from tests.shuffled import (

@@ -9,7 +9,7 @@ from tiny import tiny_tokenizer, tiny_transformers
 
 from step_saliency.models import load_model
 from step_saliency.models.memory import UNLIMITED, container_free_bytes, free_bytes
-from step_saliency.models.twin import transformers_twin
+from step_saliency.models.reference import transformers_twin
 
 
 def group(folder: Path, **files: str) -> Path:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analyses.material.problems import Item
 from analyses.patching import (
     Pair,
     Patch,
@@ -24,8 +25,7 @@ from analyses.patching import (
     replace_rows,
     summarise,
 )
-from analyses.runner import main
-from analyses.sources import Item
+from analyses.running.runner import main
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Trace
 from tests.tiny import BACKEND, BACKENDS, random_tokens, tiny_model, tiny_tokenizer

@@ -14,10 +14,10 @@ from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 
 from step_saliency import report
-from step_saliency.diagnose import diagnose
-from step_saliency.report.heatmap import Grid
-from step_saliency.report.style import REGION_COLOURS, png
-from step_saliency.report.tokens import MOST_CELLS
+from step_saliency.diagnosis import diagnose
+from step_saliency.plotting.step_maps import Grid
+from step_saliency.plotting.style import REGION_COLOURS, png
+from step_saliency.plotting.token_maps import MOST_CELLS
 from step_saliency.trace import Region
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
@@ -278,7 +278,7 @@ def test_figures_show_themselves_and_leave_no_state_behind(sal):
 def test_importing_the_pictures_changes_nothing_and_maps_do_not_import_them():
     code = (
         "import sys\n"
-        "import step_saliency.saliency.result, step_saliency.diagnose\n"
+        "import step_saliency.saliency.result, step_saliency.diagnosis\n"
         "assert 'matplotlib' not in sys.modules, 'matplotlib was imported'\n"
         "assert 'circuitsvis' not in sys.modules, 'circuitsvis was imported'\n"
         "import matplotlib as mpl\n"

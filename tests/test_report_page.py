@@ -18,10 +18,10 @@ from browser import chromium as chromium
 from maps import make_saliency, make_trace, random_maps
 
 from step_saliency import cli
-from step_saliency.diagnose import diagnose, mean_curves
+from step_saliency.diagnosis import diagnose, mean_curves
 from step_saliency.report import html_page, page
 from step_saliency.report.html_page import pack_maps
-from step_saliency.results import FORMAT
+from step_saliency.runs.folder import FORMAT
 from step_saliency.trace import Step, Trace
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from step_saliency.rows import read_rows
+from step_saliency.runs.inputs import read_rows
 
 
 def write(path: Path, *rows: object) -> Path:

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from analyses import runner, workers
-from analyses.runner import Analysis, Results, Unit, run_analysis, unit_seed
-from analyses.storage import ResultFolder
+from analyses.running.folder import ResultFolder
+from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
 from tests import toy_analysis
 from tests.toy_analysis import ANALYSIS, KILL, LOG, load
 
@@ -55,7 +55,8 @@ def in_new_process(code: str, **environment: str) -> subprocess.Popen:
 
 def call(out: Path, options: dict[str, Any] = OPTIONS, n_workers: int = 1) -> str:
     return (
-        "from analyses.runner import run_analysis; from tests.toy_analysis import ANALYSIS, load; "
+        "from analyses.running.runner import run_analysis; "
+        "from tests.toy_analysis import ANALYSIS, load; "
         f"run_analysis(ANALYSIS, {options!r}, out={str(out)!r}, load=load, workers={n_workers}, "
         "progress=False)"
     )

@@ -12,9 +12,10 @@ from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency import cli, runs
-from step_saliency.overview import overview
-from step_saliency.results import RunFolder, is_whole_png
-from step_saliency.runs import MapSettings, map_file
+from step_saliency.runs.folder import RunFolder
+from step_saliency.runs.map_file import MapSettings, map_file
+from step_saliency.runs.overview import overview
+from step_saliency.storage.files import is_whole_png
 
 RESPONSE = "We add 3 and 4. That gives 7.</think>The answer is 7."
 ROWS: list[Any] = [

@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from analyses.stats import (
+from step_saliency.stats.tables import (
     binary_table,
     bootstrap,
     bootstrap_means,

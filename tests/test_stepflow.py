@@ -105,7 +105,7 @@ def test_the_papers_choice() -> None:
     one = ss.StepFlow.for_model(tiny_model("qwen2", n_layers=1))
     assert one.oeb is not None
     assert one.smi is None
-    from step_saliency.diagnose.bands import Bands
+    from step_saliency.models.bands import Bands
 
     other = ss.StepFlow.for_model(model, bands=Bands((2,), (), (3, 4)), tau_max=0.3, alpha=0.1)
     assert [edit.layers for edit in other.edits] == [(2,), (3, 4)]

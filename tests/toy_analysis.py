@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses.runner import Analysis, Unit
+from analyses.running.runner import Analysis, Unit
 from tests.tiny import random_tokens, tiny_model
 
 LOG = "TOY_ANALYSIS_LOG"

@@ -12,12 +12,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from step_saliency.diagnose.bands import Bands
 from step_saliency.intervene.edit import EditGroup
 from step_saliency.intervene.oeb import OddsEqualBridge
 from step_saliency.intervene.placebos import PLACEBOS, MomentumBank, random_layers
 from step_saliency.intervene.schedule import Strength, strength_at
 from step_saliency.intervene.smi import StepMomentumInjection
+from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
 from step_saliency.options import check_option
 from step_saliency.trace import Trace

@@ -1,11 +1,11 @@
 """Pictures of maps and diagnoses: figures, notebook views, HTML."""
 
-from step_saliency.report.depth import depth_curves
-from step_saliency.report.heatmap import step_map
-from step_saliency.report.html import diagnosis_html, saliency_html
+from step_saliency.plotting.depth import depth_curves
+from step_saliency.plotting.html import diagnosis_html, saliency_html
+from step_saliency.plotting.step_maps import step_map
+from step_saliency.plotting.token_maps import token_and_step
+from step_saliency.plotting.views import attention_view, step_view, token_view
 from step_saliency.report.html_page import page
-from step_saliency.report.tokens import token_and_step
-from step_saliency.report.views import attention_view, step_view, token_view
 
 __all__ = [
     "attention_view",

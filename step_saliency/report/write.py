@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from step_saliency.diagnose import Diagnosis, compare, diagnose, mean_curves
+from step_saliency.diagnosis import Diagnosis, compare, diagnose, mean_curves
 from step_saliency.report.html_page import page
-from step_saliency.results import RunFolder, replacing
+from step_saliency.runs.folder import RunFolder
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.storage.files import replacing
 
 
 def write_reports(
@@ -23,7 +24,8 @@ def write_reports(
     """Write a page per trace.
 
     Args:
-        run: Results folder of `step_saliency.runs.map_file`, or a file that `StepSaliency.save`
+        run: Results folder of `step_saliency.runs.map_file.map_file`, or a file that
+        `StepSaliency.save`
             wrote.
         trace: Id or file name of the one trace to write; all of the folder by default.
         out: The file to write where there is one trace, else the folder for the files. By default

@@ -167,7 +167,7 @@ class StepSaliency:
         title: str | None = None,
     ) -> "matplotlib.figure.Figure":
         """Heat map of a layer, of several or of their mean: `step_saliency.report.step_map`."""
-        from step_saliency.report.heatmap import step_map
+        from step_saliency.plotting.step_maps import step_map
 
         return step_map(
             self,
@@ -187,9 +187,9 @@ class StepSaliency:
         """Where thinking and summary rows look, lock-in and decay, by layer.
 
         Args:
-            bands: Layers by band, as in `step_saliency.diagnose.diagnose`.
+            bands: Layers by band, as in `step_saliency.diagnosis.diagnose`.
         """
-        from step_saliency.diagnose.diagnosis import diagnose
+        from step_saliency.diagnosis.diagnosis import diagnose
 
         return diagnose(self, bands=bands).plot()
 
@@ -202,7 +202,7 @@ class StepSaliency:
         template: bool = False,
     ) -> "matplotlib.figure.Figure":
         """Token map of a layer beside its step map: `step_saliency.report.token_and_step`."""
-        from step_saliency.report.tokens import token_and_step
+        from step_saliency.plotting.token_maps import token_and_step
 
         return token_and_step(token_map, self, layer, log=log, template=template)
 
@@ -210,7 +210,7 @@ class StepSaliency:
         self, layer: int | None = None, *, template: bool = False
     ) -> "circuitsvis.utils.render.RenderedHTML":
         """Interactive attention view of the heads of a layer, or of all layers."""
-        from step_saliency.report.views import attention_view
+        from step_saliency.plotting.views import attention_view
 
         return attention_view(self, layer, template=template)
 
@@ -222,12 +222,12 @@ class StepSaliency:
         template: bool = False,
     ) -> "circuitsvis.utils.render.RenderedHTML":
         """The trace's text, each step coloured by what ``query_step`` draws from it."""
-        from step_saliency.report.views import step_view
+        from step_saliency.plotting.views import step_view
 
         return step_view(self, query_step, layer, template=template)
 
     def _repr_html_(self) -> str:
-        from step_saliency.report.html import saliency_html
+        from step_saliency.plotting.html import saliency_html
 
         return saliency_html(self)
 

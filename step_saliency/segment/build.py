@@ -15,6 +15,7 @@ from step_saliency.segment.formats import FormatName, check_format, detect_forma
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
+from step_saliency.segment.regions import Region
 from step_saliency.segment.splitters import (
     SplitFunction,
     Splitter,
@@ -22,7 +23,7 @@ from step_saliency.segment.splitters import (
     make_splitter,
     split_text,
 )
-from step_saliency.trace import Region, Trace
+from step_saliency.trace import Trace
 
 
 def trace_from_text(

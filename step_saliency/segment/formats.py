@@ -28,7 +28,7 @@ When it misleads: ``plain`` takes an announcement at its word, also where a prob
 import re
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region
 
 if TYPE_CHECKING:
     FormatName = Literal["auto", "think", "harmony", "plain"]

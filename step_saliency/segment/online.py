@@ -23,8 +23,9 @@ from torch import Tensor
 from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
 from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
+from step_saliency.segment.regions import Region
 from step_saliency.segment.splitters import Splitter, SplitterLike, make_splitter
-from step_saliency.trace import Region, Trace
+from step_saliency.trace import Trace
 
 
 @dataclass

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from step_saliency.segment.pieces import TokenPieces, TokenTable
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region
 
 PromptStep: TypeAlias = tuple[int, Region]
 Span: TypeAlias = tuple[int, int]

@@ -1,0 +1,1 @@
+"""The page of findings, written from the tables."""

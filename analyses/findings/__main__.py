@@ -1,0 +1,3 @@
+from analyses.findings.findings import main
+
+main()

@@ -1,0 +1,1 @@
+"""What a question measures with: knockout, edits, maps, losses."""

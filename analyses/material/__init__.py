@@ -1,0 +1,1 @@
+"""What questions are asked of: problems, answers under conditions."""

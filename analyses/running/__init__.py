@@ -1,0 +1,1 @@
+"""Runs units of work into a results folder: resumable, in one process or many."""

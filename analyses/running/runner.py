@@ -1,0 +1,294 @@
+"""Run an analysis over units of work: resumable, seeded per unit, in one process or many.
+
+Every analysis is a module with a constant ``ANALYSIS`` and runs as
+
+    python -m analyses.NAME --model reasoner --n 200 --seed 0 --out results/NAME --workers 2
+
+A unit is a problem or a chunk of problems. Each finished unit becomes a part file at once; the same
+command again does what is missing, and refuses a folder whose settings differ. Units know nothing
+of each other and have seeds of their own, so the tables are the same to the byte whatever the
+number of workers. `analyses.running.folder` says what the folder holds, `analyses.running.workers`
+where units run.
+
+A module writes its own part in a few lines:
+
+    def run_unit(model, unit, options): return some_public_function(model, [unit.payload], ...)
+    ANALYSIS = Analysis("mine", units=task_units, run_unit=run_unit, summarise=summarise)
+    if __name__ == "__main__": main("analyses.mine")
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from analyses.running.folder import Part, ResultFolder
+from analyses.running.workers import Executor, Job, in_process, process_pool, ray_cluster
+from analyses.running.workers import Unit as Unit
+from step_saliency.models import load_model, require_capabilities
+
+Options = Mapping[str, Any]
+"""Settings of a run, in JSON types: the arguments of the command line by name."""
+
+RUN_ARGUMENTS = ("out", "workers", "ray", "progress")
+"""Arguments on which no result depends."""
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """For an analysis that has no arguments of its own."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis module tells the runner. All functions are functions of modules.
+
+    Attributes:
+        name: Name of the module, of results folders and in messages.
+        units: Options -> units in the order of the tables; loads no model.
+        run_unit: (model, unit, options) -> table of the unit. Randomness comes from ``unit.seed``.
+        summarise: (all units' tables joined, options) -> tables by name; ``summary`` is also
+            written as text.
+        add_arguments: Adds the analysis's own arguments to the parser.
+        checks: Capabilities that the model must have, see `step_saliency.models.doctor`.
+        keep_values: Whether the joined table of all units stays in the folder.
+        needs_model: Whether a model is loaded.
+    """
+
+    name: str
+    units: Callable[[Options], Sequence[Unit]]
+    run_unit: Callable[[Any, Unit, Options], pd.DataFrame]
+    summarise: Callable[[pd.DataFrame, Options], Mapping[str, pd.DataFrame]]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = no_arguments
+    checks: tuple[str, ...] = ()
+    keep_values: bool = True
+    needs_model: bool = True
+
+
+@dataclass(frozen=True)
+class LoadModel:
+    """Loads and checks the model that the options name."""
+
+    checks: tuple[str, ...] = ()
+
+    def __call__(self, options: Options) -> Any:
+        names = ("backend", "device", "dtype", "revision")
+        chosen = {name: options[name] for name in names if options.get(name) is not None}
+        model = load_model(options["model"], **chosen)
+        require_capabilities(model, self.checks)
+        return model
+
+
+def no_model(options: Options) -> None:
+    """Load nothing."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is in a results folder.
+
+    Attributes:
+        folder: The folder.
+        values: Tables of all units, joined; None where the analysis does not keep them and an
+            earlier run computed them.
+        tables: Tables of the analysis by name.
+        computed: Units computed by this run.
+        skipped: Units that an earlier run had finished.
+    """
+
+    folder: Path
+    values: pd.DataFrame | None
+    tables: Mapping[str, pd.DataFrame]
+    computed: int
+    skipped: int
+
+
+def run_analysis(
+    analysis: Analysis,
+    options: Options,
+    *,
+    out: str | Path,
+    workers: int = 1,
+    ray: str | None = None,
+    executor: Executor | None = None,
+    model: Any = None,
+    load: Callable[[Options], Any] | None = None,
+    command: str | None = None,
+    progress: bool = True,
+) -> Results:
+    """Run an analysis, or what is missing of it, into a folder.
+
+    Args:
+        analysis: What to run.
+        options: Settings, in JSON types; ``seed`` (0) and ``threads`` (1, of torch per unit) count.
+        out: Results folder: new, empty, or of an earlier run with the same settings.
+        workers: Processes.
+        ray: Address of a Ray cluster to run on instead, or ``"local"``.
+        executor: Something else to run on.
+        model: A loaded model, for a run in this process; by default the options' is loaded.
+        load: How to get the model instead of by the options.
+        command: Command line, for the manifest.
+        progress: Show a bar.
+
+    Returns:
+        Tables of the folder.
+
+    Raises:
+        ValueError: the folder is not this run's (settings that differ are named), the parts come
+            from different models, or an option is wrong.
+        RuntimeError: a worker process died.
+    """
+    options = json.loads(json.dumps(dict(options)))
+    units = _seeded(analysis.units(options), options.get("seed", 0))
+    settings = {**options, "units": _digest(units)}
+    folder = ResultFolder.open(Path(out), analysis.name, settings)
+    if folder.is_finished:
+        return _finished(folder, len(units))
+    kept = {unit.name: folder.read_part(unit.name) for unit in units}
+    missing = [unit for unit in units if kept[unit.name] is None]
+    skipped = len(units) - len(missing)
+    facts: dict[str, Any] = {"settings": settings, "command": command}
+    facts |= {"workers": workers, "units": len(units)}
+    started = time.time()
+    folder.write_manifest({**facts, "finished": False, "tables": []}, started)
+    chosen = executor or _executor(workers, ray, model)
+    loader = load or (LoadModel(analysis.checks) if analysis.needs_model else no_model)
+    job = Job(analysis.run_unit, loader, options, options.get("threads", 1))
+    bar = tqdm(
+        total=len(units), initial=skipped, disable=not progress, unit="unit", desc=analysis.name
+    )
+    seen = [part.model for part in kept.values() if part is not None]
+    _check_one_model(folder, seen)
+    with bar:
+        for done in chosen(job, missing) if missing else ():
+            _check_one_model(folder, [*seen[:1], done.model])
+            folder.write_part(done)
+            seen.append(done.model)
+            bar.update()
+    parts = [_whole(folder, unit) for unit in units]
+    facts["model"] = seen[0]
+    values = folder.write_values(parts)
+    tables = analysis.summarise(values, options)
+    folder.write_tables(tables)
+    written = [*(["values"] if analysis.keep_values else []), *tables]
+    facts["unit_seconds"] = round(sum(part.seconds for part in parts), 1)
+    folder.write_manifest({**facts, "finished": True, "tables": written}, started)
+    folder.clear_parts(values=not analysis.keep_values)
+    return Results(folder.path, values, tables, len(missing), skipped)
+
+
+def _seeded(units: Sequence[Unit], seed: int) -> list[Unit]:
+    """Units with their seeds; names are checked."""
+    names = [unit.name for unit in units]
+    wrong = [name for name in names if not re.fullmatch(r"[\w.+-]+", name) or name[0] == "."]
+    if wrong or len(set(names)) < len(names) or not names:
+        told = f"{wrong[:3]} are no file names" if wrong else "they repeat, or there are none"
+        raise ValueError(f"unit names must be distinct plain file names: {told}")
+    return [replace(unit, seed=unit_seed(seed, number)) for number, unit in enumerate(units)]
+
+
+def unit_seed(seed: int, number: int) -> int:
+    """Seed of one unit: independent of how many there are and of who computes it."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _digest(units: Sequence[Unit]) -> str:
+    text = "\n".join(f"{unit.name} {unit.payload!r}" for unit in units)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _finished(folder: ResultFolder, n_units: int) -> Results:
+    names = folder.manifest()["tables"]
+    tables = folder.read_tables(names)
+    values = tables.pop("values", None)
+    return Results(folder.path, values, tables, computed=0, skipped=n_units)
+
+
+def _executor(workers: int, ray: str | None, model: Any) -> Executor:
+    if workers < 1:
+        raise ValueError(f"workers={workers}: at least one is needed")
+    if model is not None and (ray is not None or workers > 1):
+        raise ValueError("a loaded model cannot be handed to other processes; pass load= instead")
+    if ray is not None:
+        return ray_cluster(ray, workers if workers > 1 else None)
+    return process_pool(workers) if workers > 1 else in_process(model)
+
+
+def _whole(folder: ResultFolder, unit: Unit) -> Part:
+    part = folder.read_part(unit.name)
+    if part is None:
+        raise ValueError(f"{folder.part(unit.name)} was lost or damaged; run the command again")
+    return part
+
+
+def _check_one_model(folder: ResultFolder, models: Sequence[Mapping[str, Any] | None]) -> None:
+    """Raise ValueError for units that were computed on different models or versions."""
+    first: Mapping[str, Any] = (models[0] if models else None) or {}
+    for model in models:
+        other: Mapping[str, Any] = model or {}
+        names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
+        if names:
+            told = ", ".join(f"{n}: {first.get(n)!r} and {other.get(n)!r}" for n in names)
+            raise ValueError(f"units in {folder.path} come from different models ({told})")
+
+
+def parser_for(analysis: Analysis, *, doc: str = "") -> argparse.ArgumentParser:
+    """Arguments that every analysis has, and its own."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m analyses.{analysis.name}", description=doc.strip().partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="results folder")
+    if analysis.needs_model:
+        parser.add_argument("--model", default="reasoner", help="name, folder or hub id")
+        parser.add_argument("--backend", default="auto", choices=["auto", "hooked", "bridge"])
+        parser.add_argument("--dtype", default="float32")
+        parser.add_argument("--device", help="a CUDA device if there is one, by default")
+        parser.add_argument("--revision", help="of a hub id")
+    parser.add_argument("--n", type=int, default=100, help="problems")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch per unit")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster, or 'local'")
+    parser.add_argument("--no-progress", dest="progress", action="store_false")
+    analysis.add_arguments(parser)
+    return parser
+
+
+def main(module: str, argv: Sequence[str] | None = None) -> Results:
+    """Run ``python -m analyses.NAME``.
+
+    Args:
+        module: Full name of the module; it is imported by that name, so that workers find its
+            functions.
+        argv: Arguments; those of the process by default.
+    """
+    imported = import_module(module)
+    analysis: Analysis = imported.ANALYSIS
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = parser_for(analysis, doc=imported.__doc__ or "")
+    chosen = vars(parser.parse_args(arguments))
+    run = {name: chosen.pop(name) for name in RUN_ARGUMENTS}
+    options = {
+        name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()
+    }
+    command = shlex.join(["python", "-m", module, *arguments])
+    try:
+        results = run_analysis(analysis, options, command=command, **run)
+    except ValueError as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        parser.exit(2, f"{parser.prog}: {error}{notes}\n")
+    print(f"{results.computed} units done, {results.skipped} were there; {results.folder}")
+    if "summary" in results.tables:
+        print(results.tables["summary"].head(40).to_string(index=False))
+    return results

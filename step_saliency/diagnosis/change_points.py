@@ -1,0 +1,175 @@
+"""Which layers are shallow and deep, read off the depth curves: bands without labels.
+
+Question: where along the depth do lock-in and decay change? With x_l the mean of a metric over
+problems at layer l, each curve is fitted by two levels,
+
+    SSE(c) = sum_{l < c} (x_l - mean_{l < c} x)^2 + sum_{l >= c} (x_l - mean_{l >= c} x)^2
+
+and the two change points are chosen together, c_lock_in <= c_decay, to minimise the sum of
+SSE(c) / SSE(no change). The shallow band is what lies before c_lock_in if lock-in is larger there,
+the deep band what lies from c_decay on if less of the summary falls on the thinking there. Problems
+are drawn with replacement to say how often each layer lands in its band; a band whose direction
+does not hold in `confidence` of the draws is left empty.
+
+Needs no correct or wrong answers, so the choice cannot be fitted to the accuracy that it is later
+judged by. When it misleads: two levels are fitted to any curve, however smooth its slope; look at
+``explained`` and at the frequencies before believing a border to the layer.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from step_saliency.diagnosis.diagnosis import Diagnosis
+from step_saliency.models.bands import Bands
+
+Curve = Literal["lock_in", "decay"]
+
+
+@dataclass(frozen=True)
+class BandChoice:
+    """Bands read off the depth curves, and how sure they are.
+
+    Attributes:
+        bands: The choice; a band is empty where no change of its direction is sure.
+        explained: Share of a curve's variance over depth that its two levels explain, by metric.
+        support: Share of the draws in which the change has the direction looked for, by metric.
+        layers: One row per metric and layer: ``metric, layer, estimate, in_band, frequency, n``;
+            ``frequency`` is the share of the draws in which the layer is in the metric's band.
+    """
+
+    bands: Bands
+    explained: dict[Curve, float]
+    support: dict[Curve, float]
+    layers: pd.DataFrame
+
+
+def find_bands(
+    diagnoses: Iterable[Diagnosis],
+    *,
+    confidence: float | int = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> BandChoice:
+    """Choose the shallow and the deep band by the change points of the depth curves.
+
+    Args:
+        diagnoses: Of traces of one model, every layer computed.
+        confidence: Share of the draws in which the direction of a change must hold.
+        n_resamples: Draws of problems.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: no diagnoses, models or layers that differ, fewer than three layers, or a trace
+            without a name for its problem.
+    """
+    curves, n_layers = _problem_curves(list(diagnoses))
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} is not between 0 and 1")
+    n_problems = curves.shape[1]
+    draws = np.random.default_rng(seed).multinomial(
+        n_problems, np.full(n_problems, 1 / n_problems), size=n_resamples
+    )
+    estimate = curves.mean(1)
+    resampled = np.einsum("dp,cpl->dcl", draws / n_problems, curves)
+    points, explained = _change_points(estimate[None])
+    drawn, _ = _change_points(resampled)
+    directed = _directed(estimate[None], points)[0], _directed(resampled, drawn)
+    support = directed[1].mean(0)
+    kept = directed[0] & (support >= confidence)
+    shallow = range(points[0, 0]) if kept[0] else range(0)
+    deep = range(points[0, 1], n_layers) if kept[1] else range(0)
+    frequency = _frequency(drawn, directed[1], n_layers)
+    names: tuple[Curve, Curve] = ("lock_in", "decay")
+    return BandChoice(
+        bands=Bands.named({"shallow": shallow, "deep": deep}, n_layers),
+        explained=dict(zip(names, map(float, explained[0]), strict=True)),
+        support=dict(zip(names, map(float, support), strict=True)),
+        layers=pd.DataFrame(
+            {
+                "metric": np.repeat(names, n_layers),
+                "layer": np.tile(np.arange(n_layers), 2),
+                "estimate": estimate.ravel(),
+                "in_band": [layer in band for band in (shallow, deep) for layer in range(n_layers)],
+                "frequency": frequency.ravel(),
+                "n": n_problems,
+            }
+        ),
+    )
+
+
+def _problem_curves(
+    diagnoses: list[Diagnosis],
+) -> tuple[Float[np.ndarray, "metric problem layer"], int]:
+    """Lock-in and decay by layer, averaged over the traces of each problem."""
+    if not diagnoses:
+        raise ValueError("there are no diagnoses to choose bands by")
+    n_layers = diagnoses[0].n_layers
+    by_problem: dict[str, list[Float[np.ndarray, "metric layer"]]] = {}
+    for diagnosis in diagnoses:
+        if diagnosis.n_layers != n_layers or diagnosis.layers != tuple(range(n_layers)):
+            raise ValueError(
+                f"layers {diagnosis.layers} of {diagnosis.n_layers} were computed; all of the "
+                f"{n_layers} layers of one model are needed"
+            )
+        if diagnosis.problem is None:
+            raise ValueError("a trace has no name of its problem; set its meta['problem']")
+        curve = np.stack([diagnosis.lock_in.double().numpy(), diagnosis.decay.double().numpy()])
+        if np.isfinite(curve).all():
+            by_problem.setdefault(diagnosis.problem, []).append(curve)
+    if n_layers < 3:
+        raise ValueError(f"a model of {n_layers} layers has no depth curve; three are needed")
+    if not by_problem:
+        raise ValueError("no trace has both lock-in and decay: thinking and a summary are needed")
+    return np.stack([np.mean(curves, axis=0) for curves in by_problem.values()], axis=1), n_layers
+
+
+def _change_points(
+    curves: Float[np.ndarray, "draw metric layer"],
+) -> tuple[Int[np.ndarray, "draw metric"], Float[np.ndarray, "draw metric"]]:
+    """The first layer after each change, and the share of variance that two levels explain."""
+    n_layers = curves.shape[-1]
+    total = ((curves - curves.mean(-1, keepdims=True)) ** 2).sum(-1, keepdims=True)
+    after = np.arange(n_layers) >= np.arange(1, n_layers)[:, None]
+    residual = np.stack(
+        [
+            sum(
+                ((part - part.mean(-1, keepdims=True)) ** 2).sum(-1)
+                for part in (curves[..., ~row], curves[..., row])
+            )
+            for row in after
+        ],
+        axis=-1,
+    )
+    share = np.divide(residual, total, out=np.ones_like(residual), where=total > 0)
+    allowed = np.triu(np.ones((n_layers - 1, n_layers - 1), dtype=bool))
+    both = np.where(allowed, share[:, 0, :, None] + share[:, 1, None, :], np.inf)
+    best = both.reshape(len(curves), -1).argmin(-1)
+    chosen = np.stack(np.unravel_index(best, both.shape[1:]), axis=-1)
+    explained = 1 - np.take_along_axis(share, chosen[..., None], axis=-1)[..., 0]
+    return chosen + 1, explained
+
+
+def _directed(
+    curves: Float[np.ndarray, "draw metric layer"], points: Int[np.ndarray, "draw metric"]
+) -> Bool[np.ndarray, "draw metric"]:
+    """Whether the level falls at the change, as both patterns have it."""
+    after = np.arange(curves.shape[-1]) >= points[..., None]
+    before_mean = np.where(after, 0, curves).sum(-1) / (~after).sum(-1)
+    after_mean = np.where(after, curves, 0).sum(-1) / after.sum(-1)
+    return before_mean > after_mean
+
+
+def _frequency(
+    points: Int[np.ndarray, "draw metric"],
+    directed: Bool[np.ndarray, "draw metric"],
+    n_layers: int,
+) -> Float[np.ndarray, "metric layer"]:
+    layers = np.arange(n_layers)
+    shallow = (layers < points[:, :1]) & directed[:, :1]
+    deep = (layers >= points[:, 1:]) & directed[:, 1:]
+    return np.stack([shallow.mean(0), deep.mean(0)])

@@ -1,0 +1,403 @@
+"""Shallow lock-in and deep decay of one trace, layer by layer.
+
+Question: do the shallow layers look only at the step they are writing, and do the deep layers lose
+the thinking while the summary is written? Formulas, assumptions and caveats:
+`step_saliency.diagnosis.shares`.
+
+    lock_in_index = mean of lock_in over the shallow layers
+    decay_index   = mean of decay over the middle layers - mean of decay over the deep layers
+
+so that both are larger the worse it is, while `decay` itself, a share that is kept, is smaller.
+
+Beside them stand the block intensities of the method's authors: the mean entry of each block of
+regions (summary -> summary and thinking -> thinking in their scripts) and the ratio of these two
+(`block_ratio`, their "final heat anomaly"). Intensities have the unit of the map and grow with its
+scale, so they compare traces of one model, objective and pooling only; shares have no unit.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from step_saliency.diagnosis.shares import (
+    REGIONS,
+    block_means,
+    decay,
+    lock_in,
+    region_shares,
+    row_shares,
+    steps_in,
+    uniform_map,
+)
+from step_saliency.models.bands import Band, Bands
+from step_saliency.saliency.result import StepSaliency
+from step_saliency.trace import Region, Trace
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+IntensityPairs = Literal["causal", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """Where the layers of a model look while one trace is written.
+
+    Region axes are in the order question, thinking, summary. A value that cannot be had is NaN,
+    with the reason in `reasons`.
+
+    Attributes:
+        layers: Model layer of each entry.
+        n_layers: Number of layers that the model has.
+        bands: Layers that count as shallow, middle and deep.
+        lock_in: Excess share of the thinking rows on local steps, of the map averaged over heads.
+        decay: Share of the summary rows on thinking steps, of the same map.
+        shares: Share of each region's rows on each region.
+        intensity: Mean entry of each block of regions, in the unit of the map.
+        uniform_shares: `shares` of a map that prefers no position.
+        lock_in_heads: Lock-in of each head's own map, if the maps are per head.
+        decay_heads: Decay of each head's own map, if the maps are per head.
+        reasons: Why a metric is NaN, by metric.
+        trace_id: Name of the trace.
+        problem: What groups traces: the trace's ``meta["problem"]``, else ``meta["problem_id"]``,
+            else its question.
+        is_correct: The trace's ``meta["is_correct"]``, if known.
+        n_steps: Thinking and summary steps.
+        n_tokens: Tokens in them.
+    """
+
+    layers: tuple[int, ...]
+    n_layers: int
+    bands: Bands
+    lock_in: Float[Tensor, "layer"]
+    decay: Float[Tensor, "layer"]
+    shares: Float[Tensor, "layer query_region key_region"]
+    intensity: Float[Tensor, "layer query_region key_region"]
+    uniform_shares: Float[Tensor, "query_region key_region"]
+    lock_in_heads: Float[Tensor, "layer head"] | None
+    decay_heads: Float[Tensor, "layer head"] | None
+    reasons: Mapping[str, str]
+    trace_id: str | None
+    problem: str | None
+    is_correct: bool | None
+    n_steps: int
+    n_tokens: int
+
+    @property
+    def shallow(self) -> tuple[int, ...]:
+        """Layers of the shallow band."""
+        return self.bands.shallow
+
+    @property
+    def deep(self) -> tuple[int, ...]:
+        """Layers of the deep band."""
+        return self.bands.deep
+
+    @property
+    def block_ratio(self) -> Float[Tensor, "layer"]:
+        """Intensity of summary -> summary over thinking -> thinking (NaN where that is 0)."""
+        thinking, summary = REGIONS.index(Region.THINKING), REGIONS.index(Region.SUMMARY)
+        within = self.intensity[:, thinking, thinking]
+        return self.intensity[:, summary, summary] / within.where(within > 0, torch.nan)
+
+    @property
+    def lock_in_index(self) -> float:
+        """Mean lock-in of the shallow layers that were computed; NaN if none was."""
+        return self._band_mean(self.lock_in, "shallow")
+
+    @property
+    def decay_index(self) -> float:
+        """Decay lost from the middle to the deep layers (positive: the deep ones look less)."""
+        return self._band_mean(self.decay, "middle") - self._band_mean(self.decay, "deep")
+
+    def share(self, query: Region, key: Region) -> Float[Tensor, "layer"]:
+        """Share of one region's rows that falls on another region."""
+        return self.shares[:, REGIONS.index(query), REGIONS.index(key)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per metric, layer and head, and one per index.
+
+        Returns:
+            Columns ``trace, problem, is_correct, n_steps, n_tokens, metric, query_region,
+            key_region, layer, head, band, value, uniform, reason``. Metrics: ``lock_in`` and
+            ``decay`` (with rows per head where the maps have them, ``head`` missing otherwise),
+            ``share`` and ``intensity`` of the pairs of regions, ``block_ratio``, ``lock_in_index``
+            and ``decay_index`` (no layer; ``band`` is the one they are about). ``uniform`` is what
+            a map that prefers no position gives.
+        """
+        rows = [*self._layer_rows(), *self._head_rows(), *self._region_rows(), *self._index_rows()]
+        of_trace = {
+            "trace": self.trace_id,
+            "problem": self.problem,
+            "is_correct": self.is_correct,
+            "n_steps": self.n_steps,
+            "n_tokens": self.n_tokens,
+        }
+        records = [of_trace | row | {"reason": self._reason(row)} for row in rows]
+        return pd.DataFrame(records, columns=list(_FRAME_TYPES)).astype(_FRAME_TYPES)
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Depth curves: where thinking and summary rows look, lock-in and decay by layer."""
+        from step_saliency.plotting.depth import depth_curves
+
+        return depth_curves(self)
+
+    def __repr__(self) -> str:
+        name = f"{self.trace_id!r}, " if self.trace_id else ""
+        return (
+            f"Diagnosis({name}{len(self.layers)} of {self.n_layers} layers, {self.n_steps} steps, "
+            f"lock_in_index={self.lock_in_index:.3f} (layers {spell_layers(self.shallow)}), "
+            f"decay_index={self.decay_index:.3f} (layers {spell_layers(self.bands.middle)} against "
+            f"{spell_layers(self.deep)}))"
+        )
+
+    def _repr_html_(self) -> str:
+        from step_saliency.plotting.html import diagnosis_html
+
+        return diagnosis_html(self)
+
+    def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
+        inside = [self.bands.of(layer) == band for layer in self.layers]
+        return float(values[torch.tensor(inside, dtype=torch.bool)].nanmean())
+
+    def _layer_rows(self) -> list[dict[str, Any]]:
+        nothing = torch.zeros(len(self.layers))
+        kept = self.uniform_shares[REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)]
+        curves = {
+            "lock_in": (self.lock_in, nothing),
+            "decay": (self.decay, kept.expand(len(self.layers))),
+            "block_ratio": (self.block_ratio, torch.ones(len(self.layers))),
+        }
+        return [
+            self._row(metric, layer, value=value, uniform=uniform)
+            for metric, (values, uniforms) in curves.items()
+            for layer, value, uniform in zip(
+                self.layers, values.tolist(), uniforms.tolist(), strict=True
+            )
+        ]
+
+    def _head_rows(self) -> list[dict[str, Any]]:
+        heads = {"lock_in": self.lock_in_heads, "decay": self.decay_heads}
+        return [
+            self._row(metric, layer, head=head, value=value)
+            for metric, values in heads.items()
+            if values is not None
+            for layer, of_layer in zip(self.layers, values.tolist(), strict=True)
+            for head, value in enumerate(of_layer)
+        ]
+
+    def _region_rows(self) -> list[dict[str, Any]]:
+        pairs = [(q, k) for q in range(len(REGIONS)) for k in range(q + 1)]
+        return [
+            self._row(
+                metric,
+                layer,
+                value=float(values[row, q, k]),
+                uniform=float(self.uniform_shares[q, k]) if metric == "share" else math.nan,
+                query_region=REGIONS[q].value,
+                key_region=REGIONS[k].value,
+            )
+            for metric, values in (("share", self.shares), ("intensity", self.intensity))
+            for q, k in pairs
+            for row, layer in enumerate(self.layers)
+        ]
+
+    def _index_rows(self) -> list[dict[str, Any]]:
+        return [
+            self._row("lock_in_index", value=self.lock_in_index) | {"band": "shallow"},
+            self._row("decay_index", value=self.decay_index) | {"band": "deep"},
+        ]
+
+    def _reason(self, row: Mapping[str, Any]) -> str | None:
+        if not math.isnan(row["value"]):
+            return None
+        return self.reasons.get(row["metric"], "the trace has no such pair of steps")
+
+    def _row(
+        self,
+        metric: str,
+        layer: int | None = None,
+        *,
+        value: float,
+        head: int | None = None,
+        uniform: float = math.nan,
+        query_region: str | None = None,
+        key_region: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "metric": metric,
+            "query_region": query_region,
+            "key_region": key_region,
+            "layer": layer,
+            "head": head,
+            "band": None if layer is None else self.bands.of(layer),
+            "value": value,
+            "uniform": uniform,
+        }
+
+
+_FRAME_TYPES = {
+    "trace": "string",
+    "problem": "string",
+    "is_correct": "boolean",
+    "n_steps": "int64",
+    "n_tokens": "int64",
+    "metric": "string",
+    "query_region": "string",
+    "key_region": "string",
+    "layer": "Int64",
+    "head": "Int64",
+    "band": "string",
+    "value": "float64",
+    "uniform": "float64",
+    "reason": "string",
+}
+
+
+def diagnose(
+    sal: StepSaliency,
+    *,
+    bands: Bands | Mapping[str, Sequence[int]] | None = None,
+    pairs: IntensityPairs = "causal",
+) -> Diagnosis:
+    """Lock-in and decay of a trace by layer, with the block intensities beside them.
+
+    A trace without summary has no decay and one without thinking has neither: NaN, with the reason
+    beside it, so that one such trace does not stop a table of many.
+
+    Args:
+        sal: Map of the trace.
+        bands: Layers by band: a `Bands`, or a mapping such as ``{"shallow": [0, 1], "deep": [10,
+            11]}``, in which ``"middle"`` defaults to all other layers. Default: `Bands.quarters`.
+        pairs: Step pairs that count in a block's intensity: those with at least one token pair, or
+            all, which the authors' scripts count (their reading is this with
+            ``pool="block_mean"``).
+
+    Raises:
+        ValueError: the map holds negative or non-finite entries, or ``bands`` names unknown bands
+            or layers.
+    """
+    _check_entries(sal)
+    regions = [step.region for step in sal.trace.steps]
+    maps = sal.mean_heads.detach().cpu()
+    shares = row_shares(maps, regions)
+    uniform = row_shares(uniform_map(sal.layout, sal.pool), regions)
+    counted = sal.defined if pairs == "causal" else torch.ones_like(sal.defined)
+    heads = [_head_metrics(sal.maps[row], uniform, regions) for row in _rows_per_head(sal)]
+    lock_ins, decays = lock_in(shares, uniform, regions), decay(shares, regions)
+    chosen = _bands(bands, sal.n_layers)
+    return Diagnosis(
+        layers=sal.layers,
+        n_layers=sal.n_layers,
+        bands=chosen,
+        lock_in=lock_ins,
+        decay=decays,
+        shares=region_shares(shares, regions),
+        intensity=block_means(maps, counted, regions),
+        uniform_shares=region_shares(uniform, regions),
+        lock_in_heads=torch.stack([of_head for of_head, _ in heads]) if heads else None,
+        decay_heads=torch.stack([of_head for _, of_head in heads]) if heads else None,
+        reasons=_reasons(regions, sal.layers, chosen, lock_ins, decays),
+        **_identity(sal.trace),
+    )
+
+
+def spell_layers(layers: Sequence[int]) -> str:
+    """Layers as runs: ``0-3, 7``; ``none`` if there are none."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) or "none"
+
+
+def _rows_per_head(sal: StepSaliency) -> range:
+    return range(len(sal.layers) if sal.per_head else 0)
+
+
+def _head_metrics(
+    maps: Float[Tensor, "head step step"],
+    uniform: Float[Tensor, "step step"],
+    regions: Sequence[Region],
+) -> tuple[Float[Tensor, "head"], Float[Tensor, "head"]]:
+    """Lock-in and decay of the heads of one layer (a layer at a time bounds the memory)."""
+    shares = row_shares(maps.detach().cpu(), regions)
+    return lock_in(shares, uniform, regions), decay(shares, regions)
+
+
+def _check_entries(sal: StepSaliency) -> None:
+    for layer, values in zip(sal.layers, sal.maps, strict=True):
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"the map of layer {layer} holds NaN or infinite entries")
+        if bool((values < 0).any()):
+            raise ValueError(
+                f"the map of layer {layer} goes down to {float(values.min()):.3g}; shares are "
+                "defined for non-negative maps"
+            )
+
+
+def _bands(bands: Bands | Mapping[str, Sequence[int]] | None, n_layers: int) -> Bands:
+    if bands is None:
+        return Bands.quarters(n_layers)
+    return bands if isinstance(bands, Bands) else Bands.named(bands, n_layers)
+
+
+def _has(regions: Sequence[Region], region: Region) -> bool:
+    return bool(steps_in(regions, region).any())
+
+
+def _reasons(
+    regions: Sequence[Region],
+    layers: Sequence[int],
+    bands: Bands,
+    lock_ins: Float[Tensor, "layer"],
+    decays: Float[Tensor, "layer"],
+) -> dict[str, str]:
+    reasons = {}
+    if lock_ins.isnan().any():
+        reasons["lock_in"] = reasons["lock_in_index"] = _missing(
+            regions,
+            lock_ins.isnan(),
+            Region.THINKING,
+            "sees more than local steps and is not empty",
+        )
+    if decays.isnan().any():
+        reasons["decay"] = reasons["decay_index"] = _missing(
+            regions, decays.isnan(), Region.SUMMARY, "is not empty"
+        )
+    for band in ("deep", "middle", "shallow"):
+        metric = "lock_in_index" if band == "shallow" else "decay_index"
+        if not set(getattr(bands, band)) & set(layers):
+            reasons.setdefault(metric, f"no layer of the {band} band was computed")
+    return reasons
+
+
+def _missing(
+    regions: Sequence[Region], empty: Bool[Tensor, "layer"], rows: Region, wanted: str
+) -> str:
+    for region in (Region.THINKING, rows):
+        if not _has(regions, region):
+            return f"the trace has no {region.value} steps"
+    return f"no {rows.value} row {wanted} in {int(empty.sum())} of {len(empty)} layers"
+
+
+def _identity(trace: Trace) -> dict[str, Any]:
+    meta = trace.meta
+    problem = meta.get("problem", meta.get("problem_id", trace.question or None))
+    correct = meta.get("is_correct")
+    answer = [s for s in trace.steps if s.region in (Region.THINKING, Region.SUMMARY)]
+    return {
+        "trace_id": trace.id,
+        "problem": None if problem is None else str(problem),
+        "is_correct": None if correct is None else bool(correct),
+        "n_steps": len(answer),
+        "n_tokens": sum(len(step) for step in answer),
+    }

@@ -1,0 +1,58 @@
+"""The main job, small: problems, answers of the bundled model, maps, diagnosis, pictures."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from step_saliency.runs.overview import overview
+from step_saliency.runs.map_file import MapSettings, map_file
+from step_saliency.tasks import make_problems
+
+SAMPLES = 4
+
+
+def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = True) -> int:
+    """Map and diagnose answers of the bundled reasoner to problems made on the spot.
+
+    Args:
+        out: Results folder; a second call goes on where the first was.
+        n_problems: Number of problems, each answered four times at temperature 1.
+        seed: Of problems and samples.
+        progress: Show progress bars.
+
+    Returns:
+        Exit status: 0 if there are maps.
+    """
+    source = out.with_name(out.name + "-problems.jsonl")
+    _write_problems(source, n_problems, seed)
+    settings = MapSettings(
+        model="reasoner", format="think", splitter="line", n=SAMPLES, temperature=1.0, seed=seed
+    )
+    report = map_file(source, out, settings, progress=progress)
+    print(report)
+    if not report.done + report.kept:
+        return 1
+    print(f"\n{overview(out)}\n")
+    print(_whereabouts(out))
+    return 0
+
+
+def _write_problems(path: Path, n_problems: int, seed: int) -> None:
+    rows = [
+        {"id": f"problem-{number:02d}", "question": problem.question, "answer": problem.answer}
+        for number, problem in enumerate(make_problems(n=n_problems, level="medium", seed=seed))
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _whereabouts(out: Path) -> str:
+    traces = pd.read_parquet(out / "traces.parquet")
+    shown = traces[["trace", "is_correct", "n_tokens", "n_steps", "lock_in_index", "decay_index"]]
+    picture = out / "figures" / f"{traces['trace'].iloc[0].replace('#', '-')}.png"
+    return (
+        f"{shown.head(8).to_string(index=False, float_format='{:+.3f}'.format)}\n\n"
+        f"pictures, such as {picture}\n"
+        f"tables: pandas.read_parquet('{out / 'saliency.parquet'}'), traces, diagnosis, comparison"
+    )

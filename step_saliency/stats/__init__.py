@@ -1,0 +1,1 @@
+"""Problems as the unit: resampling, tables of estimates with intervals. No model, no map."""
