@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from step_saliency.saliency.objectives import AnswerLoss as AnswerLoss
     from step_saliency.saliency.objectives import LogitDiff as LogitDiff
     from step_saliency.saliency.result import StepSaliency as StepSaliency
+    from step_saliency.storage.traces import load_jsonl as load_jsonl
+    from step_saliency.storage.traces import save_jsonl as save_jsonl
     from step_saliency.trace import Region as Region
     from step_saliency.trace import Step as Step
     from step_saliency.trace import Trace as Trace
-    from step_saliency.trace import load_jsonl as load_jsonl
-    from step_saliency.trace import save_jsonl as save_jsonl
 
 _HOME = {
     "AnswerLoss": "saliency.objectives",
@@ -66,12 +66,12 @@ _HOME = {
     "doctor": "models",
     "estimate": "saliency.estimate",
     "generate": "decoding.generate",
-    "load_jsonl": "trace",
+    "load_jsonl": "storage.traces",
     "load_model": "models",
     "mean_head_outputs": "intervene",
     "momentum_bank": "intervene",
     "random_layers": "intervene",
-    "save_jsonl": "trace",
+    "save_jsonl": "storage.traces",
     "step_saliency": "saliency.api",
     "token_map": "saliency.api",
     "vote": "decoding.vote",

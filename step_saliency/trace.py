@@ -11,27 +11,23 @@ steps is told in :mod:`step_saliency.segment`.
 """
 
 import html
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from step_saliency.segment.regions import Region as Region
+from step_saliency.segment.build import segment_generation, segment_messages, segment_text
+from step_saliency.segment.formats import FormatName
+from step_saliency.segment.online import StepTracker
+from step_saliency.segment.pieces import TokenIds, TokenPieces
+from step_saliency.segment.regions import REGION_COLOURS, Region
 from step_saliency.segment.regions import Step as Step
-
-if TYPE_CHECKING:
-    from step_saliency.segment.formats import FormatName
-    from step_saliency.segment.splitters import SplitterLike
-else:
-    FormatName = str
-    SplitterLike = Any
+from step_saliency.segment.segmentation import Segmentation
+from step_saliency.segment.splitters import SplitterLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,7 @@ class Trace:
     @classmethod
     def from_tokens(
         cls,
-        tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
+        tokens: TokenIds,
         *,
         starts: Sequence[int],
         regions: Sequence[str],
@@ -118,11 +114,30 @@ class Trace:
     ) -> "Trace":
         """Cut a question and the response to it.
 
-        See :func:`step_saliency.segment.trace_from_text`.
-        """
-        from step_saliency.segment.build import trace_from_text
+        Args:
+            tokenizer: The tokenizer of the model.
+            question: The question.
+            response: What the model wrote, with its format marks.
+            prompt: The exact text that the model read before it, in place of a template. If
+                ``question`` is given too, that part of the prompt is the question and the rest
+                template; else all of the prompt but its special tokens is the question.
+            format: ``"think"``, ``"harmony"``, ``"plain"``, or ``"auto"``, which goes by the end of
+                the prompt and the marks in the response.
+            splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, a causal splitter, or a function
+                from the text of a region to the offsets (or spans) of its steps.
+            system: System prompt.
+            chat_template: ``"auto"`` takes the tokenizer's template if it has one, False none, True
+                insists on it; any other string is a template itself.
+            id: Name of the trace.
+            meta: Anything else that is known, in JSON types.
 
-        return trace_from_text(
+        Raises:
+            ValueError: An empty response; neither question nor prompt; a prompt together with a
+                system prompt; an unknown format or splitter; a template asked for that is not
+                there; a question that cannot be found in the prompt or, for want of offsets, in its
+                tokens.
+        """
+        cut = segment_text(
             tokenizer,
             question=question,
             response=response,
@@ -131,9 +146,8 @@ class Trace:
             splitter=splitter,
             system=system,
             chat_template=chat_template,
-            id=id,
-            meta=meta,
         )
+        return cls._of(cut, question=question or None, response=response, id=id, meta=meta)
 
     @classmethod
     def from_messages(
@@ -147,28 +161,34 @@ class Trace:
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> "Trace":
-        """Cut a conversation.
+        """Cut a conversation: the last message is the response, each turn before it one step.
 
-        See :func:`step_saliency.segment.trace_from_messages`.
+        Args:
+            tokenizer: The tokenizer of the model.
+            messages: Dictionaries with ``role`` and ``content``, as chat templates take them.
+            format: As for :meth:`from_text`.
+            splitter: As for :meth:`from_text`.
+            chat_template: As for :meth:`from_text`.
+            id: Name of the trace.
+            meta: Anything else that is known, in JSON types.
+
+        Raises:
+            ValueError: Fewer than two messages; the last is not the assistant's; a message without
+                role or content; or as :meth:`from_text`.
         """
-        from step_saliency.segment.build import trace_from_messages
-
-        return trace_from_messages(
-            tokenizer,
-            messages,
-            format=format,
-            splitter=splitter,
-            chat_template=chat_template,
-            id=id,
-            meta=meta,
+        cut = segment_messages(
+            tokenizer, messages, format=format, splitter=splitter, chat_template=chat_template
         )
+        asked = [message["content"] for message in messages if message["role"] == "user"]
+        question = asked[-1] if asked else None
+        return cls._of(cut, question=question, response=messages[-1]["content"], id=id, meta=meta)
 
     @classmethod
     def from_generation(
         cls,
         tokenizer: Any,
-        prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
-        response_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
+        prompt_tokens: TokenIds,
+        response_tokens: TokenIds,
         *,
         question: str | None = None,
         format: FormatName = "auto",  # noqa: A002
@@ -176,21 +196,69 @@ class Trace:
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> "Trace":
-        """Cut what a model read and wrote, by its very token ids.
+        """Cut what a model read and wrote, by its very token ids; nothing is tokenised again.
 
-        See :func:`step_saliency.segment.trace_from_generation`.
+        Args:
+            tokenizer: The tokenizer of the model.
+            prompt_tokens: What the model read, shape ``pos`` or ``1 pos``.
+            response_tokens: What it wrote, shape ``pos`` or ``1 pos``.
+            question: The question as it stands in the prompt; default: all of the prompt but its
+                special tokens.
+            format: As for :meth:`from_text`.
+            splitter: As for :meth:`from_text`.
+            id: Name of the trace.
+            meta: Anything else that is known, in JSON types.
+
+        Raises:
+            ValueError: An empty response, or as :meth:`from_text`.
         """
-        from step_saliency.segment.build import trace_from_generation
-
-        return trace_from_generation(
+        cut = segment_generation(
             tokenizer,
             prompt_tokens,
             response_tokens,
             question=question,
             format=format,
             splitter=splitter,
+        )
+        return cls._of(cut, question=question, id=id, meta=meta)
+
+    @classmethod
+    def from_tracker(
+        cls,
+        tracker: StepTracker,
+        *,
+        id: str | None = None,  # noqa: A002
+        meta: Mapping[str, Any] | None = None,
+    ) -> "Trace":
+        """What a tracker has seen so far.
+
+        Args:
+            tracker: The tracker; it may go on afterwards.
+            id: Name of the trace.
+            meta: Anything else that is known, in JSON types.
+
+        Raises:
+            ValueError: There is no token yet.
+        """
+        return cls._of(tracker.segmentation(), id=id, meta=meta)
+
+    @classmethod
+    def _of(
+        cls,
+        cut: Segmentation,
+        *,
+        question: str | None = None,
+        response: str | None = None,
+        id: str | None = None,  # noqa: A002
+        meta: Mapping[str, Any] | None = None,
+    ) -> "Trace":
+        return cls(
+            tokens=_one_row(cut.tokens),
+            steps=cut.steps,
             id=id,
-            meta=meta,
+            question=cut.question if question is None else question,
+            response=cut.response if response is None else response,
+            meta=dict(meta or {}),
         )
 
     def __len__(self) -> int:
@@ -256,22 +324,11 @@ class Trace:
             regions = [self.steps[int(ids[start])].region for start in starts]
         if texts is None:
             texts = self._texts(starts, tokenizer)
-        return type(self).from_tokens(
-            self.tokens,
-            starts=starts,
-            regions=regions,
-            texts=texts,
-            id=self.id,
-            question=self.question,
-            response=self.response,
-            meta=self.meta,
-        )
+        return replace(self, steps=_steps(starts, regions, texts, len(self)))
 
     def _texts(self, starts: Sequence[int], tokenizer: Any) -> list[str]:
         bounds = [*starts, len(self)]
         if tokenizer is not None:
-            from step_saliency.segment.pieces import TokenPieces
-
             pieces = TokenPieces(tokenizer).pieces(self.tokens.tolist())
             return ["".join(pieces[a:b]) for a, b in pairwise(bounds)]
         if not set(starts) <= set(self.starts):
@@ -323,44 +380,6 @@ class Trace:
             '<table style="border-collapse:collapse;text-align:left">'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
-
-
-def save_jsonl(path: str | os.PathLike[str], traces: Iterable[Trace]) -> Path:
-    """Write traces, one JSON object a line. The file appears whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        for trace in traces:
-            file.write(json.dumps(trace.to_dict(), ensure_ascii=False) + "\n")
-    part.replace(path)
-    return path
-
-
-def load_jsonl(path: str | os.PathLike[str]) -> list[Trace]:
-    """Read traces that :func:`save_jsonl` wrote.
-
-    Raises:
-        ValueError: A line is not JSON or not a trace; the message names the file and the line.
-    """
-    return list(_read_jsonl(Path(path)))
-
-
-def _read_jsonl(path: Path) -> Iterator[Trace]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield Trace.from_dict(_json_object(line))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    data = json.loads(line)
-    if not isinstance(data, dict):
-        raise ValueError(f"expected a JSON object, got {type(data).__name__}")
-    return data
 
 
 def _one_row(tokens: Any) -> Int[Tensor, "pos"]:
@@ -420,17 +439,9 @@ def _check_tiling(steps: Sequence[Step], n_tokens: int) -> None:
         raise ValueError(f"steps end at {position}, but the trace has {n_tokens} tokens")
 
 
-_COLOURS = {
-    Region.TEMPLATE: "#e8e8e8",
-    Region.QUESTION: "#cfe3f7",
-    Region.THINKING: "#fdf1cf",
-    Region.SUMMARY: "#d5efd3",
-}
-
-
 def _html_row(index: int, step: Step) -> str:
     text = f'<td style="white-space:pre-wrap">{html.escape(step.text)}</td>'
     return (
-        f'<tr style="background:{_COLOURS[step.region]};color:#111">'
+        f'<tr style="background:{REGION_COLOURS[step.region]}33">'
         f"<td>{index}</td><td>{step.region}</td><td>{len(step)}</td>{text}</tr>"
     )

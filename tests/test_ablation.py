@@ -17,7 +17,6 @@ import pytest
 
 import step_saliency as ss
 from analyses import ablation
-from analyses import conditions as conditions_module
 from analyses.ablation import (
     against_placebos,
     conditions,
@@ -27,6 +26,7 @@ from analyses.ablation import (
     losses_against_placebos,
     trends,
 )
+from analyses.material import conditions as conditions_module
 from analyses.material.conditions import (
     BASELINE,
     METHODS,

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses import runner, workers
+from analyses.running import runner, workers
 from analyses.running.folder import ResultFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
 from tests import toy_analysis

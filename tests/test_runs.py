@@ -11,7 +11,8 @@ import torch
 from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
-from step_saliency import cli, runs
+from step_saliency import cli
+from step_saliency.runs import map_file as runs
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.map_file import MapSettings, map_file
 from step_saliency.runs.overview import overview

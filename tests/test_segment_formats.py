@@ -237,11 +237,11 @@ def test_copies_of_a_tracker_go_separate_ways():
         twin.push(token)
     for token in ids(tokenizer, "\n</think>\nSeven it is."):
         tracker.push(token)
-    assert spoken(twin.trace())[1:] == [
+    assert spoken(Trace.from_tracker(twin))[1:] == [
         ("thinking", "We add three and four."),
         ("thinking", "That makes seven."),
     ]
-    assert spoken(tracker.trace())[1:] == [
+    assert spoken(Trace.from_tracker(tracker))[1:] == [
         ("thinking", "We add three and four"),
         ("summary", "Seven it is."),
     ]

@@ -62,7 +62,7 @@ def check_tokens(tokenizer, text: str, splitter: str, part: float) -> None:
     tokens = ids(tokenizer, text)
     assume(tokens and text.strip())
     starts, tracker = track(tokenizer, tokens, format="plain", splitter=splitter)
-    trace = tracker.trace()
+    trace = Trace.from_tracker(tracker)
     assert trace.starts == starts
     assert trace.tokens.tolist() == tokens
     pieces = TokenPieces(tokenizer).pieces(tokens)
@@ -157,7 +157,7 @@ def test_real_traces_online_equals_offline(shared_data: Path):
         tracker.start(tokens[:n_prompt], question=row["question"])
         for token in tokens[n_prompt:]:
             tracker.push(token)
-        assert tracker.trace(response=row["response"]).to_dict() == trace.to_dict()
+        assert Trace.from_tracker(tracker).to_dict() == trace.to_dict()
 
 
 def test_real_traces_keep_the_parts_of_the_text(shared_data: Path):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from step_saliency.trace import Region, Step, Trace, load_jsonl, save_jsonl
+from step_saliency.storage.traces import load_jsonl, save_jsonl
+from step_saliency.trace import Region, Step, Trace
 
 THREE = ["question", "thinking", "summary"]
 

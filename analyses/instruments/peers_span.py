@@ -5,7 +5,7 @@ traces that ``python -m analyses.material.problems`` wrote; what it writes is re
 ``python -m analyses.faithfulness --peers``:
 
     python -m analyses.material.problems --n 50 --out traces.jsonl
-    OTHER/python analyses/peers_span.py --model FOLDER --traces traces.jsonl --out maps.jsonl
+    OTHER/python peers_span.py --model FOLDER --traces traces.jsonl --out maps.jsonl
     python -m analyses.faithfulness --n 50 --peers maps.jsonl --out results/faithfulness_peers
 
 For each query step the package's aggregate over the step's positions (``ifr_span``: how much of

@@ -13,14 +13,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from step_saliency.trace import Region
+from step_saliency.segment.regions import REGION_COLOURS as REGION_COLOURS
 
-REGION_COLOURS = {
-    Region.TEMPLATE: "#9a9a9a",
-    Region.QUESTION: "#0072b2",
-    Region.THINKING: "#d98200",
-    Region.SUMMARY: "#00805f",
-}
 LOCK_IN_COLOUR = "#b2316b"
 DECAY_COLOUR = "#3d4fa1"
 BAND_COLOUR = "#eef1f6"

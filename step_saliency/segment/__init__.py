@@ -1,17 +1,20 @@
-"""From text to a trace: formats, splitters, token alignment, the online tracker.
+"""From text to plain steps: formats, splitters, token alignment, the online tracker.
 
 One rule holds throughout: whether a token begins a step depends on the text up to and including
 that token, never on what comes after it. The offline functions run the online tracker.
 """
 
 from step_saliency.segment.build import (
-    trace_from_generation,
-    trace_from_messages,
-    trace_from_text,
+    prompt_tokens,
+    segment_generation,
+    segment_messages,
+    segment_text,
 )
 from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
 from step_saliency.segment.online import Cutter, StepEvent, StepTracker
 from step_saliency.segment.pieces import TokenPieces
+from step_saliency.segment.regions import Region, Step
+from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import (
     GapSplitter,
     SentenceSplitter,
@@ -27,18 +30,22 @@ __all__ = [
     "Format",
     "FormatName",
     "GapSplitter",
+    "Region",
+    "Segmentation",
     "SentenceSplitter",
     "Splitter",
     "SplitterLike",
     "SplitterName",
+    "Step",
     "StepEvent",
     "StepTracker",
     "TokenPieces",
     "detect_format",
     "make_format",
     "make_splitter",
+    "prompt_tokens",
+    "segment_generation",
+    "segment_messages",
+    "segment_text",
     "split_text",
-    "trace_from_generation",
-    "trace_from_messages",
-    "trace_from_text",
 ]

@@ -1,4 +1,4 @@
-"""From text, messages or generated tokens to a :class:`~step_saliency.trace.Trace`.
+"""From text, messages or generated tokens to a `Segmentation`.
 
 Prompt and response become token ids once; the steps are those that a
 :class:`~step_saliency.segment.online.StepTracker` sees when it is fed these ids.
@@ -7,15 +7,13 @@ Prompt and response become token ids once; the steps are those that a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from step_saliency.segment import prompt as prompts
 from step_saliency.segment.formats import FormatName, check_format, detect_format
 from step_saliency.segment.online import StepTracker
-from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
+from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
 from step_saliency.segment.regions import Region
+from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import (
     SplitFunction,
     Splitter,
@@ -23,10 +21,9 @@ from step_saliency.segment.splitters import (
     make_splitter,
     split_text,
 )
-from step_saliency.trace import Trace
 
 
-def trace_from_text(
+def segment_text(
     tokenizer: Any,
     *,
     question: str = "",
@@ -36,33 +33,8 @@ def trace_from_text(
     splitter: SplitterLike = "sentence",
     system: str | None = None,
     chat_template: bool | str = "auto",
-    id: str | None = None,  # noqa: A002
-    meta: Mapping[str, Any] | None = None,
-) -> Trace:
-    """Cut a question and the response to it.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-        question: The question.
-        response: What the model wrote, with its format marks.
-        prompt: The exact text that the model read before it, in place of a template. If
-            ``question`` is given too, that part of the prompt is the question and the rest
-            template; else all of the prompt but its special tokens is the question.
-        format: ``"think"``, ``"harmony"``, ``"plain"``, or ``"auto"``, which goes by the end of the
-            prompt and the marks in the response.
-        splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, a causal splitter, or a function from
-            the text of a region to the offsets (or spans) of its steps.
-        system: System prompt.
-        chat_template: ``"auto"`` takes the tokenizer's template if it has one, False none, True
-            insists on it; any other string is a template itself.
-        id: Name of the trace.
-        meta: Anything else, in JSON types.
-
-    Raises:
-        ValueError: An empty response; neither question nor prompt; a prompt together with a system
-            prompt; an unknown format or splitter; a template asked for that is not there; a
-            question that cannot be found in the prompt or, for want of offsets, in its tokens.
-    """
+) -> Segmentation:
+    """Cut a question and the response to it; arguments and errors as of `Trace.from_text`."""
     check_format(format)
     _check_response(response)
     if prompt is not None:
@@ -74,73 +46,40 @@ def trace_from_text(
         made = _tokenized(tokenizer, prompt, spans, add_special=True)
     else:
         made = _prompt(tokenizer, _messages(question, system), chat_template)
-    return _cut(tokenizer, made, response, format, splitter, question, id, meta)
+    return _cut(tokenizer, made, response, format, splitter)
 
 
-def trace_from_messages(
+def segment_messages(
     tokenizer: Any,
     messages: Sequence[Mapping[str, str]],
     *,
     format: FormatName = "auto",  # noqa: A002
     splitter: SplitterLike = "sentence",
     chat_template: bool | str = "auto",
-    id: str | None = None,  # noqa: A002
-    meta: Mapping[str, Any] | None = None,
-) -> Trace:
+) -> Segmentation:
     """Cut a conversation: the last message is the response, each turn before it one step.
 
-    Earlier turns of user and assistant have region question, system prompts are template.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-        messages: Dictionaries with ``role`` and ``content``, as chat templates take them.
-        format: As for :func:`trace_from_text`.
-        splitter: As for :func:`trace_from_text`.
-        chat_template: As for :func:`trace_from_text`.
-        id: Name of the trace.
-        meta: Anything else, in JSON types.
-
-    Raises:
-        ValueError: Fewer than two messages; the last is not the assistant's; a message without role
-            or content; or as :func:`trace_from_text`.
+    Earlier turns of user and assistant have region question, system prompts are template. Arguments
+    and errors as of `Trace.from_messages`.
     """
     check_format(format)
     _check_messages(messages)
     *earlier, last = messages
     _check_response(last["content"])
     made = _prompt(tokenizer, earlier, chat_template)
-    asked = [message["content"] for message in earlier if message["role"] == "user"]
-    question = asked[-1] if asked else ""
-    return _cut(tokenizer, made, last["content"], format, splitter, question, id, meta)
+    return _cut(tokenizer, made, last["content"], format, splitter)
 
 
-def trace_from_generation(
+def segment_generation(
     tokenizer: Any,
-    prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
-    response_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]],
+    prompt_tokens: TokenIds,
+    response_tokens: TokenIds,
     *,
     question: str | None = None,
     format: FormatName = "auto",  # noqa: A002
     splitter: SplitterLike = "sentence",
-    id: str | None = None,  # noqa: A002
-    meta: Mapping[str, Any] | None = None,
-) -> Trace:
-    """Cut what a model read and wrote, by its very token ids; nothing is tokenised again.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-        prompt_tokens: What the model read, shape ``pos`` or ``1 pos``.
-        response_tokens: What it wrote, shape ``pos`` or ``1 pos``.
-        question: The question as it stands in the prompt; default: all of the prompt but its
-            special tokens.
-        format: As for :func:`trace_from_text`.
-        splitter: As for :func:`trace_from_text`.
-        id: Name of the trace.
-        meta: Anything else, in JSON types.
-
-    Raises:
-        ValueError: An empty response, or as :func:`trace_from_text`.
-    """
+) -> Segmentation:
+    """Cut what a model read and wrote, by its very token ids; as `Trace.from_generation`."""
     check_format(format)
     table = TokenTable(tokenizer)
     before, after = token_row(prompt_tokens), token_row(response_tokens)
@@ -150,7 +89,7 @@ def trace_from_generation(
     pieces = TokenPieces(table).pieces(before)
     steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
     made = Prompt("".join(pieces), before, steps)
-    return _cut_tokens(tokenizer, made, after, response, format, splitter, question, id, meta)
+    return _cut_tokens(tokenizer, made, after, response, format, splitter)
 
 
 def prompt_tokens(
@@ -166,10 +105,10 @@ def prompt_tokens(
         tokenizer: The tokenizer of the model.
         question: The question.
         system: System prompt.
-        chat_template: As for :func:`trace_from_text`.
+        chat_template: As of `Trace.from_text`.
 
     Raises:
-        ValueError: As :func:`trace_from_text`.
+        ValueError: As of `Trace.from_text`.
     """
     return _prompt(tokenizer, _messages(question, system), chat_template).tokens
 
@@ -246,15 +185,10 @@ def _cut(
     response: str,
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
-    question: str,
-    id: str | None,  # noqa: A002
-    meta: Mapping[str, Any] | None,
-) -> Trace:
+) -> Segmentation:
     tail = _without_second_mark(prompt.text, response)
     tokens = prompts.tokenize_response(tokenizer, prompt.text, tail)
-    return _cut_tokens(
-        tokenizer, prompt, tokens, response, format, splitter, question or None, id, meta
-    )
+    return _cut_tokens(tokenizer, prompt, tokens, response, format, splitter)
 
 
 def _without_second_mark(prompt: str, response: str) -> str:
@@ -273,10 +207,7 @@ def _cut_tokens(
     response: str,
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
-    question: str | None,
-    id: str | None,  # noqa: A002
-    meta: Mapping[str, Any] | None,
-) -> Trace:
+) -> Segmentation:
     if format == "auto":
         format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
     if not tokens:
@@ -287,27 +218,21 @@ def _cut_tokens(
     tracker.start(prompt.tokens, prompt_steps=prompt.steps)
     for token in tokens:
         tracker.push(token)
-    trace = tracker.trace(id=id, question=question, response=response, meta=meta)
-    if not isinstance(made, Splitter):
-        starts, regions = _recut(trace, TokenPieces(tokenizer), made)
-        trace = trace.with_steps(starts=starts, regions=regions, tokenizer=tokenizer)
-    return trace
+    found = tracker.segmentation()
+    return found if isinstance(made, Splitter) else _recut(found, made)
 
 
-def _recut(
-    trace: Trace, decoder: TokenPieces, split: SplitFunction
-) -> tuple[list[int], list[Region]]:
-    """Cut each thinking and summary step of a trace that has one for each region."""
-    pieces = decoder.pieces(trace.tokens.tolist())
+def _recut(whole: Segmentation, split: SplitFunction) -> Segmentation:
+    """Cut each thinking and summary step, where there is one for each region."""
     starts: list[int] = []
     regions: list[Region] = []
-    for step in trace.steps:
+    for step in whole.steps:
         inner = [step.start]
         if step.region in (Region.THINKING, Region.SUMMARY):
-            inner = _token_starts(pieces[step.start : step.stop], step.start, split)
+            inner = _token_starts(whole.pieces[step.start : step.stop], step.start, split)
         starts += inner
         regions += [step.region] * len(inner)
-    return starts, regions
+    return whole.cut_anew(starts, regions)
 
 
 def _token_starts(pieces: Sequence[str], offset: int, split: SplitFunction) -> list[int]:

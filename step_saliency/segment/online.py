@@ -13,19 +13,16 @@ it. Special tokens are template. White space and template that follow each other
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
-from step_saliency.segment.pieces import TokenPieces, TokenTable, token_row
+from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
 from step_saliency.segment.regions import Region
+from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import Splitter, SplitterLike, make_splitter
-from step_saliency.trace import Trace
 
 
 @dataclass
@@ -161,7 +158,7 @@ class StepTracker:
         >>> tracker.start(prompt_tokens, question=question)
         >>> event = tracker.push(next_token)
         >>> if event.starts_step and event.region == "thinking": ...
-        >>> trace = tracker.trace()
+        >>> trace = Trace.from_tracker(tracker)
 
     For a batch take one tracker a sequence; ``tracker.copy()`` after ``start`` is cheap.
 
@@ -198,7 +195,7 @@ class StepTracker:
 
     def start(
         self,
-        prompt_tokens: Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]] = (),
+        prompt_tokens: TokenIds = (),
         *,
         question: str | None = None,
         prompt_steps: Sequence[PromptStep] | None = None,
@@ -324,38 +321,15 @@ class StepTracker:
         )
         return twin
 
-    def trace(
-        self,
-        *,
-        id: str | None = None,  # noqa: A002
-        question: str | None = None,
-        response: str | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> Trace:
-        """The trace so far.
-
-        Args:
-            id: Name of the trace.
-            question: Text of the question; default: that of the last question step.
-            response: Text of the response; default: the text of its tokens.
-            meta: Anything else, in JSON types.
-
-        Raises:
-            ValueError: There is no token yet.
-        """
+    def segmentation(self) -> Segmentation:
+        """The steps so far, as plain data; `Trace.from_tracker` makes a trace of them."""
         pieces = list(self._pieces)
         if pieces:
             pieces[-1] += copy.deepcopy(self._decoder).flush()
-        stops = [*self._starts[1:], len(pieces)]
-        texts = ["".join(pieces[a:b]) for a, b in zip(self._starts, stops, strict=False)]
-        questions = [t for t, r in zip(texts, self.regions, strict=True) if r is Region.QUESTION]
-        return Trace.from_tokens(
-            self._tokens,
-            starts=self._starts,
-            regions=self.regions,
-            texts=texts,
-            id=id,
-            question="".join(questions[-1:]).strip() if question is None else question,
-            response="".join(pieces[self._n_prompt :]) if response is None else response,
-            meta=meta,
+        return Segmentation(
+            tokens=tuple(self._tokens),
+            pieces=tuple(pieces),
+            starts=tuple(self._starts),
+            regions=tuple(self.regions),
+            n_prompt=self._n_prompt,
         )

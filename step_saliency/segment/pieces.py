@@ -12,14 +12,19 @@ rewrites text across tokens (clean-up of spaces) can differ from ``decode`` of t
 import codecs
 import json
 import re
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WINDOW = 6
+
+TokenIds: TypeAlias = Int[Tensor, "..."] | Sequence[int] | Sequence[Sequence[int]]
+"""One row of token ids, shape ``pos`` or ``1 pos``."""
 
 Spelling = Literal["bytes", "metaspace", "window"]
 

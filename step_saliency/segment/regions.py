@@ -20,6 +20,14 @@ class Region(StrEnum):
         )
 
 
+REGION_COLOURS: dict[Region, str] = {
+    Region.TEMPLATE: "#9a9a9a",
+    Region.QUESTION: "#0072b2",
+    Region.THINKING: "#d98200",
+    Region.SUMMARY: "#00805f",
+}
+"""Colour of each region wherever it is drawn, told apart by colour-blind readers."""
+
 if TYPE_CHECKING:
     RegionField = Region
 else:
