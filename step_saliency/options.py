@@ -1,22 +1,65 @@
-"""Names that options take: literal types for readers and type checkers, text at run time.
+"""Options that several calls share: the names that they take, and the objects that hold them.
 
-A wrong name is to meet the ValueError of the function that it is given to, which says what would be
-right, also where annotations are checked at run time.
+`Decoding` says how responses are decoded, `Draws` how intervals and tests are drawn. A call takes
+the object, or its fields as keywords, or both: keywords change the object. So
+
+    generate(model, questions, n=4, seed=1)
+    generate(model, questions, decoding=Decoding(n=4), seed=1)
+
+are one call. Both objects are frozen and checked when they are made; `dataclasses.replace` makes
+others of them. Defaults stand here and nowhere else.
+
+Literal types are for readers and type checkers; at run time they are plain text, so that a wrong
+name meets the ValueError of the function that it is given to, which says what would be right, also
+where annotations are checked at run time.
 """
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    get_args,
+    runtime_checkable,
+)
 
 PoolName = Literal["mean", "mass", "block_mean", "sum"]
 RowsName = Literal["query", "target"]
 MethodName = Literal["auto", "hooks", "streaming"]
 QuantityName = Literal["saliency", "attention", "gradient"]
 ObjectiveLiteral = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
+DecodingMethodName = Literal["auto", "hooks", "fast"]
+FormatLiteral = Literal["auto", "think", "harmony", "plain"]
+SplitterName = Literal["sentence", "paragraph", "line"]
 
 POOLS: tuple[str, ...] = get_args(PoolName)
 ROWS: tuple[str, ...] = get_args(RowsName)
 METHODS: tuple[str, ...] = get_args(MethodName)
 QUANTITIES: tuple[str, ...] = get_args(QuantityName)
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveLiteral)
+DECODING_METHODS: tuple[str, ...] = get_args(DecodingMethodName)
+FORMATS: tuple[str, ...] = get_args(FormatLiteral)
+SPLITTERS: tuple[str, ...] = get_args(SplitterName)
+
+
+@runtime_checkable
+class Splitter(Protocol):
+    """A causal splitter. ``step_saliency`` feeds it one region at a time."""
+
+    def reset(self) -> None:
+        """Begin a new region."""
+
+    def push(self, char: str) -> bool:
+        """Take the next character; True where it is the first of a new step."""
+
+
+SplitFunction: TypeAlias = Callable[[str], Sequence[int] | Sequence[tuple[int, int]]]
 
 if TYPE_CHECKING:
     Pool: TypeAlias = PoolName
@@ -24,8 +67,12 @@ if TYPE_CHECKING:
     Method: TypeAlias = MethodName
     Quantity: TypeAlias = QuantityName
     ObjectiveName: TypeAlias = ObjectiveLiteral
+    DecodingMethod: TypeAlias = DecodingMethodName
+    FormatName: TypeAlias = FormatLiteral
+    SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
 else:
-    Pool = Rows = Method = Quantity = ObjectiveName = str
+    Pool = Rows = Method = Quantity = ObjectiveName = DecodingMethod = FormatName = str
+    SplitterLike = Any
 
 
 def check_option(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -38,3 +85,180 @@ def check_option(name: str, value: object, known: tuple[str, ...]) -> None:
     """
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+
+
+def _refuse(problems: Mapping[str, bool]) -> None:
+    """Raise ValueError with the problems that are real."""
+    real = [problem for problem, is_real in problems.items() if is_real]
+    if real:
+        raise ValueError("; ".join(real))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How responses are decoded.
+
+    Attributes:
+        n: Responses per question.
+        temperature: Of the softmax; 0 decodes greedily.
+        top_p: Sample from the smallest set of tokens with this share of the probability.
+        top_k: Sample from this many most probable tokens.
+        max_new_tokens: Tokens after which a response is cut, if the context does not end before.
+        seed: Seed of all samples.
+        batch_size: Responses decoded together.
+        system: System prompt.
+        format: Format of the responses, see `Trace.from_text`.
+        splitter: How responses are cut into steps.
+        stop_tokens: Token ids that end a response; by default the model's own.
+        stop_texts: Texts that end a response as soon as they stand in it; the token that completes
+            the text is the last.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    n: int = 1
+    temperature: float | int = 0.6
+    top_p: float | int = 1.0
+    top_k: int | None = None
+    max_new_tokens: int = 2048
+    seed: int = 0
+    batch_size: int = 64
+    system: str | None = None
+    format: FormatName = "auto"
+    splitter: SplitterLike = "sentence"
+    stop_tokens: Sequence[int] | None = None
+    stop_texts: str | Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        endings = self.endings
+        _refuse(
+            {
+                f"n={self.n} is below 1": self.n < 1,
+                f"temperature={self.temperature} is below 0": self.temperature < 0,
+                f"top_p={self.top_p} is not in (0, 1]": not 0 < self.top_p <= 1,
+                f"top_k={self.top_k} is below 1": self.top_k is not None and self.top_k < 1,
+                f"max_new_tokens={self.max_new_tokens} is below 1": self.max_new_tokens < 1,
+                f"batch_size={self.batch_size} is below 1": self.batch_size < 1,
+                f"stop_texts={list(endings)} has an empty text": not all(endings),
+            }
+        )
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """``stop_texts``, also if it is a single one."""
+        return (self.stop_texts,) if isinstance(self.stop_texts, str) else tuple(self.stop_texts)
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The fields of `Decoding` as keywords."""
+
+    n: int
+    temperature: float | int
+    top_p: float | int
+    top_k: int | None
+    max_new_tokens: int
+    seed: int
+    batch_size: int
+    system: str | None
+    format: FormatName
+    splitter: SplitterLike
+    stop_tokens: Sequence[int] | None
+    stop_texts: str | Sequence[str]
+
+
+MAP_DECODING = Decoding(temperature=0.0, max_new_tokens=512, batch_size=16)
+"""Of `map_file`: one repeatable response to a question, short enough to be mapped on a laptop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How intervals and tests are drawn; the unit is the problem.
+
+    Attributes:
+        confidence: Level of the intervals.
+        n_resamples: Bootstrap draws.
+        n_permutations: Arrangements up to which a test is exact, and the number drawn beyond.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    confidence: float | int = 0.95
+    n_resamples: int = 5000
+    n_permutations: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _refuse(
+            {
+                f"confidence={self.confidence} is not between 0 and 1": not 0 < self.confidence < 1,
+                f"n_resamples={self.n_resamples} is below 1": self.n_resamples < 1,
+                f"n_permutations={self.n_permutations} is below 1": self.n_permutations < 1,
+            }
+        )
+
+
+class DrawsOptions(TypedDict, total=False):
+    """The fields of `Draws` as keywords."""
+
+    confidence: float | int
+    n_resamples: int
+    n_permutations: int
+    seed: int
+
+
+CALIBRATION_DRAWS = Draws(n_resamples=2000)
+"""Of `calibrate`, which draws for every candidate; it makes no test."""
+
+_Options = TypeVar("_Options", Decoding, Draws)
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def with_keywords(options: _Options, keywords: Mapping[str, Any]) -> _Options:
+    """Options changed by those keywords that are fields of theirs.
+
+    Args:
+        options: `Decoding` or `Draws`.
+        keywords: Keywords of a call; it has refused unknown ones by `check_keywords`.
+    """
+    names = {field.name for field in fields(options)}
+    return replace(options, **{name: keywords[name] for name in keywords if name in names})
+
+
+def check_keywords(call: str, keywords: Mapping[str, Any], known: type) -> None:
+    """Raise TypeError for a keyword that a call does not take, as Python does.
+
+    Args:
+        call: Name of the function.
+        keywords: What its ``**options`` caught.
+        known: The TypedDict of what it takes.
+    """
+    for name in keywords:
+        if name not in inspect.get_annotations(known):
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
+
+
+def shows_keywords(known: type, defaults: Mapping[str, Any]) -> Callable[[_Call], _Call]:
+    """Decorator: signatures name the keywords and their defaults in place of ``**options``.
+
+    Args:
+        known: The TypedDict of the keywords.
+        defaults: Their defaults, among others.
+    """
+
+    def show(call: _Call) -> _Call:
+        signature = inspect.signature(call)
+        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind
+            )
+            for name, kind in inspect.get_annotations(known).items()
+        ]
+        shown = signature.replace(parameters=[*named, *keywords])
+        call.__signature__ = shown  # type: ignore[attr-defined]
+        return call
+
+    return show

@@ -20,14 +20,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.build import segment_generation, segment_messages, segment_text
-from step_saliency.segment.formats import FormatName
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces
 from step_saliency.segment.regions import REGION_COLOURS, Region
 from step_saliency.segment.regions import Step as Step
 from step_saliency.segment.segmentation import Segmentation
-from step_saliency.segment.splitters import SplitterLike
 
 
 @dataclass(frozen=True, eq=False)

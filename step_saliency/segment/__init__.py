@@ -4,13 +4,14 @@ One rule holds throughout: whether a token begins a step depends on the text up 
 that token, never on what comes after it. The offline functions run the online tracker.
 """
 
+from step_saliency.options import FormatName, Splitter, SplitterLike, SplitterName
 from step_saliency.segment.build import (
     prompt_tokens,
     segment_generation,
     segment_messages,
     segment_text,
 )
-from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
+from step_saliency.segment.formats import Format, detect_format, make_format
 from step_saliency.segment.online import Cutter, StepEvent, StepTracker
 from step_saliency.segment.pieces import TokenPieces
 from step_saliency.segment.regions import Region, Step
@@ -18,9 +19,6 @@ from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import (
     GapSplitter,
     SentenceSplitter,
-    Splitter,
-    SplitterLike,
-    SplitterName,
     make_splitter,
     split_text,
 )

@@ -7,17 +7,15 @@ Prompt and response become token ids once; the steps are those that a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterLike
 from step_saliency.segment import prompt as prompts
-from step_saliency.segment.formats import FormatName, check_format, detect_format
+from step_saliency.segment.formats import check_format, detect_format
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
 from step_saliency.segment.regions import Region
 from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import (
-    SplitFunction,
-    Splitter,
-    SplitterLike,
     make_splitter,
     split_text,
 )

@@ -26,14 +26,11 @@ When it misleads: ``plain`` takes an announcement at its word, also where a prob
 """
 
 import re
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from step_saliency.options import FormatName
 from step_saliency.segment.regions import Region
 
-if TYPE_CHECKING:
-    FormatName = Literal["auto", "think", "harmony", "plain"]
-else:
-    FormatName = str  # a wrong name meets make_format's error, not a type checker's
 Found = Literal["", "mark", "step_cue", "line_cue"]
 
 

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from step_saliency.segment.formats import Format, FormatName, detect_format, make_format
+from step_saliency.options import FormatName, Splitter, SplitterLike
+from step_saliency.segment.formats import Format, detect_format, make_format
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
 from step_saliency.segment.regions import Region
 from step_saliency.segment.segmentation import Segmentation
-from step_saliency.segment.splitters import Splitter, SplitterLike, make_splitter
+from step_saliency.segment.splitters import make_splitter
 
 
 @dataclass

@@ -26,11 +26,12 @@ When it misleads: an abbreviation that it does not know ends a step; ``etc.`` an
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Literal
 
-SplitterName = Literal["sentence", "paragraph", "line"]
+from step_saliency.options import SPLITTERS, SplitFunction, Splitter, SplitterLike
+
 MIN_CHARS = 10
 
 
@@ -83,24 +84,6 @@ _FENCE_LIMIT = 3000
 
 Need = Literal["never", "always", "not_lower", "not_digit", "upper"]
 MathMode = Literal["", "$", "$$", "(", "[", "env"]
-
-
-@runtime_checkable
-class Splitter(Protocol):
-    """A causal splitter. ``step_saliency`` feeds it one region at a time."""
-
-    def reset(self) -> None:
-        """Begin a new region."""
-
-    def push(self, char: str) -> bool:
-        """Take the next character; True where it is the first of a new step."""
-
-
-SplitFunction: TypeAlias = Callable[[str], Sequence[int] | Sequence[tuple[int, int]]]
-if TYPE_CHECKING:
-    SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
-else:
-    SplitterLike = Any  # a wrong value meets make_splitter's error, not a type checker's
 
 
 class GapSplitter:
@@ -365,7 +348,7 @@ def make_splitter(splitter: SplitterLike) -> Splitter | SplitFunction:
         return GapSplitter(1)
     if isinstance(splitter, Splitter) or callable(splitter):
         return splitter
-    known = ", ".join(map(repr, get_args(SplitterName)))
+    known = ", ".join(map(repr, SPLITTERS))
     raise ValueError(f"unknown splitter {splitter!r}; take {known}, or a function of the text")
 
 
