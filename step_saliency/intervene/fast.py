@@ -42,15 +42,14 @@ from step_saliency.intervene.oeb import (
 )
 from step_saliency.intervene.past import PastStore
 from step_saliency.intervene.stream import Label, StepStream
-from step_saliency.models.registry import (
+from step_saliency.models.adapter import (
     attention_implementation,
     bridged_attention,
     decoder_layers,
     replaced_methods,
     unbridged_forward,
 )
-from step_saliency.segment.formats import FormatName
-from step_saliency.segment.splitters import SplitterLike
+from step_saliency.options import FormatName, SplitterLike
 
 REGISTERED_NAME = "step_saliency_edits"
 """Name of attention with edits in transformers' attention registry."""

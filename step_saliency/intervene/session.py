@@ -38,8 +38,7 @@ from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers, output_weights, sink_logits
 from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
-from step_saliency.segment.formats import FormatName
-from step_saliency.segment.splitters import SplitterLike
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}

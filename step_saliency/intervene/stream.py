@@ -28,10 +28,9 @@ from step_saliency.intervene.labels import (
     step_labels,
     trace_labels,
 )
-from step_saliency.segment.formats import FormatName
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
-from step_saliency.segment.splitters import SplitterLike
 from step_saliency.trace import Region, Trace
 
 Label = tuple[int, int, int]
