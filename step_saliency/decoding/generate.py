@@ -31,14 +31,15 @@ from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import fast_session
 from step_saliency.models.facts import backend_of, n_ctx
-from step_saliency.models.identity import origin_of
+from step_saliency.models.identity import origin_of, weights_digest
 from step_saliency.models.reference import check_twin, has_twin, is_inside, transformers_twin
 from step_saliency.options import check_option
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.formats import FormatName
 from step_saliency.segment.pieces import TokenTable
 from step_saliency.segment.splitters import SplitterLike
-from step_saliency.storage.trace_log import TraceLog, described, weights_digest
+from step_saliency.storage.manifest import described
+from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
 
 DecodingMethod = Literal["auto", "hooks", "fast"]
