@@ -21,7 +21,7 @@ from step_saliency import cli
 from step_saliency.diagnosis import diagnose, mean_curves
 from step_saliency.report import html_page, page
 from step_saliency.report.html_page import pack_maps
-from step_saliency.runs.folder import FORMAT
+from step_saliency.runs.folder import RunFolder
 from step_saliency.trace import Step, Trace
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
@@ -217,7 +217,7 @@ def test_intervals_of_a_run_reach_the_page(sal):
 @pytest.fixture
 def run_folder(tmp_path):
     (tmp_path / "manifest.json").write_text(
-        json.dumps({"format": FORMAT, "settings": {"model": "some-model"}})
+        json.dumps({"format": RunFolder.FORMAT, "settings": {"model": "some-model"}})
     )
     for i in range(4):
         meta = {"problem": f"p{i // 2}", "is_correct": i % 2 == 0}

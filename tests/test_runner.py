@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,19 +17,20 @@ import pytest
 import torch
 
 from analyses.running import runner, workers
-from analyses.running.folder import ResultFolder
+from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
+from analyses.running.settings import Settings
 from tests import toy_analysis
-from tests.toy_analysis import ANALYSIS, KILL, LOG, load
+from tests.toy_analysis import ANALYSIS, KILL, LOG, ToySettings, load
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = {"n": 5, "seed": 3, "threads": 1}
+SETTINGS = ToySettings(n=5, seed=3)
 LONG = 1800
 """Seconds that no machine should need."""
 
 
-def run(out: Path, options: dict[str, Any] = OPTIONS, **more: Any) -> Results:
-    return run_analysis(ANALYSIS, options, out=out, load=load, progress=False, **more)
+def run(out: Path, settings: ToySettings = SETTINGS, **more: Any) -> Results:
+    return run_analysis(ANALYSIS, settings, out=out, load=load, progress=False, **more)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -53,11 +53,11 @@ def in_new_process(code: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def call(out: Path, options: dict[str, Any] = OPTIONS, n_workers: int = 1) -> str:
+def call(out: Path, settings: ToySettings = SETTINGS, n_workers: int = 1) -> str:
     return (
         "from analyses.running.runner import run_analysis; "
-        "from tests.toy_analysis import ANALYSIS, load; "
-        f"run_analysis(ANALYSIS, {options!r}, out={str(out)!r}, load=load, workers={n_workers}, "
+        "from tests.toy_analysis import ANALYSIS, ToySettings, load; "
+        f"run_analysis(ANALYSIS, {settings!r}, out={str(out)!r}, load=load, workers={n_workers}, "
         "progress=False)"
     )
 
@@ -104,7 +104,7 @@ def test_a_kill_loses_the_unit_in_work_and_no_other(finished, tmp_path):
 
 def test_workers_end_with_a_killed_parent(tmp_path):
     log = tmp_path / "log"
-    slow = {**OPTIONS, "sleep": 2 * LONG}
+    slow = replace(SETTINGS, sleep=2 * LONG)
     parent = in_new_process(call(tmp_path / "toy", slow, n_workers=2), **{LOG: str(log)})
 
     def children() -> set[int]:
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_is_told_and_what_was_done_is_kept(tmp_path, monkeypa
 
 
 def test_a_failing_unit_is_named_and_those_before_are_kept(tmp_path):
-    failing = {**OPTIONS, "fail_at": 2}
+    failing = replace(SETTINGS, fail_at=2)
     with pytest.raises(ValueError, match="this unit fails") as caught:
         run(tmp_path / "toy", failing)
     assert caught.value.__notes__ == ["in unit 'unit-2'"]
@@ -155,7 +155,7 @@ def test_a_finished_run_computes_nothing_again(finished, monkeypatch):
     def refuse(*_: Any) -> None:
         raise AssertionError("a finished run needs no model")
 
-    results = run_analysis(ANALYSIS, OPTIONS, out=finished, load=refuse, progress=False)
+    results = run_analysis(ANALYSIS, SETTINGS, out=finished, load=refuse, progress=False)
     assert (results.computed, results.skipped) == (0, 5)
     pd.testing.assert_frame_equal(results.values, pd.read_parquet(finished / "values.parquet"))
     assert set(results.tables) == {"summary"}
@@ -164,24 +164,31 @@ def test_a_finished_run_computes_nothing_again(finished, monkeypatch):
 
 def test_other_settings_are_refused_by_name(finished):
     with pytest.raises(ValueError, match=r"other settings \(seed: 3 then, 4 now\)"):
-        run(finished, {**OPTIONS, "seed": 4})
+        run(finished, replace(SETTINGS, seed=4))
     with pytest.raises(ValueError, match=r"sleep: None then, 0.5 now"):
-        run(finished, {**OPTIONS, "sleep": 0.5})
-    fewer = {name: value for name, value in OPTIONS.items() if name != "threads"}
-    with pytest.raises(ValueError, match="threads: 1 then, None now"):
-        run(finished, fewer)
+        run(finished, replace(SETTINGS, sleep=0.5))
     with pytest.raises(ValueError, match="analysis: 'toy' then, 'other' now"):
-        run_analysis(replace(ANALYSIS, name="other"), OPTIONS, out=finished, load=load)
+        run_analysis(replace(ANALYSIS, name="other"), SETTINGS, out=finished, load=load)
+
+
+def test_a_setting_that_is_no_more_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="fails"):
+        run(tmp_path / "toy", replace(SETTINGS, fail_at=2))
+    manifest = json.loads((tmp_path / "toy" / "manifest.json").read_text())
+    manifest["settings"]["depth"] = 8
+    (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="depth: 8 then, None now"):
+        run(tmp_path / "toy", replace(SETTINGS, fail_at=2))
 
 
 def test_units_that_changed_are_refused(finished):
-    def changed(options):
+    def changed(settings):
         return [
-            Unit(unit.name, {**unit.payload, "text": "new"}) for unit in ANALYSIS.units(options)
+            Unit(unit.name, {**unit.payload, "text": "new"}) for unit in ANALYSIS.units(settings)
         ]
 
     with pytest.raises(ValueError, match=r"units: '[0-9a-f]{16}' then"):
-        run_analysis(replace(ANALYSIS, units=changed), OPTIONS, out=finished, load=load)
+        run_analysis(replace(ANALYSIS, units=changed), SETTINGS, out=finished, load=load)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -199,7 +206,7 @@ def forget_failure(folder: Path) -> None:
 
 def test_a_part_cut_short_is_done_again(tmp_path, finished):
     with pytest.raises(ValueError, match="fails"):
-        run(tmp_path / "toy", {**OPTIONS, "fail_at": 3})
+        run(tmp_path / "toy", replace(SETTINGS, fail_at=3))
     parts = tmp_path / "toy" / "parts"
     (parts / "unit-1.parquet").write_bytes((parts / "unit-1.parquet").read_bytes()[:100])
     forget_failure(tmp_path / "toy")
@@ -209,23 +216,23 @@ def test_a_part_cut_short_is_done_again(tmp_path, finished):
 
 def test_units_of_different_models_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="this unit fails"):
-        run(tmp_path / "toy", {**OPTIONS, "fail_at": 2})
+        run(tmp_path / "toy", replace(SETTINGS, fail_at=2))
     forget_failure(tmp_path / "toy")
-    known = workers.identity(load({}))
+    known = workers.identity(load(SETTINGS))
     monkeypatch.setattr(workers, "identity", lambda model: {**known, "dtype": "bfloat16"})
     with pytest.raises(ValueError, match=r"different models \(dtype: 'float32' and 'bfloat16'\)"):
         run(tmp_path / "toy")
 
 
 def test_another_seed_changes_only_what_is_drawn(finished, tmp_path):
-    other = run(tmp_path / "toy", {**OPTIONS, "seed": 4}).values
+    other = run(tmp_path / "toy", replace(SETTINGS, seed=4)).values
     values = pd.read_parquet(finished / "values.parquet")
     pd.testing.assert_frame_equal(other.drop(columns="draw"), values.drop(columns="draw"))
     assert not (other["draw"] == values["draw"]).any()
 
 
 def test_more_units_leave_the_first_as_they_were(finished, tmp_path):
-    more = run(tmp_path / "toy", {**OPTIONS, "n": 6}).values
+    more = run(tmp_path / "toy", replace(SETTINGS, n=6)).values
     pd.testing.assert_frame_equal(more.iloc[:10], pd.read_parquet(finished / "values.parquet"))
     assert len({unit_seed(seed, number) for seed in range(30) for number in range(30)}) == 900
 
@@ -234,7 +241,7 @@ def test_manifest_says_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "LoadModel", lambda checks: load)
     arguments = ["--n", "2", "--out", str(tmp_path / "toy"), "--no-progress", "--threads", "1"]
     runner.main("tests.toy_analysis", arguments)
-    manifest = ResultFolder(tmp_path / "toy", "toy").manifest()
+    manifest = AnalysisFolder(tmp_path / "toy", "toy").manifest()
     assert manifest["command"].startswith("python -m tests.toy_analysis --n 2 --out ")
     assert manifest["settings"]["model"] == "reasoner"
     assert manifest["model"]["dtype"] == "float32"
@@ -261,36 +268,36 @@ def test_the_command_line_tells_bad_input_without_a_traceback(tmp_path, capsys):
 
 @pytest.mark.parametrize("names", [["a", "a"], ["a/b"], [".a"], []])
 def test_unit_names_must_be_file_names(names, tmp_path):
-    analysis = replace(ANALYSIS, units=lambda options: [Unit(name, None) for name in names])
+    analysis = replace(ANALYSIS, units=lambda settings: [Unit(name, None) for name in names])
     with pytest.raises(ValueError, match="unit names must be distinct plain file names"):
-        run_analysis(analysis, OPTIONS, out=tmp_path / "toy", load=load)
+        run_analysis(analysis, SETTINGS, out=tmp_path / "toy", load=load)
 
 
 def test_a_loaded_model_stays_in_this_process(tmp_path, finished):
-    model = load({})
-    run_analysis(ANALYSIS, OPTIONS, out=tmp_path / "toy", model=model, progress=False)
+    model = load(SETTINGS)
+    run_analysis(ANALYSIS, SETTINGS, out=tmp_path / "toy", model=model, progress=False)
     assert bytes_of(tmp_path / "toy") == bytes_of(finished)
     with pytest.raises(ValueError, match="cannot be handed to other processes"):
-        run_analysis(ANALYSIS, OPTIONS, out=tmp_path / "two", model=model, workers=2)
+        run_analysis(ANALYSIS, SETTINGS, out=tmp_path / "two", model=model, workers=2)
 
 
 def test_values_that_are_not_kept_leave_their_tables(tmp_path):
     slim = replace(ANALYSIS, keep_values=False)
-    first = run_analysis(slim, OPTIONS, out=tmp_path, load=load, progress=False)
+    first = run_analysis(slim, SETTINGS, out=tmp_path, load=load, progress=False)
     assert first.values is not None
     assert sorted(bytes_of(tmp_path)) == ["summary.csv", "summary.parquet"]
-    again = run_analysis(slim, OPTIONS, out=tmp_path, load=load, progress=False)
+    again = run_analysis(slim, SETTINGS, out=tmp_path, load=load, progress=False)
     assert again.values is None
     pd.testing.assert_frame_equal(again.tables["summary"], first.tables["summary"])
 
 
 def test_units_without_rows_are_no_harm(tmp_path):
-    def sparse(model: Any, unit: Unit, options: Any) -> pd.DataFrame:
-        whole = toy_analysis.run_unit(model, unit, options)
+    def sparse(model: Any, unit: Unit, settings: ToySettings) -> pd.DataFrame:
+        whole = toy_analysis.run_unit(model, unit, settings)
         return pd.DataFrame() if unit.payload["number"] == 0 else whole
 
     values = run_analysis(
-        replace(ANALYSIS, run_unit=sparse), OPTIONS, out=tmp_path, load=load, progress=False
+        replace(ANALYSIS, run_unit=sparse), SETTINGS, out=tmp_path, load=load, progress=False
     ).values
     assert len(values) == 8
 
@@ -367,26 +374,9 @@ def test_no_workers_are_refused(tmp_path):
 def test_analysis_without_a_model(tmp_path):
     plain = Analysis(
         "plain",
-        units=lambda options: [Unit("only", 1)],
-        run_unit=lambda model, unit, options: pd.DataFrame({"model": [model is None]}),
-        summarise=lambda values, options: {},
-        needs_model=False,
+        Settings,
+        units=lambda settings: [Unit("only", 1)],
+        run_unit=lambda model, unit, settings: pd.DataFrame({"model": [model is None]}),
+        summarise=lambda values, settings: {},
     )
-    assert run_analysis(plain, {}, out=tmp_path, progress=False).values["model"].all()
-
-
-ANALYSES = sorted(
-    file.stem
-    for file in (ROOT / "analyses").glob("*.py")
-    if "\nANALYSIS = " in file.read_text(encoding="utf-8")
-)
-
-
-@pytest.mark.parametrize("name", ANALYSES)
-def test_the_command_line_offers_choices_and_one_of_them_by_default(name):
-    for action in runner.parser_for(import_module(f"analyses.{name}").ANALYSIS)._actions:
-        if action.choices is None:
-            continue
-        assert len(action.choices) > 1, action.dest
-        defaults = action.default if isinstance(action.default, list) else [action.default]
-        assert {*defaults} <= {*action.choices}, action.dest
+    assert run_analysis(plain, Settings(), out=tmp_path, progress=False).values["model"].all()

@@ -12,10 +12,13 @@ from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency import cli
+from step_saliency.runs import answers
 from step_saliency.runs import map_file as runs
 from step_saliency.runs.folder import RunFolder
-from step_saliency.runs.map_file import MapSettings, map_file
+from step_saliency.runs.map_file import map_file
 from step_saliency.runs.overview import overview
+from step_saliency.runs.run_report import RunReport
+from step_saliency.runs.settings import MapSettings
 from step_saliency.storage.files import is_whole_png
 
 RESPONSE = "We add 3 and 4. That gives 7.</think>The answer is 7."
@@ -58,7 +61,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def run(rows: Path, out: Path, settings: MapSettings) -> runs.RunReport:
+def run(rows: Path, out: Path, settings: MapSettings) -> RunReport:
     return map_file(rows, out, settings, progress=False)
 
 
@@ -162,8 +165,8 @@ def test_generated_answers_are_kept_and_a_line_cut_short_is_redone(
     whole = file.read_text()
     file.write_text(whole[: int(0.75 * len(whole))])
     calls = []
-    original = runs.generate
-    monkeypatch.setattr(runs, "generate", lambda *a, **k: calls.append(a) or original(*a, **k))
+    original = answers.generate
+    monkeypatch.setattr(answers, "generate", lambda *a, **k: calls.append(a) or original(*a, **k))
     run(rows, out, two)
     assert len(calls) == 1
     after = maps_of(out)

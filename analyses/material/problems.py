@@ -9,17 +9,17 @@ traces that the other analyses would look at, one JSON object a line.
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
 import step_saliency as ss
-from analyses.running.workers import Unit
-from step_saliency.runs.inputs import Row, read_rows
-from step_saliency.runs.map_file import trace_of_row
+from analyses.running.runner import LoadModel
+from analyses.running.settings import ModelSettings, add_options, from_arguments, option
+from analyses.running.workers import Unit, torch_threads
+from step_saliency.runs.inputs import Row, read_rows, trace_of_row
 from step_saliency.tasks import Family, Level, Problem, make_problems
 from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
@@ -50,87 +50,91 @@ class Item:
         return str(source.question)
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that `read_items` and `item_traces` read."""
-    parser.add_argument("--data", default=TASK, help="'task', or a JSONL file")
-    parser.add_argument("--level", default="medium", choices=get_args(Level), help="of the task")
-    parser.add_argument("--family", default="symbols", choices=get_args(Family), help="of the task")
-    parser.add_argument(
-        "--responses", default="own", choices=["own", "gold"], help="gold: solutions of the task"
-    )
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--instruction", default="", help="line added to questions of a file")
-    parser.add_argument("--format", default="auto", help="of responses to a file")
-    parser.add_argument("--splitter", default="sentence", help="of responses to a file")
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(ModelSettings):
+    """Of an analysis of problems or of traces: what `read_items` and `item_traces` read."""
+
+    data: str = option(TASK, "'task', or a JSONL file")
+    level: Level = option("medium", "of the task")
+    family: Family = option("symbols", "of the task")
+    responses: Literal["own", "gold"] = option("own", "gold: solutions of the task")
+    temperature: float = 0.0
+    max_new_tokens: int = 256
+    instruction: str = option("", "line added to questions of a file")
+    format: str = option("auto", "of responses to a file")
+    splitter: str = option("sentence", "of responses to a file")
 
 
-def read_items(options: Mapping[str, Any]) -> list[Item]:
+def read_items(settings: SourceSettings) -> list[Item]:
     """The first ``n`` problems.
 
     Raises:
         ValueError: a file that cannot be read, or one of its rows.
     """
-    if options["data"] == TASK:
+    if settings.data == TASK:
         problems = make_problems(
-            n=options["n"],
-            level=options["level"],
-            seed=options["seed"],
-            family=options["family"],
+            n=settings.n, level=settings.level, seed=settings.seed, family=settings.family
         )
         return [Item(problem.id, i, problem=problem) for i, problem in enumerate(problems)]
-    rows = read_rows(Path(options["data"]), limit=options["n"])
+    return file_items(settings.data, settings.n)
+
+
+def file_items(file: str, n: int | None = None) -> list[Item]:
+    """The first ``n`` rows of a file, or all.
+
+    Raises:
+        ValueError: a file that cannot be read, or one of its rows.
+    """
+    rows = read_rows(Path(file), limit=n)
     for row in rows:
         if row.error:
-            raise ValueError(f"{options['data']}: {row.error}")
+            raise ValueError(f"{file}: {row.error}")
     return [Item(row.id, i, row=row) for i, row in enumerate(rows)]
 
 
-def check_task(options: Mapping[str, Any], what: str) -> None:
+def check_task(settings: SourceSettings, what: str) -> None:
     """Raise ValueError for rows of a file, of which the right steps are not known.
 
     Args:
-        options: ``data``.
+        settings: Of the run.
         what: What needs the bundled task, for the message.
     """
-    if options["data"] != TASK:
+    if settings.data != TASK:
         raise ValueError(
-            f"data={options['data']!r}: {what} need the right steps, which are known for the "
+            f"data={settings.data!r}: {what} need the right steps, which are known for the "
             f"bundled task alone (--data {TASK})"
         )
 
 
-def item_units(options: Mapping[str, Any]) -> list[Unit]:
+def item_units(settings: SourceSettings) -> list[Unit]:
     """One unit a problem; the payload is its `Item`."""
-    return [Unit(item.row.file_name if item.row else item.id, item) for item in read_items(options)]
+    items = read_items(settings)
+    return [Unit(item.row.file_name if item.row else item.id, item) for item in items]
 
 
-def item_trace(model: Any, item: Item, options: Mapping[str, Any]) -> Trace:
+def item_trace(model: Any, item: Item, settings: SourceSettings) -> Trace:
     """Trace of a problem: its own response, the gold solution, or the one that the file has."""
-    return item_traces(model, item, options, n=1)[0]
+    return item_traces(model, item, settings, n=1)[0]
 
 
-def item_traces(model: Any, item: Item, options: Mapping[str, Any], *, n: int) -> list[Trace]:
+def item_traces(model: Any, item: Item, settings: SourceSettings, *, n: int) -> list[Trace]:
     """Responses to one problem, each with seeds of its own.
 
     Premises of the bundled task are steps of their own. ``meta`` has ``problem`` and, where a gold
     answer is known, ``is_correct``. Gold solutions and responses of a file come once.
     """
-    if item.problem is not None and options["responses"] == "gold":
+    if item.problem is not None and settings.responses == "gold":
         return [_labelled(item, item.problem.trace(model.tokenizer, split_question=True))]
-    cut: dict[str, Any] = {"format": options["format"], "splitter": options["splitter"]}
+    cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
     if item.row is not None and item.row.kind != "problem":
         return [_labelled(item, trace_of_row(item.row, model.tokenizer, **cut))]
-    question = item.question
-    if item.row is not None and options["instruction"]:
-        question = f"{question}\n{options['instruction']}"
     written = ss.generate(
         model,
-        [question],
+        [asked(item, settings.instruction)],
         n=n,
-        temperature=options["temperature"],
-        max_new_tokens=options["max_new_tokens"],
-        seed=options["seed"],
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
         question_numbers=[item.number],
         progress=False,
         **cut,
@@ -139,6 +143,11 @@ def item_traces(model: Any, item: Item, options: Mapping[str, Any], *, n: int) -
         responses = [trace.response for trace in written]
         written = [item.problem.trace(model.tokenizer, r, split_question=True) for r in responses]
     return [_labelled(item, trace) for trace in written]
+
+
+def asked(item: Item, instruction: str) -> str:
+    """The question as the model gets it: rows of a file take an instruction."""
+    return f"{item.question}\n{instruction}" if item.row and instruction else item.question
 
 
 def _labelled(item: Item, trace: Trace) -> Trace:
@@ -160,15 +169,14 @@ def _labelled(item: Item, trace: Trace) -> Trace:
 def main() -> None:
     """Write traces to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="reasoner")
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser, SourceSettings)
     parser.add_argument("--out", type=Path, required=True)
-    add_source_arguments(parser)
-    options = vars(parser.parse_args())
-    model = ss.load_model(options["model"])
-    items = tqdm(read_items(options), unit="problem")
-    ss.save_jsonl(options["out"], [item_trace(model, item, options) for item in items])
+    parsed = parser.parse_args()
+    settings = from_arguments(SourceSettings, parsed)
+    with torch_threads(settings.threads):
+        model = LoadModel()(settings)
+        items = tqdm(read_items(settings), unit="problem")
+        ss.save_jsonl(parsed.out, [item_trace(model, item, settings) for item in items])
 
 
 if __name__ == "__main__":

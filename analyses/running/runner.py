@@ -10,16 +10,20 @@ of each other and have seeds of their own, so the tables are the same to the byt
 number of workers. `analyses.running.folder` says what the folder holds, `analyses.running.workers`
 where units run.
 
-A module writes its own part in a few lines:
+A module writes its own part in a few lines (`analyses.running.settings`: how settings become a
+command line):
 
-    def run_unit(model, unit, options): return some_public_function(model, [unit.payload], ...)
-    ANALYSIS = Analysis("mine", units=task_units, run_unit=run_unit, summarise=summarise)
+    @dataclass(frozen=True, kw_only=True)
+    class MySettings(SourceSettings):
+        depth: int = option(8, "layers of the model")
+
+    def run_unit(model, unit, settings): return some_public_function(model, [unit.payload], ...)
+    ANALYSIS = Analysis("mine", MySettings, units=item_units, run_unit=run_unit, summarise=...)
     if __name__ == "__main__": main("analyses.mine")
 """
 
 import argparse
 import hashlib
-import json
 import re
 import shlex
 import sys
@@ -28,69 +32,67 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from analyses.running.folder import Part, ResultFolder
+from analyses.running.folder import AnalysisFolder, Part
+from analyses.running.settings import (
+    ModelSettings,
+    Place,
+    Settings,
+    add_options,
+    from_arguments,
+)
 from analyses.running.workers import Executor, Job, in_process, process_pool, ray_cluster
 from analyses.running.workers import Unit as Unit
 from step_saliency.models import load_model, require_capabilities
 
-Options = Mapping[str, Any]
-"""Settings of a run, in JSON types: the arguments of the command line by name."""
-
-RUN_ARGUMENTS = ("out", "workers", "ray", "progress")
-"""Arguments on which no result depends."""
-
-
-def no_arguments(parser: argparse.ArgumentParser) -> None:
-    """For an analysis that has no arguments of its own."""
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Generic[S]):
     """What an analysis module tells the runner. All functions are functions of modules.
 
     Attributes:
         name: Name of the module, of results folders and in messages.
-        units: Options -> units in the order of the tables; loads no model.
-        run_unit: (model, unit, options) -> table of the unit. Randomness comes from ``unit.seed``.
-        summarise: (all units' tables joined, options) -> tables by name; ``summary`` is also
+        settings: Class of its settings; a model is loaded where they are `ModelSettings`.
+        units: Settings -> units in the order of the tables; loads no model.
+        run_unit: (model, unit, settings) -> table of the unit. Randomness comes from ``unit.seed``.
+        summarise: (all units' tables joined, settings) -> tables by name; ``summary`` is also
             written as text.
-        add_arguments: Adds the analysis's own arguments to the parser.
         checks: Capabilities that the model must have, see `step_saliency.models.doctor`.
         keep_values: Whether the joined table of all units stays in the folder.
-        needs_model: Whether a model is loaded.
     """
 
     name: str
-    units: Callable[[Options], Sequence[Unit]]
-    run_unit: Callable[[Any, Unit, Options], pd.DataFrame]
-    summarise: Callable[[pd.DataFrame, Options], Mapping[str, pd.DataFrame]]
-    add_arguments: Callable[[argparse.ArgumentParser], None] = no_arguments
+    settings: type[S]
+    units: Callable[[S], Sequence[Unit]]
+    run_unit: Callable[[Any, Unit, S], pd.DataFrame]
+    summarise: Callable[[pd.DataFrame, S], Mapping[str, pd.DataFrame]]
     checks: tuple[str, ...] = ()
     keep_values: bool = True
-    needs_model: bool = True
 
 
 @dataclass(frozen=True)
 class LoadModel:
-    """Loads and checks the model that the options name."""
+    """Loads and checks the model that the settings name."""
 
     checks: tuple[str, ...] = ()
 
-    def __call__(self, options: Options) -> Any:
+    def __call__(self, settings: ModelSettings) -> Any:
         names = ("backend", "device", "dtype", "revision")
-        chosen = {name: options[name] for name in names if options.get(name) is not None}
-        model = load_model(options["model"], **chosen)
+        options = {name: getattr(settings, name) for name in names}
+        named = {name: value for name, value in options.items() if value is not None}
+        model = load_model(settings.model, **named)
         require_capabilities(model, self.checks)
         return model
 
 
-def no_model(options: Options) -> None:
+def no_model(settings: Settings) -> None:
     """Load nothing."""
 
 
@@ -115,15 +117,15 @@ class Results:
 
 
 def run_analysis(
-    analysis: Analysis,
-    options: Options,
+    analysis: Analysis[S],
+    settings: S,
     *,
     out: str | Path,
     workers: int = 1,
     ray: str | None = None,
     executor: Executor | None = None,
     model: Any = None,
-    load: Callable[[Options], Any] | None = None,
+    load: Callable[[S], Any] | None = None,
     command: str | None = None,
     progress: bool = True,
 ) -> Results:
@@ -131,13 +133,13 @@ def run_analysis(
 
     Args:
         analysis: What to run.
-        options: Settings, in JSON types; ``seed`` (0) and ``threads`` (1, of torch per unit) count.
+        settings: Its settings.
         out: Results folder: new, empty, or of an earlier run with the same settings.
         workers: Processes.
         ray: Address of a Ray cluster to run on instead, or ``"local"``.
         executor: Something else to run on.
-        model: A loaded model, for a run in this process; by default the options' is loaded.
-        load: How to get the model instead of by the options.
+        model: A loaded model, for a run in this process; by default the settings' is loaded.
+        load: How to get the model instead of by the settings.
         command: Command line, for the manifest.
         progress: Show a bar.
 
@@ -146,25 +148,24 @@ def run_analysis(
 
     Raises:
         ValueError: the folder is not this run's (settings that differ are named), the parts come
-            from different models, or an option is wrong.
+            from different models, or a setting is wrong.
         RuntimeError: a worker process died.
     """
-    options = json.loads(json.dumps(dict(options)))
-    units = _seeded(analysis.units(options), options.get("seed", 0))
-    settings = {**options, "units": _digest(units)}
-    folder = ResultFolder.open(Path(out), analysis.name, settings)
+    units = _seeded(analysis.units(settings), settings.seed)
+    described = {**settings.as_json(), "units": digest_of(units)}
+    folder = AnalysisFolder.open(Path(out), analysis.name, described)
     if folder.is_finished:
         return _finished(folder, len(units))
     kept = {unit.name: folder.read_part(unit.name) for unit in units}
     missing = [unit for unit in units if kept[unit.name] is None]
     skipped = len(units) - len(missing)
-    facts: dict[str, Any] = {"settings": settings, "command": command}
+    facts: dict[str, Any] = {"settings": described, "command": command}
     facts |= {"workers": workers, "units": len(units)}
     started = time.time()
     folder.write_manifest({**facts, "finished": False, "tables": []}, started)
     chosen = executor or _executor(workers, ray, model)
-    loader = load or (LoadModel(analysis.checks) if analysis.needs_model else no_model)
-    job = Job(analysis.run_unit, loader, options, options.get("threads", 1))
+    loader = load or _loader(analysis)
+    job = Job(analysis.run_unit, loader, settings)
     bar = tqdm(
         total=len(units), initial=skipped, disable=not progress, unit="unit", desc=analysis.name
     )
@@ -179,13 +180,20 @@ def run_analysis(
     parts = [_whole(folder, unit) for unit in units]
     facts["model"] = seen[0]
     values = folder.write_values(parts)
-    tables = analysis.summarise(values, options)
+    tables = analysis.summarise(values, settings)
     folder.write_tables(tables)
     written = [*(["values"] if analysis.keep_values else []), *tables]
     facts["unit_seconds"] = round(sum(part.seconds for part in parts), 1)
     folder.write_manifest({**facts, "finished": True, "tables": written}, started)
-    folder.clear_parts(values=not analysis.keep_values)
+    folder.clear_parts()
+    if not analysis.keep_values:
+        folder.remove_values()
     return Results(folder.path, values, tables, len(missing), skipped)
+
+
+def _loader(analysis: Analysis[Any]) -> Callable[[Any], Any]:
+    is_model = issubclass(analysis.settings, ModelSettings)
+    return LoadModel(analysis.checks) if is_model else no_model
 
 
 def _seeded(units: Sequence[Unit], seed: int) -> list[Unit]:
@@ -203,12 +211,13 @@ def unit_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _digest(units: Sequence[Unit]) -> str:
+def digest_of(units: Sequence[Unit]) -> str:
+    """Tells whether a folder's units are these."""
     text = "\n".join(f"{unit.name} {unit.payload!r}" for unit in units)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _finished(folder: ResultFolder, n_units: int) -> Results:
+def _finished(folder: AnalysisFolder, n_units: int) -> Results:
     names = folder.manifest()["tables"]
     tables = folder.read_tables(names)
     values = tables.pop("values", None)
@@ -225,14 +234,14 @@ def _executor(workers: int, ray: str | None, model: Any) -> Executor:
     return process_pool(workers) if workers > 1 else in_process(model)
 
 
-def _whole(folder: ResultFolder, unit: Unit) -> Part:
+def _whole(folder: AnalysisFolder, unit: Unit) -> Part:
     part = folder.read_part(unit.name)
     if part is None:
         raise ValueError(f"{folder.part(unit.name)} was lost or damaged; run the command again")
     return part
 
 
-def _check_one_model(folder: ResultFolder, models: Sequence[Mapping[str, Any] | None]) -> None:
+def _check_one_model(folder: AnalysisFolder, models: Sequence[Mapping[str, Any] | None]) -> None:
     """Raise ValueError for units that were computed on different models or versions."""
     first: Mapping[str, Any] = (models[0] if models else None) or {}
     for model in models:
@@ -243,25 +252,13 @@ def _check_one_model(folder: ResultFolder, models: Sequence[Mapping[str, Any] | 
             raise ValueError(f"units in {folder.path} come from different models ({told})")
 
 
-def parser_for(analysis: Analysis, *, doc: str = "") -> argparse.ArgumentParser:
-    """Arguments that every analysis has, and its own."""
+def parser_for(analysis: Analysis[Any], *, doc: str = "") -> argparse.ArgumentParser:
+    """Options that every analysis has, and its own."""
     parser = argparse.ArgumentParser(
         prog=f"python -m analyses.{analysis.name}", description=doc.strip().partition("\n")[0]
     )
-    parser.add_argument("--out", type=Path, required=True, help="results folder")
-    if analysis.needs_model:
-        parser.add_argument("--model", default="reasoner", help="name, folder or hub id")
-        parser.add_argument("--backend", default="auto", choices=["auto", "hooked", "bridge"])
-        parser.add_argument("--dtype", default="float32")
-        parser.add_argument("--device", help="a CUDA device if there is one, by default")
-        parser.add_argument("--revision", help="of a hub id")
-    parser.add_argument("--n", type=int, default=100, help="problems")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch per unit")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster, or 'local'")
-    parser.add_argument("--no-progress", dest="progress", action="store_false")
-    analysis.add_arguments(parser)
+    add_options(parser, analysis.settings)
+    add_options(parser, Place)
     return parser
 
 
@@ -274,17 +271,14 @@ def main(module: str, argv: Sequence[str] | None = None) -> Results:
         argv: Arguments; those of the process by default.
     """
     imported = import_module(module)
-    analysis: Analysis = imported.ANALYSIS
+    analysis: Analysis[Any] = imported.ANALYSIS
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = parser_for(analysis, doc=imported.__doc__ or "")
-    chosen = vars(parser.parse_args(arguments))
-    run = {name: chosen.pop(name) for name in RUN_ARGUMENTS}
-    options = {
-        name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()
-    }
+    parsed = parser.parse_args(arguments)
+    settings, place = from_arguments(analysis.settings, parsed), from_arguments(Place, parsed)
     command = shlex.join(["python", "-m", module, *arguments])
     try:
-        results = run_analysis(analysis, options, command=command, **run)
+        results = run_analysis(analysis, settings, command=command, **vars(place))
     except ValueError as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         parser.exit(2, f"{parser.prog}: {error}{notes}\n")

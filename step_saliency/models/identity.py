@@ -4,14 +4,19 @@ Kept beside the models, in a weak table, so that the TransformerLens objects the
 TransformerLens made them. A model that was not loaded here is described by what it says of itself.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from step_saliency.models.facts import backend_of, dtype_of, name_of
+
+SAMPLED_WEIGHTS = 64
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,18 @@ def model_identity(model: nn.Module) -> dict[str, Any]:
         "transformers": version("transformers"),
         "torch": version("torch"),
     }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Changes when weights change: a hash of some numbers of every parameter."""
+    return tensor_digest(parameter for _, parameter in sorted(model.named_parameters()))
+
+
+def tensor_digest(tensors: Iterable[Tensor]) -> str:
+    """A hash of some numbers of each tensor."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // SAMPLED_WEIGHTS)].to("cpu", torch.float64)
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from step_saliency.runs.map_file import map_file
 from step_saliency.runs.overview import overview
-from step_saliency.runs.map_file import MapSettings, map_file
+from step_saliency.runs.settings import MapSettings
+from step_saliency.storage.files import write_text
 from step_saliency.tasks import make_problems
 
 SAMPLES = 4
@@ -44,7 +46,7 @@ def _write_problems(path: Path, n_problems: int, seed: int) -> None:
         for number, problem in enumerate(make_problems(n=n_problems, level="medium", seed=seed))
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _whereabouts(out: Path) -> str:

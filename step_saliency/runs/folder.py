@@ -1,29 +1,26 @@
-"""A results folder on disk: whole files only, and what is whole in it.
+"""Results folder of `step-saliency map`: maps and figures by trace, tables, answers of the model.
 
-Every file is written beside its place and moved there, so that a kill leaves the old file or the
-new one and never a part; what was cut short by other means is told apart when it is read.
+What all results folders have in common stands in `step_saliency.storage.folder`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from step_saliency.storage.lines import append_line, read_lines
-from step_saliency.storage.manifest import read_manifest, refuse_changes, save_manifest
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.storage.folder import ResultFolder
+from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
-
-FORMAT = "step-saliency-run/1"
-FREE_SETTINGS = ("figures", "batch_size")
-"""Settings that may change from run to run, since no map depends on them."""
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(ResultFolder):
     """Paths of a results folder, and reading what is whole in it."""
 
-    path: Path
+    FORMAT = "step-saliency-run/1"
+    FREE_SETTINGS = ("figures", "batch_size")
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> "RunFolder":
@@ -33,11 +30,8 @@ class RunFolder:
             ValueError: the folder holds something else, or a run with other settings.
         """
         folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; a results folder is needed")
-        if path.is_dir() and any(path.iterdir()):
-            folder._check_settings(settings)
-        (path / "maps").mkdir(parents=True, exist_ok=True)
+        folder.take_up(settings)
+        (path / "maps").mkdir(exist_ok=True)
         return folder
 
     @classmethod
@@ -51,6 +45,10 @@ class RunFolder:
         folder.manifest()
         return folder
 
+    @property
+    def writer(self) -> str:
+        return "step-saliency map"
+
     def map(self, name: str) -> Path:
         """File of a map."""
         return self.path / "maps" / f"{name}.safetensors"
@@ -58,23 +56,6 @@ class RunFolder:
     def figure(self, name: str) -> Path:
         """File of a figure."""
         return self.path / "figures" / f"{name}.png"
-
-    def table(self, name: str) -> Path:
-        """File of a table."""
-        return self.path / f"{name}.parquet"
-
-    @property
-    def has_manifest(self) -> bool:
-        """Whether a run began here."""
-        return (self.path / "manifest.json").is_file()
-
-    def manifest(self) -> dict[str, Any]:
-        """What the manifest says.
-
-        Raises:
-            ValueError: there is none, or it is cut short or of something else.
-        """
-        return read_manifest(self.path, kind=FORMAT, writer="step-saliency map")
 
     def read_map(self, name: str) -> StepSaliency | None:
         """A map, or None if it is not there or cut short."""
@@ -104,30 +85,31 @@ class RunFolder:
             raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
         return [StepSaliency.load(file) for file in files]
 
+    @cached_property
+    def generated(self) -> TraceLog:
+        """The model's own answers."""
+        return TraceLog(self.path / "generated.jsonl")
+
     def read_generated(self, digests: Mapping[str, str]) -> dict[str, Trace]:
-        """Traces written for rows that are as they were; a line cut short is left out."""
+        """Answers to rows that are as they were, by row and sample.
+
+        Args:
+            digests: Digest of each row by its id.
+        """
         traces: dict[str, Trace] = {}
-        for entry in read_lines(self.path / "generated.jsonl"):
-            name = str(entry.get("name", ""))
-            known = digests.get(name.rpartition("#")[0])
-            if known is not None and known == entry.get("row_digest"):
-                traces[name] = Trace.from_dict(entry["trace"])
+        for label, trace in self.generated.labelled():
+            name = str(label.get("name", ""))
+            digest = digests.get(name.rpartition("#")[0])
+            if digest is not None and digest == label.get("row_digest"):
+                traces[name] = trace
         return traces
 
     def append_generated(self, name: str, digest: str, trace: Trace) -> None:
-        """Keep a trace that the model wrote."""
-        entry = {"name": name, "row_digest": digest, "trace": trace.to_dict()}
-        append_line(self.path / "generated.jsonl", entry)
-
-    def write_manifest(self, facts: Mapping[str, Any], started: float) -> None:
-        """Say what this folder holds, with the versions of what made it.
+        """Keep an answer.
 
         Args:
-            facts: JSON values: settings, input, model, counts.
-            started: When the run began, in seconds of `time.time`.
+            name: Row and sample.
+            digest: Digest of the row.
+            trace: What the model wrote.
         """
-        save_manifest(self.path, facts, started, kind=FORMAT)
-
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        before = self.manifest()["settings"]
-        refuse_changes(self.path, before, settings, free=FREE_SETTINGS)
+        self.generated.append(trace, name=name, row_digest=digest)

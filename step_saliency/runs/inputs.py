@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from step_saliency.options import FormatName, SplitterLike
+from step_saliency.trace import Trace
+
 Kind = Literal["trace", "messages", "response", "problem"]
 
 QUESTIONS = ("question", "problem", "prompt")
@@ -120,6 +123,35 @@ def _read_row(line: str, number: int, stem: str, taken: set[str]) -> Row:
     row = Row(name, number, data)
     if row.kind == "problem" and not row.question:
         fields = ", ".join(data) or "nothing"
-        wanted = "question, response or messages"
-        return Row(name, number, data, f"line {number} has no {wanted}: {fields}")
+        needed = "question, response or messages"
+        return Row(name, number, data, f"line {number} has no {needed}: {fields}")
     return row
+
+
+def trace_of_row(
+    row: Row,
+    tokenizer: Any,
+    *,
+    format: FormatName,  # noqa: A002
+    splitter: SplitterLike,
+) -> Trace:
+    """The trace that a row holds, or that its response or messages give.
+
+    Args:
+        row: A row of any kind but a problem.
+        tokenizer: The model's.
+        format: As for `Trace.from_text`.
+        splitter: As for `Trace.from_text`.
+    """
+    if row.kind == "trace":
+        return Trace.from_dict(row.data)
+    cut: dict[str, Any] = {"format": format, "splitter": splitter}
+    if row.kind == "messages":
+        return Trace.from_messages(tokenizer, row.data["messages"], **cut)
+    return Trace.from_text(
+        tokenizer,
+        question=str(row.data.get("question") or row.data.get("problem") or ""),
+        prompt=row.data.get("prompt"),
+        response=str(row.data["response"]),
+        **cut,
+    )

@@ -1,1 +1,1 @@
-"""How results lie on disk: whole files only. What is in them is not known here."""
+"""How results lie on disk: whole files, tables, manifests, folders, traces; not what a map is."""

@@ -23,6 +23,18 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
 def is_whole_png(path: Path) -> bool:
     """Whether a picture is there with its end."""
     return path.is_file() and path.read_bytes()[-len(PNG_END) :] == PNG_END

@@ -1,14 +1,18 @@
-"""What a results folder says of itself: format, settings, model, versions."""
+"""What results say of themselves: format, settings, model, versions, in JSON types."""
 
 import json
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from step_saliency.storage.files import replacing
+from torch import Tensor
+
+from step_saliency.models.identity import tensor_digest
+from step_saliency.storage.files import write_text
 
 PACKAGES = (
     "step-saliency",
@@ -38,16 +42,30 @@ def read_manifest(folder: Path, *, kind: str, writer: str) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds no manifest.json, so it is no results folder of `{writer}`"
         )
+    return read_facts(file, kind=kind, writer=writer)
+
+
+def read_facts(file: Path, *, kind: str, writer: str) -> dict[str, Any]:
+    """A JSON object of a stated format.
+
+    Args:
+        file: The file.
+        kind: Its ``format``.
+        writer: What writes such files, for messages.
+
+    Raises:
+        ValueError: it is cut short or of something else.
+    """
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        facts = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{file} is cut short or damaged ({error}); remove it together with the folder, or "
-            "choose another folder"
+            f"{file} is cut short or damaged ({error}); remove it together with what it belongs "
+            "to, or choose another place"
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != kind:
+    if not isinstance(facts, dict) or facts.get("format") != kind:
         raise ValueError(f"{file} is no manifest of `{writer}` ({kind})")
-    return manifest
+    return facts
 
 
 def save_manifest(folder: Path, facts: Mapping[str, Any], started: float, *, kind: str) -> None:
@@ -68,32 +86,59 @@ def save_manifest(folder: Path, facts: Mapping[str, Any], started: float, *, kin
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
-    with replacing(folder / "manifest.json") as part:
-        part.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2))
 
 
 def refuse_changes(
-    folder: Path,
+    place: Path,
     before: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
     free: Collection[str] = (),
 ) -> None:
-    """Raise ValueError for settings that differ from those of an earlier run in a folder.
+    """Raise ValueError for settings that differ from those of an earlier run in a place.
+
+    A setting that only one of the two runs has counts as None for the other.
 
     Args:
-        folder: The folder.
+        place: Folder or file that holds the earlier run.
         before: Settings of the earlier run.
         settings: Settings now.
         free: Settings that may change.
     """
-    names = [name for name in settings if name not in free]
-    changed = [name for name in names if before.get(name) != settings[name]]
-    if changed:
-        told = (f"{n}: {before.get(n)!r} then, {settings[n]!r} now" for n in changed)
+    names = [name for name in {**settings, **before} if name not in free]
+    changes = [
+        f"{name}: {before.get(name)!r} then, {settings.get(name)!r} now"
+        for name in names
+        if before.get(name) != settings.get(name)
+    ]
+    if changes:
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(told)}); choose another place"
+            f"{place} holds a run with other settings ({', '.join(changes)}); choose another place"
         )
+
+
+def described(value: Any) -> Any:
+    """An object in JSON types, the same in every process: class, public attributes, digests."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, Sequence | frozenset | set | range):
+        items = sorted(value) if isinstance(value, frozenset | set) else value
+        return [described(item) for item in items]
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "sha256": tensor_digest([value])}
+    name = getattr(value, "__qualname__", None)
+    if name is not None:
+        return f"{getattr(value, '__module__', '')}.{name}"
+    return {"class": type(value).__qualname__, **described(_attributes(value))}
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    named = {field.name for field in fields(value)} if is_dataclass(value) else set()
+    attributes = {name: getattr(value, name) for name in named} | getattr(value, "__dict__", {})
+    return {name: attributes[name] for name in sorted(attributes) if not name.startswith("_")}
 
 
 def _version(package: str) -> str | None:

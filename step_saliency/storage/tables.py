@@ -1,12 +1,18 @@
-"""Tables as parquet, whole or not at all."""
+"""Tables on disk, whole or not at all: parquet for reading back, CSV for reading."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from step_saliency.storage.files import replacing
+
+NOTE = b"unit"
+"""Key of the note in the metadata of a parquet file."""
 
 
 class FrameWriter:
@@ -33,6 +39,32 @@ class FrameWriter:
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as parquet, whole or not at all."""
+    """Write a table as parquet."""
     with replacing(path) as part:
         frame.to_parquet(part, index=False)
+
+
+def write_csv(path: Path, frame: pd.DataFrame, *, float_format: str | None = "%.6g") -> None:
+    """Write a table as text, numbers to six digits by default."""
+    with replacing(path) as part:
+        frame.to_csv(part, index=False, float_format=float_format)
+
+
+def write_table(path: Path, table: pa.Table, note: Mapping[str, Any] | None = None) -> None:
+    """Write an Arrow table as parquet, with a note in JSON types if one is given."""
+    if note is not None:
+        metadata = {**(table.schema.metadata or {}), NOTE: json.dumps(note).encode()}
+        table = table.replace_schema_metadata(metadata)
+    with replacing(path) as part:
+        pq.write_table(table, part)
+
+
+def read_noted(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """A table and the note it was written with; None if it is not there or cut short."""
+    try:
+        table = pq.read_table(path)
+        metadata = dict(table.schema.metadata or {})
+        note = json.loads(metadata.pop(NOTE))
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return None
+    return table.replace_schema_metadata(metadata), note
