@@ -1,0 +1,61 @@
+"""What a run of `step-saliency map` depends on. Loads nothing heavy: the command line reads it."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from step_saliency.options import MAP_DECODING, Decoding, Method, ObjectiveName, Pool, Rows
+
+UNSAID = ("top_k", "stop_tokens", "stop_texts")
+"""Options of decoding that manifests leave out where they are not set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSettings(Decoding):
+    """What `map_file` does; two runs into one folder must agree in all of it.
+
+    The options of `Decoding` are those of answers to rows that have only a question; ``format`` and
+    ``splitter`` hold for responses that are given too.
+
+    Attributes:
+        model: Name for `load_model`.
+        backend: As for `load_model`.
+        device: As for `load_model`.
+        dtype: As for `load_model`.
+        revision: As for `load_model`.
+        trust_remote_code: As for `load_model`.
+        objective: As for `step_saliency`.
+        method: As for `step_saliency`.
+        pool: As for `step_saliency`.
+        rows: As for `step_saliency`.
+        per_head: As for `step_saliency`.
+        layers: As for `step_saliency`.
+        instruction: Text put after the question of rows that have only a question.
+        figures: Draw a figure per trace.
+    """
+
+    model: str = "reasoner"
+    backend: str = "auto"
+    device: str | None = None
+    dtype: str = "float32"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    objective: ObjectiveName = "next_token"
+    method: Method = "auto"
+    pool: Pool = "mean"
+    rows: Rows = "query"
+    per_head: bool = False
+    layers: tuple[int, ...] | None = None
+    instruction: str | None = None
+    temperature: float | int = MAP_DECODING.temperature
+    max_new_tokens: int = MAP_DECODING.max_new_tokens
+    batch_size: int = MAP_DECODING.batch_size
+    figures: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in JSON types; a splitter of the user's by its name."""
+        text = json.dumps(
+            asdict(self), default=lambda value: getattr(value, "__name__", str(value))
+        )
+        settings: dict[str, Any] = json.loads(text)
+        return {name: value for name, value in settings.items() if name not in UNSAID or value}

@@ -1,0 +1,68 @@
+"""Tables of a results folder, made of the maps that lie in it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from step_saliency.diagnosis import Diagnosis, diagnose
+from step_saliency.runs.folder import RunFolder
+from step_saliency.runs.run_report import FAILURE_COLUMNS, RunReport
+from step_saliency.saliency.result import StepSaliency
+from step_saliency.storage.files import replacing
+from step_saliency.storage.tables import FrameWriter
+
+
+def write_run_tables(folder: RunFolder, names: Iterable[str], report: RunReport) -> None:
+    """Write the tables ``saliency``, ``traces``, ``diagnosis`` and ``failures``.
+
+    Args:
+        folder: The results folder.
+        names: File names of the maps, in the order of the tables; those that are missing or cut
+            short are left out.
+        report: What failed.
+    """
+    traces: list[dict[str, Any]] = []
+    diagnoses: list[pd.DataFrame] = []
+    for sal in _written(folder, names):
+        diagnosis = diagnose(sal)
+        diagnoses.append(diagnosis.to_frame())
+        traces.append(_trace_row(sal, diagnosis))
+    failures = pd.DataFrame(report.failures, columns=pd.Index(FAILURE_COLUMNS))
+    joined = pd.concat(diagnoses, ignore_index=True) if diagnoses else pd.DataFrame()
+    folder.write_tables({"traces": pd.DataFrame(traces), "diagnosis": joined, "failures": failures})
+
+
+def _written(folder: RunFolder, names: Iterable[str]) -> Iterator[StepSaliency]:
+    """Maps one by one, each added to the table of saliency, which would not fit in memory."""
+    with replacing(folder.table("saliency")) as part, FrameWriter(part) as table:
+        for sal in filter(None, map(folder.read_map, names)):
+            label = {"trace": sal.trace.id, "problem": sal.trace.meta.get("problem")}
+            table.write(_prefixed(sal.to_frame(), label))
+            yield sal
+
+
+def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
+    trace = sal.trace
+    regions = ("question", "thinking", "summary")
+    counts = {f"n_{region}_steps": len(trace.region_steps(region)) for region in regions}
+    return {
+        "trace": trace.id,
+        "problem": trace.meta.get("problem"),
+        "is_correct": trace.meta.get("is_correct"),
+        "gold_answer": trace.meta.get("gold_answer"),
+        "finished": trace.meta.get("finished"),
+        "n_tokens": len(trace.tokens),
+        "n_steps": len(trace.steps),
+        **counts,
+        "lock_in_index": diagnosis.lock_in_index,
+        "decay_index": diagnosis.decay_index,
+        "method": sal.method,
+        "response": trace.response,
+    }
+
+
+def _prefixed(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    for place, (name, value) in enumerate(columns.items()):
+        frame.insert(place, name, value)
+    return frame
