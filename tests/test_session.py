@@ -25,6 +25,7 @@ from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer
 
 import step_saliency as ss
 from step_saliency.intervene import EditContext, Session, StepLabels
+from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.hooking import added_hooks
 from step_saliency.segment.frame import ChatFrame, PromptReader
@@ -535,7 +536,7 @@ def test_streams_of_a_cropped_cache() -> None:
     same_labels(advance(one, 6, len(one)), one)
     with pytest.raises(ValueError, match="inside of the context"):
         stream.advance(one.tokens[None, :3], torch.ones(1, 3).bool(), n_keys=80)
-    stream.expect(n_prompt=[3, 4])
+    stream.expect(ExpectedRows(n_prompt=[3, 4]))
     with pytest.raises(ValueError, match="2 n_prompt for a batch of 1"):
         advance(one, 0, 9)
 

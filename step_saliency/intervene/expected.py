@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from step_saliency.segment.formats import FormatName
-from step_saliency.segment.splitters import SplitterLike
+from step_saliency.options import FormatName, SplitterLike
 
 
 @dataclass(frozen=True)

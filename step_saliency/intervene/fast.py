@@ -32,6 +32,7 @@ from transformers.masking_utils import sdpa_mask
 
 from step_saliency.intervene.edit import CountsOf, Edit, EditContext
 from step_saliency.intervene.effects import Effects, distinct_names
+from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.labels import PADDING, WRITTEN, KeyGroup, StepLabels
 from step_saliency.intervene.oeb import (
     OddsEqualBridge,
@@ -49,7 +50,6 @@ from step_saliency.models.adapter import (
     replaced_methods,
     unbridged_forward,
 )
-from step_saliency.options import FormatName, SplitterLike
 
 REGISTERED_NAME = "step_saliency_edits"
 """Name of attention with edits in transformers' attention registry."""
@@ -320,18 +320,9 @@ class FastSession:
         self._count()
         return self._effects
 
-    def expect(
-        self,
-        *,
-        questions: Sequence[str] | None = None,
-        n_prompt: int | Sequence[int] | None = None,
-        format: FormatName = "auto",  # noqa: A002
-        splitter: SplitterLike = "sentence",
-    ) -> None:
+    def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""
-        self._stream.expect(
-            questions=questions, n_prompt=n_prompt, format=format, splitter=splitter
-        )
+        self._stream.expect(rows)
 
     def start(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> None:
         """Begin a batch.

@@ -32,13 +32,13 @@ from step_saliency.intervene.edit import (
     changed,
 )
 from step_saliency.intervene.effects import Effects, distinct_names
+from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.past import PastStore
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers, output_weights, sink_logits
 from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
-from step_saliency.options import FormatName, SplitterLike
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
@@ -124,18 +124,9 @@ class Session:
         self._resid.clear()
         self._resid_pre.clear()
 
-    def expect(
-        self,
-        *,
-        questions: Sequence[str] | None = None,
-        n_prompt: int | Sequence[int] | None = None,
-        format: FormatName = "auto",  # noqa: A002
-        splitter: SplitterLike = "sentence",
-    ) -> None:
+    def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""
-        self._stream.expect(
-            questions=questions, n_prompt=n_prompt, format=format, splitter=splitter
-        )
+        self._stream.expect(rows)
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """The batch goes on with these rows only, in this order, as the model's cache does.

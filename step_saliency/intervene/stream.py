@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.labels import (
     PADDING,
     REGION_CODE,
@@ -28,7 +29,6 @@ from step_saliency.intervene.labels import (
     step_labels,
     trace_labels,
 )
-from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Region, Trace
@@ -173,31 +173,17 @@ class StepStream:
         self.newest: list[list[Label]] = []
         self._columns: Int[Tensor, "label batch key"] = torch.empty(3, 0, 0, dtype=torch.long)
         self._token_ids: Int[Tensor, "batch key"] = torch.empty(0, 0, dtype=torch.long)
-        self.expect(n_prompt=n_prompt)
+        self.expect(ExpectedRows(n_prompt=n_prompt))
 
-    def expect(
-        self,
-        *,
-        questions: Sequence[str] | None = None,
-        n_prompt: int | Sequence[int] | None = None,
-        format: FormatName = "auto",  # noqa: A002
-        splitter: SplitterLike = "sentence",
-    ) -> None:
-        """Say what is known of the next batch, and of those after it until told otherwise.
-
-        Args:
-            questions: Question of each row, as it stands in its prompt.
-            n_prompt: As above.
-            format: Format of the responses, see `Trace.from_text`.
-            splitter: How responses are cut; causal.
+    def expect(self, rows: ExpectedRows) -> None:
+        """Say what is known of the next batch, and of those after it until said otherwise.
 
         Raises:
             ValueError: an unknown format or splitter, or one that is not causal.
         """
-        self._questions = None if questions is None else list(questions)
-        self._n_prompt = n_prompt
+        self._expected = rows
         self._blank = (
-            StepTracker(self._tokenizer, format=format, splitter=splitter)
+            StepTracker(self._tokenizer, format=rows.format, splitter=rows.splitter)
             if self._traces is None
             else None
         )
@@ -248,9 +234,9 @@ class StepStream:
             return TracedRow(_of_row(self._traces, row, batch, "traces"))
         assert self._blank is not None
         question = None
-        if self._questions is not None:
-            question = _of_row(self._questions, row, batch, "questions")
-        n_prompt = self._n_prompt
+        if self._expected.questions is not None:
+            question = _of_row(self._expected.questions, row, batch, "questions")
+        n_prompt = self._expected.n_prompt
         if n_prompt is not None and not isinstance(n_prompt, int):
             n_prompt = _of_row(n_prompt, row, batch, "n_prompt")
         return TrackedRow(
