@@ -27,6 +27,7 @@ from step_saliency.segment.pieces import TokenIds, TokenPieces
 from step_saliency.segment.regions import REGION_COLOURS, Region
 from step_saliency.segment.regions import Step as Step
 from step_saliency.segment.segmentation import Segmentation
+from step_saliency.segment.tiling import check_starts, check_tiling, steps_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Trace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", _one_row(self.tokens))
         object.__setattr__(self, "steps", tuple(self.steps))
-        _check_tiling(self.steps, len(self.tokens))
+        check_tiling(self.steps, len(self.tokens))
 
     @classmethod
     def from_tokens(
@@ -89,7 +90,7 @@ class Trace:
         row = _one_row(tokens)
         return cls(
             tokens=row,
-            steps=_steps(starts, regions, texts, len(row)),
+            steps=steps_at(starts, regions, texts, len(row)),
             id=id,
             question=question,
             response=response,
@@ -290,8 +291,8 @@ class Trace:
         Raises:
             ValueError: An unknown region.
         """
-        wanted = {Region(region) for region in regions}
-        return [i for i, step in enumerate(self.steps) if step.region in wanted]
+        members = {Region(region) for region in regions}
+        return [i for i, step in enumerate(self.steps) if step.region in members]
 
     def step_text(self, step: int) -> str:
         """Text of one step (negative indices count from the end)."""
@@ -317,13 +318,13 @@ class Trace:
         Raises:
             ValueError: As :meth:`from_tokens`.
         """
-        _check_starts(starts, len(self))
+        check_starts(starts, len(self))
         if regions is None:
             ids = self.step_ids
             regions = [self.steps[int(ids[start])].region for start in starts]
         if texts is None:
             texts = self._texts(starts, tokenizer)
-        return replace(self, steps=_steps(starts, regions, texts, len(self)))
+        return replace(self, steps=steps_at(starts, regions, texts, len(self)))
 
     def _texts(self, starts: Sequence[int], tokenizer: Any) -> list[str]:
         bounds = [*starts, len(self)]
@@ -392,50 +393,6 @@ def _one_row(tokens: Any) -> Int[Tensor, "pos"]:
     if row.dtype == torch.bool or row.is_floating_point() or row.is_complex():
         raise ValueError(f"tokens must be integers, got {row.dtype}")
     return row.detach().to("cpu", torch.long).clone()
-
-
-def _steps(
-    starts: Sequence[int], regions: Sequence[str], texts: Sequence[str] | None, n_tokens: int
-) -> tuple[Step, ...]:
-    _check_starts(starts, n_tokens)
-    texts = [""] * len(starts) if texts is None else texts
-    if not len(starts) == len(regions) == len(texts):
-        raise ValueError(
-            f"{len(starts)} starts, {len(regions)} regions and {len(texts)} texts; "
-            "each step needs one of each"
-        )
-    stops = [*starts[1:], n_tokens]
-    return tuple(
-        Step(int(start), int(stop), Region(region), text)
-        for start, stop, region, text in zip(starts, stops, regions, texts, strict=True)
-    )
-
-
-def _check_starts(starts: Sequence[int], n_tokens: int) -> None:
-    if len(starts) == 0:
-        raise ValueError("starts is empty; the first step starts at 0")
-    if starts[0] != 0:
-        raise ValueError(f"the first step must start at 0, got {starts[0]}")
-    for before, after in pairwise(starts):
-        if after <= before:
-            raise ValueError(f"starts must strictly increase, got {after} after {before}")
-    if starts[-1] >= n_tokens:
-        raise ValueError(f"start {starts[-1]} is out of range for {n_tokens} tokens")
-
-
-def _check_tiling(steps: Sequence[Step], n_tokens: int) -> None:
-    position = 0
-    for index, step in enumerate(steps):
-        if step.start != position:
-            fault = "overlaps the step before" if step.start < position else "leaves a gap"
-            raise ValueError(
-                f"step {index} starts at {step.start} and {fault}; it must start at {position}"
-            )
-        if step.stop <= step.start:
-            raise ValueError(f"step {index} is empty: start {step.start}, stop {step.stop}")
-        position = step.stop
-    if position != n_tokens:
-        raise ValueError(f"steps end at {position}, but the trace has {n_tokens} tokens")
 
 
 def _html_row(index: int, step: Step) -> str:

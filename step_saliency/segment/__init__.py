@@ -11,17 +11,16 @@ from step_saliency.segment.build import (
     segment_messages,
     segment_text,
 )
-from step_saliency.segment.formats import Format, detect_format, make_format
-from step_saliency.segment.online import Cutter, StepEvent, StepTracker
+from step_saliency.segment.cutter import Cutter
+from step_saliency.segment.formats import detect_format, make_format
+from step_saliency.segment.gaps import GapSplitter
+from step_saliency.segment.online import StepEvent, StepTracker
 from step_saliency.segment.pieces import TokenPieces
+from step_saliency.segment.reader import Format
 from step_saliency.segment.regions import Region, Step
 from step_saliency.segment.segmentation import Segmentation
-from step_saliency.segment.splitters import (
-    GapSplitter,
-    SentenceSplitter,
-    make_splitter,
-    split_text,
-)
+from step_saliency.segment.sentences import SentenceSplitter
+from step_saliency.segment.splitters import make_splitter, split_text
 
 __all__ = [
     "Cutter",

@@ -1,4 +1,4 @@
-r"""Which part of a response is thinking, which is summary, which are marks?
+"""Which part of a response is thinking, which is summary, which are marks?
 
 A reader is fed the response character by character and keeps ``region``, that of the text to come.
 
@@ -9,61 +9,22 @@ A reader is fed the response character by character and keeps ``region``, that o
     Channels of GPT-OSS: ``<|channel|>NAME<|message|>`` text ``<|end|>``. ``analysis`` and
     ``commentary`` are thinking, ``final`` is summary; headers are template.
 ``plain``
-    No marks. The summary is opened by the step that gives the final answer: one that begins with
-    an announcement ("The answer is", "Final answer:", "**Answer**", with "So," and its like
-    before), a line ``#### 42``, or a step with ``\boxed{`` in it. A later step that takes the
-    answer back ("Wait", "Actually", "Let me check") is thinking again; so where several answers are
-    given, the summary is what follows the last one that is not questioned. Without an announcement
-    all is thinking.
+    No marks. The summary is opened by the step that announces the final answer, see
+    :mod:`step_saliency.segment.plain`.
 
 The *boundary* of a step is known at its first token. The *region* of a step is known there too, but
 for two cases in which it is known a few tokens later, in the same step: the announcing step of
 ``plain`` (known when the announcement is complete) and a mark that the tokenizer spells in several
 tokens at the start of a line. A mark in the middle of a line that is spelled in several tokens
 becomes template from the token that completes it.
-
-When it misleads: ``plain`` takes an announcement at its word, also where a problem is restated.
 """
 
 import re
-from typing import Literal, Protocol, runtime_checkable
 
 from step_saliency.options import FormatName
+from step_saliency.segment.plain import PlainFormat
+from step_saliency.segment.reader import Format, Found
 from step_saliency.segment.regions import Region
-
-Found = Literal["", "mark", "step_cue", "line_cue"]
-
-
-@runtime_checkable
-class Format(Protocol):
-    """A causal reader of one response."""
-
-    @property
-    def region(self) -> Region:
-        """Region of the text to come."""
-
-    @property
-    def mark(self) -> str:
-        """The mark that ``push`` found last."""
-
-    def start(self, prompt: str) -> None:
-        """Begin a response to this prompt (its end is enough)."""
-
-    def begin_step(self) -> None:
-        """The next character pushed is the first of a step."""
-
-    def push(self, char: str) -> Found:
-        """Take the next character; tell what it completes.
-
-        ``mark``: a mark of the template; ``step_cue`` and ``line_cue``: text that gives the whole
-        current step, or the text from here on, another region.
-        """
-
-    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
-        """Whether a mark may begin here, so that a step must.
-
-        Asked of ``<`` and ``|`` before ``push``.
-        """
 
 
 class _Marks:
@@ -182,91 +143,6 @@ class HarmonyFormat:
 
     def may_open_mark(self, char: str, at_line_start: bool) -> bool:
         return (at_line_start and char == "<") or (char == "|" and self._marks.opened)
-
-
-_MARKUP = r"[\s>*_#$\\\[({\"'“-]*"
-_LINK = (
-    r"(?:(?:so|thus|therefore|hence|finally|consequently|accordingly|and|then|in conclusion|"
-    r"to conclude|in summary|as a result|putting it all together)[,:]?\s+)*"
-)
-_ANNOUNCEMENT = re.compile(
-    _MARKUP
-    + _LINK
-    + r"(?:"
-    + r"(?:(?:the|my|our|your)\s+)?(?:(?:(?:final|correct|right)\s+)?(?:answer|choice|option)|"
-    + r"final\s+result)(?:\s+(?:to|for)\s+[\w\s]{1,40}?)?"
-    + r"\s*(?:is|are|:|=|(?:would|should|must|will)\s+be)[\W\d_]"
-    + r"|(?:final\s+answer|answer\s*(?=[:*_\n]))(?:\W|__)"
-    + r"|(?:所以|因此|综上)?[，,]?(?:最终|最后)?答案\s*(?:是|为|：|:)"
-    + r")",
-    re.IGNORECASE,
-)
-_GSM8K = re.compile(r"\s*####\s*[-+$\\(]*[\d.]")
-_RETRACTION = re.compile(
-    r"\s*(?:but\s+|oh\s*,?\s+|no\s*,\s+)?(?:wait|hmm+|hold on|actually|alternatively|"
-    r"let(?:'s|’s| me| us)\s+(?:just\s+)?(?:double[\s-]?check|check|verify|re-?\w+))\W",
-    re.IGNORECASE,
-)
-_BOXED = ("\\boxed{", "\\fbox{")
-_HEAD = 96
-_CJK = "\u2e80"
-
-
-class PlainFormat:
-    """No marks; announcements of the final answer."""
-
-    def __init__(self) -> None:
-        self.start("")
-
-    def start(self, prompt: str) -> None:  # noqa: ARG002
-        self.region = Region.THINKING
-        self.mark = ""
-        self._line_head = ""
-        self._recent = ""
-        self.begin_step()
-
-    def begin_step(self) -> None:
-        self._step_head: str | None = ""
-        self._line_head = ""
-
-    def push(self, char: str) -> Found:
-        self._recent = (self._recent + char)[-7:]
-        self._grow(char)
-        if char.isalpha() and char < _CJK:
-            return ""
-        if self.region is Region.SUMMARY:
-            return self._retracted()
-        if char == "{" and self._recent.endswith(_BOXED):
-            self.region = Region.SUMMARY
-            return "step_cue"
-        return self._announced()
-
-    def _grow(self, char: str) -> None:
-        if self._step_head is not None:
-            self._step_head = self._step_head + char if len(self._step_head) < _HEAD else None
-        self._line_head = "" if char == "\n" else (self._line_head + char)[: _HEAD + 1]
-
-    def _announced(self) -> Found:
-        if self._step_head and _announces(self._step_head):
-            self.region = Region.SUMMARY
-            return "step_cue"
-        if len(self._line_head) <= _HEAD and _announces(self._line_head):
-            self.region = Region.SUMMARY
-            return "line_cue"
-        return ""
-
-    def _retracted(self) -> Found:
-        if not self._step_head or not _RETRACTION.fullmatch(self._step_head):
-            return ""
-        self.region = Region.THINKING
-        return "step_cue"
-
-    def may_open_mark(self, char: str, at_line_start: bool) -> bool:  # noqa: ARG002
-        return False
-
-
-def _announces(head: str) -> bool:
-    return bool(_ANNOUNCEMENT.fullmatch(head) or _GSM8K.fullmatch(head))
 
 
 class AutoFormat:

@@ -1,4 +1,6 @@
-"""The bundled task: multi-step computations whose true step graph is known.
+"""The bundled task (computations whose true step graph is known) and graders of final answers.
+
+Problems, gold graphs, errors made on purpose, grades; no model is run here.
 
 >>> from step_saliency.tasks import make_problems
 >>> problem = make_problems(n=1, level="easy", seed=0)[0]
@@ -6,8 +8,11 @@
 True
 """
 
+from step_saliency.tasks.corruption import Corruption as Corruption
+from step_saliency.tasks.gold import EdgeMatrices as EdgeMatrices
+from step_saliency.tasks.gold import GoldGraph as GoldGraph
+from step_saliency.tasks.gold import GoldStep as GoldStep
 from step_saliency.tasks.grading import ERROR_KINDS as ERROR_KINDS
-from step_saliency.tasks.grading import Corruption as Corruption
 from step_saliency.tasks.grading import ErrorKind as ErrorKind
 from step_saliency.tasks.grading import Grade as Grade
 from step_saliency.tasks.graph import Difficulty as Difficulty
@@ -15,9 +20,6 @@ from step_saliency.tasks.graph import Graph as Graph
 from step_saliency.tasks.graph import Premise as Premise
 from step_saliency.tasks.notation import Family as Family
 from step_saliency.tasks.problem import LEVELS as LEVELS
-from step_saliency.tasks.problem import EdgeMatrices as EdgeMatrices
-from step_saliency.tasks.problem import GoldGraph as GoldGraph
-from step_saliency.tasks.problem import GoldStep as GoldStep
 from step_saliency.tasks.problem import Level as Level
 from step_saliency.tasks.problem import Problem as Problem
 from step_saliency.tasks.problem import make_problems as make_problems

@@ -1,35 +1,17 @@
-"""Problems with a known step graph: the question, its gold solution, and what each step rests on.
-
-Ground truth for step-level attribution. A thinking step of the bundled task can only be written
-right by reading two kinds of earlier text: the *premise* that it restates, and the earlier *steps*
-whose values it substitutes. Which these are is known for every step of every response, so a
-step-saliency map can be held against the truth.
-
-The graph says which contents a step needs, not all that a model may rightly look at: choosing which
-step comes next depends on the query and on premises of steps still to come. Edges of that kind are
-not in the graph, so a map that shows them is charged with false positives.
-"""
+"""The bundled task: problems made from a seed, with question, gold answer, solution and graph."""
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from step_saliency.tasks.grading import (
-    Corruption,
-    ErrorKind,
-    Grade,
-    corrupt_solution,
-    grade_response,
-    split_response,
-)
+from step_saliency.tasks.corruption import Corruption, corrupt_solution
+from step_saliency.tasks.gold import EdgeMatrices, GoldGraph, edges_of_trace, graph_of_response
+from step_saliency.tasks.grading import ErrorKind, Grade, grade_response
 from step_saliency.tasks.graph import Difficulty, Graph, Split, draw_graph
 from step_saliency.tasks.notation import (
     NOTATIONS,
@@ -39,7 +21,7 @@ from step_saliency.tasks.notation import (
     write_question,
     write_steps,
 )
-from step_saliency.trace import Region, Step, Trace
+from step_saliency.trace import Region, Trace
 
 Level = Literal["easy", "medium", "hard"]
 
@@ -51,54 +33,6 @@ LEVELS: Mapping[Level, Difficulty] = MappingProxyType(
     }
 )
 """Dials of the named levels, set by what the bundled reasoner can do (see its model card)."""
-
-
-@dataclass(frozen=True)
-class GoldStep:
-    """What one thinking step rests on.
-
-    Attributes:
-        text: The step as written.
-        name: Variable that it computes; None if the step cannot be read.
-        premise: Index of the premise, in order of the question, that the step needs; None if the
-            question has no premise for its name.
-        needs: Earlier thinking steps whose values it needs, in order.
-    """
-
-    text: str
-    name: str | None
-    premise: int | None
-    needs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GoldGraph:
-    """True dependencies of a response, step by step.
-
-    Attributes:
-        premise_spans: Characters (start, stop) of each premise in the question.
-        steps: The thinking steps.
-        summary: Thinking steps that the summary needs: the last one that computes the target.
-    """
-
-    premise_spans: tuple[tuple[int, int], ...]
-    steps: tuple[GoldStep, ...]
-    summary: tuple[int, ...]
-
-
-class EdgeMatrices(NamedTuple):
-    """True edges between the steps of a trace, row: the step that needs, column: what it needs.
-
-    Attributes:
-        premise: Thinking step to premise.
-        step: Thinking step or summary to thinking step.
-        candidate: Pairs that could have been edges: a thinking step and any premise or earlier
-            thinking step; the summary and any thinking step.
-    """
-
-    premise: Bool[Tensor, "query_step key_step"]
-    step: Bool[Tensor, "query_step key_step"]
-    candidate: Bool[Tensor, "query_step key_step"]
 
 
 @dataclass(frozen=True)
@@ -144,26 +78,9 @@ class Problem:
         return self.graph_of(self.solution)
 
     def graph_of(self, response: str | Trace) -> GoldGraph:
-        """True dependencies of any response, right or wrong.
-
-        A step needs the premise of the name that it computes, and of every name in that premise the
-        last earlier step that computes it. What a wrong step needed is read from the question, not
-        from what it wrote.
-        """
-        lines, _ = split_response(_response_text(response))
-        last: dict[str, int] = {}
-        steps = []
-        for i, line in enumerate(lines):
-            written = NOTATIONS[self.family].read(line)
-            name = None if written is None else written.premise.name
-            premise = None if name is None else self.graph.index.get(name)
-            wanted = () if premise is None else self.graph.premises[premise].variables
-            needs = tuple(sorted(last[other] for other in wanted if other in last))
-            steps.append(GoldStep(line, name, premise, needs))
-            if name is not None:
-                last[name] = i
-        summary = (last[self.graph.target],) if self.graph.target in last else ()
-        return GoldGraph(tuple(self._written_question[1]), tuple(steps), summary)
+        """True dependencies of any response, right or wrong; see `graph_of_response`."""
+        _, spans = self._written_question
+        return graph_of_response(_response_text(response), self.graph, self.family, spans)
 
     def grade(self, response: str | Trace) -> Grade:
         """Whether the answer is right, and where and why the response first goes wrong.
@@ -202,13 +119,13 @@ class Problem:
         """
         response = self.solution if response is None else response
         prompt = self.prompt(tokenizer)
-        pieces = [*self._prompt_pieces(prompt, split_question), *_response_pieces(response)]
+        pieces = [*self._prompt_pieces(prompt, split_question), *response_pieces(response)]
         encoded = tokenizer(
             prompt + response, add_special_tokens=False, return_offsets_mapping=True
         )
         return Trace(
             tokens=torch.tensor(encoded["input_ids"]),
-            steps=_cut(pieces, [start for start, _ in encoded["offset_mapping"]]),
+            steps=steps_of_pieces(pieces, [start for start, _ in encoded["offset_mapping"]]),
             id=self.id,
             question=self.question,
             response=response,
@@ -233,71 +150,11 @@ class Problem:
             ValueError: If the question of the trace is not split into premises and query, or its
                 thinking steps are not the lines of its response.
         """
-        gold = self.graph_of(trace)
-        at = {
-            region: [i for i, step in enumerate(trace.steps) if step.region == region]
-            for region in Region
-        }
-        premises, thinking = at[Region.QUESTION][:-1], at[Region.THINKING]
-        if len(premises) != len(gold.premise_spans) or len(thinking) != len(gold.steps):
-            raise ValueError(
-                f"the trace has {len(at[Region.QUESTION])} question and {len(thinking)} thinking "
-                f"steps where {len(gold.premise_spans) + 1} and {len(gold.steps)} are needed; make "
-                "it with Problem.trace(..., split_question=True)"
-            )
-        shape = (len(trace.steps), len(trace.steps))
-        premise, step, candidate = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
-        for i, (row, needed) in enumerate(zip(thinking, gold.steps, strict=True)):
-            candidate[row, premises + thinking[:i]] = True
-            step[row, [thinking[j] for j in needed.needs]] = True
-            if needed.premise is not None:
-                premise[row, premises[needed.premise]] = True
-        for row in at[Region.SUMMARY]:
-            candidate[row, thinking] = True
-            step[row, [thinking[j] for j in gold.summary]] = True
-        return EdgeMatrices(premise, step, candidate)
+        return edges_of_trace(self.graph_of(trace), trace)
 
 
 def _response_text(response: str | Trace) -> str:
     return response.response if isinstance(response, Trace) else response
-
-
-def _response_pieces(response: str) -> Iterator[tuple[str, Region]]:
-    """Pieces of a response that join to it again."""
-    text, end, rest = response.partition("<|eos|>")
-    thinking, closed, summary = text.partition("</think>")
-    opening = thinking.removeprefix("<think>")
-    yield thinking[: len(thinking) - len(opening)], Region.TEMPLATE
-    for line in re.findall(r"[^\n]*\n|[^\n]+", opening):
-        yield line, Region.THINKING if line.strip() else Region.TEMPLATE
-    body = summary.lstrip("\n")
-    yield closed + summary[: len(summary) - len(body)], Region.TEMPLATE
-    yield body, Region.SUMMARY
-    yield end + rest, Region.TEMPLATE
-
-
-def _cut(pieces: list[tuple[str, Region]], token_starts: list[int]) -> tuple[Step, ...]:
-    """Steps of tokens from pieces of text; template pieces that follow each other are joined."""
-    joined: list[tuple[str, Region]] = []
-    for text, region in pieces:
-        if text and joined and region == joined[-1][1] == Region.TEMPLATE:
-            joined[-1] = (joined[-1][0] + text, region)
-        elif text:
-            joined.append((text, region))
-    steps = []
-    first, end_of_text = 0, 0
-    for text, region in joined:
-        end_of_text += len(text)
-        stop = first
-        while stop < len(token_starts) and token_starts[stop] < end_of_text:
-            stop += 1
-        if stop > first:
-            steps.append(Step(first, stop, region, text))
-        elif steps:
-            # One token began in the piece before and covers all of this one.
-            steps[-1] = replace(steps[-1], text=steps[-1].text + text)
-        first = stop
-    return tuple(steps)
 
 
 def make_problems(
