@@ -25,7 +25,7 @@ from step_saliency.models.convert import from_transformers
 from step_saliency.tasks import Difficulty, make_problems
 from tests.tiny import BACKEND
 from training.tokenizer import build_tokenizer
-from training.train import TrainConfig, build_model
+from training.model import TrainConfig, build_model
 
 SHORT = Difficulty(n_steps=3, n_distractors=2, digits=1)
 

@@ -15,8 +15,10 @@ from step_saliency.tasks import LEVELS, Difficulty, make_problems
 from step_saliency.tasks.graph import Graph, draw_graph
 from training import data
 from training.data import IGNORED, batches_from, collate, draw_difficulty, encode, make_pool
+from training.model import TrainConfig, build_model
+from training.optimizers import learning_rate
 from training.tokenizer import build_tokenizer, save_tokenizer
-from training.train import TrainConfig, build_model, learning_rate, train
+from training.train import train
 
 TOKENIZER = build_tokenizer()
 TINY = TrainConfig(

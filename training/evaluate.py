@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
+from step_saliency.storage.tables import write_csv
 from step_saliency.tasks import Difficulty, Family, Level, Problem, make_problems
 
 EVALUATION_SEED = 1000
@@ -127,17 +129,10 @@ def accuracy_table(responses: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (level, family), group in greedy.groupby(["level", "family"]):
         n, k = len(group), int(group.is_correct.sum())
-        lower, upper = wilson(k, n)
+        lower, upper = binomtest(k, n).proportion_ci(method="wilson")
         row = {"level": level, "family": family, "estimate": k / n, "lower": lower, "upper": upper}
         rows.append(row | {"n": n, "tokens": group.n_tokens.mean()})
     return _by_level(pd.DataFrame(rows))
-
-
-def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share of ``k`` in ``n``."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
-    return centre - half, centre + half
 
 
 def error_table(responses: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +141,7 @@ def error_table(responses: pd.DataFrame) -> pd.DataFrame:
     shares = wrong.groupby(["level", "family"]).error_kind.value_counts(
         normalize=True, dropna=False
     )
-    table = shares.unstack(fill_value=0.0).reset_index()
+    table = shares.unstack(fill_value=0).reset_index()
     table.insert(2, "errors", wrong.groupby(["level", "family"]).size().to_numpy())
     return _by_level(table)
 
@@ -202,7 +197,7 @@ def main() -> None:
             )
     responses = pd.concat(tables, ignore_index=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    responses.to_csv(options.out / "responses.csv", index=False)
+    write_csv(options.out / "responses.csv", responses, float_format=None)
     for table in (accuracy_table(responses), error_table(responses), mixed_problems(responses)):
         print(table.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
 

@@ -8,18 +8,19 @@ model card, whose figures are those of that evaluation.
 import argparse
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import torch
 from transformers import Qwen2ForCausalLM
 
+from step_saliency.storage.files import replacing, write_bytes, write_text
 from step_saliency.tasks import LEVELS, make_problems
 from training.data import MAX_DISTRACTORS, MAX_STEPS
 from training.evaluate import accuracy_table, error_table, mixed_problems
+from training.model import TrainConfig, build_model
 from training.tokenizer import build_tokenizer, save_tokenizer
-from training.train import CHECKPOINT, LOG, TrainConfig, build_model
+from training.train import CHECKPOINT, LOG
 
 MAX_BYTES = 12 * 2**20
 
@@ -45,7 +46,7 @@ def export(run: Path, to: Path) -> None:
         raise ValueError(f"the weights take {n_bytes} bytes; the package may carry {MAX_BYTES}")
     model.save_pretrained(to, safe_serialization=True)
     save_tokenizer(to)
-    shutil.copyfile(run / LOG, to / "training_log.csv")
+    write_bytes(to / "training_log.csv", (run / LOG).read_bytes())
     plot_curve(run / LOG, to / "training_curve.png")
 
 
@@ -63,7 +64,8 @@ def plot_curve(log: Path, picture: Path) -> None:
     axes.plot(held_out.tokens / 1e6, held_out.held_out_loss, "o", ms=3, label="test problems")
     axes.set(xlabel="tokens read (million)", ylabel="loss on responses (nats/token)", yscale="log")
     axes.legend(frameon=False)
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 CARD = Path(__file__).parent / "model_card.template.md"
@@ -153,7 +155,7 @@ def main() -> None:
     export(options.run, options.to)
     if options.evaluation:
         card = model_card(options.run, options.evaluation, options.hardware)
-        (options.to / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        write_text(options.to / "MODEL_CARD.md", card)
     files = {file.name: file.stat().st_size for file in sorted(options.to.iterdir())}
     print(json.dumps(files, indent=2))
 
