@@ -23,8 +23,8 @@ here are for comparing, `ss.calibrate` is for choosing. The gold loss asks what 
 to the model on a text that is right, not what it does to one that went wrong.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,8 @@ from analyses.material.conditions import (
     BASELINE,
     METHODS,
     PLACEBOS,
+    AnswerSettings,
     Condition,
-    add_answer_arguments,
     answers,
     check_depth,
     chunks,
@@ -45,15 +45,13 @@ from analyses.material.conditions import (
     windows,
 )
 from analyses.material.problems import TASK, Item, read_items
-from analyses.running.runner import Analysis, Options, Unit, main
-from step_saliency.stats.tables import (
-    binary_table,
-    equivalence,
-    mean_table,
-    paired_table,
-    reduce_to_problems,
-    with_holm,
-)
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.equivalence import equivalence
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table, reduce_to_problems
 
 TAUS = (0.3, 0.6)
 ALPHAS = (0.12, 0.25, 0.5, 1.0)
@@ -112,7 +110,7 @@ def _is_repeated(condition: Condition, n_layers: int) -> bool:
 
 
 def ablation(
-    model: Any, items: Sequence[Item], chosen: Sequence[Condition], options: Mapping[str, Any]
+    model: Any, items: Sequence[Item], chosen: Sequence[Condition], settings: AnswerSettings
 ) -> pd.DataFrame:
     """Answers to problems under conditions.
 
@@ -120,7 +118,7 @@ def ablation(
         model: The model.
         items: Problems.
         chosen: Conditions.
-        options: As for `analyses.material.conditions.answers`; ``data, level, family`` besides.
+        settings: How answers are written.
 
     Returns:
         One row per condition and answer: columns of `answers`, of `Condition.columns` and
@@ -128,19 +126,19 @@ def ablation(
     """
     tables = []
     for condition in chosen:
-        flow = model_flow(model, condition, options)
-        _, frame = answers(model, items, flow, options)
+        flow = model_flow(model, condition, settings)
+        _, frame = answers(model, items, flow, settings)
         tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
     return pd.concat(tables, ignore_index=True)
 
 
 def losses(
-    model: Any, items: Sequence[Item], chosen: Sequence[Condition], options: Mapping[str, Any]
+    model: Any, items: Sequence[Item], chosen: Sequence[Condition], settings: AnswerSettings
 ) -> pd.DataFrame:
     """Teacher-forced loss of the gold solutions under conditions; otherwise as `ablation`."""
     tables = []
     for condition in chosen:
-        flow = model_flow(model, condition, options)
+        flow = model_flow(model, condition, settings)
         frame = gold_losses(model, items, flow)
         tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
     return pd.concat(tables, ignore_index=True)
@@ -152,7 +150,7 @@ def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFram
     Args:
         values: From `ablation`.
         seed: Of the draws.
-        draws: ``n_resamples``, ``n_permutations`` of `step_saliency.stats.tables.binary_table`.
+        draws: ``n_resamples``, ``n_permutations`` of `step_saliency.stats.binary.binary_table`.
 
     Returns:
         Columns of `binary_table` with the condition's, and ``p_equivalent``.
@@ -285,41 +283,50 @@ def _paired_losses(
     )
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class AblationSettings(AnswerSettings):
+    """Conditions, and of how many problems."""
+
+    conditions: str = option("all", f"{', '.join(SETS)}, or names: a,b,c")
+    depth: int = option(8, "layers of the model")
+    n_answers: int | None = option(None, "answer only so many of the problems")
+    n_losses: int = option(200, "gold losses of so many problems")
+
+
+def units(settings: AblationSettings) -> list[Unit]:
     """Chunks of problems, condition by condition."""
-    depth = options["depth"]
-    chosen = conditions(depth, options["conditions"])
-    todo = [("answers", span, condition) for condition in chosen for span in chunks(options)]
-    wanted = options["n_losses"]
-    todo += [("losses", span, c) for c in chosen for span in chunks(options, wanted) if wanted]
-    if options["n_answers"] is not None:
-        todo = [
-            (kind, (a, min(b, options["n_answers"])), c)
-            for kind, (a, b), c in todo
-            if kind != "answers" or a < options["n_answers"]
-        ]
+    n, size = settings.n, settings.chunk
+    most = n if settings.n_answers is None else settings.n_answers
+    spans = {
+        "answers": [(a, min(b, most)) for a, b in chunks(n, size) if a < most],
+        "losses": [(a, min(b, most)) for a, b in chunks(min(settings.n_losses, n), size)],
+    }
     return [
         Unit(f"{kind}-{condition.name}-{span[0]:05d}", (kind, span, condition))
-        for kind, span, condition in todo
+        for kind in spans
+        for condition in conditions(settings.depth, settings.conditions)
+        for span in spans[kind]
     ]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: AblationSettings) -> pd.DataFrame:
     """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
-    check_depth(model, options)
+    check_depth(model, settings.depth)
     kind, (first, last), condition = unit.payload
-    items = read_items(options)[first:last]
-    made = ablation if kind == "answers" else losses
-    frame = made(model, items, [condition], options)
-    told = {"level": None, "family": None}
-    if options["data"] == TASK:
-        told = {"level": options["level"], "family": options["family"]}
-    return frame.assign(kind=kind, **told)
+    items = read_items(settings)[first:last]
+    measure = ablation if kind == "answers" else losses
+    frame = measure(model, items, [condition], settings)
+    is_task = settings.data == TASK
+    return frame.assign(
+        kind=kind,
+        level=settings.level if is_task else None,
+        family=settings.family if is_task else None,
+    )
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: AblationSettings) -> Mapping[str, pd.DataFrame]:
     """Effects, contrasts with placebos, interaction, trends, accuracy, gold losses."""
-    seed = options["seed"]
+    seed = settings.seed
     answered = values[values["kind"] == "answers"].assign(
         is_correct=lambda rows: rows["is_correct"].astype(bool)
     )
@@ -340,21 +347,12 @@ def _accuracy(values: pd.DataFrame, seed: int) -> pd.DataFrame:
     return described(mean_table(values, "is_correct", by=["condition"], seed=seed), values)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_answer_arguments(parser)
-    parser.add_argument("--conditions", default="all", help=f"{', '.join(SETS)}, or names: a,b,c")
-    parser.add_argument("--depth", type=int, default=8, help="layers of the model")
-    parser.add_argument("--n-answers", type=int, help="answer only so many of the problems")
-    parser.add_argument("--n-losses", type=int, default=200, help="gold losses of so many problems")
-
-
 ANALYSIS = Analysis(
     "ablation",
+    AblationSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("score_edits", "head_edits"),
 )
 

@@ -26,9 +26,9 @@ go on thinking when they may are not in this comparison. A vote needs answers th
 which a free text has not.
 """
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,22 +38,19 @@ import step_saliency as ss
 from analyses.material.conditions import (
     BASELINE,
     METHODS,
+    AnswerSettings,
     Condition,
-    add_answer_arguments,
     answers,
     chunks,
     model_flow,
 )
 from analyses.material.problems import TASK, Item, read_items
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
 from step_saliency.models.facts import n_layers
-from step_saliency.stats.tables import (
-    binary_table,
-    bootstrap_means,
-    mean_table,
-    paired_table,
-    ratio,
-)
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+from step_saliency.stats.statistic import bootstrap_means, ratio
 from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
 
@@ -83,7 +80,7 @@ def flops(n_weights: int, layers: int, width: int, prompt: int, response: int) -
 def compute_matched(
     model: Any,
     items: Sequence[Item],
-    options: Mapping[str, Any],
+    settings: "ComputeSettings",
     *,
     compared: Sequence[Condition] = COMPARED,
 ) -> pd.DataFrame:
@@ -92,7 +89,7 @@ def compute_matched(
     Args:
         model: The model.
         items: Problems of the bundled task, or rows with gold answers.
-        options: As for `analyses.material.conditions.answers`; ``samples`` is the largest k.
+        settings: How answers are written; ``samples`` is the largest k.
         compared: Conditions; each answers everything.
 
     Returns:
@@ -103,20 +100,20 @@ def compute_matched(
     counted = weights_used(model), n_layers(model), int(model.cfg.n_heads * model.cfg.d_head)
     tables = []
     for condition in compared:
-        flow = model_flow(model, condition, options)
+        flow = model_flow(model, condition, settings)
         for temperature in (0.0, 1.0):
-            chosen = {**options, "temperature": temperature}
+            decoded = replace(settings, temperature=temperature)
             if temperature == 0:
-                chosen |= {"samples": 1, "max_new_tokens": max(options["limits"])}
+                decoded = replace(decoded, samples=1, max_new_tokens=max(settings.limits))
             started = time.process_time()
-            traces, frame = answers(model, items, flow, chosen)
+            traces, frame = answers(model, items, flow, decoded)
             seconds = time.process_time() - started
             frame = _with_costs(frame, traces, seconds, counted)
             if temperature == 0:
-                made = _limited(model, items, traces, frame, options["limits"])
+                made = _limited(model, items, traces, frame, settings.limits)
             else:
                 singles = frame.assign(method="sample", k=1)
-                made = pd.concat([singles, _votes(items, traces, frame, options["samples"])])
+                made = pd.concat([singles, _votes(items, traces, frame, settings.samples)])
             tables.append(made.assign(condition=condition.name, temperature=temperature))
     joined = pd.concat(tables, ignore_index=True)
     return joined.astype({"limit": "Int64", "sample": "Int64", "k": "int64"})
@@ -264,33 +261,44 @@ def cost_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Dat
     )
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings(AnswerSettings):
+    """Votes of up to ``samples`` answers, and limits of a greedy one."""
+
+    samples: int = max(VOTES)
+    chunk: int = 50
+    batch_size: int = 200
+    limits: tuple[int, ...] = LIMITS
+
+
+def units(settings: ComputeSettings) -> list[Unit]:
     """Chunks of problems; all conditions of a chunk run one after the other."""
-    return [Unit(f"problems-{start:05d}", (start, stop)) for start, stop in chunks(options)]
+    spans = chunks(settings.n, settings.chunk)
+    return [Unit(f"problems-{start:05d}", (start, stop)) for start, stop in spans]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: ComputeSettings) -> pd.DataFrame:
     """Everything for one chunk. Seeds are the run's: conditions share random numbers.
 
     Conditions take turns in going first, so that what a process does once is charged to neither.
     """
     first, last = unit.payload
-    items = read_items(options)[first:last]
-    turn = 1 if first // options["chunk"] % 2 == 0 else -1
-    frame = compute_matched(model, items, options, compared=COMPARED[::turn])
+    items = read_items(settings)[first:last]
+    turn = 1 if first // settings.chunk % 2 == 0 else -1
+    frame = compute_matched(model, items, settings, compared=COMPARED[::turn])
     place = {condition.name: number for number, condition in enumerate(COMPARED)}
     frame = frame.sort_values("condition", key=lambda names: names.map(place), kind="stable")
-    task = options["data"] == TASK
+    task = settings.data == TASK
     return frame.reset_index(drop=True).assign(
         chunk=unit.name,
-        level=options["level"] if task else None,
-        family=options["family"] if task else None,
+        level=settings.level if task else None,
+        family=settings.family if task else None,
     )
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: ComputeSettings) -> Mapping[str, pd.DataFrame]:
     """Accuracy and costs of the ways, their differences, and StepFlow's overhead."""
-    seed = options["seed"]
+    seed = settings.seed
     values = values.assign(is_correct=values["is_correct"].astype(bool))
     return {
         "summary": ways(values, seed=seed),
@@ -300,19 +308,12 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_answer_arguments(parser)
-    parser.set_defaults(samples=max(VOTES), chunk=50, batch_size=200)
-    parser.add_argument("--limits", type=int, nargs="+", default=list(LIMITS))
-
-
 ANALYSIS = Analysis(
     "compute_matched",
+    ComputeSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("score_edits", "head_edits"),
 )
 

@@ -16,20 +16,22 @@ association. Lengths differ too: the rows ``control="length"`` of ``comparison``
 nearer, and ``n_tokens`` among them says how near.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 import step_saliency as ss
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import ModelSettings, option
 from step_saliency.diagnosis import compare, diagnose, mean_curves
-from step_saliency.options import OBJECTIVES, POOLS, ROWS
+from step_saliency.options import ObjectiveLiteral, PoolName, RowsName
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Trace
 
 CHUNK = 5
+TEMPERATURE = 1.0
 READING = ("objective", "pool", "rows")
 METRICS = ("lock_in", "decay", "share", "lock_in_index", "decay_index")
 
@@ -52,7 +54,7 @@ def diagnosed_answers(
         reading: ``objective``, ``pool`` and ``rows`` of `step_saliency`.
     """
     questions = [problem.question for problem in problems]
-    written = ss.generate(model, questions, n=samples, temperature=1.0, seed=seed, progress=False)
+    written = ss.generate(model, questions, n=samples, temperature=TEMPERATURE, seed=seed, progress=False)
     frames = []
     for number, answer in enumerate(written):
         problem = problems[number // samples]
@@ -75,50 +77,52 @@ def _labelled(problem: Problem, trace: Trace, number: int) -> Trace:
     )
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class CurveSettings(ModelSettings):
+    """Problems, responses, and the reading of the map."""
+
+    level: Level = "medium"
+    samples: int = option(4, "responses per problem")
+    objective: ObjectiveLiteral = "next_token"
+    pool: PoolName = "mean"
+    rows: RowsName = "query"
+
+
+def units(settings: CurveSettings) -> list[Unit]:
     """Problems in chunks."""
-    starts = range(0, options["n"], CHUNK)
-    return [Unit(f"problems-{a:04d}", (a, min(a + CHUNK, options["n"]))) for a in starts]
+    starts = range(0, settings.n, CHUNK)
+    return [Unit(f"problems-{a:04d}", (a, min(a + CHUNK, settings.n))) for a in starts]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: CurveSettings) -> pd.DataFrame:
     """Diagnoses of a chunk."""
     first, last = unit.payload
-    problems = make_problems(n=options["n"], level=options["level"], seed=options["seed"])
+    problems = make_problems(n=settings.n, level=settings.level, seed=settings.seed)
     return diagnosed_answers(
         model,
         problems[first:last],
-        samples=options["samples"],
+        samples=settings.samples,
         seed=unit.seed,
-        **{name: options[name] for name in READING},
+        **{name: getattr(settings, name) for name in READING},
     )
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: CurveSettings) -> Mapping[str, pd.DataFrame]:
     """Curves with intervals, and error minus correct within problems."""
-    tables = {"summary": mean_curves(values, seed=options["seed"])}
+    tables = {"summary": mean_curves(values, seed=settings.seed)}
     try:
-        tables["comparison"] = compare(values, seed=options["seed"])
+        tables["comparison"] = compare(values, seed=settings.seed)
     except ValueError:
         return tables
     return tables
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    parser.add_argument("--level", default="medium", choices=get_args(Level))
-    parser.add_argument("--samples", type=int, default=4, help="responses per problem")
-    parser.add_argument("--objective", default="next_token", choices=OBJECTIVES)
-    parser.add_argument("--pool", default="mean", choices=POOLS)
-    parser.add_argument("--rows", default="query", choices=ROWS)
-
-
 ANALYSIS = Analysis(
     "depth_curves",
+    CurveSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("gradients", "pattern_rows", "local_gradients"),
     keep_values=False,
 )

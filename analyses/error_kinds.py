@@ -23,8 +23,8 @@ answer after a wrong step counts as correct. Kinds are of the *first* error: an 
 moves it hides the later ones.
 """
 
-import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,19 @@ import pandas as pd
 from analyses.ablation import conditions
 from analyses.material.conditions import (
     BASELINE,
-    add_answer_arguments,
+    AnswerSettings,
     answers,
     check_depth,
     chunks,
     model_flow,
 )
 from analyses.material.problems import check_task, read_items
-from analyses.running.runner import Analysis, Options, Unit, main
-from step_saliency.stats.tables import bootstrap_means, mean_table, paired_table, with_holm
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+from step_saliency.stats.statistic import bootstrap_means
 from step_saliency.tasks.grading import ERROR_KINDS
 
 CORRECT = "correct"
@@ -217,30 +221,38 @@ def _share_difference(means: np.ndarray) -> np.ndarray:
         return means[..., 0] / means[..., 1] - means[..., 2] / means[..., 3]
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class ErrorSettings(AnswerSettings):
+    """Folders of earlier answers, or the conditions under which answers are written."""
+
+    answers: tuple[str, ...] = option((), "folders of earlier runs")
+    conditions: str = option("core", "as for ablation")
+    depth: int = option(8, "layers of the model")
+
+
+def units(settings: ErrorSettings) -> list[Unit]:
     """Earlier answers by folder, or chunks of problems."""
-    if options["answers"]:
-        return [Unit(f"answers-{Path(name).name}", name) for name in options["answers"]]
-    check_task(options, "kinds of error")
-    chosen = conditions(options["depth"], options["conditions"])
+    if settings.answers:
+        return [Unit(f"answers-{Path(name).name}", name) for name in settings.answers]
+    check_task(settings, "kinds of error")
     return [
         Unit(f"{condition.name}-{start:05d}", ((start, stop), condition))
-        for condition in chosen
-        for start, stop in chunks(options)
+        for condition in conditions(settings.depth, settings.conditions)
+        for start, stop in chunks(settings.n, settings.chunk)
     ]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: ErrorSettings) -> pd.DataFrame:
     """One folder, or one condition on one chunk."""
     if isinstance(unit.payload, str):
         return read_answers(Path(unit.payload))
-    check_depth(model, options)
+    check_depth(model, settings.depth)
     (first, last), condition = unit.payload
-    items = read_items(options)[first:last]
-    _, frame = answers(model, items, model_flow(model, condition, options), options)
+    items = read_items(settings)[first:last]
+    _, frame = answers(model, items, model_flow(model, condition, settings), settings)
     frame = frame.assign(condition=condition.name, source="error_kinds")
-    told = {name: options[name] for name in ("level", "family", "temperature")}
-    return frame.assign(**told)[[*SETTING, *KEPT]]
+    setting = {name: getattr(settings, name) for name in SETTING[1:]}
+    return frame.assign(**setting)[[*SETTING, *KEPT]]
 
 
 def read_answers(folder: Path) -> pd.DataFrame:
@@ -263,10 +275,10 @@ def read_answers(folder: Path) -> pd.DataFrame:
     return wanted[[*SETTING, *KEPT]].reset_index(drop=True)
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: ErrorSettings) -> Mapping[str, pd.DataFrame]:
     """Rates, transitions, changes, placebos and flow against local, by source."""
     made: dict[str, list[pd.DataFrame]] = {}
-    seed = options["seed"]
+    seed = settings.seed
     functions = {
         "rates": rates,
         "summary": transitions,
@@ -284,20 +296,12 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
     return {name: table for name, table in joined.items() if not table.empty}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_answer_arguments(parser)
-    parser.add_argument("--answers", nargs="*", default=[], help="folders of earlier runs")
-    parser.add_argument("--conditions", default="core", help="as for ablation")
-    parser.add_argument("--depth", type=int, default=8, help="layers of the model")
-
-
 ANALYSIS = Analysis(
     "error_kinds",
+    ErrorSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("score_edits", "head_edits"),
     keep_values=False,
 )

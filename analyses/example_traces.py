@@ -10,9 +10,9 @@ missing layer is the mean over layers), ``band_shares`` (mean over a band's laye
 shares). Saliency is rounded to half precision.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import ModelSettings, option
 from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
-from step_saliency.options import OBJECTIVES, ObjectiveName
+from step_saliency.options import ObjectiveLiteral, ObjectiveName
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Region, Trace
@@ -137,24 +138,33 @@ def _band_shares(saliency: StepSaliency, kept: Sequence[int]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings(ModelSettings):
+    """Problems, responses, and the reading of the map."""
+
+    level: Level = "medium"
+    samples: int = option(8, "responses per problem")
+    objective: ObjectiveLiteral = "log_odds"
+
+
+def run_unit(model: Any, unit: Unit, settings: ExampleSettings) -> pd.DataFrame:
     """All tables of both traces in one, told apart by the column ``table``."""
-    problems = make_problems(n=options["n"], level=options["level"], seed=options["seed"])
-    problem, *pair = first_pair(model, problems, samples=options["samples"], seed=options["seed"])
+    problems = make_problems(n=settings.n, level=settings.level, seed=settings.seed)
+    problem, *pair = first_pair(model, problems, samples=settings.samples, seed=settings.seed)
     frames = []
     for trace, is_correct in zip(pair, (True, False), strict=True):
-        tables = example_tables(model, trace, objective=options["objective"])
+        tables = example_tables(model, trace, objective=settings.objective)
         for name, table in tables.items():
             frames.append(table.assign(table=name, problem=problem.id, is_correct=is_correct))
     return pd.concat(frames, ignore_index=True)
 
 
-def units(options: Options) -> list[Unit]:
+def units(settings: ExampleSettings) -> list[Unit]:
     """One: the search ends with the first pair."""
-    return [Unit("pair", options["n"])]
+    return [Unit("pair", settings.n)]
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: ExampleSettings) -> Mapping[str, pd.DataFrame]:
     """The tables, each with its own columns."""
     label = {"problem": "string", "is_correct": "bool"}
     return {
@@ -163,19 +173,12 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    parser.add_argument("--level", default="medium", choices=get_args(Level))
-    parser.add_argument("--samples", type=int, default=8, help="responses per problem")
-    parser.add_argument("--objective", default="log_odds", choices=OBJECTIVES)
-
-
 ANALYSIS = Analysis(
     "example_traces",
+    ExampleSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("gradients", "pattern_rows", "local_gradients"),
     keep_values=False,
 )

@@ -35,13 +35,12 @@ the curves). Rows with fewer than three keys, or on which a map is constant, are
 that are not the model's own ask about text that it would not have written.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -53,13 +52,16 @@ from analyses.gold_graph import rank_edges
 from analyses.instruments.knockout import Cut, cut_logits, divergence, logits_at, token_losses
 from analyses.instruments.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
 from analyses.instruments.peers_span import METHOD, digest_of
-from analyses.material.problems import Item, add_source_arguments, item_trace, item_units
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.material.problems import Item, SourceSettings, item_trace, item_units
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.models.facts import n_layers
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.api import answer_positions
 from step_saliency.saliency.pooling import StepLayout, normalise, step_layout
-from step_saliency.stats.tables import mean_table, paired_table, rank_correlation
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+from step_saliency.stats.ranks import rank_correlation
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Region, Trace
 
@@ -564,10 +566,24 @@ def differences(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessSettings(SourceSettings):
+    """Problems, and what is cut."""
+
+    rows: Literal["target", "query"] = "target"
+    heads: tuple[str, ...] = option((), "heads to cut in", metavar="L3H1")
+    bands: bool = True
+    curves: bool = True
+    max_rows: int | None = option(None, "query steps of a trace, at random")
+    max_keys: int | None = option(None, "key steps of a query step, at random")
+    peers: Path | None = option(None, "maps of other packages, by peers_span.py")
+    batch_size: int = 16
+
+
+def run_unit(model: Any, unit: Unit, settings: FaithfulnessSettings) -> pd.DataFrame:
     """One problem."""
     item: Item = unit.payload
-    trace = item_trace(model, item, options)
+    trace = item_trace(model, item, settings)
     edges = None
     if item.problem is not None:
         try:
@@ -578,14 +594,14 @@ def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
         model,
         [trace],
         edges=[edges],
-        rows=options["rows"],
-        heads=[_parse_head(name) for name in options["heads"]],
-        bands=options["bands"],
-        with_curves=options["curves"],
-        max_rows=options["max_rows"],
-        max_keys=options["max_keys"],
-        peers=options["peers"],
-        batch_size=options["batch_size"],
+        rows=settings.rows,
+        heads=[_parse_head(name) for name in settings.heads],
+        bands=settings.bands,
+        with_curves=settings.curves,
+        max_rows=settings.max_rows,
+        max_keys=settings.max_keys,
+        peers=settings.peers,
+        batch_size=settings.batch_size,
         seed=unit.seed % 2**31,
     )
 
@@ -597,34 +613,21 @@ def _parse_head(name: str) -> tuple[int, int]:
     return int(layer), int(head)
 
 
-def tables(values: pd.DataFrame, options: Options) -> dict[str, pd.DataFrame]:
+def tables(values: pd.DataFrame, settings: FaithfulnessSettings) -> dict[str, pd.DataFrame]:
     """Means and paired differences."""
-    seed = options["seed"]
+    seed = settings.seed
     return {
         "summary": summarise(values, seed=seed),
         "differences": differences(values, seed=seed),
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Problems, and what is cut."""
-    add_source_arguments(parser)
-    parser.add_argument("--rows", default="target", choices=["target", "query"])
-    parser.add_argument("--heads", nargs="*", default=[], metavar="L3H1", help="heads to cut in")
-    parser.add_argument("--no-bands", dest="bands", action="store_false")
-    parser.add_argument("--no-curves", dest="curves", action="store_false")
-    parser.add_argument("--max-rows", type=int, help="query steps of a trace, at random")
-    parser.add_argument("--max-keys", type=int, help="key steps of a query step, at random")
-    parser.add_argument("--peers", type=Path, help="maps of other packages, by peers_span.py")
-    parser.add_argument("--batch-size", type=int, default=16)
-
-
 ANALYSIS = Analysis(
     "faithfulness",
+    FaithfulnessSettings,
     units=item_units,
     run_unit=run_unit,
     summarise=tables,
-    add_arguments=add_arguments,
     checks=("gradients", "pattern_rows", "local_gradients", "score_edits", "cached_decoding"),
     keep_values=False,
 )

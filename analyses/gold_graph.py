@@ -1,7 +1,7 @@
 """Is a step-saliency map right? Maps against the known step graph of the bundled task.
 
 Every thinking step of the task needs one premise and the earlier steps whose values it substitutes;
-the summary needs the last step (see `step_saliency.tasks.problem`). A map gives each candidate pair
+the summary needs the last step (see `step_saliency.tasks.gold`). A map gives each candidate pair
 of steps a score. How well do the scores rank the true pairs above the others?
 
     average precision = sum over thresholds of (recall_n - recall_{n-1}) * precision_n
@@ -27,8 +27,8 @@ solutions by default, teacher-forced; where the model would have written somethi
 about text that is not its own.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -41,7 +41,9 @@ from tqdm.auto import tqdm
 
 import step_saliency as ss
 from analyses.instruments.maps import UNPOOLED, Maps, all_maps
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import ModelSettings, option
+from step_saliency.options import Draws
 from step_saliency.saliency.pooling import Pool, Rows, normalise, step_layout
 from step_saliency.stats.resampling import Bootstrap
 from step_saliency.tasks import EdgeMatrices, Family, Level, Problem, make_problems
@@ -257,10 +259,8 @@ def bootstrap_means(
     values: Float[np.ndarray, "problem group"], *, seed: int, n_bootstrap: int = N_BOOTSTRAP
 ) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
     """95% percentile interval of the mean over problems; missing values are left out."""
-    bootstrap = Bootstrap(
-        len(values), confidence=0.95, n_resamples=n_bootstrap, seed=seed, expanded=False
-    )
-    return bootstrap.interval(values)
+    draws = Draws(n_resamples=n_bootstrap, seed=seed)
+    return Bootstrap(len(values), draws, levels="plain").interval(values)
 
 
 def summarise(
@@ -342,59 +342,54 @@ def own_responses(model: Any, problems: Sequence[Problem]) -> list[str]:
     return [trace.response for trace in traces]
 
 
-def problem_units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class GraphSettings(ModelSettings):
+    """Problems and responses."""
+
+    level: Level = "medium"
+    families: tuple[Family, ...] = option(
+        ("symbols", "words"), "--n problems of each", flag="--family"
+    )
+    responses: Literal["gold", "own"] = option("gold", "gold solutions or greedy ones")
+
+
+def problem_units(settings: GraphSettings) -> list[Unit]:
     """One unit a problem: its number within the family, and the problem."""
     units = []
-    for family in options["families"]:
+    for family in settings.families:
         problems = make_problems(
-            n=options["n"], level=options["level"], seed=options["seed"], family=family
+            n=settings.n, level=settings.level, seed=settings.seed, family=family
         )
         units += [Unit(problem.id, (i, problem)) for i, problem in enumerate(problems)]
     return units
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: GraphSettings) -> pd.DataFrame:
     """Scores of one problem."""
     number, problem = unit.payload
-    responses = own_responses(model, [problem]) if options["responses"] == "own" else None
+    responses = own_responses(model, [problem]) if settings.responses == "own" else None
     return gold_graph(
-        model, [problem], responses=responses, seed=options["seed"] + number, progress=False
+        model, [problem], responses=responses, seed=settings.seed + number, progress=False
     )
 
 
-def tables(values: pd.DataFrame, options: Options) -> dict[str, pd.DataFrame]:
+def tables(values: pd.DataFrame, settings: GraphSettings) -> dict[str, pd.DataFrame]:
     """Means with intervals, differences from attention, and what to look at first."""
-    summary = summarise(values, seed=options["seed"])
+    summary = summarise(values, seed=settings.seed)
     first = [headline(summary, edge=edge).assign(edge=edge) for edge in get_args(Edge)]
     return {
         "summary": summary,
-        "differences": differences(values, seed=options["seed"]),
+        "differences": differences(values, seed=settings.seed),
         "headline": pd.concat(first, ignore_index=True),
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Problems and responses."""
-    parser.add_argument("--level", default="medium", choices=get_args(Level))
-    parser.add_argument(
-        "--family",
-        dest="families",
-        nargs="+",
-        default=["symbols", "words"],
-        choices=get_args(Family),
-        help="--n problems of each",
-    )
-    parser.add_argument(
-        "--responses", default="gold", choices=["gold", "own"], help="gold solutions or greedy ones"
-    )
-
-
 ANALYSIS = Analysis(
     "gold_graph",
+    GraphSettings,
     units=problem_units,
     run_unit=run_unit,
     summarise=tables,
-    add_arguments=add_arguments,
     checks=("gradients", "pattern_rows", "local_gradients"),
     keep_values=False,
 )

@@ -27,9 +27,8 @@ reasoner never saw several turns, so that its dialogues are far from its trainin
 documents, since passages share their variables.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -40,18 +39,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.material.problems import TASK, Item, add_source_arguments, read_items
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.material.problems import TASK, Item, SourceSettings, read_items
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
 from step_saliency.models.facts import device_of, n_layers
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.segment.pieces import TokenPieces
-from step_saliency.stats.tables import mean_table, with_holm
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.problems import mean_table
 from step_saliency.tasks.answers import gold_answer
 from step_saliency.trace import Region, Trace
 
-TEXTS = ("single", "dialogue", "document")
+TextName = Literal["single", "dialogue", "document"]
+TEXTS: tuple[TextName, ...] = get_args(TextName)
 SplitterName = Literal["sentence", "line", "paragraph"]
 SPLITTERS: tuple[SplitterName, ...] = get_args(SplitterName)
 METHODS = ("next_token", "log_odds", "attention")
@@ -269,30 +271,39 @@ def _metric_rows(model: Any, text: Text, method: str) -> list[dict[str, Any]]:
     return rows
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class GranularitySettings(SourceSettings):
+    """Texts, and how they are cut."""
+
+    texts: tuple[TextName, ...] = TEXTS
+    splitters: tuple[SplitterName, ...] = SPLITTERS
+    others: int = option(3, "earlier turns, or other passages")
+
+
+def units(settings: GranularitySettings) -> list[Unit]:
     """One unit a problem."""
-    return [Unit(f"problem-{number:05d}", number) for number in range(options["n"])]
+    return [Unit(f"problem-{number:05d}", number) for number in range(settings.n)]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: GranularitySettings) -> pd.DataFrame:
     """All texts about one problem."""
-    items = read_items({**options, "n": options["n"] + options["others"]})
-    texts = [t for t in options["texts"] if t != "document" or options["data"] != TASK]
+    items = read_items(replace(settings, n=settings.n + settings.others))
+    texts = [t for t in settings.texts if t != "document" or settings.data != TASK]
     return granularity(
         model,
         [items[unit.payload]],
         items,
         texts=texts,
-        splitters=options["splitters"],
-        n_others=options["others"],
-        seed=options["seed"],
+        splitters=settings.splitters,
+        n_others=settings.others,
+        seed=settings.seed,
     )
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: GranularitySettings) -> Mapping[str, pd.DataFrame]:
     """Means over problems; ``excess`` is tested against 0, with Holm's correction over its rows."""
     by = ["text", "splitter", "method", "metric", "layer"]
-    known, seed = values.dropna(subset=["value"]), options["seed"]
+    known, seed = values.dropna(subset=["value"]), settings.seed
     tables = [
         mean_table(rows, "value", by=by, null=0.0 if metric == "excess" else None, seed=seed)
         for metric, rows in known.groupby("metric", sort=False)
@@ -307,20 +318,12 @@ def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFra
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_source_arguments(parser)
-    parser.add_argument("--texts", nargs="+", default=list(TEXTS), choices=TEXTS)
-    parser.add_argument("--splitters", nargs="+", default=list(SPLITTERS), choices=SPLITTERS)
-    parser.add_argument("--others", type=int, default=3, help="earlier turns, or other passages")
-
-
 ANALYSIS = Analysis(
     "granularity",
+    GranularitySettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("gradients", "pattern_rows", "local_gradients"),
     keep_values=False,
 )

@@ -22,8 +22,8 @@ them: hold it against the loss of the gold solutions. Heads by lot are one lot f
 that their intervals leave out how much lots differ.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,23 @@ import pandas as pd
 
 from analyses.material.conditions import (
     BASELINE,
-    add_answer_arguments,
+    AnswerSettings,
     answers,
     chunks,
     gold_losses,
 )
 from analyses.material.problems import Item, check_task, read_items
 from analyses.mediation import Divergence, divergence, forced_pass, group_of, margin
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.diagnosis import Bands
 from step_saliency.intervene import Edit, OddsEqualBridge
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
 from step_saliency.intervene.values import ValueProjection
-from step_saliency.stats.tables import N_PERMUTATIONS, binary_table, paired_table, with_holm
+from step_saliency.options import Draws
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.paired import paired_table
 
 REDIRECTED = 0.3
 WAYS = ("ablated", "oeb", "redirected", "projected")
@@ -79,10 +83,10 @@ def bridge_on(heads: Sequence[tuple[int, int]], *, tau_max: float) -> OddsEqualB
 
 
 def errors_of(
-    model: Any, items: Sequence[Item], options: Mapping[str, Any]
+    model: Any, items: Sequence[Item], settings: AnswerSettings
 ) -> list[tuple[Item, Divergence]]:
     """Problems whose greedy answer is wrong, with where it goes wrong."""
-    written, _ = answers(model, items, None, {**options, "samples": 1, "temperature": 0.0})
+    written, _ = answers(model, items, None, replace(settings, samples=1, temperature=0.0))
     found = []
     for item, trace in zip(items, written, strict=True):
         assert item.problem is not None
@@ -116,7 +120,7 @@ def steered(
 
 
 def head_effects(
-    model: Any, items: Sequence[Item], options: Mapping[str, Any], *, ways: Sequence[str] = WAYS
+    model: Any, items: Sequence[Item], settings: "HeadSettings", *, ways: Sequence[str] = WAYS
 ) -> pd.DataFrame:
     """Outcomes of every head steered alone, and of no edit.
 
@@ -124,13 +128,13 @@ def head_effects(
         One row per problem, way, layer, head and outcome: ``half, value``. Without an edit, ``way``
         is ``"baseline"`` and layer and head are missing.
     """
-    errors = errors_of(model, items, options)
-    some = items[: max(1, round(len(items) * options["loss_share"]))]
+    errors = errors_of(model, items, settings)
+    some = items[: max(1, round(len(items) * settings.loss_share))]
     tables = [steered(model, some, errors, []).assign(way=BASELINE, layer=None, head=None)]
     for way in ways:
         for layer in range(model.cfg.n_layers):
             for head in range(model.cfg.n_heads):
-                edit = head_edit(way, layer, head, tau_max=options["tau_max"])
+                edit = head_edit(way, layer, head, tau_max=settings.tau_max)
                 frame = steered(model, some, errors, [edit])
                 tables.append(frame.assign(way=way, layer=layer, head=head))
     joined = pd.concat(tables, ignore_index=True)
@@ -150,7 +154,8 @@ def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFram
     """Each head's effect on each outcome; Holm over heads within way and outcome."""
     named = named_heads(values)
     # A drawn p-value is at least one over the draws: with few, no head of many could pass Holm.
-    draws = {"n_permutations": max(N_PERMUTATIONS, 50 * named["condition"].nunique()), **draws}
+    n_arrangements = max(Draws().n_permutations, 50 * named["condition"].nunique())
+    draws = {"n_permutations": n_arrangements, **draws}
     base = named[named["way"] == BASELINE]
     tables = []
     for way in [way for way in WAYS if (named["way"] == way).any()]:
@@ -255,20 +260,30 @@ def transfer_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
     return pd.concat(tables, ignore_index=True)
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings(AnswerSettings):
+    """Heads one by one, or those of a first run together."""
+
+    found: str = option("", "folder of a first run: steer its top heads")
+    n_maps: int = option(300, "problems of teacher-forced passes")
+    map_chunk: int = option(50, "problems per unit of these")
+    loss_share: float = option(0.25, "of them for gold losses")
+    tau_max: float = option(0.3, "of the bridge")
+
+
+def units(settings: HeadSettings) -> list[Unit]:
     """Chunks for single heads; or, with ``found``, halves, conditions and chunks."""
-    check_task(options, "margins")
-    small = {**options, "chunk": options["map_chunk"]}
-    spans = chunks(small, options["n_maps"])
-    if not options["found"]:
+    check_task(settings, "margins")
+    spans = chunks(min(settings.n_maps, settings.n), settings.map_chunk)
+    if not settings.found:
         return [Unit(f"heads-{a:05d}", ("heads", "", "", (a, b), "")) for a, b in spans]
-    digest = str(found_values(options)["value"].round(6).sum())
+    digest = str(found_values(settings.found)["value"].round(6).sum())
     todo = [("top", "", half, span, digest) for half in HALVES for span in spans]
     todo += [
         ("answers", name, half, span, digest)
         for name in WRITTEN
         for half in HALVES
-        for span in chunks(options)
+        for span in chunks(settings.n, settings.chunk)
     ]
     return [
         Unit("-".join(filter(None, (*payload[:3], f"{payload[3][0]:05d}"))), payload)
@@ -276,45 +291,45 @@ def units(options: Options) -> list[Unit]:
     ]
 
 
-def found_values(options: Options) -> pd.DataFrame:
+def found_values(folder: str) -> pd.DataFrame:
     """Values of the first run.
 
     Raises:
         ValueError: it has not finished.
     """
-    file = Path(options["found"]) / "values.parquet"
+    file = Path(folder) / "values.parquet"
     if not file.is_file():
         raise ValueError(f"there is no {file}; finish the run without --found first")
     return pd.read_parquet(file)
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: HeadSettings) -> pd.DataFrame:
     """Heads one by one, or what was found steered together on the other half."""
     part, name, half, (first, last), _ = unit.payload
-    items = read_items(options)[first:last]
+    items = read_items(settings)[first:last]
     if part == "heads":
-        return head_effects(model, items, options).assign(part=part)
+        return head_effects(model, items, settings).assign(part=part)
     mine = [item for item in items if HALVES[item.number % 2] == half]
     edits = chosen_edits(
-        found_values(options),
+        found_values(settings.found),
         half,
         depth=int(model.cfg.n_layers),
         n_heads=int(model.cfg.n_heads),
-        tau_max=options["tau_max"],
-        seed=options["seed"],
+        tau_max=settings.tau_max,
+        seed=settings.seed,
     )
     if part == "answers":
-        _, frame = answers(model, mine, group_of(edits[name]), options)
+        _, frame = answers(model, mine, group_of(edits[name]), settings)
         return frame.assign(part=part, condition=name, half=half)
-    errors = errors_of(model, mine, options)
+    errors = errors_of(model, mine, settings)
     tables = [steered(model, mine, errors, e).assign(condition=n) for n, e in edits.items()]
     return pd.concat(tables, ignore_index=True).assign(part=part)
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: HeadSettings) -> Mapping[str, pd.DataFrame]:
     """Effects of heads and agreement of the halves; or transfer and accuracy."""
-    seed = options["seed"]
-    if not options["found"]:
+    seed = settings.seed
+    if not settings.found:
         return {
             "summary": effects(values, seed=seed),
             "agreement": half_agreement(values),
@@ -345,22 +360,12 @@ def _top_table(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_answer_arguments(parser)
-    parser.add_argument("--found", default="", help="folder of a first run: steer its top heads")
-    parser.add_argument("--n-maps", type=int, default=300, help="problems of teacher-forced passes")
-    parser.add_argument("--map-chunk", type=int, default=50, help="problems per unit of these")
-    parser.add_argument("--loss-share", type=float, default=0.25, help="of them for gold losses")
-    parser.add_argument("--tau-max", type=float, default=0.3, help="of the bridge")
-
-
 ANALYSIS = Analysis(
     "head_steering",
+    HeadSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("score_edits", "head_edits", "pattern_rows"),
 )
 

@@ -32,17 +32,15 @@ often. The summary comes after all errors but its own, so that decay cannot come
 ``reach`` (share of the thinking rows of deep layers on earlier thinking steps) stands in for it.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 import step_saliency as ss
@@ -50,13 +48,14 @@ from analyses.error_kinds import changes, flow_against_local, rates, transitions
 from analyses.instruments.edits import Diverted, LockIn, RegionBridge, SummaryCut
 from analyses.material.conditions import (
     BASELINE,
-    add_answer_arguments,
+    AnswerSettings,
     answers,
     chunks,
     gold_trace,
 )
 from analyses.material.problems import Item, check_task, read_items
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.diagnosis.shares import row_shares
 from step_saliency.intervene import (
@@ -68,20 +67,18 @@ from step_saliency.intervene import (
 )
 from step_saliency.intervene.labels import KeyGroup, key_groups
 from step_saliency.models.facts import device_of, n_layers
-from step_saliency.stats.resampling import expanded_level
-from step_saliency.stats.tables import (
-    binary_table,
-    correlation_table,
-    mean_table,
-    paired_table,
-    with_holm,
-)
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+from step_saliency.stats.ranks import rank_correlation_over_problems
 from step_saliency.tasks import Problem
 from step_saliency.tasks.grading import split_response
 from step_saliency.tasks.notation import NOTATIONS, SUMMARY, join_response, right_step
 from step_saliency.trace import Region, Trace
 
-PARTS = ("forced", "answers", "injection", "prediction")
+Part = Literal["forced", "answers", "injection", "prediction"]
+PARTS: tuple[Part, ...] = get_args(Part)
 TAU, ALPHA = 0.3, 0.5
 """Twice and eight times the defaults, so that there is an effect to be explained."""
 MASSES = (0.5, 0.8)
@@ -273,7 +270,7 @@ def forced(
     model: Any,
     items: Sequence[Item],
     edits: Mapping[str, Sequence[Edit]],
-    options: Mapping[str, Any],
+    settings: AnswerSettings,
 ) -> pd.DataFrame:
     """Mediators and outcomes of problems under edits, teacher-forced.
 
@@ -281,7 +278,7 @@ def forced(
         One row per problem and condition: `MEDIATORS` and `OUTCOMES` (``margin`` is missing where
         the greedy answer is right), ``error_kind``.
     """
-    written, _ = answers(model, items, None, {**options, "samples": 1, "temperature": 0.0})
+    written, _ = answers(model, items, None, replace(settings, samples=1, temperature=0.0))
     rows = []
     for item, answer in zip(items, written, strict=True):
         assert item.problem is not None
@@ -358,7 +355,9 @@ def indices(model: Any, trace: Trace) -> dict[str, float]:
     }
 
 
-def prediction(model: Any, items: Sequence[Item], options: Mapping[str, Any]) -> pd.DataFrame:
+def prediction(
+    model: Any, items: Sequence[Item], settings: AnswerSettings, *, samples: int
+) -> pd.DataFrame:
     """Indices of error traces before the error, and of correct traces cut at the same step.
 
     Each problem gives its first sample (at temperature 1) whose first wrong step is the second or a
@@ -369,13 +368,12 @@ def prediction(model: Any, items: Sequence[Item], options: Mapping[str, Any]) ->
         One row per problem, ``outcome`` (error, correct) and ``cut``: `INDICES`, ``error_kind``,
         ``has_pair``.
     """
-    chosen = {**options, "temperature": 1.0, "samples": options["prediction_samples"]}
-    written, frame = answers(model, items, None, chosen)
-    per_item = chosen["samples"]
+    sampled = replace(settings, samples=samples, temperature=1.0)
+    written, frame = answers(model, items, None, sampled)
     rows = []
     for number, item in enumerate(items):
         assert item.problem is not None
-        mine = slice(number * per_item, (number + 1) * per_item)
+        mine = slice(number * samples, (number + 1) * samples)
         grades = frame.iloc[mine].to_dict("records")
         rows += _predicted(model, item, list(zip(written[mine], grades, strict=True)))
     return pd.DataFrame(rows).astype({"error_kind": "string"})
@@ -456,36 +454,14 @@ def _across(
 ) -> pd.DataFrame:
     """rho of each condition over problems, with a bootstrap of problems and a permutation test."""
     rows = []
-    n_resamples = int(draws.get("n_resamples", 1000))
     for name, some in frame.groupby("condition", sort=False):
         if len(some) < 4:
             continue
-        pair = some[[mediator, outcome]].to_numpy(float)
-        whole = correlation_table(
-            some.assign(one=0).rename(columns={"problem": "name"}),
-            mediator,
-            outcome,
-            row=[],
-            problem="one",
-            seed=seed,
-            n_resamples=10,
-            n_permutations=int(draws.get("n_permutations", 2000)),
+        rho = rank_correlation_over_problems(
+            some[mediator].to_numpy(float), some[outcome].to_numpy(float), seed=seed, **draws
         )
-        rng = np.random.default_rng([seed, 5])
-        drawn = rng.integers(0, len(pair), (n_resamples, len(pair)))
-        level = expanded_level(len(pair), 0.95)
-        lower, upper = np.nanquantile(_spearman(pair[drawn]), [level, 1 - level])
-        told = {"condition": name, "estimate": whole["estimate"][0], "lower": lower}
-        rows.append({**told, "upper": upper, "n": len(pair), "p": whole["p"][0]})
+        rows.append({"condition": name, **rho.row()})
     return pd.DataFrame(rows)
-
-
-def _spearman(pairs: Float[np.ndarray, "draw problem 2"]) -> Float[np.ndarray, "draw"]:
-    """Rank correlation of each draw; missing where either does not vary."""
-    ranks = rankdata(pairs, axis=1)
-    ranks -= ranks.mean(1, keepdims=True)
-    lengths = np.sqrt((ranks**2).sum(1)).prod(-1)
-    return ranks.prod(-1).sum(1) / np.where(lengths > 0, lengths, np.nan)
 
 
 def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -604,42 +580,55 @@ def _matched(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def units(options: Options) -> list[Unit]:
+@dataclass(frozen=True, kw_only=True)
+class MediationSettings(AnswerSettings):
+    """Parts, and of how many problems."""
+
+    parts: tuple[Part, ...] = PARTS
+    n_maps: int = option(300, "problems of forced and prediction")
+    map_chunk: int = option(50, "problems per unit of these")
+    prediction_samples: int = 4
+    depth: int = option(8, "layers of the model")
+
+
+def units(settings: MediationSettings) -> list[Unit]:
     """Parts, conditions where answers are written, and chunks of problems."""
-    check_task(options, "margins and kinds of error")
-    depth, todo = options["depth"], []
-    for part in options["parts"]:
+    check_task(settings, "margins and kinds of error")
+    depth = settings.depth
+    todo: list[tuple[str, str, tuple[int, int]]] = []
+    for part in settings.parts:
         if part in ("forced", "prediction"):
-            small = {**options, "chunk": options["map_chunk"]}
-            todo += [(part, "", span) for span in chunks(small, options["n_maps"])]
+            spans = chunks(min(settings.n_maps, settings.n), settings.map_chunk)
+            todo += [(part, "", span) for span in spans]
             continue
         edits = forced_edits(depth) if part == "answers" else injected_edits(depth)
-        todo += [(part, name, span) for name in edits for span in chunks(options)]
+        spans = chunks(settings.n, settings.chunk)
+        todo += [(part, name, span) for name in edits for span in spans]
     return [
         Unit("-".join(filter(None, (part, name, f"{span[0]:05d}"))), (part, name, span))
         for part, name, span in todo
     ]
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: MediationSettings) -> pd.DataFrame:
     """One part on one chunk. Seeds are the run's: conditions share random numbers."""
     part, name, (first, last) = unit.payload
-    items = read_items(options)[first:last]
+    items = read_items(settings)[first:last]
     depth = n_layers(model)
     if part == "forced":
-        frame = forced(model, items, forced_edits(depth), options)
+        frame = forced(model, items, forced_edits(depth), settings)
     elif part == "prediction":
-        frame = prediction(model, items, options)
+        frame = prediction(model, items, settings, samples=settings.prediction_samples)
     else:
         edits = (forced_edits(depth) if part == "answers" else injected_edits(depth))[name]
-        _, frame = answers(model, items, group_of(edits), options)
+        _, frame = answers(model, items, group_of(edits), settings)
         frame = frame.assign(condition=name)
-    return frame.assign(part=part, level=options["level"], family=options["family"])
+    return frame.assign(part=part, level=settings.level, family=settings.family)
 
 
-def summarise(values: pd.DataFrame, options: Options) -> Mapping[str, pd.DataFrame]:
+def summarise(values: pd.DataFrame, settings: MediationSettings) -> Mapping[str, pd.DataFrame]:
     """Tables of the parts that were run."""
-    seed = options["seed"]
+    seed = settings.seed
     by_part = {part: values[values["part"] == part] for part in PARTS}
     tables: dict[str, pd.DataFrame] = {}
     if not by_part["forced"].empty:
@@ -675,22 +664,12 @@ def _answer_tables(values: pd.DataFrame, part: str, seed: int) -> dict[str, pd.D
     return tables
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of this analysis."""
-    add_answer_arguments(parser)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--n-maps", type=int, default=300, help="problems of forced and prediction")
-    parser.add_argument("--map-chunk", type=int, default=50, help="problems per unit of these")
-    parser.add_argument("--prediction-samples", type=int, default=4)
-    parser.add_argument("--depth", type=int, default=8, help="layers of the model")
-
-
 ANALYSIS = Analysis(
     "mediation",
+    MediationSettings,
     units=units,
     run_unit=run_unit,
     summarise=summarise,
-    add_arguments=add_arguments,
     checks=("score_edits", "head_edits", "gradients", "pattern_rows", "local_gradients"),
 )
 

@@ -37,10 +37,9 @@ alone does little in upper layers. Pairs whose gap d_clean - d_corrupted is smal
 are dropped and counted (`dropped`).
 """
 
-import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -52,15 +51,16 @@ from torch import Tensor
 from analyses.instruments.knockout import Cut, Prefix, cut_logits, logits_at
 from analyses.material.problems import (
     Item,
-    add_source_arguments,
+    SourceSettings,
     item_trace,
     item_traces,
     item_units,
 )
-from analyses.running.runner import Analysis, Options, Unit, main
+from analyses.running.runner import Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.models.facts import n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, live_names
-from step_saliency.stats.tables import mean_table
+from step_saliency.stats.problems import mean_table
 from step_saliency.trace import Region, Step, Trace
 
 Kind = Literal["premise", "planted", "own"]
@@ -548,17 +548,30 @@ def pair_table(values: pd.DataFrame) -> pd.DataFrame:
     return values[names].drop_duplicates(["problem", "kind"]).reset_index(drop=True)
 
 
-def item_pairs(model: Any, item: Item, options: Options, *, seed: int) -> Iterator[Pair]:
+@dataclass(frozen=True, kw_only=True)
+class PatchingSettings(SourceSettings):
+    """Problems, and what is patched."""
+
+    kinds: tuple[Kind, ...] = ("premise",)
+    samples: int = option(16, "own traces of a problem")
+    sample_temperature: float = option(1.0, "of own traces")
+    heads: bool = True
+    min_gap: float = option(1.0, "in logits, of pairs that count")
+    batch_size: int = 16
+
+
+def item_pairs(model: Any, item: Item, settings: PatchingSettings, *, seed: int) -> Iterator[Pair]:
     """Pairs of one problem, of the kinds asked for; as many as there are."""
-    for kind in options["kinds"]:
+    for kind in settings.kinds:
         pair = None
         if kind == "premise":
-            pair = premise_pair(model.tokenizer, item_trace(model, item, options), seed=seed)
+            pair = premise_pair(model.tokenizer, item_trace(model, item, settings), seed=seed)
         elif kind == "planted":
             pair = planted_pair(model.tokenizer, item, seed=seed)
         else:
-            sampled = {**options, "responses": "own", "temperature": options["sample_temperature"]}
-            traces = item_traces(model, item, sampled, n=options["samples"])
+            temperature = settings.sample_temperature
+            sampled = replace(settings, responses="own", temperature=temperature)
+            traces = item_traces(model, item, sampled, n=settings.samples)
             pair = own_pair(traces, problem=item.id)
         if pair is not None:
             yield pair
@@ -593,41 +606,30 @@ def own_pair(traces: Sequence[Trace], *, problem: str) -> Pair | None:
     return None
 
 
-def run_unit(model: Any, unit: Unit, options: Options) -> pd.DataFrame:
+def run_unit(model: Any, unit: Unit, settings: PatchingSettings) -> pd.DataFrame:
     """One problem."""
-    pairs = list(item_pairs(model, unit.payload, options, seed=unit.seed % 2**31))
+    pairs = list(item_pairs(model, unit.payload, settings, seed=unit.seed % 2**31))
     values = patching(
         model,
         pairs,
-        heads=options["heads"],
-        min_gap=options["min_gap"],
-        batch_size=options["batch_size"],
+        heads=settings.heads,
+        min_gap=settings.min_gap,
+        batch_size=settings.batch_size,
     )
     return by_role(values) if len(values) else pd.DataFrame()
 
 
-def tables(values: pd.DataFrame, options: Options) -> dict[str, pd.DataFrame]:
+def tables(values: pd.DataFrame, settings: PatchingSettings) -> dict[str, pd.DataFrame]:
     """Recovery by role, and the pairs."""
-    return {"summary": summarise(values, seed=options["seed"]), "pairs": pair_table(values)}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Problems, and what is patched."""
-    add_source_arguments(parser)
-    parser.add_argument("--kinds", nargs="+", default=["premise"], choices=get_args(Kind))
-    parser.add_argument("--samples", type=int, default=16, help="own traces of a problem")
-    parser.add_argument("--sample-temperature", type=float, default=1.0, help="of own traces")
-    parser.add_argument("--no-heads", dest="heads", action="store_false")
-    parser.add_argument("--min-gap", type=float, default=1.0, help="in logits, of pairs that count")
-    parser.add_argument("--batch-size", type=int, default=16)
+    return {"summary": summarise(values, seed=settings.seed), "pairs": pair_table(values)}
 
 
 ANALYSIS = Analysis(
     "patching",
+    PatchingSettings,
     units=item_units,
     run_unit=run_unit,
     summarise=tables,
-    add_arguments=add_arguments,
     checks=("residual_edits", "head_edits", "score_edits", "cached_decoding"),
     keep_values=False,
 )

@@ -18,6 +18,7 @@ import pytest
 import step_saliency as ss
 from analyses import ablation
 from analyses.ablation import (
+    AblationSettings,
     against_placebos,
     conditions,
     effects,
@@ -40,7 +41,8 @@ from analyses.material.conditions import (
     windows,
 )
 from analyses.material.problems import read_items
-from analyses.running.runner import parser_for, run_analysis
+from analyses.running.runner import run_analysis
+from analyses.running.settings import parse
 from step_saliency.diagnosis import Bands
 from step_saliency.intervene import OddsEqualBridge
 from tests.shuffled import (
@@ -56,11 +58,6 @@ FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 @pytest.fixture(scope="module")
 def model() -> Any:
     return ss.load_model("reasoner")
-
-
-def options(*given: str) -> dict[str, Any]:
-    parsed = vars(parser_for(ablation.ANALYSIS).parse_args(["--out", "unused", *given]))
-    return {name: x for name, x in parsed.items() if name not in ("out", "workers", "ray")}
 
 
 def frame(rows: Mapping[str, np.ndarray], about: Mapping[str, Condition]) -> pd.DataFrame:
@@ -275,19 +272,18 @@ def test_equivalence_is_claimed_five_percent_of_the_time_where_the_effect_is_the
 
 
 def test_conditions_share_problems_and_random_numbers(model: Any) -> None:
-    chosen = options("--n", "4", "--temperature", "1.0", "--samples", "2")
-    items = read_items(chosen)
-    _, whole = answers(model, items, None, chosen)
-    _, part = answers(model, items[2:], None, chosen)
+    settings = AblationSettings(n=4, temperature=1.0, samples=2)
+    items = read_items(settings)
+    _, whole = answers(model, items, None, settings)
+    _, part = answers(model, items[2:], None, settings)
     pd.testing.assert_frame_equal(whole.iloc[4:].reset_index(drop=True), part)
     idle = OddsEqualBridge([0, 1], tau_max=0.0)
-    _, idle_answers = answers(model, items, idle, chosen)
+    _, idle_answers = answers(model, items, idle, settings)
     pd.testing.assert_frame_equal(whole, idle_answers)
 
 
 def test_strong_bridge_raises_the_gold_loss(model: Any) -> None:
-    chosen = options("--n", "4")
-    items = read_items(chosen)
+    items = read_items(AblationSettings(n=4))
     plain = gold_losses(model, items, None)
     weak = gold_losses(model, items, OddsEqualBridge([0, 1], tau_max=0.0))
     strong = gold_losses(model, items, OddsEqualBridge([0, 1], tau_max=0.9))
@@ -318,9 +314,11 @@ def test_kill_in_the_middle_loses_nothing(model: Any, tmp_path: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert list(parts.glob("*.parquet"))
-    chosen = {k: v for k, v in options(*SMALL).items() if k != "progress"}
-    again = run_analysis(ablation.ANALYSIS, chosen, out=tmp_path / "a", model=model, progress=False)
-    whole = run_analysis(ablation.ANALYSIS, chosen, out=tmp_path / "b", model=model, progress=False)
+    settings = parse(AblationSettings, *SMALL)
+    again, whole = (
+        run_analysis(ablation.ANALYSIS, settings, out=tmp_path / x, model=model, progress=False)
+        for x in "ab"
+    )
     assert again.skipped >= 1
     assert again.computed + again.skipped == whole.computed
     for name in ("values", "summary", "losses"):
@@ -339,9 +337,9 @@ def test_seed_of_the_draws_changes_intervals_alone() -> None:
 
 
 def test_a_depth_that_is_not_the_models_is_refused(model: Any) -> None:
-    chosen = options("--n", "1", "--depth", "12")
+    settings = AblationSettings(n=1, depth=12)
     with pytest.raises(ValueError, match="depth=12: the model has 8 layers"):
-        ablation.run_unit(model, ablation.units(chosen)[0], chosen)
+        ablation.run_unit(model, ablation.units(settings)[0], settings)
 
 
 def test_rows_that_are_answered_set_up_no_condition(tmp_path: Path) -> None:
@@ -355,8 +353,7 @@ def test_rows_that_are_answered_set_up_no_condition(tmp_path: Path) -> None:
 
 
 def test_units_are_the_same_whatever_the_number_of_problems() -> None:
-    chosen = options("--n", "500")
-    units = ablation.units(chosen)
-    fewer = ablation.units({**chosen, "n": 250})
+    units = ablation.units(AblationSettings(n=500))
+    fewer = ablation.units(AblationSettings(n=250))
     assert {u.name for u in fewer} <= {u.name for u in units}
     assert replace(units[0]).payload[2].name == BASELINE

@@ -10,14 +10,9 @@ import step_saliency as ss
 from analyses import compute_matched as cm
 from analyses.material.conditions import BASELINE, METHODS, answers
 from analyses.material.problems import read_items
-from analyses.running.runner import parser_for
 from tests.shuffled import BOUNDS, binary_sets, rejected, valued_sets
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
-
-
-def options(*given: str) -> dict[str, Any]:
-    return vars(parser_for(cm.ANALYSIS).parse_args(["--out", "unused", *given]))
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +22,8 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def made(model: Any) -> pd.DataFrame:
-    chosen = options("--n", "4", "--samples", "4", "--limits", "60", "192")
-    return cm.compute_matched(model, read_items(chosen), chosen)
+    settings = cm.ComputeSettings(n=4, samples=4, limits=(60, 192))
+    return cm.compute_matched(model, read_items(settings), settings)
 
 
 def test_flops_by_hand() -> None:
@@ -43,8 +38,8 @@ def test_weights_without_embeddings(model: Any) -> None:
 
 
 def test_cut_answers_are_those_written_under_the_limit(model: Any, made: pd.DataFrame) -> None:
-    chosen = options("--n", "4", "--samples", "1", "--max-new-tokens", "60")
-    _, short = answers(model, read_items(chosen), None, {**chosen, "temperature": 0.0})
+    settings = cm.ComputeSettings(n=4, samples=1, max_new_tokens=60, temperature=0.0)
+    _, short = answers(model, read_items(settings), None, settings)
     mine = made[
         (made["condition"] == BASELINE) & (made["method"] == "greedy") & (made["limit"] == 60)
     ]
@@ -56,9 +51,9 @@ def test_votes_and_costs_of_k_answers(model: Any, made: pd.DataFrame) -> None:
     base = made[made["condition"] == BASELINE]
     single = base[base["method"] == "sample"]
     assert (single.groupby("problem").size() == 4).all()
-    chosen = {**options("--n", "4", "--samples", "4"), "temperature": 1.0}
-    items = read_items(chosen)
-    traces, _ = answers(model, items, None, chosen)
+    settings = cm.ComputeSettings(n=4, samples=4, temperature=1.0)
+    items = read_items(settings)
+    traces, _ = answers(model, items, None, settings)
     for k in (2, 4):
         vote = base[(base["method"] == "vote") & (base["k"] == k)].set_index("problem")
         first = single[single["sample"] < k].groupby("problem")[["tokens", "flops"]].sum()

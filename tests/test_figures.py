@@ -174,7 +174,7 @@ def results(tmp_path_factory, model):
         model, make_problems(n=2, level="medium", seed=0), samples=2, seed=0
     )
     (folder / "depth_curves").mkdir()
-    for name, table in depth_analysis.summarise(diagnosed, {"seed": 0}).items():
+    for name, table in depth_analysis.summarise(diagnosed, depth_analysis.CurveSettings()).items():
         table.to_parquet(folder / "depth_curves" / f"{name}.parquet")
     return folder
 

@@ -12,7 +12,6 @@ from analyses import head_steering as hs
 from analyses.material.conditions import BASELINE
 from analyses.material.problems import read_items
 from analyses.mediation import forced_pass
-from analyses.running.runner import parser_for
 from step_saliency.intervene import OddsEqualBridge
 from step_saliency.tasks import make_problems
 from tests.shuffled import BOUNDS, N_SETS, binary_sets, rejected, valued_sets
@@ -169,10 +168,9 @@ def test_unknown_way_is_refused() -> None:
 
 
 def test_margins_of_a_small_run(model: Any) -> None:
-    given = ["--n", "6", "--level", "hard"]
-    chosen = vars(parser_for(hs.ANALYSIS).parse_args(["--out", "unused", *given]))
-    items = read_items(chosen)
-    errors = hs.errors_of(model, items, chosen)
+    settings = hs.HeadSettings(n=6, level="hard")
+    items = read_items(settings)
+    errors = hs.errors_of(model, items, settings)
     assert errors
     frame = hs.steered(model, items[:1], errors, [])
     margins = frame[frame["outcome"] == "margin"]

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 import step_saliency as ss
 from analyses import mediation
@@ -30,11 +29,10 @@ from analyses.mediation import (
     path_table,
     prediction_table,
 )
-from analyses.running.runner import parser_for
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.labels import KeyGroup, key_groups
-from step_saliency.stats.tables import binary_table
+from step_saliency.stats.binary import binary_table
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
 from tests.shuffled import (
@@ -132,13 +130,12 @@ def test_planted_lock_in_is_diagnosed_in_its_layers(
 
 
 def test_planted_lock_in_breaks_answers_and_an_idle_one_none(model: Any) -> None:
-    given = ["--n", "24", "--max-new-tokens", "120"]
-    chosen = vars(parser_for(mediation.ANALYSIS).parse_args(["--out", "unused", *given]))
-    items = read_items(chosen)
+    settings = mediation.MediationSettings(n=24, max_new_tokens=120)
+    items = read_items(settings)
     planted = {**injected_edits(8), "idle": [LockIn([0, 1], 0)]}
     tables = []
     for name in (BASELINE, "idle", "lock-in-shallow-0.8"):
-        _, frame = answers(model, items, mediation.group_of(planted[name]), chosen)
+        _, frame = answers(model, items, mediation.group_of(planted[name]), settings)
         tables.append(frame.assign(condition=name))
     values = pd.concat(tables, ignore_index=True)
     found = binary_table(values, condition="condition", reference=BASELINE, **FAST)
@@ -460,25 +457,15 @@ def test_false_positive_rate_against_placebos() -> None:
     assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
-def test_resampled_rank_correlations_are_scipys() -> None:
-    pairs = np.random.default_rng(0).integers(0, 5, (4, 9, 2)).astype(float)
-    pairs[3, :, 0] = 1.0
-    found = mediation._spearman(pairs)
-    expected = [spearmanr(*pair.T).statistic for pair in pairs[:3]]
-    assert found[:3] == pytest.approx(expected)
-    assert np.isnan(found[3])
-
-
 def test_small_run_of_every_part(model: Any) -> None:
-    given = ["--n", "3", "--n-maps", "3", "--level", "hard", "--prediction-samples", "3"]
-    chosen = vars(parser_for(mediation.ANALYSIS).parse_args(["--out", "unused", *given]))
-    items = read_items(chosen)
+    settings = mediation.MediationSettings(n=3, n_maps=3, level="hard")
+    items = read_items(settings)
     some = {name: forced_edits(8)[name] for name in (BASELINE, "oeb-strong", "smi-strong-cut")}
-    values = mediation.forced(model, items, some, chosen)
+    values = mediation.forced(model, items, some, settings)
     assert len(values) == 9
     base, cut = (values[values["condition"] == n] for n in (BASELINE, "smi-strong-cut"))
     assert cut["summary_mass"].max() < 1e-6 < base["summary_mass"].min()
-    found = mediation.prediction(model, items, chosen)
+    found = mediation.prediction(model, items, settings, samples=3)
     assert set(found["outcome"]) <= {"error", "correct"}
-    names = {unit.name for unit in mediation.units(chosen)}
-    assert len(names) == len(mediation.units(chosen))
+    names = {unit.name for unit in mediation.units(settings)}
+    assert len(names) == len(mediation.units(settings))

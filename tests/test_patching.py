@@ -10,6 +10,7 @@ from analyses.material.problems import Item
 from analyses.patching import (
     Pair,
     Patch,
+    PatchingSettings,
     answer_pair,
     by_role,
     item_pairs,
@@ -291,9 +292,9 @@ def test_own_pairs_need_a_correct_and_an_error_trace():
 
 
 def test_planted_pairs_need_the_task(tmp_path):
-    options = {"kinds": ["planted"]}
+    settings = PatchingSettings(kinds=("planted",))
     with pytest.raises(ValueError, match="planted errors need problems of the bundled task"):
-        list(item_pairs(tiny_model("qwen2", backend=BACKEND), Item("a", 0), options, seed=0))
+        list(item_pairs(tiny_model("qwen2", backend=BACKEND), Item("a", 0), settings, seed=0))
 
 
 def test_summary_is_the_mean_over_problems_of_the_mean_over_a_roles_steps():

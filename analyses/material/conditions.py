@@ -20,8 +20,7 @@ after it, the two answers are as good as independent. Many answers that an inter
 would have been right in another sample too: compare with a placebo, never with zero.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -33,7 +32,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.material.problems import TASK, Item, add_source_arguments, read_items
+from analyses.material.problems import TASK, Item, SourceSettings, asked, file_items
+from analyses.running.settings import option
 from step_saliency.diagnosis import Bands, diagnose, find_bands
 from step_saliency.intervene import OddsEqualBridge, StepFlow, StepMomentumInjection
 from step_saliency.intervene.placebos import MomentumBank, momentum_bank, random_layers
@@ -49,7 +49,6 @@ REFERENCE_SEED = 7_919
 """Added to the seed of the problems for those that only set something up."""
 N_REFERENCE = 48
 N_REFERENCE_ROWS = 16
-PAIR = ("problem", "sample")
 
 
 @dataclass(frozen=True)
@@ -180,15 +179,14 @@ def condition_flow(
     return flow.placebo(condition.placebo, condition.seed, n_layers=n_layers, bank=bank)
 
 
-def model_flow(model: Any, condition: Condition, options: Mapping[str, Any]) -> StepFlow | None:
+def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
     """`condition_flow` with bands and banks made on other problems where they are wanted."""
-    setting = (str(options["data"]), options["n"], str(options["level"]), str(options["family"]))
-    seed = int(options["seed"])
+    source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
     automatic = bank = None
     if condition.bands == "automatic":
-        automatic = _automatic_bands(model, *setting, seed)
+        automatic = _automatic_bands(model, *source)
     if condition.placebo == "other":
-        bank = _bank(model, *setting, seed)
+        bank = _bank(model, *source)
     return condition_flow(condition, layers_of(model), automatic=automatic, bank=bank)
 
 
@@ -240,20 +238,20 @@ def _other_problems(level: Any, family: Any, seed: int) -> list[Any]:
 
 def _other_rows(data: str, n: int) -> list[Item]:
     """The last rows of a file that are not among the n problems that are answered."""
-    found = read_items({"data": data, "n": None})[n:][-N_REFERENCE_ROWS:]
-    if not found:
+    rows = file_items(data)[n:][-N_REFERENCE_ROWS:]
+    if not rows:
         raise ValueError(
             f"n={n}: {data} has no other rows to find bands or take momentum from; answer fewer of "
             f"them (up to {N_REFERENCE_ROWS} are set aside)"
         )
-    return found
+    return rows
 
 
-def check_depth(model: Any, options: Mapping[str, Any]) -> None:
+def check_depth(model: Any, depth: int) -> None:
     """Raise ValueError if conditions were made for a model of another depth."""
-    if layers_of(model) != options["depth"]:
+    if layers_of(model) != depth:
         raise ValueError(
-            f"depth={options['depth']}: the model has {layers_of(model)} layers; windows would not "
+            f"depth={depth}: the model has {layers_of(model)} layers; windows would not "
             f"tile it (--depth {layers_of(model)})"
         )
 
@@ -283,7 +281,7 @@ def gold_trace(tokenizer: Any, item: Item) -> Trace:
 
 
 def answers(
-    model: Any, items: Sequence[Item], flow: Any, options: Mapping[str, Any]
+    model: Any, items: Sequence[Item], flow: Any, settings: "AnswerSettings"
 ) -> tuple[list[Trace], pd.DataFrame]:
     """What the model answers, and how that is graded.
 
@@ -291,7 +289,7 @@ def answers(
         model: The model.
         items: Problems.
         flow: Intervention, or None.
-        options: ``samples, temperature, max_new_tokens, seed, batch_size, instruction``.
+        settings: How answers are written.
 
     Returns:
         Traces, and one row per answer: ``problem, sample, is_correct, answer, error_kind,
@@ -300,26 +298,20 @@ def answers(
     """
     written = ss.generate(
         model,
-        [_asked(item, options) for item in items],
+        [asked(item, settings.instruction) for item in items],
         flow=flow,
-        n=options["samples"],
-        temperature=options["temperature"],
-        max_new_tokens=options["max_new_tokens"],
-        seed=options["seed"],
+        n=settings.samples,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
         question_numbers=[item.number for item in items],
-        batch_size=options["batch_size"],
+        batch_size=settings.batch_size,
         progress=False,
     )
-    owners = [item for item in items for _ in range(options["samples"])]
+    owners = [item for item in items for _ in range(settings.samples)]
     rows = [_graded(item, trace) for item, trace in zip(owners, written, strict=True)]
     types = {"first_wrong_step": "Int64", "error_kind": "string", "answer": "string"}
     return written, pd.DataFrame(rows).astype(types)
-
-
-def _asked(item: Item, options: Mapping[str, Any]) -> str:
-    if item.row is not None and options.get("instruction"):
-        return f"{item.question}\n{options['instruction']}"
-    return item.question
 
 
 def _graded(item: Item, trace: Trace) -> dict[str, Any]:
@@ -389,17 +381,16 @@ def token_losses(model: Any, trace: Trace, flow: Any) -> Float[Tensor, "pos"]:
     )
 
 
-def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that `answers` reads."""
-    add_source_arguments(parser)
-    parser.set_defaults(max_new_tokens=192)
-    parser.add_argument("--samples", type=int, default=1, help="answers per problem")
-    parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--chunk", type=int, default=250, help="problems per unit")
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings(SourceSettings):
+    """Of an analysis in which a model answers problems: what `answers` reads."""
+
+    max_new_tokens: int = 192
+    samples: int = option(1, "answers per problem")
+    batch_size: int = 250
+    chunk: int = option(250, "problems per unit")
 
 
-def chunks(options: Mapping[str, Any], n: int | None = None) -> list[tuple[int, int]]:
-    """First and last problem of each unit."""
-    count = options["n"] if n is None else min(n, options["n"])
-    size = options["chunk"]
+def chunks(count: int, size: int) -> list[tuple[int, int]]:
+    """First problem of each unit, and the first after it."""
     return [(start, min(start + size, count)) for start in range(0, count, size)]

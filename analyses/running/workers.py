@@ -1,8 +1,8 @@
 """Where units of work run: in this process, in a pool of processes, or on a Ray cluster.
 
 An executor takes a `Job` and units and yields finished units in any order. A unit's result depends
-on the unit and the options alone: each has its own seed, and torch computes with the same number of
-threads wherever it runs, so every executor gives the same bits on the same kind of machine.
+on the unit and the settings alone: each has its own seed, and torch computes with the same number
+of threads wherever it runs, so every executor gives the same bits on the same kind of machine.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from analyses.running.folder import Done
+from analyses.running.settings import Settings
 from step_saliency.models import model_identity
 
 
@@ -46,16 +47,14 @@ class Job:
     """What to do with each unit; travels to the workers once.
 
     Attributes:
-        run_unit: Takes (model, unit, options), returns a table. A function of a module.
-        load: Takes the options, returns the model (or None). A function of a module.
-        options: Settings, in JSON types.
-        threads: Threads of torch per unit.
+        run_unit: Takes (model, unit, settings), returns a table. A function of a module.
+        load: Takes the settings, returns the model (or None). A function of a module.
+        settings: Of the run.
     """
 
-    run_unit: Callable[[Any, Unit, Mapping[str, Any]], pd.DataFrame]
-    load: Callable[[Mapping[str, Any]], Any]
-    options: Mapping[str, Any]
-    threads: int = 1
+    run_unit: Callable[[Any, Unit, Any], pd.DataFrame]
+    load: Callable[[Any], Any]
+    settings: Settings
 
 
 class Executor(Protocol):
@@ -77,7 +76,7 @@ class Worker:
     def run(self, unit: Unit) -> Done:
         """Do one unit."""
         try:
-            with torch_threads(self.job.threads):
+            with torch_threads(self.job.settings.threads):
                 return self._run(unit)
         except Exception as error:
             error.add_note(f"in unit {unit.name!r}")
@@ -85,9 +84,9 @@ class Worker:
 
     def _run(self, unit: Unit) -> Done:
         if not self.is_loaded:
-            self.model, self.is_loaded = self.job.load(self.job.options), True
+            self.model, self.is_loaded = self.job.load(self.job.settings), True
         started = time.perf_counter()
-        frame = self.job.run_unit(self.model, unit, self.job.options)
+        frame = self.job.run_unit(self.model, unit, self.job.settings)
         seconds = time.perf_counter() - started
         return Done(unit.name, frame, seconds, None if self.model is None else identity(self.model))
 
@@ -206,10 +205,11 @@ def ray_cluster(address: str, workers: int | None = None) -> Executor:
 
 def _on_actors(ray: Any, job: Job, units: Sequence[Unit], workers: int | None) -> Iterator[Done]:
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if job.options.get("device") != "cpu" else 0
-    room = gpus or int(resources.get("CPU", 1)) // job.threads
+    threads = job.settings.threads
+    gpus = int(resources.get("GPU", 0)) if getattr(job.settings, "device", None) != "cpu" else 0
+    room = gpus or int(resources.get("CPU", 1)) // threads
     count = max(1, min(workers or room, room, len(units)))
-    needs = {"num_cpus": job.threads, "num_gpus": 1 if gpus else 0}
+    needs = {"num_cpus": threads, "num_gpus": 1 if gpus else 0}
     actor = ray.remote(**needs)(Worker)
     actors = [actor.remote(job) for _ in range(count)]
     waiting = list(reversed(units))
