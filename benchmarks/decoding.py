@@ -43,6 +43,7 @@ from step_saliency.decoding.rows import left_padded
 from step_saliency.intervene.effects import Effects
 from step_saliency.models.load import load_reference
 from step_saliency.segment.build import prompt_tokens
+from step_saliency.storage.files import replacing, write_text
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = (
@@ -176,7 +177,7 @@ def write(rows: Sequence[Row], args: argparse.Namespace, acted: str) -> None:
     """The table as CSV and for people."""
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{args.model.removesuffix('-instruct')}-decoding"
-    with stem.with_suffix(".csv").open("w", newline="") as file:
+    with replacing(stem.with_suffix(".csv")) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -202,7 +203,7 @@ def write(rows: Sequence[Row], args: argparse.Namespace, acted: str) -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join([*lines, "", acted])
-    stem.with_suffix(".md").write_text(text + "\n")
+    write_text(stem.with_suffix(".md"), text + "\n")
     print(text)
 
 

@@ -43,6 +43,8 @@ from typing import Any
 
 import torch
 
+from step_saliency.storage.files import replacing, write_text
+
 ROOT = Path(__file__).parents[1]
 STEP_TOKENS = 40
 WARM_UP_TOKENS = 16
@@ -490,7 +492,7 @@ def _read_row(line: dict[str, str]) -> Row:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    with path.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -515,7 +517,7 @@ def write_markdown(rows: Sequence[Row], path: Path) -> None:
         memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}"
         cells = [row.method, f"{row.n_tokens:,}", seconds, ratio, str(row.pairs), memory, row.note]
         lines.append("| " + " | ".join(cells) + " |")
-    path.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -540,7 +542,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     if any(row.seconds is not None for row in rows):
         time_axes.legend(fontsize="small")
     figure.suptitle(f"{rows[0].shape} on {rows[0].device}")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=150)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -565,7 +568,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.worker is not None:
-        args.answer.write_text(json.dumps(work(args.worker)))
+        write_text(args.answer, json.dumps(work(args.worker)))
         return
     lengths = SHAPES[args.shape].lengths
     chosen = args.methods or [name for name in lengths if name not in PEERS or args.with_peers]

@@ -25,6 +25,8 @@ from step_saliency.plotting.style import (
     MAP_COLOURS,
     REGION_COLOURS,
 )
+from step_saliency.storage.files import replacing
+from step_saliency.storage.tables import write_csv
 
 __all__ = [
     "BAND_COLOUR",
@@ -147,7 +149,8 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv")]
     with style(), mpl.rc_context(_SAVE):
-        figure.savefig(files[0])
-        figure.savefig(files[1], metadata={"CreationDate": None})
-    data.to_csv(files[2], index=False, float_format="%.6g")
+        for file, metadata in ((files[0], None), (files[1], {"CreationDate": None})):
+            with replacing(file) as part:
+                figure.savefig(part, format=file.suffix[1:], metadata=metadata)
+    write_csv(files[2], data)
     return files

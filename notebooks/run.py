@@ -23,6 +23,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
+from step_saliency.storage.files import write_text
+
 FOLDER = Path(__file__).parent
 MOST_BYTES = 600_000
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|mnt|opt|private|root|tmp|usr|Users|var|work)/")
@@ -134,7 +136,7 @@ def main() -> None:
         wrong = list(faults(notebook))
         if wrong:
             raise SystemExit("\n".join([f"{path.name} was not written:", *wrong]))
-        nbformat.write(notebook, path)
+        write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
         print(path.name)
 
 
