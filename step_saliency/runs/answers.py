@@ -1,13 +1,11 @@
 """The model's own answers to rows that hold only a question: a batch at a time, saved at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from step_saliency.decoding.generate import generate
-from step_saliency.options import Decoding
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.inputs import Row
 from step_saliency.runs.run_report import RunReport
@@ -70,9 +68,9 @@ def _generate(
         traces = generate(
             model,
             [_question(row, settings) for _, row in batch],
+            decoding=settings,
             question_numbers=[number for number, _ in batch],
             progress=False,
-            **{option.name: getattr(settings, option.name) for option in fields(Decoding)},
         )
     except (ValueError, RuntimeError) as error:
         if len(batch) > 1:
