@@ -5,14 +5,16 @@ Heavy imports wait until a command needs them, so that ``--help`` answers at onc
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from step_saliency.runs.map_file import MapSettings
+from step_saliency.options import FORMATS, METHODS, OBJECTIVES, POOLS, ROWS, SPLITTERS
+from step_saliency.runs.settings import MapSettings
 
 MODEL_HELP = "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
+MODEL_OPTIONS = ("backend", "device", "dtype", "revision", "trust_remote_code")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,23 +44,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The method: 'Reasoning Fails Where Step Flow Breaks' (ACL 2026).",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_map(commands)
-    _add_diagnose(commands)
-    _add_report(commands)
-    _add_doctor(commands)
-    _add_demo(commands)
+    for add in (_add_map, _add_diagnose, _add_report, _add_doctor, _add_demo):
+        add(commands)
     return parser
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
-    group.add_argument("--backend", choices=("auto", "hooked", "bridge"), default="auto")
+    group.add_argument("--backend", choices=("auto", "hooked", "bridge"))
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
-    group.add_argument("--dtype", default="float32", help="float32, bfloat16, float16 or float64")
+    group.add_argument("--dtype", help="float32, bfloat16, float16 or float64")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument(
         "--trust-remote-code", action="store_true", help="let code from the checkpoint run"
     )
+    command.set_defaults(**_defaults(MODEL_OPTIONS))
 
 
 def _add_map(commands: Any) -> None:
@@ -74,37 +74,42 @@ def _add_map(commands: Any) -> None:
     )
     command.add_argument("input", type=Path, help="JSONL file")
     command.add_argument("--out", type=Path, required=True, help="results folder")
-    command.add_argument("--model", default="reasoner", help=MODEL_HELP)
+    command.add_argument("--model", help=f"{MODEL_HELP}; default: %(default)s")
     command.add_argument("--limit", type=int, help="take the first rows only")
     _add_model(command)
-    maps = command.add_argument_group("maps")
-    maps.add_argument(
-        "--objective",
-        choices=("next_token", "log_odds", "sequence", "answer", "logit_diff"),
-        default="next_token",
-    )
-    maps.add_argument("--pool", choices=("mean", "mass", "block_mean", "sum"), default="mean")
-    maps.add_argument("--rows", choices=("query", "target"), default="query")
-    maps.add_argument("--method", choices=("auto", "hooks", "streaming"), default="auto")
-    maps.add_argument("--layers", type=_layers, help="such as 0-6,20; default: all")
-    maps.add_argument("--per-head", action="store_true", help="keep heads apart")
-    maps.add_argument(
+    _add_maps(command.add_argument_group("maps"))
+    text = command.add_argument_group("text")
+    text.add_argument("--format", help=_either(FORMATS))
+    text.add_argument("--splitter", help=_either(SPLITTERS))
+    _add_decoding(command.add_argument_group("answers to problems"))
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command.set_defaults(run=_map, **_defaults(field.name for field in fields(MapSettings)))
+
+
+def _add_maps(group: Any) -> None:
+    for name, choices in (
+        ("--objective", OBJECTIVES),
+        ("--pool", POOLS),
+        ("--rows", ROWS),
+        ("--method", METHODS),
+    ):
+        group.add_argument(name, choices=choices)
+    group.add_argument("--layers", type=_layers, help="such as 0-6,20; default: all")
+    group.add_argument("--per-head", action="store_true", help="keep heads apart")
+    group.add_argument(
         "--no-figures", dest="figures", action="store_false", help="draw no figure per trace"
     )
-    text = command.add_argument_group("text")
-    text.add_argument("--format", default="auto", help="auto, think, harmony or plain")
-    text.add_argument("--splitter", default="sentence", help="sentence, paragraph or line")
-    answers = command.add_argument_group("answers to problems")
-    answers.add_argument("--system", help="system prompt")
-    answers.add_argument("--instruction", help="text put after each question")
-    answers.add_argument("--n", type=int, default=1, help="responses per question")
-    answers.add_argument("--temperature", type=float, default=0.0, help="0 decodes greedily")
-    answers.add_argument("--top-p", type=float, default=1.0)
-    answers.add_argument("--max-new-tokens", type=int, default=512)
-    answers.add_argument("--batch-size", type=int, default=16)
-    answers.add_argument("--seed", type=int, default=0)
-    command.add_argument("--quiet", action="store_true", help="no progress bars")
-    command.set_defaults(run=_map)
+
+
+def _add_decoding(group: Any) -> None:
+    group.add_argument("--system", help="system prompt")
+    group.add_argument("--instruction", help="text put after each question")
+    group.add_argument("--n", type=int, help="responses per question; default: %(default)s")
+    group.add_argument("--temperature", type=float, help="0 decodes greedily; default: %(default)s")
+    group.add_argument("--top-p", type=float)
+    group.add_argument("--max-new-tokens", type=int, help="default: %(default)s")
+    group.add_argument("--batch-size", type=int, help="default: %(default)s")
+    group.add_argument("--seed", type=int)
 
 
 def _add_diagnose(commands: Any) -> None:
@@ -119,7 +124,7 @@ def _add_diagnose(commands: Any) -> None:
     command.add_argument("folder", type=Path, help="results folder of `step-saliency map`")
     command.add_argument("--shallow", type=_layers, help="layers of the shallow band, such as 0-6")
     command.add_argument("--deep", type=_layers, help="layers of the deep band, such as 21-27")
-    command.add_argument("--seed", type=int, default=0, help="of the resampling")
+    _add_seed(command)
     command.set_defaults(run=_diagnose)
 
 
@@ -146,8 +151,12 @@ def _add_report(commands: Any) -> None:
     command.add_argument(
         "--effects", type=Path, help="table of what interventions did (parquet or CSV)"
     )
-    command.add_argument("--seed", type=int, default=0, help="of the resampling")
+    _add_seed(command)
     command.set_defaults(run=_report)
+
+
+def _add_seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="of the resampling")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -174,6 +183,16 @@ def _add_demo(commands: Any) -> None:
     command.set_defaults(run=_demo)
 
 
+def _defaults(names: Iterable[str]) -> dict[str, Any]:
+    """Defaults of these settings, which stand in `MapSettings` and nowhere else."""
+    settings = MapSettings()
+    return {name: getattr(settings, name) for name in names}
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _layers(text: str) -> tuple[int, ...]:
     """Numbers and ranges, such as ``0-6,20``."""
     layers: list[int] = []
@@ -188,13 +207,19 @@ def _layers(text: str) -> tuple[int, ...]:
     return tuple(layers)
 
 
+def _picked(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Arguments of these names, for a function that takes them under the same names."""
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
 def _map(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.map_file import map_file
 
+    settings = MapSettings(**_picked(arguments, (field.name for field in fields(MapSettings))))
     report = map_file(
         arguments.input,
         arguments.out,
-        _settings(arguments),
+        settings,
         limit=arguments.limit,
         progress=not arguments.quiet,
     )
@@ -204,38 +229,20 @@ def _map(arguments: argparse.Namespace) -> int:
     return 0 if report.done + report.kept else 1
 
 
-def _settings(arguments: argparse.Namespace) -> "MapSettings":
-    from dataclasses import fields
-
-    from step_saliency.runs.map_file import MapSettings
-
-    known = vars(arguments)
-    return MapSettings(**{f.name: known[f.name] for f in fields(MapSettings) if f.name in known})
-
-
 def _diagnose(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.overview import overview
 
-    bands = {
-        name: layers
-        for name, layers in (("shallow", arguments.shallow), ("deep", arguments.deep))
-        if layers
-    }
+    layers = _picked(arguments, ("shallow", "deep"))
+    bands = {name: chosen for name, chosen in layers.items() if chosen}
     print(overview(arguments.folder, bands=bands or None, seed=arguments.seed))
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from step_saliency.report.write import write_reports
+    from step_saliency.runs.pages import write_reports
 
-    written = write_reports(
-        arguments.source,
-        trace=arguments.trace,
-        out=arguments.out,
-        effects=arguments.effects,
-        seed=arguments.seed,
-    )
-    for file in written:
+    options = _picked(arguments, ("trace", "out", "effects", "seed"))
+    for file in write_reports(arguments.source, **options):
         print(f"{file} ({file.stat().st_size / 1e6:.2f} MB)")
     return 0
 
@@ -243,14 +250,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from step_saliency.models import doctor, load_model
 
-    model = load_model(
-        arguments.model,
-        backend=arguments.backend,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    model = load_model(arguments.model, **_picked(arguments, MODEL_OPTIONS))
     report = doctor(model, n_tokens=arguments.tokens)
     print(report)
     return 0 if report.passed else 1

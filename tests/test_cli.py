@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from step_saliency import cli
+from step_saliency.runs import map_file as runs
+from step_saliency.runs.run_report import RunReport
+from step_saliency.runs.settings import MapSettings
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -24,6 +27,27 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("map", "diagnose", "report", "doctor", "demo"):
         assert command in done.stdout
+
+
+def test_the_package_alone_loads_no_torch() -> None:
+    code = "import sys, step_saliency; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[MapSettings] = []
+
+    def no_run(_: Path, out: Path, settings: MapSettings, **__: object) -> RunReport:
+        calls.append(settings)
+        return RunReport(out, done=1)
+
+    monkeypatch.setattr(runs, "map_file", no_run)
+    command = ["map", "x.jsonl", "--out", str(tmp_path)]
+    changes = ["--n", "3", "--pool", "mass", "--no-figures", "--layers", "1-2", "--system", "s"]
+    assert cli.main(command) == cli.main([*command, *changes]) == 0
+    assert calls[0] == MapSettings()
+    assert calls[1] == MapSettings(n=3, pool="mass", figures=False, layers=(1, 2), system="s")
+    assert cli.main([*command, "--n", "0"]) == 2
 
 
 @pytest.mark.parametrize(

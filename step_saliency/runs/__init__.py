@@ -1,4 +1,4 @@
-"""From a file of what people have to a results folder: rows, answers, maps, tables, overview, demo.
+"""From a file of rows to a results folder: answers, maps, tables, overview, pages, demo.
 
-How a map is computed or a file written is not known here.
+How a map is computed or a file is written is not known here.
 """

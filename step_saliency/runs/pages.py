@@ -10,7 +10,7 @@ from step_saliency.diagnosis import Diagnosis, compare, diagnose, mean_curves
 from step_saliency.report.html_page import page
 from step_saliency.runs.folder import RunFolder
 from step_saliency.saliency.result import StepSaliency
-from step_saliency.storage.files import replacing
+from step_saliency.storage.files import write_text
 
 
 def write_reports(
@@ -25,8 +25,7 @@ def write_reports(
 
     Args:
         run: Results folder of `step_saliency.runs.map_file.map_file`, or a file that
-        `StepSaliency.save`
-            wrote.
+            `StepSaliency.save` wrote.
         trace: Id or file name of the one trace to write; all of the folder by default.
         out: The file to write where there is one trace, else the folder for the files. By default
             the folder ``report`` in the results folder, or the map's own name with ``.html``.
@@ -50,7 +49,7 @@ def write_reports(
     diagnoses = {name: diagnose(sal) for name, sal in maps.items()}
     over_run = _over_run(list(diagnoses.values()), seed)
     facts = _model_facts(folder.manifest())
-    chosen = list(maps) if trace is None else [_find(maps, trace, run)]
+    names = list(maps) if trace is None else [_find(maps, trace, run)]
     return [
         _write(
             _target(run, name, out, alone=trace is not None),
@@ -60,7 +59,7 @@ def write_reports(
             facts=facts,
             **over_run,
         )
-        for name in chosen
+        for name in names
     ]
 
 
@@ -69,8 +68,7 @@ def _write(target: Path, sal: StepSaliency, effects: pd.DataFrame | None, **more
     if effects is not None and "trace" in effects.columns:
         effects = effects[effects["trace"] == sal.trace.id].drop(columns="trace")
     text = page(sal, effects=effects, **more)
-    with replacing(target) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 
