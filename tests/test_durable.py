@@ -97,7 +97,7 @@ def test_a_finished_file_needs_no_decoding_and_may_grow(
     )
     assert len(list(read_lines(file))) == 27
     module = importlib.import_module("step_saliency.decoding.generate")
-    monkeypatch.setattr(module, "_choose_twin", lambda *_: pytest.fail("decodes"))
+    monkeypatch.setattr(module, "choose_loop", lambda *_: pytest.fail("decodes"))
     again = ss.generate(model, QUESTIONS[:9], save_to=file, **{**OPTIONS, "n": 3})
     assert [t.to_dict() for t in again] == [t.to_dict() for t in more]
 

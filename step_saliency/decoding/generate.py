@@ -13,7 +13,7 @@ different orders) does not decide between two tokens.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence, Set
 from contextlib import closing
 from typing import Any, Unpack
 
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from step_saliency.decoding.job import Intervention, Job
 from step_saliency.decoding.log import answered, settings_of
-from step_saliency.decoding.loops import Loop, choose_loop
+from step_saliency.decoding.loops import choose_loop
 from step_saliency.decoding.rows import Row, batches
 from step_saliency.intervene.effects import Effects
 from step_saliency.options import (
@@ -109,30 +109,30 @@ def generate(
     rows = job.rows(texts, _numbers(question_numbers, len(texts)))
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
     traces = {} if log is None else answered(log, rows)
-    open_batches = [
-        batch
-        for batch in batches(rows, decoding.batch_size)
-        if any(row.index not in traces for row in batch)
-    ]
-    if open_batches:
-        loop = choose_loop(job, method, rows)
-        bar = tqdm(total=len(rows), initial=len(traces), unit="response", disable=not progress)
-        with bar:
-            for row in _decoded(loop, open_batches):
-                if row.index in traces:
-                    continue
-                traces[row.index] = job.trace(row)
-                bar.update()
-                if log is not None:
-                    log.append(traces[row.index])
+    with closing(_new_traces(job, method, rows, frozenset(traces), progress)) as new:
+        for index, trace in new:
+            traces[index] = trace
+            if log is not None:
+                log.append(trace)
     return [traces[row.index] for row in rows]
 
 
-def _decoded(loop: Loop, open_batches: Iterable[Sequence[Row]]) -> Iterator[Row]:
-    """Rows of all batches, each when it is done; a call that ends early closes its batch."""
-    for batch in open_batches:
-        with closing(loop(batch)) as rows:
-            yield from rows
+def _new_traces(
+    job: Job, method: DecodingMethod, rows: Sequence[Row], known: Set[int], progress: bool
+) -> Generator[tuple[int, Trace], None, None]:
+    """Index and trace of each row that is not known; batches are those of all rows."""
+    every_batch = batches(rows, job.decoding.batch_size)
+    open_batches = [batch for batch in every_batch if any(row.index not in known for row in batch)]
+    if not open_batches:
+        return
+    loop = choose_loop(job, method, rows)
+    with tqdm(total=len(rows), initial=len(known), unit="response", disable=not progress) as bar:
+        for batch in open_batches:
+            with closing(loop(batch)) as decoded:
+                for row in decoded:
+                    if row.index not in known:
+                        bar.update()
+                        yield row.index, job.trace(row)
 
 
 def _texts(questions: str | Sequence[Any]) -> list[str]:

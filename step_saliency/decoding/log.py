@@ -1,0 +1,63 @@
+"""A log of generations as `generate` keeps it: its settings, and the rows that it answers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from step_saliency.decoding.job import Job
+from step_saliency.decoding.rows import Row
+from step_saliency.models.facts import backend_of
+from step_saliency.models.identity import origin_of, weights_digest
+from step_saliency.options import DecodingMethod
+from step_saliency.storage.manifest import described
+from step_saliency.storage.trace_log import TraceLog
+from step_saliency.trace import Trace
+
+
+def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
+    """What the texts depend on, in JSON types: a file format, compared when a log is taken up."""
+    return {
+        "model": _model_settings(job.model),
+        "flow": described(job.flow),
+        "method": method,
+        **described(job.sampler),
+        "max_new_tokens": job.rules.max_new_tokens,
+        "seed": job.decoding.seed,
+        "system": job.decoding.system,
+        "format": job.decoding.format,
+        "splitter": described(job.decoding.splitter),
+        "stop_tokens": sorted(job.rules.tokens),
+        "stop_texts": list(job.rules.texts),
+    }
+
+
+def _model_settings(model: Any) -> dict[str, Any]:
+    is_plain = isinstance(model, PreTrainedModel)
+    return {
+        "class": "transformers" if is_plain else backend_of(model),
+        "origin": None if is_plain else described(origin_of(model)),
+        "weights": weights_digest(model),
+        "dtype": str(next(model.parameters()).dtype),
+    }
+
+
+def answered(log: TraceLog, rows: Iterable[Row]) -> dict[int, Trace]:
+    """Traces of these rows that the log holds, by index of the row.
+
+    Raises:
+        ValueError: it holds an answer to another question of the same number.
+    """
+    by_name = {(row.number, row.sample): row for row in rows}
+    traces: dict[int, Trace] = {}
+    for trace in log:
+        row = by_name.get((trace.meta.get("question_index", -1), trace.meta.get("sample", -1)))
+        if row is None:
+            continue
+        if trace.question != row.question:
+            raise ValueError(
+                f"{log.path} holds an answer to {trace.question[:60]!r}, but question {row.number} "
+                f"is {row.question[:60]!r} now; choose another file"
+            )
+        traces[row.index] = trace
+    return traces

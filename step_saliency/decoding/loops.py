@@ -1,0 +1,160 @@
+"""Which loop decodes a job: the TransformerLens object's, or that of its reference model.
+
+``auto`` takes the reference model if it makes the same predictions under the same edits, and if it
+is there already or so many tokens may be drawn that reading the weights again is worth it.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from step_saliency.decoding.fast import decode_fast
+from step_saliency.decoding.hooked import decode_with_hooks
+from step_saliency.decoding.job import Job
+from step_saliency.decoding.rows import Row
+from step_saliency.intervene.edit import Edit
+from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.intervene.fast import fast_session
+from step_saliency.models.reference import check_twin, has_twin, is_inside, transformers_twin
+from step_saliency.options import DecodingMethod
+
+WORTH_READING_AGAIN = 1000
+"""Tokens that may be drawn, from which on "auto" reads the weights once more for the fast loop."""
+
+Rows = Generator[Row, None, None]
+Loop = Callable[[Sequence[Row]], Rows]
+"""Fills the rows of one batch; yields each when it is done."""
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """What an intervention yields if it wants to know which rows are decoded."""
+
+    def expect(self, rows: ExpectedRows) -> None:
+        """Hear what the rows of the next batch are."""
+
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
+        """Hear that the batch goes on with these rows only."""
+
+
+def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
+    """The loop to decode rows with.
+
+    Args:
+        job: The job.
+        method: ``"auto"``, or the one that it must be.
+        rows: All its rows.
+
+    Raises:
+        ValueError: a method that the model or the flow cannot be decoded by.
+    """
+    reference = _reference_for(job, method, rows)
+    return hooked_loop(job) if reference is None else fast_loop(job, reference)
+
+
+def hooked_loop(job: Job) -> Loop:
+    """Decode by the TransformerLens object itself."""
+
+    def decode(rows: Sequence[Row]) -> Rows:
+        attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
+        with attached as session:
+            follower = session if isinstance(session, Follower) else None
+            _announce(job, rows, follower)
+            keep = None if follower is None else follower.keep
+            yield from decode_with_hooks(job.model, rows, job.sampler, job.rules, keep)
+        _count(job, session)
+
+    return decode
+
+
+def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
+    """Decode by the reference model's ``generate``; the flow acts inside its attention."""
+    edits = job.edits
+    assert edits is not None
+
+    def decode(rows: Sequence[Row]) -> Rows:
+        with _fast_session(job, reference, edits) as session:
+            _announce(job, rows, session)
+            yield from decode_fast(reference, rows, job.sampler, job.rules, session)
+        _count(job, session)
+
+    return decode
+
+
+@contextmanager
+def _fast_session(job: Job, reference: PreTrainedModel, edits: Sequence[Edit]) -> Iterator[Any]:
+    if reference is job.model and not edits:
+        yield None
+        return
+    bridge = job.model if is_inside(job.model, reference) else None
+    with fast_session(reference, edits, job.tokenizer, bridge=bridge) as session:
+        yield session if edits else None
+
+
+def _announce(job: Job, rows: Sequence[Row], follower: Follower | None) -> None:
+    if follower is None:
+        return
+    expected = ExpectedRows(
+        questions=[row.question for row in rows],
+        n_prompt=[len(row.prompt) for row in rows],
+        format=job.decoding.format,
+        splitter=job.decoding.splitter,
+    )
+    follower.expect(expected)
+
+
+def _count(job: Job, session: Any) -> None:
+    effects = getattr(session, "effects", None)
+    if job.effects is not None and isinstance(effects, Effects):
+        job.effects.include(effects)
+
+
+def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> PreTrainedModel | None:
+    """The reference model to decode with; None for the hooks' loop."""
+    is_plain = isinstance(job.model, PreTrainedModel)
+    if method == "hooks":
+        if is_plain:
+            raise ValueError(
+                f"method='hooks' needs a HookedTransformer or TransformerBridge, got "
+                f"{type(job.model).__name__}"
+            )
+        return None
+    few = len(rows) * job.rules.max_new_tokens < WORTH_READING_AGAIN
+    if method == "auto" and few and not has_twin(job.model):
+        return None
+    try:
+        return _checked_reference(job, rows[0].prompt)
+    except ValueError:
+        if method == "fast" or is_plain:
+            raise
+        return None
+
+
+def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
+    """The reference model, once it has been seen to predict as the model does."""
+    if job.edits is None:
+        raise ValueError(
+            f"method='fast' takes an Edit or an EditGroup such as StepFlow, but the flow is a "
+            f"{type(job.flow).__name__}; use method='hooks'"
+        )
+    hooked = _hooked_points(job.model)
+    if hooked:
+        raise ValueError(
+            f"method='fast' does not run the model's hooks, but there are some at "
+            f"{', '.join(hooked[:3])}; remove them or use method='hooks'"
+        )
+    reference = transformers_twin(job.model)
+    with _fast_session(job, reference, job.edits):
+        check_twin(job.model, reference, prompt)
+    return reference
+
+
+def _hooked_points(model: Any) -> list[str]:
+    """Hook points of the user's hooks."""
+    points = getattr(model, "hook_dict", {})
+    return [name for name, point in points.items() if point.has_hooks()]
