@@ -13,11 +13,11 @@ from maps import make_saliency, make_trace, random_maps
 from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 
-from step_saliency import report
 from step_saliency.diagnosis import diagnose
 from step_saliency.plotting.step_maps import Grid
 from step_saliency.plotting.style import REGION_COLOURS, png
 from step_saliency.plotting.token_maps import MOST_CELLS
+from step_saliency.plotting.views import token_view
 from step_saliency.trace import Region
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
@@ -167,7 +167,7 @@ def lines(ax):
 
 def test_depth_curves_draw_the_numbers_of_the_diagnosis(sal):
     diagnosis = diagnose(sal)
-    figure = sal.plot_depth()
+    figure = diagnosis.plot()
     thinking, lock_in, summary, decay = figure.axes
     assert lock_in.lines[-2].get_ydata().tolist() == diagnosis.lock_in.tolist()
     assert decay.lines[-2].get_ydata().tolist() == diagnosis.decay.tolist()
@@ -181,14 +181,14 @@ def test_depth_curves_draw_the_numbers_of_the_diagnosis(sal):
 
 
 def test_depth_curves_shade_the_bands_that_are_chosen(sal):
-    ax = sal.plot_depth(bands={"shallow": [0, 1], "deep": [3]}).axes[0]
+    ax = diagnose(sal, bands={"shallow": [0, 1], "deep": [3]}).plot().axes[0]
     spans = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches]
     assert spans == [(-0.5, 1.5), (2.5, 3.5)]
 
 
 def test_depth_curves_of_a_trace_without_summary_say_so():
     trace = make_trace("QTTT")
-    figure = make_saliency(random_maps(trace, 4), trace).plot_depth()
+    figure = diagnose(make_saliency(random_maps(trace, 4), trace)).plot()
     assert "the trace has no summary steps" in [text.get_text() for text in figure.axes[3].texts]
     png(figure)
 
@@ -256,19 +256,19 @@ def test_the_step_view_colours_the_text_by_one_row(sal):
 
 
 def test_the_token_view_takes_one_value_or_several_for_each_token():
-    data = payload(report.token_view(["a", "b"], torch.tensor([0.5, 1.0])))
+    data = payload(token_view(["a", "b"], torch.tensor([0.5, 1.0])))
     assert np.array(data["values"]).ravel().tolist() == [0.5, 1.0]
-    several = payload(report.token_view(["a", "b"], torch.rand(2, 3), labels=["x", "y", "z"]))
+    several = payload(token_view(["a", "b"], torch.rand(2, 3), labels=["x", "y", "z"]))
     assert several["labels"] == ["x", "y", "z"]
     with pytest.raises(ValueError, match="2 tokens and 3 values"):
-        report.token_view(["a", "b"], torch.rand(3))
+        token_view(["a", "b"], torch.rand(3))
 
 
 def test_figures_show_themselves_and_leave_no_state_behind(sal):
     before = dict(mpl.rcParams)
     figure = sal.plot(0)
     assert figure._repr_png_().startswith(b"\x89PNG")
-    png(sal.plot_depth())
+    png(diagnose(sal).plot())
     assert dict(mpl.rcParams) == before
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
@@ -284,7 +284,7 @@ def test_importing_the_pictures_changes_nothing_and_maps_do_not_import_them():
         "import matplotlib as mpl\n"
         "settings = lambda: dict(dict.items(mpl.rcParams))  # a look-up would settle the backend\n"
         "before = settings()\n"
-        "import step_saliency.report\n"
+        "import step_saliency.report, step_saliency.plotting.views\n"
         "assert settings() == before, 'settings were changed'\n"
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot was imported'\n"
     )
@@ -297,7 +297,7 @@ def test_nothing_is_cut_off_at_the_edge_of_a_figure(sal):
         sal.plot(0),
         sal.plot([0, 1, 2]),
         sal.plot([0, 1, 2, 3, 0]),
-        sal.plot_depth(),
+        diagnose(sal).plot(),
         sal.plot_tokens(torch.rand(n, n).tril(), 0),
     ]
     for figure in figures:

@@ -35,7 +35,7 @@ from step_saliency.diagnosis.shares import (
     steps_in,
     uniform_map,
 )
-from step_saliency.models.bands import Band, Bands
+from step_saliency.models.bands import Band, Bands, spell_layers
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Region, Trace
 
@@ -144,9 +144,28 @@ class Diagnosis:
 
     def plot(self) -> "matplotlib.figure.Figure":
         """Depth curves: where thinking and summary rows look, lock-in and decay by layer."""
-        from step_saliency.plotting.depth import depth_curves
+        from step_saliency.plotting.depth import DepthCurve, depth_curves
 
-        return depth_curves(self)
+        kept = self.uniform_shares[REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)]
+        return depth_curves(
+            self.layers,
+            lock_in=DepthCurve(
+                values=self.lock_in,
+                index=self.lock_in_index,
+                heads=self.lock_in_heads,
+                reason=self.reasons.get("lock_in"),
+            ),
+            decay=DepthCurve(
+                values=self.decay,
+                index=self.decay_index,
+                uniform=float(kept),
+                heads=self.decay_heads,
+                reason=self.reasons.get("decay"),
+            ),
+            shares=self.shares,
+            uniform_shares=self.uniform_shares,
+            bands=[("shallow", self.shallow), ("deep", self.deep)],
+        )
 
     def __repr__(self) -> str:
         name = f"{self.trace_id!r}, " if self.trace_id else ""
@@ -158,9 +177,18 @@ class Diagnosis:
         )
 
     def _repr_html_(self) -> str:
-        from step_saliency.plotting.html import diagnosis_html
+        from step_saliency.plotting.html import card
 
-        return diagnosis_html(self)
+        middle, deep = spell_layers(self.bands.middle), spell_layers(self.deep)
+        facts = {
+            "trace": self.trace_id or "(no id)",
+            "answer": {None: "unknown", True: "correct", False: "error"}[self.is_correct],
+            "steps": f"{self.n_steps} ({self.n_tokens} tokens) of thinking and summary",
+            "lock-in index": f"{self.lock_in_index:.3f} (layers {spell_layers(self.shallow)})",
+            "decay index": f"{self.decay_index:.3f} (layers {middle} against {deep})",
+        }
+        missing = {f"no {metric}": reason for metric, reason in self.reasons.items()}
+        return card("Diagnosis", facts | missing, self.plot(), name="depth curves")
 
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
         inside = [self.bands.of(layer) == band for layer in self.layers]
@@ -306,17 +334,6 @@ def diagnose(
         reasons=_reasons(regions, sal.layers, chosen, lock_ins, decays),
         **_identity(sal.trace),
     )
-
-
-def spell_layers(layers: Sequence[int]) -> str:
-    """Layers as runs: ``0-3, 7``; ``none`` if there are none."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) or "none"
 
 
 def _rows_per_head(sal: StepSaliency) -> range:

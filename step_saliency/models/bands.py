@@ -68,3 +68,14 @@ class Bands:
         if layer in self.middle:
             return "middle"
         return "deep" if layer in self.deep else None
+
+
+def spell_layers(layers: Sequence[int]) -> str:
+    """Layers as runs: ``0-3, 7``; ``none`` if there are none."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) or "none"

@@ -1,11 +1,12 @@
-"""Depth curves of a diagnosis: where thinking and summary rows look, layer by layer.
+"""Depth curves: where thinking and summary rows look, layer by layer.
 
-Only draws: every number comes from `step_saliency.diagnosis.Diagnosis`. Dotted lines are what a map
-that prefers no position would give; shaded layers are the shallow and the deep band.
+Only draws. Dotted lines are what a map that prefers no position would give; shaded layers are the
+bands that are named.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -13,8 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.diagnosis.shares import REGIONS
 from step_saliency.plotting.style import (
     BAND_COLOUR,
     DECAY_COLOUR,
@@ -23,27 +22,63 @@ from step_saliency.plotting.style import (
     new_figure,
     style,
 )
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region
 
+_REGIONS = (Region.QUESTION, Region.THINKING, Region.SUMMARY)
 _SHARES = (-0.09, 1.03)
 
 
-def depth_curves(diagnosis: Diagnosis) -> Figure:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DepthCurve:
+    """A quantity by layer.
+
+    Attributes:
+        values: The quantity; NaN where it cannot be had.
+        index: What stands for all layers; NaN where it cannot be had.
+        uniform: What a map that prefers no position gives.
+        heads: The quantity of each head, drawn as thin lines.
+        reason: Why values are missing, written where all of them are.
+    """
+
+    values: Float[Tensor, "layer"]
+    index: float
+    uniform: float = 0.0
+    heads: Float[Tensor, "layer head"] | None = None
+    reason: str | None = None
+
+
+def depth_curves(
+    layers: Sequence[int],
+    *,
+    lock_in: DepthCurve,
+    decay: DepthCurve,
+    shares: Float[Tensor, "layer query_region key_region"],
+    uniform_shares: Float[Tensor, "query_region key_region"],
+    bands: Sequence[tuple[str, Sequence[int]]],
+) -> Figure:
     """Shares of thinking and summary rows, lock-in and decay, by layer.
 
     Args:
-        diagnosis: What to draw; heads are drawn as thin lines where it has them.
+        layers: Model layer of each value.
+        lock_in: Share of the thinking rows on local steps, beyond uniform.
+        decay: Share of the summary rows on thinking steps.
+        shares: Share of each region's rows on each region: question, thinking, summary.
+        uniform_shares: `shares` of a map that prefers no position.
+        bands: Layers to shade, by name.
     """
     with style():
         figure = new_figure(8.4, 5.4)
-        (thinking, lock_in), (summary, decay) = figure.subplots(2, 2, sharex=True)
-        for ax in (thinking, lock_in, summary, decay):
-            _shade_bands(ax, diagnosis)
-        _draw_shares(thinking, diagnosis, Region.THINKING)
-        _draw_shares(summary, diagnosis, Region.SUMMARY)
-        _draw_lock_in(lock_in, diagnosis)
-        _draw_decay(decay, diagnosis)
-        for ax in (summary, decay):
+        (thinking, lock_ins), (summary, decays) = figure.subplots(2, 2, sharex=True)
+        for ax in (thinking, lock_ins, summary, decays):
+            _shade_bands(ax, bands)
+        for ax, query in ((thinking, 1), (summary, 2)):
+            _draw_shares(ax, layers, query, shares[:, query], uniform_shares[query])
+        _draw_curve(lock_ins, layers, lock_in, "Lock-in", LOCK_IN_COLOUR)
+        lock_ins.set(ylabel="share on steps i, i − 1\nbeyond uniform")
+        lock_ins.margins(y=0.12)
+        _draw_curve(decays, layers, decay, "Decay", DECAY_COLOUR)
+        decays.set(ylabel="share of summary rows\non thinking steps", ylim=_SHARES)
+        for ax in (summary, decays):
             ax.set_xlabel("layer")
             ax.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(handles=_legend(), loc="outside lower center", ncols=5)
@@ -53,63 +88,38 @@ def depth_curves(diagnosis: Diagnosis) -> Figure:
 def _legend() -> list[Line2D]:
     regions = [
         Line2D([], [], color=REGION_COLOURS[region], marker="o", label=f"on {region.value} steps")
-        for region in REGIONS
+        for region in _REGIONS
     ]
     return [*regions, Line2D([], [], color="#666666", linestyle=":", label="no preference")]
 
 
-def _draw_shares(ax: Axes, diagnosis: Diagnosis, query: Region) -> None:
-    for key in REGIONS[: REGIONS.index(query) + 1]:
-        colour = REGION_COLOURS[key]
-        values = diagnosis.share(query, key)
-        ax.plot(diagnosis.layers, values, marker="o", color=colour, label=key.value)
-        ax.axhline(
-            float(diagnosis.uniform_shares[REGIONS.index(query), REGIONS.index(key)]),
-            color=colour,
-            linestyle=":",
-            linewidth=1,
-        )
-    ax.set(title=f"Where {query.value} rows look", ylabel="share of the row", ylim=_SHARES)
-    _say_if_missing(ax, diagnosis.share(query, query), f"the trace has no {query.value} rows")
-
-
-def _draw_lock_in(ax: Axes, diagnosis: Diagnosis) -> None:
-    _draw_heads(ax, diagnosis, diagnosis.lock_in_heads, LOCK_IN_COLOUR)
-    ax.plot(diagnosis.layers, diagnosis.lock_in, marker="o", color=LOCK_IN_COLOUR)
-    ax.axhline(0, color=LOCK_IN_COLOUR, linestyle=":", linewidth=1)
-    index = diagnosis.lock_in_index
-    ax.set(
-        title="Lock-in" if math.isnan(index) else f"Lock-in (index {index:.3f})",
-        ylabel="share on steps i, i − 1\nbeyond uniform",
-    )
-    ax.margins(y=0.12)
-    _say_if_missing(ax, diagnosis.lock_in, diagnosis.reasons.get("lock_in"))
-
-
-def _draw_decay(ax: Axes, diagnosis: Diagnosis) -> None:
-    _draw_heads(ax, diagnosis, diagnosis.decay_heads, DECAY_COLOUR)
-    ax.plot(diagnosis.layers, diagnosis.decay, marker="o", color=DECAY_COLOUR)
-    query, key = REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)
-    uniform = float(diagnosis.uniform_shares[query, key])
-    ax.axhline(uniform, color=DECAY_COLOUR, linestyle=":", linewidth=1)
-    index = diagnosis.decay_index
-    ax.set(
-        title="Decay" if math.isnan(index) else f"Decay (index {index:.3f})",
-        ylabel="share of summary rows\non thinking steps",
-        ylim=_SHARES,
-    )
-    _say_if_missing(ax, diagnosis.decay, diagnosis.reasons.get("decay"))
-
-
-def _draw_heads(
-    ax: Axes, diagnosis: Diagnosis, values: Float[Tensor, "layer head"] | None, colour: str
+def _draw_shares(
+    ax: Axes,
+    layers: Sequence[int],
+    query: int,
+    shares: Float[Tensor, "layer key_region"],
+    uniform: Float[Tensor, "key_region"],
 ) -> None:
-    if values is not None:
-        ax.plot(diagnosis.layers, values, color=colour, linewidth=0.6, alpha=0.35)
+    name = _REGIONS[query].value
+    for key, region in enumerate(_REGIONS[: query + 1]):
+        colour = REGION_COLOURS[region]
+        ax.plot(layers, shares[:, key], marker="o", color=colour, label=region.value)
+        ax.axhline(float(uniform[key]), color=colour, linestyle=":", linewidth=1)
+    ax.set(title=f"Where {name} rows look", ylabel="share of the row", ylim=_SHARES)
+    _say_if_missing(ax, shares[:, query], f"the trace has no {name} rows")
 
 
-def _shade_bands(ax: Axes, diagnosis: Diagnosis) -> None:
-    for name, layers in (("shallow", diagnosis.shallow), ("deep", diagnosis.deep)):
+def _draw_curve(ax: Axes, layers: Sequence[int], curve: DepthCurve, name: str, colour: str) -> None:
+    if curve.heads is not None:
+        ax.plot(layers, curve.heads, color=colour, linewidth=0.6, alpha=0.35)
+    ax.plot(layers, curve.values, marker="o", color=colour)
+    ax.axhline(curve.uniform, color=colour, linestyle=":", linewidth=1)
+    ax.set_title(name if math.isnan(curve.index) else f"{name} (index {curve.index:.3f})")
+    _say_if_missing(ax, curve.values, curve.reason)
+
+
+def _shade_bands(ax: Axes, bands: Sequence[tuple[str, Sequence[int]]]) -> None:
+    for name, layers in bands:
         for first, last in _runs(layers):
             ax.axvspan(first - 0.5, last + 0.5, color=BAND_COLOUR, zorder=0, linewidth=0)
             ax.annotate(

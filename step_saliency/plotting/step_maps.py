@@ -1,4 +1,4 @@
-"""Step maps as heat maps.
+"""Step maps as heat maps, from arrays.
 
 Rows are query steps (what is being written), columns key steps (what is looked at); template steps
 are left out unless asked for, and ticks keep the numbers that the steps have in the trace. Colours
@@ -10,7 +10,6 @@ forbids, and zeros on the log scale, stay grey.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,6 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
+from torch import Tensor
 
 from step_saliency.plotting.style import (
     BORDER_COLOUR,
@@ -29,13 +29,9 @@ from step_saliency.plotting.style import (
     MAP_COLOURS,
     REGION_COLOURS,
     new_figure,
-    saliency_label,
     style,
 )
-from step_saliency.saliency.result import StepSaliency
-from step_saliency.trace import Region
-
-Layer = int | Sequence[int] | Literal["mean"]
+from step_saliency.segment.regions import Region
 
 _STRIP_WIDTH, _STRIP_GAP = 6.0, 6.0
 _DECADES = 5.0
@@ -85,59 +81,60 @@ class Grid:
 
 
 def step_map(
-    sal: StepSaliency,
-    layer: Layer = "mean",
+    maps: Float[Tensor, "panel step step"],
+    regions: Sequence[Region],
     *,
-    head: int | None = None,
+    defined: Bool[Tensor, "step step"],
+    titles: Sequence[str],
+    label: str,
     ax: Axes | None = None,
     log: bool = True,
     template: bool = False,
     vmin: float | None = None,
     vmax: float | None = None,
-    title: str | None = None,
 ) -> Figure:
-    """Heat map of one layer, of the mean over layers, or of several layers on one colour scale.
+    """Heat maps of the same steps, one panel each, on one colour scale.
 
     Args:
-        sal: The maps.
-        layer: Model layer, several of them (one panel each), or ``"mean"`` over those computed.
-        head: Head to show; the mean over heads by default.
+        maps: Maps with query steps as rows and key steps as columns.
+        regions: Region of each step.
+        defined: Entries that mean something; the others stay grey.
+        titles: Title of each panel.
+        label: What the entries are, with their unit: text of the colour bar.
         ax: Where to draw a single map; a new figure by default.
         log: Log colour scale; linear from 0 otherwise.
         template: Show template steps too.
         vmin: Low end of the colour scale.
         vmax: High end of the colour scale.
-        title: Title of a single map; layer and head by default.
 
     Raises:
-        ValueError: a layer or head is not in the maps, or ``ax`` or ``title`` comes with several
-            layers.
+        ValueError: ``ax`` comes with several maps.
     """
-    wanted = [layer] if isinstance(layer, int) or layer == "mean" else list(layer)
-    if len(wanted) != 1 and (ax is not None or title is not None):
-        raise ValueError(f"ax and title are for a single map; {len(wanted)} layers were asked for")
-    kept = kept_steps(sal, template=template)
-    maps = [_masked(sal, _one_layer(sal, one, head), kept) for one in wanted]
-    norm = colour_norm(np.ma.concatenate([m.ravel() for m in maps]), log=log, vmin=vmin, vmax=vmax)
-    regions = tuple(sal.trace.steps[step].region for step in kept.tolist())
-    grid = Grid(kept, regions)
+    if len(maps) != 1 and ax is not None:
+        raise ValueError(f"ax is for a single map; there are {len(maps)}")
+    steps = shown_steps(regions, template=template)
+    panels = [_masked(values, defined, steps) for values in maps]
+    norm = colour_norm(
+        np.ma.concatenate([panel.ravel() for panel in panels]), log=log, vmin=vmin, vmax=vmax
+    )
+    grid = Grid(steps, tuple(regions[step] for step in steps.tolist()))
     with style():
-        axes = [ax] if ax is not None else _panels(len(maps), len(kept))
-        for panel, values, one in zip(axes, maps, wanted, strict=True):
-            image = draw_map(panel, values, grid, norm)
-            panel.set_title(title if title is not None else _title(sal, one, head))
-            panel.set_xlabel("key step (looked at)")
+        axes = [ax] if ax is not None else _panels(len(panels), len(steps))
+        for place, values, title in zip(axes, panels, titles, strict=True):
+            image = draw_map(place, values, grid, norm)
+            place.set_title(title)
+            place.set_xlabel("key step (looked at)")
         axes[0].set_ylabel("query step (being written)")
         figure = axes[0].get_figure(root=True)
         assert isinstance(figure, Figure)
-        add_colour_bar(image, axes, saliency_label(sal.objective, sal.pool), maps, norm)
+        add_colour_bar(image, axes, label, panels, norm)
     return figure
 
 
-def kept_steps(sal: StepSaliency, *, template: bool) -> Int[np.ndarray, "cell"]:
-    """Steps that are shown."""
-    steps = enumerate(sal.trace.steps)
-    return np.array([n for n, s in steps if template or s.region is not Region.TEMPLATE], dtype=int)
+def shown_steps(regions: Sequence[Region], *, template: bool) -> Int[np.ndarray, "cell"]:
+    """Steps that a picture shows: all of them, or all but those of the template."""
+    steps = enumerate(regions)
+    return np.array([n for n, r in steps if template or r is not Region.TEMPLATE], dtype=int)
 
 
 def colour_norm(
@@ -201,34 +198,14 @@ def _panels(n: int, n_cells: int) -> list[Axes]:
     return list(grid[:n])
 
 
-def _one_layer(
-    sal: StepSaliency, layer: int | Literal["mean"], head: int | None
-) -> Float[np.ndarray, "step step"]:
-    maps = sal.maps if layer == "mean" else sal.layer(layer).unsqueeze(0)
-    if not sal.per_head:
-        if head is not None:
-            raise ValueError(
-                f"head={head}, but the maps are averaged over heads; use per_head=True"
-            )
-        return maps.detach().double().mean(0).cpu().numpy()
-    n_heads = maps.shape[1]
-    if head is not None and not 0 <= head < n_heads:
-        raise ValueError(f"head={head} is not among the {n_heads} heads of the maps")
-    of_head = maps.detach().double().mean(0)
-    return (of_head.mean(0) if head is None else of_head[head]).cpu().numpy()
-
-
 def _masked(
-    sal: StepSaliency, values: Float[np.ndarray, "step step"], kept: Int[np.ndarray, "cell"]
+    values: Float[Tensor, "step step"],
+    defined: Bool[Tensor, "step step"],
+    steps: Int[np.ndarray, "cell"],
 ) -> np.ma.MaskedArray:
-    cells = np.ix_(kept, kept)
-    undefined: Bool[np.ndarray, "cell cell"] = ~sal.defined.numpy()[cells]
-    return np.ma.masked_array(values[cells], undefined)
-
-
-def _title(sal: StepSaliency, layer: int | Literal["mean"], head: int | None) -> str:
-    name = f"Mean of {len(sal.layers)} layers" if layer == "mean" else f"Layer {layer}"
-    return name if head is None else f"{name}, head {head}"
+    cells = np.ix_(steps, steps)
+    undefined = ~defined.cpu().numpy()[cells]
+    return np.ma.masked_array(values.detach().double().cpu().numpy()[cells], undefined)
 
 
 def _draw_borders(ax: Axes, grid: Grid) -> None:

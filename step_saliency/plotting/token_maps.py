@@ -6,7 +6,7 @@ that single strong entries stay visible; ticks keep the positions.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -15,65 +15,82 @@ from step_saliency.plotting.step_maps import (
     add_colour_bar,
     colour_norm,
     draw_map,
-    kept_steps,
+    shown_steps,
     step_map,
 )
 from step_saliency.plotting.style import new_figure, saliency_label, style
-from step_saliency.saliency.result import StepSaliency
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region
+from step_saliency.trace import Trace
 
 MOST_CELLS = 1000
 
 
 def token_and_step(
     token_map: Float[Tensor, "pos pos"],
-    sal: StepSaliency,
-    layer: int,
+    map_of_steps: Float[Tensor, "step step"],
+    trace: Trace,
     *,
+    filed: Bool[Tensor, "pos"],
+    defined: Bool[Tensor, "step step"],
+    layer: int,
+    objective: str,
+    pool: str,
     log: bool = True,
     template: bool = False,
 ) -> Figure:
     """Influence between tokens on the left, between steps on the right, each on its own scale.
 
     Args:
-        token_map: Influence of key position (column) on query position (row) in this layer.
-        sal: Step maps of the same trace.
-        layer: Model layer of both.
+        token_map: Influence of key position (column) on query position (row).
+        map_of_steps: What it is pooled into.
+        trace: The trace of both.
+        filed: Positions whose rows are pooled; the others stay grey.
+        defined: Pairs of steps that mean something.
+        layer: Model layer of both, for the titles.
+        objective: Whose gradient was taken, for the labels.
+        pool: How token pairs became step pairs, for the labels.
         log: Log colour scales; linear from 0 otherwise.
         template: Show template tokens and steps too.
-
-    Raises:
-        ValueError: the token map is not of this trace, or the layer is not in the step maps.
     """
-    n_tokens = len(sal.trace.tokens)
-    if token_map.shape[0] != n_tokens:
-        raise ValueError(f"the token map has {len(token_map)} positions, the trace {n_tokens}")
-    values, grid = _token_cells(token_map, sal, template=template)
+    values, grid = _token_cells(token_map, trace, filed, template=template)
     norm = colour_norm(values, log=log)
     with style():
         figure = new_figure(10.6, 4.6, compress=True)
         tokens, steps = figure.subplots(1, 2)
         image = draw_map(tokens, values, grid, norm)
         tokens.set(title=f"Layer {layer}, tokens", xlabel="key position", ylabel="query position")
-        add_colour_bar(image, [tokens], saliency_label(sal.objective), [values], norm)
-    step_map(sal, layer, ax=steps, log=log, template=template, title=f"Layer {layer}, steps")
+        add_colour_bar(image, [tokens], saliency_label(objective), [values], norm)
+    step_map(
+        map_of_steps.unsqueeze(0),
+        trace.regions,
+        defined=defined,
+        titles=[f"Layer {layer}, steps"],
+        label=saliency_label(objective, pool),
+        ax=steps,
+        log=log,
+        template=template,
+    )
     return figure
 
 
 def _token_cells(
-    token_map: Float[Tensor, "pos pos"], sal: StepSaliency, *, template: bool
+    token_map: Float[Tensor, "pos pos"],
+    trace: Trace,
+    filed: Bool[Tensor, "pos"],
+    *,
+    template: bool,
 ) -> tuple[np.ma.MaskedArray, Grid]:
     """Cells of the picture: the positions shown, in blocks of equal size."""
-    shown = torch.from_numpy(kept_steps(sal, template=template))
-    positions = torch.isin(sal.trace.step_ids, shown).nonzero().squeeze(-1)
+    steps = torch.from_numpy(shown_steps(trace.regions, template=template))
+    positions = torch.isin(trace.step_ids, steps).nonzero().squeeze(-1)
     block = -(-len(positions) // MOST_CELLS)
-    filed = (sal.layout.row_steps >= 0)[positions]
-    allowed = (positions.unsqueeze(-1) >= positions) & filed.unsqueeze(-1)
+    causal = positions.unsqueeze(-1) >= positions
+    allowed = causal & filed[positions].unsqueeze(-1)
     values = token_map.detach().double().cpu()[positions][:, positions]
     pooled = _largest(values.where(allowed, -torch.inf), block).numpy()
     numbers: Int[np.ndarray, "cell"] = positions[::block].numpy()
-    steps = sal.trace.step_ids[positions[::block]].tolist()
-    regions: tuple[Region, ...] = tuple(sal.trace.steps[step].region for step in steps)
+    cell_steps = trace.step_ids[positions[::block]].tolist()
+    regions: tuple[Region, ...] = tuple(trace.steps[step].region for step in cell_steps)
     return np.ma.masked_array(pooled, np.isneginf(pooled)), Grid(numbers, regions, block)
 
 

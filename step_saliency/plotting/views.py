@@ -4,7 +4,6 @@ circuitsvis shows its views through a script that the browser fetches from a pub
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from circuitsvis.attention import attention_heads, attention_patterns
@@ -13,64 +12,50 @@ from circuitsvis.utils.render import RenderedHTML
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.plotting.step_maps import kept_steps
+from step_saliency.plotting.html import shortened
+from step_saliency.plotting.step_maps import shown_steps
 from step_saliency.plotting.style import REGION_COLOURS
-from step_saliency.saliency.result import StepSaliency
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region, Step
 
 _LABEL_LENGTH = 60
 
 
 def attention_view(
-    sal: StepSaliency, layer: int | None = None, *, template: bool = False
+    maps: Float[Tensor, "map step step"],
+    steps: Sequence[Step],
+    *,
+    names: Sequence[str] | None = None,
+    template: bool = False,
 ) -> RenderedHTML:
-    """Step map in circuitsvis' attention view, each row as shares that sum to one.
+    """Step maps in circuitsvis' attention view, each row as shares that sum to one.
 
     Args:
-        sal: The maps.
-        layer: Layer whose heads to show (one averaged map without ``per_head``); without it, the
-            layers are shown side by side, averaged over heads.
+        maps: The maps, one a head of the view.
+        steps: The steps of the trace.
+        names: Names of the maps, which are then shown side by side; heads of one layer otherwise.
         template: Show template steps too.
-
-    Raises:
-        ValueError: the layer is not in the maps.
     """
-    kept = torch.from_numpy(kept_steps(sal, template=template))
-    labels = step_labels(sal, kept.tolist())
-    if layer is None:
-        names = [f"layer {number}" for number in sal.layers]
-        shares = _shares(sal.mean_heads, kept)
-        return attention_heads(attention=shares, tokens=labels, attention_head_names=names)
-    maps = sal.layer(layer)
-    maps = maps if sal.per_head else maps.unsqueeze(0)
-    return attention_patterns(tokens=labels, attention=_shares(maps, kept))
+    shown = shown_steps([step.region for step in steps], template=template)
+    labels = step_labels(steps, shown.tolist())
+    shares = _shares(maps, torch.from_numpy(shown))
+    if names is None:
+        return attention_patterns(tokens=labels, attention=shares)
+    return attention_heads(attention=shares, tokens=labels, attention_head_names=list(names))
 
 
 def step_view(
-    sal: StepSaliency,
-    query_step: int,
-    layer: int | Literal["mean"] = "mean",
-    *,
-    template: bool = False,
+    row: Float[Tensor, "step"], steps: Sequence[Step], *, template: bool = False
 ) -> RenderedHTML:
-    """The trace's text, each step coloured by what ``query_step`` draws from it.
+    """The trace's text, each step coloured by its entry in the row of one query step.
 
     Args:
-        sal: The maps; the mean over heads is shown.
-        query_step: Step whose row is shown.
-        layer: Model layer, or the mean over those computed.
+        row: What the query step draws from each step.
+        steps: The steps of the trace.
         template: Show template steps too.
-
-    Raises:
-        ValueError: the trace has no such step, or the layer is not in the maps.
     """
-    if not 0 <= query_step < len(sal.trace.steps):
-        raise ValueError(f"query_step={query_step} is not among {len(sal.trace.steps)} steps")
-    kept = kept_steps(sal, template=template).tolist()
-    maps = sal.mean_heads
-    row = maps.mean(0) if layer == "mean" else maps[sal.layers.index(_known(sal, layer))]
-    texts = [sal.trace.steps[step].text or f"[step {step}] " for step in kept]
-    values = row[query_step, kept].detach().float().cpu()
+    shown = shown_steps([step.region for step in steps], template=template).tolist()
+    texts = [steps[step].text or f"[step {step}] " for step in shown]
+    values = row[shown].detach().float().cpu()
     return colored_tokens(
         texts, values, min_value=0.0, positive_color=REGION_COLOURS[Region.THINKING]
     )
@@ -100,24 +85,17 @@ def token_view(
     return colored_tokens_multi(list(tokens), values, labels=list(labels) if labels else None)
 
 
-def step_labels(sal: StepSaliency, steps: Sequence[int]) -> list[str]:
+def step_labels(steps: Sequence[Step], numbers: Sequence[int]) -> list[str]:
     """Short names of steps: number, first letter of the region, beginning of the text."""
-    labels = []
-    for number in steps:
-        step = sal.trace.steps[number]
-        text = " ".join(step.text.split())
-        text = text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1]}…"
-        labels.append(f"{number} {step.region.value[0].upper()} {text}".strip())
-    return labels
+    return [
+        f"{number} {steps[number].region.value[0].upper()} "
+        f"{shortened(steps[number].text, _LABEL_LENGTH)}".strip()
+        for number in numbers
+    ]
 
 
-def _known(sal: StepSaliency, layer: int) -> int:
-    sal.layer(layer)
-    return layer
-
-
-def _shares(maps: Float[Tensor, "map step step"], kept: Tensor) -> Float[Tensor, "map kept kept"]:
+def _shares(maps: Float[Tensor, "map step step"], steps: Tensor) -> Float[Tensor, "map cell cell"]:
     """Rows scaled to sum to one; rows without a total stay empty."""
-    chosen = maps.detach().double().cpu()[:, kept][:, :, kept]
-    totals = chosen.sum(-1, keepdim=True)
-    return (chosen / totals.where(totals > 0, 1.0)).float()
+    entries = maps.detach().double().cpu()[:, steps][:, :, steps]
+    totals = entries.sum(-1, keepdim=True)
+    return (entries / totals.where(totals > 0, 1.0)).float()

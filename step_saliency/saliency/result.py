@@ -1,9 +1,8 @@
 """A map of one trace, with everything that is needed to read it."""
 
 import json
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from step_saliency.models.bands import spell_layers
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.pooling import StepLayout, defined_pairs, step_layout
+from step_saliency.storage.files import replacing
 from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:
@@ -125,12 +126,8 @@ class StepSaliency:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"maps": self.maps.detach().cpu().contiguous()}
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as part:
             save_file(tensors, part, metadata={"format": FORMAT, "saliency": self._description()})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "StepSaliency":
@@ -166,32 +163,44 @@ class StepSaliency:
         vmax: float | None = None,
         title: str | None = None,
     ) -> "matplotlib.figure.Figure":
-        """Heat map of a layer, of several or of their mean: `step_saliency.report.step_map`."""
-        from step_saliency.plotting.step_maps import step_map
+        """Heat map of one layer, of the mean over layers, or of several layers on one colour scale.
 
+        Rows are query steps (what is being written), columns key steps (what is looked at).
+
+        Args:
+            layer: Model layer, several of them (one panel each), or ``"mean"`` over those computed.
+            head: Head to show; the mean over heads by default.
+            ax: Where to draw a single map; a new figure by default.
+            log: Log colour scale; linear from 0 otherwise.
+            template: Show template steps too.
+            vmin: Low end of the colour scale.
+            vmax: High end of the colour scale.
+            title: Title of a single map; layer and head by default.
+
+        Raises:
+            ValueError: a layer or head is not in the maps, or ``ax`` or ``title`` comes with
+                several layers.
+        """
+        from step_saliency.plotting.step_maps import step_map
+        from step_saliency.plotting.style import saliency_label
+
+        layers = [layer] if isinstance(layer, int) or layer == "mean" else list(layer)
+        if len(layers) != 1 and (ax is not None or title is not None):
+            raise ValueError(
+                f"ax and title are for a single map; {len(layers)} layers were asked for"
+            )
         return step_map(
-            self,
-            layer,
-            head=head,
+            torch.stack([self._panel(one, head) for one in layers]),
+            self.trace.regions,
+            defined=self.defined,
+            titles=[self._title(one, head) if title is None else title for one in layers],
+            label=saliency_label(self.objective, self.pool),
             ax=ax,
             log=log,
             template=template,
             vmin=vmin,
             vmax=vmax,
-            title=title,
         )
-
-    def plot_depth(
-        self, *, bands: Mapping[str, Sequence[int]] | None = None
-    ) -> "matplotlib.figure.Figure":
-        """Where thinking and summary rows look, lock-in and decay, by layer.
-
-        Args:
-            bands: Layers by band, as in `step_saliency.diagnosis.diagnose`.
-        """
-        from step_saliency.diagnosis.diagnosis import diagnose
-
-        return diagnose(self, bands=bands).plot()
 
     def plot_tokens(
         self,
@@ -201,18 +210,57 @@ class StepSaliency:
         log: bool = True,
         template: bool = False,
     ) -> "matplotlib.figure.Figure":
-        """Token map of a layer beside its step map: `step_saliency.report.token_and_step`."""
+        """Token map of a layer beside its step map, each on its own colour scale.
+
+        Args:
+            token_map: Influence of key position (column) on query position (row) in this layer.
+            layer: Model layer of both.
+            log: Log colour scales; linear from 0 otherwise.
+            template: Show template tokens and steps too.
+
+        Raises:
+            ValueError: the token map is not of this trace, or the layer is not in the maps.
+        """
         from step_saliency.plotting.token_maps import token_and_step
 
-        return token_and_step(token_map, self, layer, log=log, template=template)
+        if len(token_map) != len(self.trace):
+            raise ValueError(
+                f"the token map has {len(token_map)} positions, the trace {len(self.trace)}"
+            )
+        return token_and_step(
+            token_map,
+            self._panel(layer),
+            self.trace,
+            filed=self.layout.row_steps >= 0,
+            defined=self.defined,
+            layer=layer,
+            objective=self.objective,
+            pool=self.pool,
+            log=log,
+            template=template,
+        )
 
     def view(
         self, layer: int | None = None, *, template: bool = False
     ) -> "circuitsvis.utils.render.RenderedHTML":
-        """Interactive attention view of the heads of a layer, or of all layers."""
+        """Interactive attention view, each row as shares that sum to one.
+
+        Args:
+            layer: Layer whose heads to show (one averaged map without ``per_head``); without it,
+                the layers are shown side by side, averaged over heads.
+            template: Show template steps too.
+
+        Raises:
+            ValueError: the layer is not in the maps.
+        """
         from step_saliency.plotting.views import attention_view
 
-        return attention_view(self, layer, template=template)
+        if layer is None:
+            maps, names = self.mean_heads, [f"layer {number}" for number in self.layers]
+        else:
+            of_layer = self.layer(layer)
+            maps, names = of_layer if self.per_head else of_layer.unsqueeze(0), None
+        return attention_view(maps, self.trace.steps, names=names, template=template)
 
     def view_step(
         self,
@@ -221,15 +269,62 @@ class StepSaliency:
         *,
         template: bool = False,
     ) -> "circuitsvis.utils.render.RenderedHTML":
-        """The trace's text, each step coloured by what ``query_step`` draws from it."""
+        """The trace's text, each step coloured by what ``query_step`` draws from it.
+
+        Args:
+            query_step: Step whose row is shown, averaged over heads.
+            layer: Model layer, or the mean over those computed.
+            template: Show template steps too.
+
+        Raises:
+            ValueError: the trace has no such step, or the layer is not in the maps.
+        """
         from step_saliency.plotting.views import step_view
 
-        return step_view(self, query_step, layer, template=template)
+        if not 0 <= query_step < len(self.trace.steps):
+            raise ValueError(f"query_step={query_step} is not among {len(self.trace.steps)} steps")
+        if layer == "mean":
+            row = self.mean_heads.mean(0)[query_step]
+        else:
+            row = self.layer(layer)[..., query_step, :].reshape(-1, len(self.trace.steps)).mean(0)
+        return step_view(row, self.trace.steps, template=template)
+
+    def _panel(
+        self, layer: int | Literal["mean"], head: int | None = None
+    ) -> Float[Tensor, "step step"]:
+        """One map to draw, in double precision: of one layer or the mean of all, of one head or the
+        mean of all."""
+        maps = self.maps if layer == "mean" else self.layer(layer).unsqueeze(0)
+        mean = maps.detach().double().mean(0)
+        if not self.per_head:
+            if head is not None:
+                raise ValueError(
+                    f"head={head}, but the maps are averaged over heads; use per_head=True"
+                )
+            return mean
+        if head is not None and not 0 <= head < len(mean):
+            raise ValueError(f"head={head} is not among the {len(mean)} heads of the maps")
+        return mean.mean(0) if head is None else mean[head]
+
+    def _title(self, layer: int | Literal["mean"], head: int | None) -> str:
+        name = f"Mean of {len(self.layers)} layers" if layer == "mean" else f"Layer {layer}"
+        return name if head is None else f"{name}, head {head}"
 
     def _repr_html_(self) -> str:
-        from step_saliency.plotting.html import saliency_html
+        from step_saliency.plotting.html import card, shortened
 
-        return saliency_html(self)
+        heads = f", {self.maps.shape[1]} heads each" if self.per_head else ", averaged over heads"
+        facts = {
+            "trace": self.trace.id or "(no id)",
+            "question": shortened(self.trace.question, 160),
+            "tokens": str(len(self.trace.tokens)),
+            "steps": f"{len(self.trace.steps)} ({self.region_counts})",
+            "layers": f"{spell_layers(self.layers)} of {self.n_layers}{heads}",
+            "objective": self.objective,
+            "pool, rows": f"{self.pool}, {self.rows}",
+            "method": self.method,
+        }
+        return card("StepSaliency", facts, self.plot(), name="mean step map")
 
     def __repr__(self) -> str:
         name = f"{self.trace.id!r}, " if self.trace.id is not None else ""
