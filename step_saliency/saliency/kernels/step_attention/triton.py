@@ -279,6 +279,13 @@ def _forward(
 
 
 @_jit
+def _rounded_to_tf32(x):
+    """The nearest TF32 number. The hardware cuts off, which makes sums of positive numbers too
+    small, row after row."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@_jit
 def _file_window(totals_ptr, sums, row_steps, window, n_steps):
     """Add one window's sums, row by row so far, to the totals of the steps that the rows are in."""
     offsets = tl.arange(0, STEP_WINDOW)
@@ -350,6 +357,8 @@ def _query_backward(
         dq += tl.dot(dscores.to(k.dtype), k, input_precision=PRECISION)
         if POOL:
             influence = tl.abs(weights * dweights)
+            if PRECISION == "tf32":
+                influence = _rounded_to_tf32(influence)
             key_steps = tl.load(key_steps_ptr + batch * n_pos + keys, mask=keys < stop, other=-1)
             lowest = tl.min(tl.where(key_steps >= 0, key_steps, NO_STEP), 0)
             for base in range(
