@@ -313,9 +313,9 @@ def kernels_table(bench: Bench) -> Table:
     table = Table(
         "Kernels",
         "One layer, bfloat16, forward and backward; keys and values take gradient from their own "
-        "position alone, as in a map, those of flash SDPA from all. Difference: largest over z, dq, dk, "
-        "dv and the sums over steps, relative to the largest entry of the naive kernel's in float32 (up to "
-        "4,096 tokens, where that fits).",
+        "position alone, as in a map, those of flash SDPA from all. Difference: largest over z, "
+        "dq, dk, dv and the sums over steps, relative to the largest entry of the naive kernel's "
+        "in float32 (up to 4,096 tokens, where that fits).",
     )
     for n_tokens in bench.lengths:
         passes = {"flash SDPA": lambda n=n_tokens: _sdpa(bench, n)}
