@@ -327,12 +327,10 @@ def cut_before(trace: Trace, step: int) -> Trace:
         raise ValueError(f"step={step} must be from 1 to {len(thinking)}")
     last = thinking[step - 1]
     stop = trace.steps[last].stop
-    return Trace(
+    return replace(
+        trace,
         tokens=trace.tokens[:stop],
         steps=trace.steps[: last + 1],
-        id=trace.id,
-        question=trace.question,
-        response=trace.response,
         meta={**trace.meta, "problem": trace.id},
     )
 

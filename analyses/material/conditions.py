@@ -22,7 +22,7 @@ would have been right in another sample too: compare with a placebo, never with 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -257,14 +257,7 @@ def check_depth(model: Any, depth: int) -> None:
 
 
 def _of_problem(trace: Trace, name: str) -> Trace:
-    return Trace(
-        tokens=trace.tokens,
-        steps=trace.steps,
-        id=name,
-        question=trace.question,
-        response=trace.response,
-        meta={**trace.meta, "problem": name},
-    )
+    return replace(trace, id=name, meta={**trace.meta, "problem": name})
 
 
 def gold_trace(tokenizer: Any, item: Item) -> Trace:

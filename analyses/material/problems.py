@@ -9,7 +9,7 @@ traces that the other analyses would look at, one JSON object a line.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,12 +156,10 @@ def _labelled(item: Item, trace: Trace) -> Trace:
         correct = item.problem.grade(trace).is_correct
     elif item.row is not None and item.row.gold is not None and correct is None:
         correct = is_correct(trace.response, item.row.gold)
-    return Trace(
-        tokens=trace.tokens,
-        steps=trace.steps,
+    return replace(
+        trace,
         id=trace.id or item.id,
         question=trace.question or item.question,
-        response=trace.response,
         meta={**trace.meta, "problem": item.id, "is_correct": correct},
     )
 
