@@ -233,7 +233,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.overview import overview
 
     layers = _picked(arguments, ("shallow", "deep"))
-    bands = {name: chosen for name, chosen in layers.items() if chosen}
+    bands = {name: band for name, band in layers.items() if band}
     print(overview(arguments.folder, bands=bands or None, seed=arguments.seed))
     return 0
 

@@ -7,7 +7,7 @@ tokenises again.
 
 Given ``starts`` s_0 = 0 < s_1 < ... < s_n-1 of a trace of T tokens, step i holds the tokens s_i to
 s_i+1 - 1 (the last one up to T - 1), so the steps tile the tokens by construction. How text becomes
-steps is told in :mod:`step_saliency.segment`.
+steps is said in :mod:`step_saliency.segment`.
 """
 
 import html

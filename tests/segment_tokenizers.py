@@ -28,18 +28,18 @@ R1_TEMPLATE = (
 @cache
 def byte_level() -> PreTrainedTokenizerFast:
     """Byte-level BPE with few merges: most characters beyond ASCII are split over tokens."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=330,
         special_tokens=["<bos>", "<eos>", *MARKS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
         extra_special_tokens=MARKS,
@@ -50,10 +50,10 @@ def byte_level() -> PreTrainedTokenizerFast:
 @cache
 def metaspace() -> PreTrainedTokenizerFast:
     """Unigram as sentencepiece makes it: a space before the text, byte fallback."""
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizers.NFKC()
-    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    made.decoder = decoders.Sequence(
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
             decoders.ByteFallback(),
@@ -67,28 +67,28 @@ def metaspace() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         show_progress=False,
     )
-    made.train_from_iterator(CORPUS, trainer)
-    learned = [(piece, score) for piece, score in json.loads(made.to_str())["model"]["vocab"]]
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    learned = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     single_bytes = [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
-    made.model = models.Unigram([*learned, *single_bytes], 2, True)
+    tokenizer.model = models.Unigram([*learned, *single_bytes], 2, True)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
 
 
 @cache
 def word_piece() -> PreTrainedTokenizerFast:
     """Lower-cases and drops white space: its tokens do not spell the text."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
         vocab_size=200, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
 
 

@@ -232,12 +232,12 @@ def test_copies_of_a_tracker_go_separate_ways():
     tracker.start(prompt_tokens(tokenizer, QUESTION), question=QUESTION)
     for token in ids(tokenizer, "We add three and four"):
         tracker.push(token)
-    twin = tracker.copy()
+    copy = tracker.copy()
     for token in ids(tokenizer, ". That makes seven."):
-        twin.push(token)
+        copy.push(token)
     for token in ids(tokenizer, "\n</think>\nSeven it is."):
         tracker.push(token)
-    assert spoken(Trace.from_tracker(twin))[1:] == [
+    assert spoken(Trace.from_tracker(copy))[1:] == [
         ("thinking", "We add three and four."),
         ("thinking", "That makes seven."),
     ]

@@ -190,10 +190,10 @@ def ends_of(parts: list[str], text: str) -> list[int]:
     solid = "".join(text.split())
     ends, cursor = [], 0
     for part in parts:
-        wanted = "".join(part.split())
-        at = solid.find(wanted, cursor)
+        solid_part = "".join(part.split())
+        at = solid.find(solid_part, cursor)
         assert at >= 0, part
-        cursor = at + len(wanted)
+        cursor = at + len(solid_part)
         ends.append(cursor)
     return ends
 

@@ -144,18 +144,18 @@ def train(
         run.plan_end()
         if stop_at is not None and run.step >= stop_at:
             return run
-        done = run.step == run.total_steps
-        if run.step % config.log_every == 0 or done:
+        is_last = run.step == run.total_steps
+        if run.step % config.log_every == 0 or is_last:
             row: dict[str, Any] = {"step": run.step, "tokens": run.tokens, "lr": f"{lr:.3g}"}
             row |= {"seconds": round(run.seconds), "loss": f"{sum(recent) / len(recent):.4f}"}
-            if tests and (run.step % config.held_out_every == 0 or done):
+            if tests and (run.step % config.held_out_every == 0 or is_last):
                 run.model.eval()
                 test_loss, exact = held_out(run.model, tests, bfloat16=config.bfloat16)
                 row |= {"held_out_loss": f"{test_loss:.4f}", "held_out_exact": f"{exact:.3f}"}
             append_row(out / LOG, row)
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             recent.clear()
-        if run.step % config.checkpoint_every == 0 or done:
+        if run.step % config.checkpoint_every == 0 or is_last:
             run.save()
     return run
 

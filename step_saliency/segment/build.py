@@ -41,10 +41,10 @@ def segment_text(
         spans = [
             prompts.find_question(prompt, question) if question else prompts.whole_prompt(prompt)
         ]
-        made = _tokenized(tokenizer, prompt, spans, add_special=True)
+        prefix = _tokenized(tokenizer, prompt, spans, add_special=True)
     else:
-        made = _prompt(tokenizer, _messages(question, system), chat_template)
-    return _cut(tokenizer, made, response, format, splitter)
+        prefix = _prompt(tokenizer, _messages(question, system), chat_template)
+    return _cut(tokenizer, prefix, response, format, splitter)
 
 
 def segment_messages(
@@ -64,8 +64,8 @@ def segment_messages(
     _check_messages(messages)
     *earlier, last = messages
     _check_response(last["content"])
-    made = _prompt(tokenizer, earlier, chat_template)
-    return _cut(tokenizer, made, last["content"], format, splitter)
+    prefix = _prompt(tokenizer, earlier, chat_template)
+    return _cut(tokenizer, prefix, last["content"], format, splitter)
 
 
 def segment_generation(
@@ -86,8 +86,8 @@ def segment_generation(
         _check_response(response)
     pieces = TokenPieces(table).pieces(before)
     steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
-    made = Prompt("".join(pieces), before, steps)
-    return _cut_tokens(tokenizer, made, after, response, format, splitter)
+    prefix = Prompt("".join(pieces), before, steps)
+    return _cut_tokens(tokenizer, prefix, after, response, format, splitter)
 
 
 def prompt_tokens(
@@ -210,14 +210,14 @@ def _cut_tokens(
         format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
     if not tokens:
         raise ValueError(f"the tokenizer makes no tokens of the response {response[:60]!r}")
-    made = make_splitter(splitter)
-    causal = made if isinstance(made, Splitter) else None
+    split = make_splitter(splitter)
+    causal = split if isinstance(split, Splitter) else None
     tracker = StepTracker(tokenizer, format=format, splitter=causal)
     tracker.start(prompt.tokens, prompt_steps=prompt.steps)
     for token in tokens:
         tracker.push(token)
-    found = tracker.segmentation()
-    return found if isinstance(made, Splitter) else _recut(found, made)
+    whole = tracker.segmentation()
+    return whole if isinstance(split, Splitter) else _recut(whole, split)
 
 
 def _recut(whole: Segmentation, split: SplitFunction) -> Segmentation:

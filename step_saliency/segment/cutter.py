@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from step_saliency.options import Splitter
-from step_saliency.segment.reader import Format
+from step_saliency.segment.reader import Cue, Format
 from step_saliency.segment.regions import Region
 
 
@@ -56,9 +56,9 @@ class Cutter:
             self.format.begin_step()
         self.chars += 1
         self._at_line_start = char == "\n" or (self._at_line_start and char.isspace())
-        found = self.format.push(char)
-        if found:
-            self._apply(found)
+        cue = self.format.push(char)
+        if cue:
+            self._apply(cue)
 
     def _begins(self, char: str) -> bool:
         if self._at_region_start:
@@ -87,12 +87,12 @@ class Cutter:
             self.splitter.reset()
             self.splitter.push(char)
 
-    def _apply(self, found: str) -> None:
-        if found == "mark":
+    def _apply(self, cue: Cue) -> None:
+        if cue == "mark":
             self._close_mark(self.chars - len(self.format.mark))
-        elif found == "step_cue" and self.cuts:
+        elif cue == "step_cue" and self.cuts:
             self.cuts[-1].region = self._region = self.format.region
-        elif found:
+        elif cue:
             self._region = self.format.region
             self._cut(self.chars - 1, self._region)
             self.format.begin_step()

@@ -23,7 +23,7 @@ import re
 
 from step_saliency.options import FormatName
 from step_saliency.segment.plain import PlainFormat
-from step_saliency.segment.reader import Format, Found
+from step_saliency.segment.reader import Cue, Format
 from step_saliency.segment.regions import Region
 
 
@@ -46,8 +46,8 @@ class _Marks:
         elif self._open:
             self._open += char
             if char == ">" and self._open in self._marks:
-                found, self._open = self._open, ""
-                return found
+                mark, self._open = self._open, ""
+                return mark
             if len(self._open) >= self._longest:
                 self._open = ""
         return ""
@@ -70,7 +70,7 @@ class ThinkFormat:
     def begin_step(self) -> None:
         pass
 
-    def push(self, char: str) -> Found:
+    def push(self, char: str) -> Cue:
         mark = self._marks.push(char)
         if not mark:
             return ""
@@ -113,7 +113,7 @@ class HarmonyFormat:
     def begin_step(self) -> None:
         pass
 
-    def push(self, char: str) -> Found:
+    def push(self, char: str) -> Cue:
         if self.region is Region.TEMPLATE:
             self._header += char
         mark = self._marks.push(char)
@@ -137,9 +137,9 @@ class HarmonyFormat:
         self.region = Region.TEMPLATE
 
     def _read_channel(self, header: str) -> None:
-        _, found, name = header.partition("<|channel|>")
+        _, mark, name = header.partition("<|channel|>")
         words = re.split(r"[\s<]+", name.strip())
-        self._channel = words[0] if found and words[0] else None
+        self._channel = words[0] if mark and words[0] else None
 
     def may_open_mark(self, char: str, at_line_start: bool) -> bool:
         return (at_line_start and char == "<") or (char == "|" and self._marks.opened)
@@ -169,15 +169,15 @@ class AutoFormat:
     def begin_step(self) -> None:
         self._now.begin_step()
 
-    def push(self, char: str) -> Found:
+    def push(self, char: str) -> Cue:
         if self._now not in self._marked:
             for reader in self._marked:
                 if reader.push(char):
                     self._now, self.mark = reader, reader.mark
                     return "mark"
-        found = self._now.push(char)
+        cue = self._now.push(char)
         self.mark = self._now.mark
-        return found
+        return cue
 
     def may_open_mark(self, char: str, at_line_start: bool) -> bool:
         return any(reader.may_open_mark(char, at_line_start) for reader in self._marked)

@@ -60,9 +60,9 @@ class ChatFrame:
         """Where the prompt in a text ends; None if the frame is not there."""
         opened = text.rfind(self.user_open) if self.user_open else -1
         while opened >= 0:
-            found = text.find(self.generation, opened + len(self.user_open))
-            if self.generation and found >= 0:
-                return found + len(self.generation)
+            start = text.find(self.generation, opened + len(self.user_open))
+            if self.generation and start >= 0:
+                return start + len(self.generation)
             opened = text.rfind(self.user_open, 0, opened)
         return None
 

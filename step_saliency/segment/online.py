@@ -74,8 +74,8 @@ class StepTracker:
         format: FormatName = "auto",  # noqa: A002
         splitter: SplitterLike | None = "sentence",
     ) -> None:
-        made = None if splitter is None else make_splitter(splitter)
-        if made is not None and not isinstance(made, Splitter):
+        causal = None if splitter is None else make_splitter(splitter)
+        if causal is not None and not isinstance(causal, Splitter):
             raise ValueError(
                 f"the splitter {splitter!r} is a function of the whole text, which a tracker does "
                 "not have yet; give it reset() and push(char), or cut the finished text with "
@@ -83,7 +83,7 @@ class StepTracker:
             )
         make_format(format)
         self._format: FormatName = format
-        self._splitter = made
+        self._splitter = causal
         self._table = TokenTable(tokenizer)
         self.start()
 

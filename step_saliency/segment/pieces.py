@@ -181,9 +181,9 @@ def _special_ids(tokenizer: Any, kind: Spelling) -> set[int]:
 
 def _byte_alphabet() -> dict[str, int]:
     """The 256 printable characters that GPT-2's vocabulary writes bytes as."""
-    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [byte for byte in range(256) if byte not in set(kept)]
-    alphabet = {chr(byte): byte for byte in kept}
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
     return alphabet | {chr(256 + index): byte for index, byte in enumerate(moved)}
 
 

@@ -11,7 +11,7 @@ When it misleads: an announcement is taken at its word, also where a problem is 
 
 import re
 
-from step_saliency.segment.reader import Found
+from step_saliency.segment.reader import Cue
 from step_saliency.segment.regions import Region
 
 _MARKUP = r"[\s>*_#$\\\[({\"'“-]*"
@@ -59,7 +59,7 @@ class PlainFormat:
         self._step_head: str | None = ""
         self._line_head = ""
 
-    def push(self, char: str) -> Found:
+    def push(self, char: str) -> Cue:
         self._recent = (self._recent + char)[-7:]
         self._grow(char)
         if char.isalpha() and char < _CJK:
@@ -76,7 +76,7 @@ class PlainFormat:
             self._step_head = self._step_head + char if len(self._step_head) < _HEAD else None
         self._line_head = "" if char == "\n" else (self._line_head + char)[: _HEAD + 1]
 
-    def _announced(self) -> Found:
+    def _announced(self) -> Cue:
         if self._step_head and _announces(self._step_head):
             self.region = Region.SUMMARY
             return "step_cue"
@@ -85,7 +85,7 @@ class PlainFormat:
             return "line_cue"
         return ""
 
-    def _retracted(self) -> Found:
+    def _retracted(self) -> Cue:
         if not self._step_head or not _RETRACTION.fullmatch(self._step_head):
             return ""
         self.region = Region.THINKING

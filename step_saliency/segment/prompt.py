@@ -61,9 +61,9 @@ def chat_prompt(
     for i, message in enumerate(messages):
         if message["role"] in SYSTEM_ROLES:
             continue
-        before, found, frame = frame.partition(_SENTINEL.format(i))
+        before, sentinel, frame = frame.partition(_SENTINEL.format(i))
         after = frame[: frame.find(_SENTINEL[:3])] if _SENTINEL[:3] in frame else frame
-        span = _locate(text, cursor, before, message["content"], after) if found else None
+        span = _locate(text, cursor, before, message["content"], after) if sentinel else None
         if span is None:
             raise ValueError(
                 f"the chat template does not write message {i} ({message['role']}) as it is: "
@@ -103,14 +103,14 @@ def find_question(prompt: str, question: str) -> Span:
     Raises:
         ValueError: It is not there.
     """
-    wanted = question.strip()
-    start = prompt.rfind(wanted)
-    if not wanted or start < 0:
+    text = question.strip()
+    start = prompt.rfind(text)
+    if not text or start < 0:
         raise ValueError(
             f"the question {question[:60]!r} does not stand in the prompt {prompt[:60]!r}...; give "
             "it as it is written there, or leave it out to take the whole prompt as the question"
         )
-    return start, start + len(wanted)
+    return start, start + len(text)
 
 
 def whole_prompt(prompt: str) -> Span:

@@ -4,7 +4,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from step_saliency.segment.regions import Region
 
-Found = Literal["", "mark", "step_cue", "line_cue"]
+Cue = Literal["", "mark", "step_cue", "line_cue"]
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Format(Protocol):
     def begin_step(self) -> None:
         """The next character pushed is the first of a step."""
 
-    def push(self, char: str) -> Found:
+    def push(self, char: str) -> Cue:
         """Take the next character; tell what it completes.
 
         ``mark``: a mark of the template; ``step_cue`` and ``line_cue``: text that gives the whole

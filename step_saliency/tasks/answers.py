@@ -20,8 +20,8 @@ def final_answer(response: str) -> str | None:
     Returns:
         The expression, or None if there is none.
     """
-    found = parse(_summary(response), parsing_timeout=_seconds())
-    return str(found[-1]) if found else None
+    expressions = parse(_summary(response), parsing_timeout=_seconds())
+    return str(expressions[-1]) if expressions else None
 
 
 def gold_answer(answer: str) -> str:

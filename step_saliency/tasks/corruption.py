@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from step_saliency.tasks.grading import ErrorKind
+from step_saliency.tasks.grading import ErrorKind, split_response
 from step_saliency.tasks.graph import Graph, Premise, apply
 from step_saliency.tasks.notation import (
     NOTATIONS,

@@ -109,17 +109,17 @@ class Graph:
     @cached_property
     def order(self) -> tuple[str, ...]:
         """Needed names in the canonical order of solution: post-order, left operand first."""
-        done: dict[str, None] = {}
+        order: dict[str, None] = {}
 
         def visit(name: str) -> None:
-            if name in done:
+            if name in order:
                 return
             for operand in self.premises[self.index[name]].variables:
                 visit(operand)
-            done[name] = None
+            order[name] = None
 
         visit(self.target)
-        return tuple(done)
+        return tuple(order)
 
     @cached_property
     def values(self) -> dict[str, int]:

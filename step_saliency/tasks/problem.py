@@ -13,6 +13,7 @@ from step_saliency.tasks.corruption import Corruption, corrupt_solution
 from step_saliency.tasks.gold import EdgeMatrices, GoldGraph, edges_of_trace, graph_of_response
 from step_saliency.tasks.grading import ErrorKind, Grade, grade_response
 from step_saliency.tasks.graph import Difficulty, Graph, Split, draw_graph
+from step_saliency.tasks.lines import response_pieces, steps_of_pieces
 from step_saliency.tasks.notation import (
     NOTATIONS,
     SUMMARY,
@@ -165,7 +166,7 @@ def make_problems(
     family: Family = "symbols",
     split: Split = "test",
 ) -> list[Problem]:
-    """Fresh problems from a seed, as many as wanted.
+    """Fresh problems from a seed.
 
     Args:
         n: How many.
