@@ -7,29 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from step_saliency.stats.tables import (
-    binary_table,
-    bootstrap,
-    bootstrap_means,
-    correlation_table,
-    detectable_effect,
-    difference,
-    equivalence,
-    holm,
-    mcnemar,
-    mean_table,
-    odds_ratio,
-    paired_table,
-    rank_correlation,
-    ratio,
-    reduce_to_problems,
-    sign_flip_p,
-    with_holm,
-)
+from step_saliency.stats.binary import binary_table, mcnemar, odds_ratio
+from step_saliency.stats.equivalence import detectable_effect, equivalence
+from step_saliency.stats.multiplicity import holm, with_holm
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.permutation import sign_flip_p
+from step_saliency.stats.problems import mean_table, reduce_to_problems
+from step_saliency.stats.ranks import correlation_table, rank_correlation, row_correlations
+from step_saliency.stats.statistic import bootstrap, bootstrap_means, difference, ratio
 from tests.shuffled import binary_sets, rejected
 
 SHUFFLED = 200
@@ -91,12 +78,11 @@ def answers(n_sets: int, n: int, seed: int, repair: float = 0.0) -> tuple[np.nda
     return before, after | (rng.random((n_sets, n)) < repair)
 
 
-def test_mcnemar_is_that_of_statsmodels():
+def test_mcnemar_is_a_binomial_test_of_the_answers_that_changed():
     for before, after in zip(*answers(20, 60, seed=1), strict=True):
-        table = [[(before & after).sum(), (before & ~after).sum()]]
-        table += [[(~before & after).sum(), (~before & ~after).sum()]]
-        expected = reference_mcnemar(table, exact=True).pvalue
-        assert mcnemar(before, after)["p_mcnemar"] == pytest.approx(expected)
+        changed = before != after
+        expected = scipy_stats.binomtest(int(after[changed].sum()), int(changed.sum())).pvalue
+        assert mcnemar(before, after)["p_mcnemar"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_mid_p_of_mcnemar_is_the_exact_one_with_half_the_observed_arrangement():
@@ -138,9 +124,9 @@ def test_nothing_changed_is_no_evidence_and_no_odds():
     assert math.isnan(found["odds_ratio"])
 
 
-def test_holm_is_that_of_statsmodels_and_leaves_missing_values_out():
+def test_holm_is_the_step_down_rule_and_leaves_missing_values_out():
     p = np.random.default_rng(0).random(12) ** 3
-    expected = multipletests(p, method="holm")[1]
+    expected = [max(min(1, q * (p >= q).sum()) for q in p[p <= mine]) for mine in p]
     np.testing.assert_allclose(holm(p), expected)
     padded = holm(np.concatenate([[np.nan], p, [np.nan]]))
     np.testing.assert_allclose(padded[1:-1], expected)
@@ -197,6 +183,14 @@ def test_rank_correlation_matches_scipy_with_ties_and_is_missing_for_constants()
     expected = [scipy_stats.spearmanr(row, effect).statistic for row in scores]
     np.testing.assert_allclose(rank_correlation(scores, effect), expected)
     assert np.isnan(rank_correlation(np.ones((1, 9)), effect)).all()
+
+
+def test_rank_correlations_of_rows_are_scipys():
+    x, y = np.random.default_rng(0).integers(0, 5, (2, 4, 9)).astype(float)
+    x[3] = 1.0
+    expected = [scipy_stats.spearmanr(*pair).statistic for pair in zip(x[:3], y[:3], strict=True)]
+    assert row_correlations(x, y)[:3] == pytest.approx(expected)
+    assert np.isnan(row_correlations(x, y)[3])
 
 
 def test_equivalence_is_claimed_wrongly_five_percent_of_the_time_at_the_margin():

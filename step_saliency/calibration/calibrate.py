@@ -40,7 +40,7 @@ from step_saliency.intervene.oeb import OddsEqualBridge
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.intervene.stepflow import StepFlow
 from step_saliency.models.facts import n_layers as layers_of
-from step_saliency.options import check_option
+from step_saliency.options import Draws, check_option
 from step_saliency.saliency.api import step_saliency
 from step_saliency.segment.formats import FormatName
 from step_saliency.segment.splitters import SplitterLike
@@ -562,11 +562,11 @@ class Intervals:
     """
 
     def __init__(self, n_problems: int, confidence: float, n_resamples: int, seed: int) -> None:
-        self._options = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+        self._draws = Draws(confidence=confidence, n_resamples=n_resamples, seed=seed)
         self._made = {n_problems: self._bootstrap(n_problems)}
 
     def _bootstrap(self, n: int) -> Bootstrap:
-        return Bootstrap(n, **self._options)  # type: ignore[arg-type]
+        return Bootstrap(n, self._draws)
 
     def of(self, scores: Float[np.ndarray, "problem"]) -> dict[str, float | int]:
         """estimate, lower, upper and n."""

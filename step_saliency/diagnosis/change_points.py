@@ -17,8 +17,8 @@ judged by. When it misleads: two levels are fitted to any curve, however smooth 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,13 @@ from jaxtyping import Bool, Float, Int
 
 from step_saliency.diagnosis.diagnosis import Diagnosis
 from step_saliency.models.bands import Bands
+from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.resampling import problem_shares
 
 Curve = Literal["lock_in", "decay"]
+
+BAND_DRAWS = Draws(n_resamples=1000)
+"""Of `find_bands`, which searches two change points in every draw."""
 
 
 @dataclass(frozen=True)
@@ -48,39 +53,36 @@ class BandChoice:
     layers: pd.DataFrame
 
 
+@shows_keywords(DrawsOptions, vars(BAND_DRAWS))
 def find_bands(
     diagnoses: Iterable[Diagnosis],
     *,
-    confidence: float | int = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
 ) -> BandChoice:
     """Choose the shallow and the deep band by the change points of the depth curves.
 
     Args:
         diagnoses: Of traces of one model, every layer computed.
-        confidence: Share of the draws in which the direction of a change must hold.
-        n_resamples: Draws of problems.
-        seed: Of the draws.
+        draws: How problems are drawn, and in what share of the draws (``confidence``) the direction
+            of a change must hold; `BAND_DRAWS` by default.
+        options: Fields of `step_saliency.options.Draws`, which change it.
 
     Raises:
         ValueError: no diagnoses, models or layers that differ, fewer than three layers, or a trace
             without a name for its problem.
     """
+    draws = replace(draws or BAND_DRAWS, **options)
     curves, n_layers = _problem_curves(list(diagnoses))
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} is not between 0 and 1")
     n_problems = curves.shape[1]
-    draws = np.random.default_rng(seed).multinomial(
-        n_problems, np.full(n_problems, 1 / n_problems), size=n_resamples
-    )
+    shares = problem_shares(n_problems, draws.n_resamples, draws.seed)
     estimate = curves.mean(1)
-    resampled = np.einsum("dp,cpl->dcl", draws / n_problems, curves)
+    resampled = np.einsum("dp,cpl->dcl", shares, curves)
     points, explained = _change_points(estimate[None])
     drawn, _ = _change_points(resampled)
     directed = _directed(estimate[None], points)[0], _directed(resampled, drawn)
     support = directed[1].mean(0)
-    kept = directed[0] & (support >= confidence)
+    kept = directed[0] & (support >= draws.confidence)
     shallow = range(points[0, 0]) if kept[0] else range(0)
     deep = range(points[0, 1], n_layers) if kept[1] else range(0)
     frequency = _frequency(drawn, directed[1], n_layers)

@@ -35,105 +35,37 @@ that are always or never solved say nothing here, so the result is about problem
 difficulty.
 """
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, Unpack
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import optimize
 
+from step_saliency.diagnosis.contrast import contrast
 from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.stats.resampling import (
-    Bootstrap,
-    holm,
-    permutation_p_values,
-    sign_flips,
-    standardised,
-)
+from step_saliency.diagnosis.frame import KEYS, stacked
+from step_saliency.diagnosis.matching import Design, length_matched, within_problems
+from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.multiplicity import with_holm
+from step_saliency.stats.problems import check_columns
 
 Length = Literal["n_tokens", "n_steps"]
 Control = Literal["none", "length"]
 
-KEYS = {
-    "metric": "string",
-    "query_region": "string",
-    "key_region": "string",
-    "layer": "Int64",
-    "head": "Int64",
-    "band": "string",
-}
 TRACE_COLUMNS = ["problem", "trace", "is_correct"]
 
 
-@dataclass(frozen=True)
-class _Design:
-    """Which traces are compared with which.
-
-    Attributes:
-        traces: Rows of the value table that are compared.
-        is_error: Label of each of them.
-        problem: Problem of each, numbered from 0.
-        stratum: Group within which labels may be exchanged, numbered from 0: problem or matched
-            pair.
-    """
-
-    traces: Int[np.ndarray, "trace"]
-    is_error: Bool[np.ndarray, "trace"]
-    problem: Int[np.ndarray, "trace"]
-    stratum: Int[np.ndarray, "trace"]
-
-    @cached_property
-    def n_problems(self) -> int:
-        return len(np.unique(self.problem))
-
-    @cached_property
-    def strata(self) -> list[Int[np.ndarray, "_"]]:
-        """Positions of the members of each stratum."""
-        return [np.flatnonzero(self.stratum == s) for s in range(len(np.unique(self.stratum)))]
-
-    @cached_property
-    def stratum_share(self) -> Float[np.ndarray, "stratum"]:
-        """One over the number of strata in the stratum's problem."""
-        problems = np.array([self.problem[members[0]] for members in self.strata])
-        return 1 / np.bincount(problems, minlength=self.n_problems)[problems]
-
-    def weights(
-        self, is_error: Bool[np.ndarray, "*permutation trace"]
-    ) -> Float[np.ndarray, "*permutation trace"]:
-        """Weights with which the values of a problem add up to its d_p, for these labels.
-
-        Labels may be exchanged within strata: each keeps its number of errors.
-        """
-        n_errors = np.bincount(self.stratum, self.is_error)
-        n_corrects = np.bincount(self.stratum, ~self.is_error)
-        as_error = (self.stratum_share / n_errors)[self.stratum]
-        as_correct = (self.stratum_share / n_corrects)[self.stratum]
-        return np.where(is_error, as_error, -as_correct)
-
-    def by_problem(
-        self, weights: Float[np.ndarray, "trace"], values: Float[np.ndarray, "trace key"]
-    ) -> Float[np.ndarray, "problem key"]:
-        """Weighted sums of the traces of each problem."""
-        sums = np.zeros((self.n_problems, values.shape[1]))
-        np.add.at(sums, self.problem, weights[:, None] * values)
-        return sums
-
-
+@shows_keywords(DrawsOptions, vars(Draws()))
 def compare(
     data: Iterable[Diagnosis] | pd.DataFrame,
     *,
     metrics: Sequence[str] | None = None,
     length: Length = "n_tokens",
     caliper: float = 0.25,
-    confidence: float = 0.95,
-    n_resamples: int = 5000,
-    n_permutations: int = 10_000,
-    seed: int = 0,
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
 ) -> pd.DataFrame:
     """Error traces against correct traces of the same problems, metric by metric.
 
@@ -146,11 +78,8 @@ def compare(
         length: What counts as the length of a trace in the length-matched control.
         caliper: Largest difference in log length of a matched pair; 0.25 lets lengths differ by
             28%.
-        confidence: Level of the intervals.
-        n_resamples: Bootstrap samples.
-        n_permutations: Arrangements up to which a permutation test is exact, and the number that
-            is drawn beyond.
-        seed: Of the bootstrap and the permutations; the same draws serve every metric.
+        draws: How intervals and tests are drawn; the same draws serve every metric.
+        options: Fields of `step_saliency.options.Draws`, which change it.
 
     Returns:
         One row per metric (with its layer, head, band, regions) and ``control`` (``"none"``,
@@ -163,7 +92,8 @@ def compare(
         ValueError: columns are missing, a metric is unknown, a trace has no name or no problem or
             stands twice in the table, or no problem has traces of both kinds.
     """
-    table = _table(data, length, metrics)
+    draws = replace(draws or Draws(), **options)
+    table = _table(stacked(data, "compare"), length, metrics)
     traces, keys, values = _pivot(table, length)
     problems = traces["problem"].to_numpy()
     is_error = ~traces["is_correct"].to_numpy(dtype=bool)
@@ -171,31 +101,19 @@ def compare(
     _check_both_kinds(problems, is_error)
     parts = []
     for columns, valid in _by_missing(values):
-        designs: dict[Control, _Design] = {
-            "none": _within_problems(problems, is_error, valid),
-            "length": _length_matched(problems, is_error, valid, log_length, caliper),
+        designs: dict[Control, Design] = {
+            "none": within_problems(problems, is_error, valid),
+            "length": length_matched(problems, is_error, valid, log_length, caliper),
         }
         for control, design in designs.items():
-            result = _contrast(
-                values[design.traces][:, columns],
-                design,
-                confidence=confidence,
-                n_resamples=n_resamples,
-                n_permutations=n_permutations,
-                seed=seed,
-            )
+            result = contrast(values[design.traces][:, columns], design, draws)
             head = keys.iloc[columns].reset_index(drop=True).assign(control=control)
             parts.append(pd.concat([head, result], axis=1))
-    return _with_holm(pd.concat(parts, ignore_index=True))
+    return _corrected(pd.concat(parts, ignore_index=True))
 
 
-def _table(
-    data: Iterable[Diagnosis] | pd.DataFrame, length: Length, metrics: Sequence[str] | None
-) -> pd.DataFrame:
-    table = data if isinstance(data, pd.DataFrame) else _stack(data)
-    missing = sorted({*TRACE_COLUMNS, length, "metric", "value"} - set(table.columns))
-    if missing:
-        raise ValueError(f"columns {missing} are missing; the table has {list(table.columns)}")
+def _table(table: pd.DataFrame, length: Length, metrics: Sequence[str] | None) -> pd.DataFrame:
+    check_columns(table, sorted({*TRACE_COLUMNS, length, "metric", "value"}))
     unknown = sorted(set(metrics or ()) - set(table["metric"].unique()))
     if unknown:
         known = sorted(table["metric"].unique())
@@ -207,16 +125,6 @@ def _table(
         if table[column].isna().any():
             raise ValueError(f"a trace of the table has no {column}; set {remedy} of the trace")
     return table.reindex(columns=[*TRACE_COLUMNS, length, *KEYS, "value"]).astype(KEYS)
-
-
-def _stack(diagnoses: Iterable[Diagnosis]) -> pd.DataFrame:
-    frames = [
-        diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
-        for number, diagnosis in enumerate(diagnoses)
-    ]
-    if not frames:
-        raise ValueError("there are no diagnoses to compare")
-    return pd.concat(frames, ignore_index=True)
 
 
 def _pivot(
@@ -259,182 +167,8 @@ def _by_missing(
         yield np.flatnonzero(pattern_of.ravel() == number), valid
 
 
-def _within_problems(
-    problems: np.ndarray, is_error: Bool[np.ndarray, "trace"], valid: Bool[np.ndarray, "trace"]
-) -> _Design:
-    groups = []
-    for problem in pd.unique(problems[valid]):
-        members = np.flatnonzero((problems == problem) & valid)
-        if len(set(is_error[members])) == 2:
-            groups.append([members])
-    return _design(groups, is_error)
-
-
-def _length_matched(
-    problems: np.ndarray,
-    is_error: Bool[np.ndarray, "trace"],
-    valid: Bool[np.ndarray, "trace"],
-    log_length: Float[np.ndarray, "trace"],
-    caliper: float,
-) -> _Design:
-    groups = []
-    for problem in pd.unique(problems[valid]):
-        members = np.flatnonzero((problems == problem) & valid)
-        errors, corrects = members[is_error[members]], members[~is_error[members]]
-        groups.append(_nearest_pairs(errors, corrects, log_length, caliper))
-    return _design([pairs for pairs in groups if pairs], is_error)
-
-
-def _nearest_pairs(
-    errors: Int[np.ndarray, "error"],
-    corrects: Int[np.ndarray, "correct"],
-    log_length: Float[np.ndarray, "trace"],
-    caliper: float,
-) -> list[Int[np.ndarray, "2"]]:
-    """One-to-one pairs within the caliper: as many as possible, then of least total distance."""
-    distance = np.abs(log_length[errors][:, None] - log_length[corrects])
-    within = distance <= caliper
-    forbidden = 1 + caliper * min(distance.shape)
-    pairs = optimize.linear_sum_assignment(np.where(within, distance, forbidden))
-    return [np.array([errors[i], corrects[j]]) for i, j in zip(*pairs, strict=True) if within[i, j]]
-
-
-def _design(
-    groups: Sequence[Sequence[Int[np.ndarray, "_"]]], is_error: Bool[np.ndarray, "trace"]
-) -> _Design:
-    """Design from the strata of each problem."""
-    strata = [(problem, members) for problem, group in enumerate(groups) for members in group]
-    sizes = [len(members) for _, members in strata]
-    traces = np.concatenate([members for _, members in strata] or [np.empty(0, int)])
-    return _Design(
-        traces=traces,
-        is_error=is_error[traces],
-        problem=np.repeat(np.array([problem for problem, _ in strata], int), sizes),
-        stratum=np.repeat(np.arange(len(strata)), sizes),
-    )
-
-
-def _contrast(
-    values: Float[np.ndarray, "trace key"],
-    design: _Design,
-    *,
-    confidence: float,
-    n_resamples: int,
-    n_permutations: int,
-    seed: int,
-) -> pd.DataFrame:
-    n = design.n_problems
-    errors = design.is_error
-    counts = {
-        "n": n,
-        "n_traces": len(design.traces),
-        "n_pairs": sum(int(errors[m].sum() * (~errors[m]).sum()) for m in design.strata),
-    }
-    if n == 0:
-        return pd.DataFrame(counts, index=range(values.shape[1])).reindex(columns=_RESULTS)
-    weights = design.weights(errors)
-    differences = design.by_problem(weights, values)
-    areas = _areas(values, design)
-    estimate = differences.mean(0)
-    bootstrap = Bootstrap(n, confidence=confidence, n_resamples=n_resamples, seed=seed)
-    lower, upper = bootstrap.interval(differences)
-    area_lower, area_upper = bootstrap.interval(areas)
-    exchanged, exact = _permutations(design, n_permutations, seed)
-    p_value = permutation_p_values(exchanged, values, differences.sum(0), exact)
-    signs, all_signs = sign_flips(n, n_permutations, seed)
-    p_sign = permutation_p_values(signs, differences, differences.sum(0), all_signs)
-    return pd.DataFrame(
-        {
-            "estimate": estimate,
-            "lower": lower,
-            "upper": upper,
-            "mean_correct": -design.by_problem(np.minimum(weights, 0), values).mean(0),
-            "mean_error": design.by_problem(np.maximum(weights, 0), values).mean(0),
-            "p_value": p_value,
-            "p_sign": p_sign,
-            "exact": exact,
-            "effect_size": standardised(differences),
-            "auroc": areas.mean(0),
-            "auroc_lower": area_lower,
-            "auroc_upper": area_upper,
-            **counts,
-        },
-        columns=_RESULTS,
-    )
-
-
-_RESULTS = [
-    "estimate",
-    "lower",
-    "upper",
-    "n",
-    "n_traces",
-    "n_pairs",
-    "mean_correct",
-    "mean_error",
-    "p_value",
-    "p_sign",
-    "exact",
-    "effect_size",
-    "auroc",
-    "auroc_lower",
-    "auroc_upper",
-]
-
-
-def _areas(
-    values: Float[np.ndarray, "trace key"], design: _Design
-) -> Float[np.ndarray, "problem key"]:
-    areas = np.zeros((design.n_problems, values.shape[1]))
-    for members, share in zip(design.strata, design.stratum_share, strict=True):
-        errors = values[members[design.is_error[members]]]
-        corrects = values[members[~design.is_error[members]]]
-        sign = np.sign(errors[:, None] - corrects)
-        areas[design.problem[members[0]]] += share * (0.5 + 0.5 * sign.mean((0, 1)))
-    return areas
-
-
-def _permutations(
-    design: _Design, n_permutations: int, seed: int
-) -> tuple[Float[np.ndarray, "permutation trace"], bool]:
-    """Weights of the traces under exchanged labels, and whether these are all there are."""
-    errors = [design.is_error[members] for members in design.strata]
-    if math.prod(math.comb(len(e), int(e.sum())) for e in errors) <= n_permutations:
-        labels = _all_labels(design, errors)
-        exact = True
-    else:
-        labels = _drawn_labels(design, errors, n_permutations, seed)
-        exact = False
-    return design.weights(labels), exact
-
-
-def _all_labels(
-    design: _Design, errors: Sequence[Bool[np.ndarray, "_"]]
-) -> Bool[np.ndarray, "permutation trace"]:
-    choices = [list(itertools.combinations(range(len(e)), int(e.sum()))) for e in errors]
-    labels = np.zeros((math.prod(map(len, choices)), len(design.traces)), bool)
-    for row, chosen in zip(labels, itertools.product(*choices), strict=True):
-        for members, positions in zip(design.strata, chosen, strict=True):
-            row[members[list(positions)]] = True
-    return labels
-
-
-def _drawn_labels(
-    design: _Design, errors: Sequence[Bool[np.ndarray, "_"]], n: int, seed: int
-) -> Bool[np.ndarray, "permutation trace"]:
-    rng = np.random.default_rng([seed, 1])
-    labels = np.zeros((n, len(design.traces)), bool)
-    for members, of_stratum in zip(design.strata, errors, strict=True):
-        labels[:, members] = rng.permuted(np.tile(of_stratum, (n, 1)), axis=1)
-    return labels
-
-
-def _with_holm(result: pd.DataFrame) -> pd.DataFrame:
+def _corrected(result: pd.DataFrame) -> pd.DataFrame:
     """Add Holm's correction over the layers and heads of one metric and control."""
-    family = ["metric", "query_region", "key_region", "control"]
-    of_head = result["head"].notna().rename("of_head")
-    corrected = result.groupby([*family, of_head], dropna=False)["p_value"].transform(
-        lambda p_values: pd.Series(holm(p_values.to_numpy(float)), p_values.index)
-    )
-    result.insert(list(result.columns).index("p_value") + 1, "p_holm", corrected)
-    return result
+    family = ["metric", "query_region", "key_region", "control", "of_head"]
+    of_head = result.assign(of_head=result["head"].notna())
+    return with_holm(of_head, p="p_value", family=family).drop(columns="of_head")

@@ -14,33 +14,33 @@ problems.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, Unpack
 
-import numpy as np
 import pandas as pd
 
-from step_saliency.diagnosis.comparison import KEYS
 from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.stats.resampling import Bootstrap
+from step_saliency.diagnosis.frame import KEYS, stacked
+from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.problems import mean_intervals
 
 Group = Literal["all", "correct", "error"]
 
 
+@shows_keywords(DrawsOptions, vars(Draws()))
 def mean_curves(
     data: Iterable[Diagnosis] | pd.DataFrame,
     *,
-    confidence: float = 0.95,
-    n_resamples: int = 5000,
-    seed: int = 0,
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
 ) -> pd.DataFrame:
     """Mean over problems of every metric, for all, the correct and the error traces.
 
     Args:
         data: Diagnoses, or a table as `Diagnosis.to_frame` writes it. A trace without a problem
             counts as a problem of its own; missing values are left out.
-        confidence: Level of the intervals.
-        n_resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        draws: How intervals are drawn; nothing is tested.
+        options: Fields of `step_saliency.options.Draws`, which change it.
 
     Returns:
         One row per group and metric (with its regions, layer, head, band): ``group, estimate,
@@ -50,7 +50,8 @@ def mean_curves(
     Raises:
         ValueError: there is nothing to average.
     """
-    table = data if isinstance(data, pd.DataFrame) else _stack(data)
+    draws = replace(draws or Draws(), **options)
+    table = stacked(data, "average")
     if table.empty:
         raise ValueError("there are no diagnoses to average")
     groups: dict[Group, pd.DataFrame] = {
@@ -59,34 +60,18 @@ def mean_curves(
         "error": table[~table["is_correct"].fillna(True).astype(bool)],
     }
     parts = [
-        _means(rows, confidence=confidence, n_resamples=n_resamples, seed=seed).assign(group=group)
-        for group, rows in groups.items()
-        if not rows.empty
+        _means(rows, draws).assign(group=group) for group, rows in groups.items() if not rows.empty
     ]
     result = pd.concat(parts, ignore_index=True)
     return result[["group", *KEYS, "estimate", "lower", "upper", "n", "n_traces"]]
 
 
-def _stack(diagnoses: Iterable[Diagnosis]) -> pd.DataFrame:
-    frames = [
-        diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
-        for number, diagnosis in enumerate(diagnoses)
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _means(table: pd.DataFrame, *, confidence: float, n_resamples: int, seed: int) -> pd.DataFrame:
+def _means(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     present = table.dropna(subset=["value"])
     key = present.groupby(list(KEYS), dropna=False, sort=False).ngroup()
     values = present.assign(problem=present["problem"].fillna(present["trace"]), key=key)
     means = values.groupby(["problem", "key"])["value"].mean().unstack("key").sort_index(axis=1)
-    of_problem = means.to_numpy(dtype=float)
-    bootstrap = Bootstrap(
-        len(of_problem), confidence=confidence, n_resamples=n_resamples, seed=seed
-    )
-    result = values.drop_duplicates("key").sort_values("key")[list(KEYS)].reset_index(drop=True)
-    result["estimate"] = np.nanmean(of_problem, axis=0)
-    result["lower"], result["upper"] = bootstrap.interval(of_problem)
-    result["n"] = (~np.isnan(of_problem)).sum(0)
-    result["n_traces"] = values.groupby("key")["trace"].nunique().to_numpy()
-    return result
+    keys = values.drop_duplicates("key").sort_values("key")[list(KEYS)].reset_index(drop=True)
+    intervals = mean_intervals(means.to_numpy(dtype=float), draws)
+    n_traces = values.groupby("key")["trace"].nunique().to_numpy()
+    return pd.concat([keys, intervals], axis=1).assign(n_traces=n_traces)

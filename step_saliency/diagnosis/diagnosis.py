@@ -15,7 +15,6 @@ regions (summary -> summary and thinking -> thinking in their scripts) and the r
 scale, so they compare traces of one model, objective and pooling only; shares have no unit.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from step_saliency.diagnosis.frame import MetricRows, trace_frame
 from step_saliency.diagnosis.shares import (
     REGIONS,
     block_means,
@@ -116,6 +116,12 @@ class Diagnosis:
         """Decay lost from the middle to the deep layers (positive: the deep ones look less)."""
         return self._band_mean(self.decay, "middle") - self._band_mean(self.decay, "deep")
 
+    @property
+    def uniform_decay(self) -> float:
+        """Decay of a map that prefers no position."""
+        summary, thinking = REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)
+        return float(self.uniform_shares[summary, thinking])
+
     def share(self, query: Region, key: Region) -> Float[Tensor, "layer"]:
         """Share of one region's rows that falls on another region."""
         return self.shares[:, REGIONS.index(query), REGIONS.index(key)]
@@ -131,7 +137,6 @@ class Diagnosis:
             and ``decay_index`` (no layer; ``band`` is the one they are about). ``uniform`` is what
             a map that prefers no position gives.
         """
-        rows = [*self._layer_rows(), *self._head_rows(), *self._region_rows(), *self._index_rows()]
         of_trace = {
             "trace": self.trace_id,
             "problem": self.problem,
@@ -139,14 +144,26 @@ class Diagnosis:
             "n_steps": self.n_steps,
             "n_tokens": self.n_tokens,
         }
-        records = [of_trace | row | {"reason": self._reason(row)} for row in rows]
-        return pd.DataFrame(records, columns=list(_FRAME_TYPES)).astype(_FRAME_TYPES)
+        return trace_frame(self._rows(), of_trace, self.reasons)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = MetricRows(self.layers, self.bands)
+        heads = {"lock_in": self.lock_in_heads, "decay": self.decay_heads}
+        return [
+            *rows.of_layers("lock_in", self.lock_in, 0.0),
+            *rows.of_layers("decay", self.decay, self.uniform_decay),
+            *rows.of_layers("block_ratio", self.block_ratio, 1.0),
+            *(row for name, x in heads.items() if x is not None for row in rows.of_heads(name, x)),
+            *rows.of_regions("share", self.shares, self.uniform_shares),
+            *rows.of_regions("intensity", self.intensity),
+            rows.of_index("lock_in_index", self.lock_in_index, "shallow"),
+            rows.of_index("decay_index", self.decay_index, "deep"),
+        ]
 
     def plot(self) -> "matplotlib.figure.Figure":
         """Depth curves: where thinking and summary rows look, lock-in and decay by layer."""
         from step_saliency.plotting.depth import DepthCurve, depth_curves
 
-        kept = self.uniform_shares[REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)]
         return depth_curves(
             self.layers,
             lock_in=DepthCurve(
@@ -158,7 +175,7 @@ class Diagnosis:
             decay=DepthCurve(
                 values=self.decay,
                 index=self.decay_index,
-                uniform=float(kept),
+                uniform=self.uniform_decay,
                 heads=self.decay_heads,
                 reason=self.reasons.get("decay"),
             ),
@@ -193,99 +210,6 @@ class Diagnosis:
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
         inside = [self.bands.of(layer) == band for layer in self.layers]
         return float(values[torch.tensor(inside, dtype=torch.bool)].nanmean())
-
-    def _layer_rows(self) -> list[dict[str, Any]]:
-        nothing = torch.zeros(len(self.layers))
-        kept = self.uniform_shares[REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)]
-        curves = {
-            "lock_in": (self.lock_in, nothing),
-            "decay": (self.decay, kept.expand(len(self.layers))),
-            "block_ratio": (self.block_ratio, torch.ones(len(self.layers))),
-        }
-        return [
-            self._row(metric, layer, value=value, uniform=uniform)
-            for metric, (values, uniforms) in curves.items()
-            for layer, value, uniform in zip(
-                self.layers, values.tolist(), uniforms.tolist(), strict=True
-            )
-        ]
-
-    def _head_rows(self) -> list[dict[str, Any]]:
-        heads = {"lock_in": self.lock_in_heads, "decay": self.decay_heads}
-        return [
-            self._row(metric, layer, head=head, value=value)
-            for metric, values in heads.items()
-            if values is not None
-            for layer, of_layer in zip(self.layers, values.tolist(), strict=True)
-            for head, value in enumerate(of_layer)
-        ]
-
-    def _region_rows(self) -> list[dict[str, Any]]:
-        pairs = [(q, k) for q in range(len(REGIONS)) for k in range(q + 1)]
-        return [
-            self._row(
-                metric,
-                layer,
-                value=float(values[row, q, k]),
-                uniform=float(self.uniform_shares[q, k]) if metric == "share" else math.nan,
-                query_region=REGIONS[q].value,
-                key_region=REGIONS[k].value,
-            )
-            for metric, values in (("share", self.shares), ("intensity", self.intensity))
-            for q, k in pairs
-            for row, layer in enumerate(self.layers)
-        ]
-
-    def _index_rows(self) -> list[dict[str, Any]]:
-        return [
-            self._row("lock_in_index", value=self.lock_in_index) | {"band": "shallow"},
-            self._row("decay_index", value=self.decay_index) | {"band": "deep"},
-        ]
-
-    def _reason(self, row: Mapping[str, Any]) -> str | None:
-        if not math.isnan(row["value"]):
-            return None
-        return self.reasons.get(row["metric"], "the trace has no such pair of steps")
-
-    def _row(
-        self,
-        metric: str,
-        layer: int | None = None,
-        *,
-        value: float,
-        head: int | None = None,
-        uniform: float = math.nan,
-        query_region: str | None = None,
-        key_region: str | None = None,
-    ) -> dict[str, Any]:
-        return {
-            "metric": metric,
-            "query_region": query_region,
-            "key_region": key_region,
-            "layer": layer,
-            "head": head,
-            "band": None if layer is None else self.bands.of(layer),
-            "value": value,
-            "uniform": uniform,
-        }
-
-
-_FRAME_TYPES = {
-    "trace": "string",
-    "problem": "string",
-    "is_correct": "boolean",
-    "n_steps": "int64",
-    "n_tokens": "int64",
-    "metric": "string",
-    "query_region": "string",
-    "key_region": "string",
-    "layer": "Int64",
-    "head": "Int64",
-    "band": "string",
-    "value": "float64",
-    "uniform": "float64",
-    "reason": "string",
-}
 
 
 def diagnose(

@@ -1,0 +1,144 @@
+"""Long tables of diagnoses: one row per metric, layer and head of a trace, or of many traces.
+
+Columns of a trace: ``trace, problem, is_correct, n_steps, n_tokens``; of a metric: `KEYS`; then
+``value``, ``uniform`` (what a map that prefers no position gives) and ``reason`` (why there is no
+value). Builds tables of arrays and checks those that are handed in; computes nothing.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from step_saliency.diagnosis.shares import REGIONS
+from step_saliency.models.bands import Band, Bands
+
+KEYS = {
+    "metric": "string",
+    "query_region": "string",
+    "key_region": "string",
+    "layer": "Int64",
+    "head": "Int64",
+    "band": "string",
+}
+"""What names a metric, with the types."""
+
+_TRACE_TYPES = {
+    "trace": "string",
+    "problem": "string",
+    "is_correct": "boolean",
+    "n_steps": "int64",
+    "n_tokens": "int64",
+}
+_VALUE_TYPES = {"value": "float64", "uniform": "float64", "reason": "string"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MetricRows:
+    """Rows of the metrics of one trace.
+
+    Attributes:
+        layers: Model layer of each entry.
+        bands: Layers by band, for the column ``band``.
+    """
+
+    layers: Sequence[int]
+    bands: Bands
+
+    def of_layers(self, metric: str, values: Float[Tensor, "layer"], uniform: float) -> list[Row]:
+        """One row a layer."""
+        return [
+            self._row(metric, layer, value=value, uniform=uniform)
+            for layer, value in zip(self.layers, values.tolist(), strict=True)
+        ]
+
+    def of_heads(self, metric: str, values: Float[Tensor, "layer head"]) -> list[Row]:
+        """One row a head."""
+        return [
+            self._row(metric, layer, value=value) | {"head": head}
+            for layer, of_layer in zip(self.layers, values.tolist(), strict=True)
+            for head, value in enumerate(of_layer)
+        ]
+
+    def of_regions(
+        self,
+        metric: str,
+        values: Float[Tensor, "layer query_region key_region"],
+        uniform: Float[Tensor, "query_region key_region"] | None = None,
+    ) -> list[Row]:
+        """One row per layer and pair of regions that causality allows."""
+        pairs = [(q, k) for q in range(len(REGIONS)) for k in range(q + 1)]
+        return [
+            row | {"query_region": REGIONS[q].value, "key_region": REGIONS[k].value}
+            for q, k in pairs
+            for row in self.of_layers(
+                metric, values[:, q, k], math.nan if uniform is None else float(uniform[q, k])
+            )
+        ]
+
+    def of_index(self, metric: str, value: float, band: Band) -> Row:
+        """The row of an index, with the band that it is about."""
+        return {"metric": metric, "value": value, "uniform": math.nan, "band": band}
+
+    def _row(self, metric: str, layer: int, *, value: float, uniform: float = math.nan) -> Row:
+        band = self.bands.of(layer)
+        return {"metric": metric, "layer": layer, "band": band, "value": value, "uniform": uniform}
+
+
+def trace_frame(
+    rows: Iterable[Row], of_trace: Mapping[str, Any], reasons: Mapping[str, str]
+) -> pd.DataFrame:
+    """Rows of the metrics of a trace as a table.
+
+    Args:
+        rows: Rows of `MetricRows`.
+        of_trace: Columns of the trace.
+        reasons: Why a metric has no value, by metric.
+    """
+    types = _TRACE_TYPES | KEYS | _VALUE_TYPES
+    records = [{**of_trace, **row, "reason": _reason(row, reasons)} for row in rows]
+    return pd.DataFrame(records, columns=list(types)).astype(types)
+
+
+def _reason(row: Row, reasons: Mapping[str, str]) -> str | None:
+    if not math.isnan(row["value"]):
+        return None
+    return reasons.get(row["metric"], "the trace has no such pair of steps")
+
+
+class Framed(Protocol):
+    """What has a name and can be written as a table, such as a `Diagnosis`."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """Name of the trace."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Its rows."""
+
+
+def stacked(data: Iterable[Framed] | pd.DataFrame, purpose: str) -> pd.DataFrame:
+    """Diagnoses of many traces as one table; traces without a name get their number.
+
+    Args:
+        data: Diagnoses, or a table as it comes out.
+        purpose: What it is for, for the error.
+
+    Raises:
+        ValueError: there are no diagnoses.
+    """
+    if isinstance(data, pd.DataFrame):
+        return data
+    frames = [
+        diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
+        for number, diagnosis in enumerate(data)
+    ]
+    if not frames:
+        raise ValueError(f"there are no diagnoses to {purpose}")
+    return pd.concat(frames, ignore_index=True)

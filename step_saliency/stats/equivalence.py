@@ -1,0 +1,87 @@
+"""What a null result says: equivalence within a margin, and the effect that would have been found.
+
+    equivalence  two one-sided t-tests (TOST): a small p says that the mean difference is smaller
+                 than the margin. A large p elsewhere says nothing of that kind
+    detectable   delta such that a two-sided t-test of n differences with the observed spread finds
+                 a mean of delta with the probability ``power``
+
+Assumptions: the mean over problems is close to normal. When it misleads: a margin that is set after
+looking at the differences.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, stats
+from statsmodels.stats.weightstats import DescrStatsW
+
+from step_saliency.stats.resampling import Estimate
+
+
+def equivalence(
+    differences: Float[np.ndarray, "problem"], *, margin: float, alpha: float = 0.05
+) -> Estimate:
+    """Two one-sided t-tests (TOST): is the mean difference within the margin?
+
+    Args:
+        differences: One per problem.
+        margin: Largest difference, either way, that counts as none; set before looking.
+        alpha: The interval has level 1 - 2 alpha: it lies within the margin when p < alpha.
+
+    Returns:
+        ``p`` is the larger of the two one-sided p-values: small means equivalent.
+
+    Raises:
+        ValueError: the margin is not positive, or there are fewer than two problems.
+    """
+    known = differences[~np.isnan(differences)]
+    if margin <= 0 or len(known) < 2:
+        raise ValueError(f"margin={margin}, {len(known)} problems: need > 0 and at least 2")
+    mean = float(known.mean())
+    if known.std() == 0:
+        return Estimate(mean, mean, mean, len(known), p=float(abs(mean) >= margin))
+    described = DescrStatsW(known)
+    p = described.ttost_mean(-margin, margin)[0]
+    lower, upper = described.tconfint_mean(2 * alpha)
+    return Estimate(mean, float(lower), float(upper), len(known), p=float(p))
+
+
+def detectable_effect(
+    differences: Float[np.ndarray, "problem"], *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Smallest mean difference that a paired t-test of so many problems would find.
+
+    Args:
+        differences: One per problem; only their number and spread count.
+        power: Probability of finding it.
+        alpha: Level of the two-sided test.
+
+    Returns:
+        In the unit of the differences; missing with fewer than three problems.
+    """
+    known = differences[~np.isnan(differences)]
+    if len(known) < 3:
+        return math.nan
+    return float(known.std(ddof=1)) * _detectable_ratio(len(known), power, alpha)
+
+
+@lru_cache(maxsize=4096)
+def _detectable_ratio(n: int, power: float, alpha: float) -> float:
+    """Mean over standard deviation at which a two-sided t-test of n values has this power.
+
+    `statsmodels.stats.power.TTestPower` has the same definition, but its ``solve_power`` stops up
+    to 2e-6 (relative) beside the root, and its ``power`` is NaN at some of the points that a search
+    passes through (n = 3, shift 8).
+    """
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+
+    def lacking(shift: float) -> float:
+        beyond = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+        return power - float(beyond)
+
+    upper = 1.0
+    while lacking(upper) > 0:
+        upper *= 2
+    return float(optimize.brentq(lacking, 0, upper)) / math.sqrt(n)

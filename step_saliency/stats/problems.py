@@ -1,0 +1,117 @@
+"""One number per problem, and means of these over problems.
+
+    x_p      = mean of the value over the rows of problem p (in a group)
+    estimate = mean over problems of x_p
+
+so that each problem counts once, however many rows it has. Intervals draw whole problems
+(`step_saliency.stats.resampling`); a mean is tested against a null value by sign flips
+(`step_saliency.stats.permutation`), which asks for symmetry about it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.permutation import sign_flip_p
+from step_saliency.stats.resampling import Bootstrap, Levels
+
+
+@shows_keywords(DrawsOptions, vars(Draws()))
+def mean_table(
+    frame: pd.DataFrame,
+    value: str,
+    *,
+    by: Sequence[str] = (),
+    problem: str = "problem",
+    null: float | None = None,
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
+) -> pd.DataFrame:
+    """Mean over problems of each group.
+
+    Args:
+        frame: Long table.
+        value: Column that is averaged, within problems first.
+        by: Columns that name the groups.
+        problem: Column of the problem.
+        null: Value that the mean is tested against by sign flips; None tests nothing.
+        draws: How intervals and tests are drawn.
+        options: Fields of `Draws`, which change it.
+
+    Returns:
+        One row a group: ``by`` columns, ``estimate, lower, upper, n, p``.
+
+    Raises:
+        ValueError: columns are missing, or there is no value.
+    """
+    draws = replace(draws or Draws(), **options)
+    keys, values = reduce_to_problems(frame, value, by=by, problem=problem)
+    p: Any = math.nan
+    if null is not None:
+        p = sign_flip_p(values - null, n_permutations=draws.n_permutations, seed=draws.seed)[0]
+    return pd.concat([keys, mean_intervals(values, draws).assign(p=p)], axis=1)
+
+
+def reduce_to_problems(
+    frame: pd.DataFrame, value: str, *, by: Sequence[str] = (), problem: str = "problem"
+) -> tuple[pd.DataFrame, Float[np.ndarray, "problem key"]]:
+    """Mean of the value within each problem, one column a group.
+
+    Args:
+        frame: Long table.
+        value: Column that is averaged; rows without a value are left out.
+        by: Columns that name the groups; missing names are a group of their own.
+        problem: Column of the problem.
+
+    Returns:
+        One row of ``by`` per column of the array; the array, missing where a problem has no value.
+
+    Raises:
+        ValueError: columns are missing, or there is no value.
+    """
+    check_columns(frame, [problem, value, *by])
+    frame = frame[frame[value].notna()]
+    if frame.empty:
+        raise ValueError(f"column {value!r} has no value to average")
+    rows, names = pd.factorize(frame[problem], sort=False)
+    grouped = frame.groupby(list(by), sort=False, dropna=False) if by else None
+    columns = np.zeros(len(frame), int) if grouped is None else grouped.ngroup().to_numpy()
+    shape = (len(names), columns.max() + 1)
+    totals, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(totals, (rows, columns), frame[value].to_numpy(dtype=float))
+    np.add.at(counts, (rows, columns), 1)
+    first = np.unique(columns, return_index=True)[1]
+    keys = frame[list(by)].take(first).reset_index(drop=True)
+    return keys, np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def mean_intervals(
+    values: Float[np.ndarray, "problem key"], draws: Draws, *, levels: Levels = "expanded"
+) -> pd.DataFrame:
+    """Mean over problems of each column, with its interval.
+
+    Args:
+        values: One row a problem; missing values are left out.
+        draws: How intervals are drawn.
+        levels: Kind of interval (`step_saliency.stats.resampling`).
+
+    Returns:
+        One row a column: ``estimate, lower, upper, n``.
+    """
+    lower, upper = Bootstrap(len(values), draws, levels=levels).interval(values)
+    n = (~np.isnan(values)).sum(0)
+    estimate = np.nansum(values, 0) / np.where(n > 0, n, np.nan)
+    return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper, "n": n})
+
+
+def check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise ValueError for columns that a table lacks."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ValueError(f"columns {missing} are missing; the table has {list(frame.columns)}")

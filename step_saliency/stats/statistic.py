@@ -1,0 +1,145 @@
+"""Intervals of any statistic: of a whole table, or of a function of means over problems.
+
+Problems are drawn with replacement, each with all that belongs to it. Intervals:
+
+    percentile  at expanded levels, as everywhere (`step_saliency.stats.resampling`)
+    bca         bias-corrected and accelerated (scipy), for skewed statistics such as ratios
+
+`bootstrap` calls the statistic once a draw; `bootstrap_means` takes functions of means, such as
+`ratio`, and evaluates all draws at once.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, Unpack, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import stats
+
+from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywords
+from step_saliency.stats.problems import check_columns
+from step_saliency.stats.resampling import Bootstrap, Estimate, expanded_level
+
+Interval = Literal["percentile", "bca"]
+
+STATISTIC_DRAWS = Draws(n_resamples=1000)
+"""Of `bootstrap`, which calls the statistic once a draw."""
+
+
+@shows_keywords(DrawsOptions, vars(STATISTIC_DRAWS))
+def bootstrap(
+    frame: pd.DataFrame,
+    statistic: Callable[[pd.DataFrame], float],
+    *,
+    problem: str = "problem",
+    interval: Interval = "bca",
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
+) -> Estimate:
+    """Cluster bootstrap of any statistic of a table: problems are drawn with all their rows.
+
+    A problem that is drawn twice enters as two problems. Slow (one call of the statistic per draw);
+    for means and functions of means see `step_saliency.stats.problems.mean_table` and
+    `bootstrap_means`.
+
+    Args:
+        frame: Long table.
+        statistic: Function of such a table.
+        problem: Column of the problem.
+        interval: ``"bca"`` or ``"percentile"``.
+        draws: How the interval is drawn; `STATISTIC_DRAWS` by default.
+        options: Fields of `Draws`, which change it.
+    """
+    draws = replace(draws or STATISTIC_DRAWS, **options)
+    check_columns(frame, [problem])
+    members = [rows for _, rows in frame.groupby(problem, sort=False)]
+
+    def of_draw(problems: Int[np.ndarray, "draw"]) -> float:
+        rows = [members[int(p)].assign(**{problem: i}) for i, p in enumerate(problems)]
+        return statistic(pd.concat(rows, ignore_index=True))
+
+    data = (np.arange(len(members)),)
+    limits = _scipy_bootstrap(data, of_draw, vectorized=False, interval=interval, draws=draws)
+    return Estimate(statistic(frame), *limits, n=len(members))
+
+
+@shows_keywords(DrawsOptions, vars(Draws()))
+def bootstrap_means(
+    values: Float[np.ndarray, "problem column"],
+    function: Callable[[Float[np.ndarray, "*draw column"]], Float[np.ndarray, "*draw"]],
+    *,
+    interval: Interval = "bca",
+    draws: Draws | None = None,
+    **options: Unpack[DrawsOptions],
+) -> Estimate:
+    """Cluster bootstrap of a function of means over problems, such as `ratio` or `difference`.
+
+    Args:
+        values: One row a problem, none missing.
+        function: Takes means, ``... column``, and reduces the last axis.
+        interval: ``"bca"`` or ``"percentile"``.
+        draws: How the interval is drawn.
+        options: Fields of `Draws`, which change it.
+
+    Raises:
+        ValueError: a value is missing.
+    """
+    draws = replace(draws or Draws(), **options)
+    if np.isnan(values).any():
+        raise ValueError(f"{int(np.isnan(values).any(1).sum())} problems lack a value; drop them")
+    estimate = float(function(values.mean(0)))
+    if interval == "percentile":
+        resampled = Bootstrap(len(values), draws)
+        lower, upper = resampled.limits(function(resampled.means(values))[:, None], len(values))
+        return Estimate(estimate, float(lower[0]), float(upper[0]), n=len(values))
+
+    def of_draw(*columns: np.ndarray, axis: int) -> np.ndarray:
+        return function(np.stack([column.mean(axis) for column in columns], axis=-1))
+
+    data = tuple(values.T)
+    limits = _scipy_bootstrap(data, of_draw, vectorized=True, interval=interval, draws=draws)
+    return Estimate(estimate, *limits, n=len(values))
+
+
+def difference(means: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
+    """First mean minus second."""
+    return means[..., 0] - means[..., 1]
+
+
+def ratio(means: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
+    """First mean over second."""
+    return means[..., 0] / means[..., 1]
+
+
+def _scipy_bootstrap(
+    data: tuple[np.ndarray, ...],
+    statistic: Callable[..., Any],
+    *,
+    vectorized: bool,
+    interval: Interval,
+    draws: Draws,
+) -> tuple[float, float]:
+    check_option("interval", interval, get_args(Interval))
+    n, confidence = len(data[0]), draws.confidence
+    if n < 2:
+        return math.nan, math.nan
+    if interval == "percentile":
+        confidence = 1 - 2 * expanded_level(n, confidence)
+    if all((column == column[0]).all() for column in data):
+        constant = float(statistic(*data, axis=-1) if vectorized else statistic(*data))
+        return constant, constant
+    result = stats.bootstrap(
+        data,
+        statistic,
+        paired=len(data) > 1,
+        vectorized=vectorized,
+        method="BCa" if interval == "bca" else "percentile",
+        confidence_level=confidence,
+        n_resamples=draws.n_resamples,
+        batch=max(1, 2_000_000 // n),
+        random_state=np.random.default_rng([draws.seed, 0]),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
