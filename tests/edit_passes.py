@@ -1,6 +1,6 @@
 """Full, cached and batched passes over traces with edits attached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from tiny import BACKEND, random_tokens, tiny_model
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
+from step_saliency.decoding.hooked import cached_reader
 from step_saliency.decoding.rows import left_padded
-from step_saliency.models import backend_of
 from step_saliency.trace import Region, Trace
 
 LETTERS = {"_": Region.TEMPLATE, "Q": Region.QUESTION, "T": Region.THINKING, "S": Region.SUMMARY}
@@ -52,42 +51,19 @@ def full_pass(model: Any, trace: Trace, edit: Any = None, **options: Any) -> tor
         )[0]
 
 
-def cached_runner(model: Any, n_rows: int) -> Callable[..., torch.Tensor]:
-    """Runs new tokens and their mask over a growing cache; logits at the last of them."""
-    if backend_of(model) == "hooked":
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", n_rows)
-        return lambda tokens, mask: model(tokens, past_kv_cache=cache, attention_mask=mask)[:, -1]
-    state: dict[str, Any] = {"cache": None, "mask": torch.zeros(n_rows, 0, dtype=torch.long)}
-
-    def run(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        state["mask"] = torch.cat([state["mask"], mask], dim=1)
-        positions = (state["mask"].cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits, state["cache"] = model(
-            tokens,
-            return_type="logits_and_cache",
-            attention_mask=state["mask"],
-            position_ids=positions,
-            past_key_values=state["cache"],
-            use_cache=True,
-        )
-        return logits[:, -1]
-
-    return run
-
-
 @torch.no_grad()
 def cached_pass(model: Any, traces: Sequence[Trace], edit: Any, *, n_single: int) -> torch.Tensor:
     """Logits at the last ``n_single + 1`` positions of a left-padded batch, run token by token."""
-    run = cached_runner(model, len(traces))
+    reader = cached_reader(model, len(traces))
     tokens, mask = left_padded(
         [t.tokens[: len(t) - n_single].tolist() for t in traces], torch.device("cpu")
     )
     found = []
     with edit.attached(model, traces=list(traces)):
-        found.append(run(tokens, mask))
+        found.append(reader.read(tokens, mask)[:, -1])
         for i in range(n_single, 0, -1):
             column = torch.stack([trace.tokens[len(trace) - i] for trace in traces])[:, None]
-            found.append(run(column, torch.ones_like(column)))
+            found.append(reader.read(column)[:, -1])
     return torch.stack(found, dim=1)
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny import Arch, Backend, tiny_model
 
 import step_saliency as ss
-from step_saliency.models.facts import backend_of
+from step_saliency.decoding.hooked import cached_reader
 
 ARCHS: tuple[Arch, ...] = ("llama", "qwen2", "qwen3", "gpt_oss", "gemma3")
 QUESTION = "What is 3 and 4?"
@@ -78,55 +78,11 @@ def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tenso
     return tokens, torch.stack(mask)
 
 
-class Cached:
-    """A model that is read with a key-value cache, some positions at a time."""
-
-    def __init__(self, model: Any, batch: int = 1) -> None:
-        self.model = model
-        self.mask = torch.empty(batch, 0, dtype=torch.long)
-        self.cache: Any = None
-        if backend_of(model) == "hooked":
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", batch)
-
-    def read(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits at these positions."""
-        mask = torch.ones_like(tokens) if mask is None else mask
-        self.mask = torch.cat([self.mask, mask], -1)
-        if backend_of(self.model) == "hooked":
-            logits: torch.Tensor = self.model(
-                tokens, past_kv_cache=self.cache, attention_mask=mask, return_type="logits"
-            )
-            return logits
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits, self.cache = self.model(
-            tokens,
-            return_type="logits_and_cache",
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return logits
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only."""
-        self.mask = self.mask[rows]
-        if backend_of(self.model) == "bridge":
-            self.cache.batch_select_indices(rows)
-            return
-        for entry in self.cache.entries:
-            entry.past_keys = entry.past_keys[rows]
-            entry.past_values = entry.past_values[rows]
-        self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
-
-
 def forced(
     model: Any, tokens: torch.Tensor, mask: torch.Tensor, n_first: int, chunk: int = 1
 ) -> torch.Tensor:
     """Logits of given tokens, read with a cache: some at first, then a few at a time."""
-    cached = Cached(model, len(tokens))
+    cached = cached_reader(model, len(tokens))
     bounds = [0, *range(n_first, tokens.shape[1], chunk), tokens.shape[1]]
     parts = [cached.read(tokens[:, a:b], mask[:, a:b]) for a, b in pairwise(bounds)]
     return torch.cat(parts, 1)

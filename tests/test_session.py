@@ -9,7 +9,6 @@ from flows import (
     ARCHS,
     QUESTION,
     RESPONSES,
-    Cached,
     assert_same_logits,
     forced,
     kept,
@@ -24,6 +23,7 @@ from test_doctor import DeafHookPoint, hook_point
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer
 
 import step_saliency as ss
+from step_saliency.decoding.hooked import cached_reader
 from step_saliency.intervene import EditContext, Session, StepLabels
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.stream import StepStream
@@ -206,7 +206,7 @@ def test_rows_that_leave_the_batch(backend: Backend) -> None:
     tokens = torch.stack([trace.tokens[:length] for trace in traces])
     for flow in FLOWS.values():
         with flow.attached(model, n_prompt=n_first) as session:
-            cached = Cached(model, 3)
+            cached = cached_reader(model, 3)
             cached.read(tokens[:, :n_first])
             cached.read(tokens[:, n_first : n_first + 3])
             rows = torch.tensor([2, 0])
@@ -217,7 +217,7 @@ def test_rows_that_leave_the_batch(backend: Backend) -> None:
             full = logits_of(model, tokens)
         assert_same_logits(found, full[rows, n_first + 3 :])
         with flow.attached(model, n_prompt=n_first) as session:
-            cached = Cached(model, 3)
+            cached = cached_reader(model, 3)
             cached.read(tokens[:, :n_first])
             cached.keep(rows)
             with pytest.raises(ValueError, match=r"session\.keep"):
@@ -447,7 +447,7 @@ def test_gradients_and_inference_mode(backend: Backend) -> None:
     with flow.attached(model) as session, torch.inference_mode():
         expected = forced(model, tokens, torch.ones_like(tokens), 12)[0]
     same_labels(session.labels, trace)
-    cached = Cached(model)
+    cached = cached_reader(model)
     with flow.attached(model):
         with torch.inference_mode():
             cached.read(tokens[:, :12])
@@ -488,7 +488,7 @@ def test_several_turns(backend: Backend) -> None:
     n_first = next(s.start for s in first.steps if s.region is ss.Region.THINKING)
     opened = next(s.start for s in trace.steps if s.region is ss.Region.THINKING) - 1
     with FLOW.attached(model) as session:
-        cached = Cached(model)
+        cached = cached_reader(model)
         cached.read(tokens[:, :n_first])
         for place in range(n_first, len(first)):
             cached.read(tokens[:, place : place + 1])
@@ -621,7 +621,7 @@ def tiny_deaf(backend: Backend) -> Any:
 def test_caches_that_were_filled_elsewhere(backend: Backend) -> None:
     model = model_of("qwen2", backend)
     tokens = trace_of(model).tokens[None]
-    cached = Cached(model)
+    cached = cached_reader(model)
     cached.read(tokens[:, :12])
     with FLOW.attached(model), pytest.raises(ValueError, match="inside of the context"):
         cached.read(tokens[:, 12:])

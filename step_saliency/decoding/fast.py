@@ -65,27 +65,27 @@ def decode_fast(
         staying = [i for i, row in enumerate(live) if not row.is_done]
         live = [live[i] for i in staying]
         if live:
-            kept = torch.tensor(staying, device=tokens.device)
-            cache.batch_select_indices(kept)
-            tokens, mask = tokens[kept], mask[kept]
+            rows_left = torch.tensor(staying, device=tokens.device)
+            cache.batch_select_indices(rows_left)
+            tokens, mask = tokens[rows_left], mask[rows_left]
             mask = torch.nn.functional.pad(mask, (0, tokens.shape[1] - mask.shape[1]), value=1)
             if session is not None:
-                session.keep(kept)
+                session.keep(rows_left)
 
 
 @contextmanager
 def _plain_settings(model: PreTrainedModel) -> Iterator[None]:
-    """Without the checkpoint's own wishes, such as a repetition penalty, which rows know not of."""
-    own = model.generation_config
+    """Without the checkpoint's own settings, such as a repetition penalty."""
+    checkpoints = model.generation_config
     model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = checkpoints
 
 
 class _Drawing(LogitsProcessor):
-    """Each row's next token, drawn, kept, and left as the only one that can be chosen."""
+    """Each row's next token: drawn, added to the row, and left as the only one that is possible."""
 
     def __init__(
         self, rows: Sequence[Row], sampler: Sampler, rules: StopRules, session: Any
@@ -102,19 +102,19 @@ class _Drawing(LogitsProcessor):
         scores: Float[Tensor, "batch vocab"],
     ) -> Float[Tensor, "batch vocab"]:
         uniforms = [0.0 if row.is_done else row.draw() for row in self._drawing_rows()]
-        chosen = self.sampler(scores, uniforms)
+        drawn = self.sampler(scores, uniforms)
         was_live = [not row.is_done for row in self.rows]
-        for row, token, is_live in zip(self.rows, chosen.tolist(), was_live, strict=True):
+        for row, token, is_live in zip(self.rows, drawn.tolist(), was_live, strict=True):
             if is_live:
                 row.append(token, self.rules)
         if self.session is not None:
-            self.session.push(chosen, was_live)
-        done = sum(row.is_done for row in self.rows)
+            self.session.push(drawn, was_live)
+        n_done = sum(row.is_done for row in self.rows)
         too_long = any(self._is_full(row) for row in self.rows)
-        self.is_over = 2 * done >= len(self.rows) or too_long
+        self.is_over = 2 * n_done >= len(self.rows) or too_long
         if not self.sampler.is_random:
             return scores  # generate takes the best of them itself
-        return scores.fill_(-torch.inf).scatter_(1, chosen.unsqueeze(1), 0.0)
+        return scores.fill_(-torch.inf).scatter_(1, drawn.unsqueeze(1), 0.0)
 
     def _drawing_rows(self) -> Sequence[Row]:
         return self.rows if self.sampler.is_random else ()

@@ -24,7 +24,7 @@ def decode_with_hooks(
     rows: Sequence[Row],
     sampler: Sampler,
     rules: StopRules,
-    tell_kept: Callable[[Sequence[int]], None] | None = None,
+    on_keep: Callable[[Sequence[int]], None] | None = None,
 ) -> Iterator[Row]:
     """Fill the rows' responses; yields each row when it is done.
 
@@ -33,36 +33,47 @@ def decode_with_hooks(
         rows: Rows of one batch.
         sampler: How tokens are drawn.
         rules: When rows are done.
-        tell_kept: Told which rows of the batch stay.
+        on_keep: Called with the rows of the batch that stay, when others leave it.
     """
     live = list(rows)
-    decoder = _decoder(model, len(live), keep_all=tell_kept is not None)
+    reader = cached_reader(model, len(live), keep_all=on_keep is not None)
     tokens, mask = left_padded([row.prompt for row in live], device_of(model))
     while live:
-        logits = decoder.next_logits(tokens, mask)
-        chosen = sampler(logits, [row.draw() for row in live] if sampler.is_random else ())
-        for row, token in zip(live, chosen.tolist(), strict=True):
+        logits = reader.read(tokens, mask, only_last=True)[:, -1]
+        drawn = sampler(logits, [row.draw() for row in live] if sampler.is_random else ())
+        for row, token in zip(live, drawn.tolist(), strict=True):
             row.append(token, rules)
         yield from (row for row in live if row.is_done)
         staying = [i for i, row in enumerate(live) if not row.is_done]
         if len(staying) < len(live):
             live = [live[i] for i in staying]
-            chosen = chosen[staying]
+            drawn = drawn[staying]
             if live:
-                decoder.keep(torch.tensor(staying, device=chosen.device))
-                if tell_kept is not None:
-                    tell_kept(staying)
-        tokens, mask = chosen.unsqueeze(-1), torch.ones_like(chosen).unsqueeze(-1)
+                reader.keep(torch.tensor(staying, device=drawn.device))
+                if on_keep is not None:
+                    on_keep(staying)
+        tokens = drawn.unsqueeze(-1)
+        mask = torch.ones_like(tokens)
 
 
-def _decoder(model: Any, batch_size: int, *, keep_all: bool) -> "_HookedDecoder | _BridgeDecoder":
+def cached_reader(
+    model: Any, batch_size: int = 1, *, keep_all: bool = False
+) -> "HookedReader | BridgeReader":
+    """A model that is read over a cache of its own, some positions at a time.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        batch_size: Rows that are read together.
+        keep_all: Keep what falls out of a sliding window too, so that interventions see all
+            positions; what a layer attends to is the same.
+    """
     if backend_of(model) == "hooked":
-        return _HookedDecoder(model, batch_size)
-    return _BridgeDecoder(model, keep_all=keep_all)
+        return HookedReader(model, batch_size)
+    return BridgeReader(model, keep_all=keep_all)
 
 
-class _HookedDecoder:
-    """Cached decoding with a HookedTransformer; only the last position is unembedded."""
+class HookedReader:
+    """A HookedTransformer over its own cache, which keeps all positions."""
 
     def __init__(self, model: Any, batch_size: int) -> None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
@@ -72,45 +83,68 @@ class _HookedDecoder:
             model.cfg, device_of(model), batch_size
         )
 
-    def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch vocab"]:
-        resid = self.model(
-            tokens,
-            past_kv_cache=self.cache,
-            attention_mask=mask,
-            stop_at_layer=n_layers(self.model),
-        )[:, -1:]
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        only_last: bool = False,
+    ) -> Float[Tensor, "batch out vocab"]:
+        """Logits at these positions, or at the last of them.
+
+        Args:
+            tokens: What follows the tokens read so far.
+            mask: 0 at padding; there is none by default.
+            only_last: Whether the last position is enough.
+        """
+        seen = {
+            "past_kv_cache": self.cache,
+            "attention_mask": torch.ones_like(tokens) if mask is None else mask,
+        }
+        if not only_last:
+            logits: Float[Tensor, "batch out vocab"] = self.model(
+                tokens, return_type="logits", **seen
+            )
+            return logits
+        resid = self.model(tokens, stop_at_layer=n_layers(self.model), **seen)
+        return self._unembedded(resid[:, -1:])
+
+    def _unembedded(
+        self, resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos vocab"]:
         if self.model.cfg.normalization_type is not None:
             resid = self.model.ln_final(resid)
-        logits = self.model.unembed(resid)[:, -1]
+        logits = self.model.unembed(resid)
         cap = self.model.cfg.output_logits_soft_cap
         return cap * (logits / cap).tanh() if cap > 0 else logits
 
     def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows of the batch only."""
         for entry in self.cache.entries:
             entry.past_keys = entry.past_keys[rows]
             entry.past_values = entry.past_values[rows]
         self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
 
 
-class _BridgeDecoder:
-    """Cached decoding with a TransformerBridge, over the cache of transformers.
-
-    With ``keep_all`` layers with a sliding window keep what falls out of it, so that interventions
-    see all positions; what the layer attends to is the same.
-    """
+class BridgeReader:
+    """A TransformerBridge over the cache of transformers."""
 
     def __init__(self, model: Any, *, keep_all: bool) -> None:
         self.model = model
         self.cache: Any = DynamicCache() if keep_all else None
         self.mask: Int[Tensor, "batch pos"] | None = None
         accepted = inspect.signature(model.original_model.forward).parameters
-        self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self.only_last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
-    def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch vocab"]:
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        only_last: bool = False,
+    ) -> Float[Tensor, "batch out vocab"]:
+        """As `HookedReader.read`; where the model cannot tell the last one, at all positions."""
+        mask = torch.ones_like(tokens) if mask is None else mask
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=-1)
         positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         logits, self.cache = self.model(
@@ -120,11 +154,13 @@ class _BridgeDecoder:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            **self.options,
+            **(self.only_last if only_last else {}),
         )
-        return logits[:, -1]
+        result: Float[Tensor, "batch out vocab"] = logits
+        return result
 
     def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows of the batch only."""
         assert self.mask is not None
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]

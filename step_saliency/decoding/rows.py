@@ -93,10 +93,10 @@ class Row:
             self._pieces = TokenPieces(rules.table)
         rest = self._pieces.flush() if rules.table.is_special(token) else ""
         self._tail += rest + self._pieces.push(token)
-        found = any(text in self._tail for text in rules.texts)
+        is_complete = any(text in self._tail for text in rules.texts)
         longest = max(len(text) for text in rules.texts)
         self._tail = self._tail[-longest:]
-        return found
+        return is_complete
 
 
 def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:

@@ -29,7 +29,7 @@ class Sampler:
     def __call__(
         self, logits: Float[Tensor, "batch vocab"], uniforms: Sequence[float]
     ) -> Int[Tensor, "batch"]:
-        """Choose a token for each row; ``uniforms`` are read if `is_random`.
+        """Draw a token for each row; ``uniforms`` are read if `is_random`.
 
         Raises:
             ValueError: logits that are not finite.
@@ -41,22 +41,20 @@ class Sampler:
             return greedy
         exact = torch.promote_types(logits.dtype, torch.float32)
         scaled = (logits.to(exact) - best.to(exact).unsqueeze(-1)) / self.temperature
-        kept = self._keep(scaled.exp())
-        cumulative = kept.cumsum(-1, dtype=torch.float64)
+        cumulative = self._truncated(scaled.exp()).cumsum(-1, dtype=torch.float64)
         draws = torch.tensor(uniforms, device=logits.device, dtype=cumulative.dtype)
         levels = draws.unsqueeze(-1) * cumulative[:, -1:]
         return torch.searchsorted(cumulative, levels, right=True).squeeze(-1)
 
-    def _keep(self, weights: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+    def _truncated(self, weights: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         """Zero where top_p or top_k leave a token out; rows need not sum to one."""
-        kept = weights
-        if self.top_k is not None and self.top_k < kept.shape[-1]:
-            least = kept.topk(self.top_k, dim=-1).values[:, -1:]
-            kept = kept.masked_fill(kept < least, 0)
+        if self.top_k is not None and self.top_k < weights.shape[-1]:
+            least = weights.topk(self.top_k, dim=-1).values[:, -1:]
+            weights = weights.masked_fill(weights < least, 0)
         if self.top_p < 1:
-            total = kept.sum(-1, keepdim=True, dtype=torch.float64)
-            ordered, order = torch.sort(kept, dim=-1, descending=True)
+            total = weights.sum(-1, keepdim=True, dtype=torch.float64)
+            ordered, order = torch.sort(weights, dim=-1, descending=True)
             before = ordered.cumsum(-1, dtype=torch.float64) - ordered
             beyond = before >= self.top_p * total
-            kept = kept.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
-        return kept
+            weights = weights.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
+        return weights

@@ -61,9 +61,9 @@ def vote(
     groups = _by_question(traces)
     if problems is not None and gold is not None:
         raise ValueError("give problems or gold answers, not both")
-    for name, given in (("problems", problems), ("gold answers", gold)):
-        if given is not None and len(given) != len(groups):
-            raise ValueError(f"{len(given)} {name} for {len(groups)} questions; give one each")
+    for name, answers in (("problems", problems), ("gold answers", gold)):
+        if answers is not None and len(answers) != len(groups):
+            raise ValueError(f"{len(answers)} {name} for {len(groups)} questions; give one each")
     rows = [
         _count(
             group,
