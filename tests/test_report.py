@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 
 from step_saliency.diagnosis import diagnose
-from step_saliency.plotting.step_maps import Grid
+from step_saliency.plotting.grid import Grid
 from step_saliency.plotting.style import REGION_COLOURS, png
 from step_saliency.plotting.token_maps import MOST_CELLS
 from step_saliency.plotting.views import token_view

@@ -5,7 +5,7 @@ bands that are named.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from step_saliency.plotting.curves import curve, shade_bands
 from step_saliency.plotting.style import (
-    BAND_COLOUR,
     DECAY_COLOUR,
     LOCK_IN_COLOUR,
+    NEUTRAL,
     REGION_COLOURS,
     new_figure,
     style,
@@ -26,6 +27,10 @@ from step_saliency.segment.regions import Region
 
 _REGIONS = (Region.QUESTION, Region.THINKING, Region.SUMMARY)
 _SHARES = (-0.09, 1.03)
+
+LOCK_IN_LABELS = ("Lock-in", "share on steps i, i − 1\nbeyond uniform")
+DECAY_LABELS = ("Decay", "share of summary rows\non thinking steps")
+"""Title and label of the axis."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,14 +75,13 @@ def depth_curves(
         figure = new_figure(8.4, 5.4)
         (thinking, lock_ins), (summary, decays) = figure.subplots(2, 2, sharex=True)
         for ax in (thinking, lock_ins, summary, decays):
-            _shade_bands(ax, bands)
+            shade_bands(ax, bands)
         for ax, query in ((thinking, 1), (summary, 2)):
             _draw_shares(ax, layers, query, shares[:, query], uniform_shares[query])
-        _draw_curve(lock_ins, layers, lock_in, "Lock-in", LOCK_IN_COLOUR)
-        lock_ins.set(ylabel="share on steps i, i − 1\nbeyond uniform")
+        _draw_curve(lock_ins, layers, lock_in, LOCK_IN_LABELS, LOCK_IN_COLOUR)
         lock_ins.margins(y=0.12)
-        _draw_curve(decays, layers, decay, "Decay", DECAY_COLOUR)
-        decays.set(ylabel="share of summary rows\non thinking steps", ylim=_SHARES)
+        _draw_curve(decays, layers, decay, DECAY_LABELS, DECAY_COLOUR)
+        decays.set_ylim(_SHARES)
         for ax in (summary, decays):
             ax.set_xlabel("layer")
             ax.xaxis.get_major_locator().set_params(integer=True)
@@ -90,7 +94,7 @@ def _legend() -> list[Line2D]:
         Line2D([], [], color=REGION_COLOURS[region], marker="o", label=f"on {region.value} steps")
         for region in _REGIONS
     ]
-    return [*regions, Line2D([], [], color="#666666", linestyle=":", label="no preference")]
+    return [*regions, Line2D([], [], color=NEUTRAL, linestyle=":", label="no preference")]
 
 
 def _draw_shares(
@@ -103,44 +107,25 @@ def _draw_shares(
     name = _REGIONS[query].value
     for key, region in enumerate(_REGIONS[: query + 1]):
         colour = REGION_COLOURS[region]
-        ax.plot(layers, shares[:, key], marker="o", color=colour, label=region.value)
+        curve(ax, layers, shares[:, key].tolist(), colour=colour, name=region.value)
         ax.axhline(float(uniform[key]), color=colour, linestyle=":", linewidth=1)
     ax.set(title=f"Where {name} rows look", ylabel="share of the row", ylim=_SHARES)
     _say_if_missing(ax, shares[:, query], f"the trace has no {name} rows")
 
 
-def _draw_curve(ax: Axes, layers: Sequence[int], curve: DepthCurve, name: str, colour: str) -> None:
-    if curve.heads is not None:
-        ax.plot(layers, curve.heads, color=colour, linewidth=0.6, alpha=0.35)
-    ax.plot(layers, curve.values, marker="o", color=colour)
-    ax.axhline(curve.uniform, color=colour, linestyle=":", linewidth=1)
-    ax.set_title(name if math.isnan(curve.index) else f"{name} (index {curve.index:.3f})")
-    _say_if_missing(ax, curve.values, curve.reason)
-
-
-def _shade_bands(ax: Axes, bands: Sequence[tuple[str, Sequence[int]]]) -> None:
-    for name, layers in bands:
-        for first, last in _runs(layers):
-            ax.axvspan(first - 0.5, last + 0.5, color=BAND_COLOUR, zorder=0, linewidth=0)
-            ax.annotate(
-                name,
-                ((first + last) / 2, 0.01),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="bottom",
-                fontsize=7,
-                color="#7a8296",
-            )
-
-
-def _runs(layers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """First and last layer of each run of neighbours."""
-    ordered = sorted(layers)
-    starts = [layer for layer in ordered if layer - 1 not in ordered]
-    stops = [layer for layer in ordered if layer + 1 not in ordered]
-    return zip(starts, stops, strict=True)
+def _draw_curve(
+    ax: Axes, layers: Sequence[int], depth: DepthCurve, labels: tuple[str, str], colour: str
+) -> None:
+    title, ylabel = labels
+    if depth.heads is not None:
+        ax.plot(layers, depth.heads, color=colour, linewidth=0.6, alpha=0.35)
+    curve(ax, layers, depth.values.tolist(), colour=colour)
+    ax.axhline(depth.uniform, color=colour, linestyle=":", linewidth=1)
+    ax.set_title(title if math.isnan(depth.index) else f"{title} (index {depth.index:.3f})")
+    ax.set_ylabel(ylabel)
+    _say_if_missing(ax, depth.values, depth.reason)
 
 
 def _say_if_missing(ax: Axes, values: Float[Tensor, "layer"], reason: str | None) -> None:
     if bool(values.isnan().all()) and reason:
-        ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color="#666666")
+        ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=NEUTRAL)

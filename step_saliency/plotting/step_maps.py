@@ -7,77 +7,53 @@ percentile of the positive entries, at most five decades below the top. Pairs th
 forbids, and zeros on the log scale, stay grey.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.transforms import offset_copy
 from torch import Tensor
 
-from step_saliency.plotting.style import (
-    BORDER_COLOUR,
-    EMPTY_COLOUR,
-    MAP_COLOURS,
-    REGION_COLOURS,
-    new_figure,
-    style,
-)
+from step_saliency.plotting.grid import Grid
+from step_saliency.plotting.regions import draw_borders, draw_strips, region_legend
+from step_saliency.plotting.style import EMPTY_COLOUR, MAP_COLOURS, new_figure, style
 from step_saliency.segment.regions import Region
 
-_STRIP_WIDTH, _STRIP_GAP = 6.0, 6.0
+Extend = Literal["neither", "min", "max", "both"]
 _DECADES = 5.0
-_STRIDES = (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Rows and columns of a picture.
+@dataclass(frozen=True, kw_only=True)
+class MapLook:
+    """Sizes of what stands around a map, in points.
 
     Attributes:
-        numbers: Number of each row and column in the trace (step or position), the first of its
-            block.
-        regions: Region of each.
-        block: Steps or positions in a cell.
+        strip: Width of the region strips.
+        gap: Distance of their middle from the map.
+        border: Width of the borders between regions, with a halo.
+        most_bordered: Cells up to which borders are so; on a finer grid, where a halo would hide
+            whole cells, they are half as wide and without.
+        most_ticks: Numbers on an axis at most.
+        legend: Name the regions in the empty triangle.
+        bar: Sizes of the colour bar, as matplotlib takes them.
     """
 
-    numbers: Int[np.ndarray, "cell"]
-    regions: tuple[Region, ...]
-    block: int = 1
+    strip: float = 6.0
+    gap: float = 6.0
+    border: float = 0.8
+    most_bordered: int = 80
+    most_ticks: int = 12
+    legend: bool = True
+    bar: Mapping[str, Any] = field(default_factory=lambda: {"shrink": 0.85, "pad": 0.02})
 
-    @property
-    def runs(self) -> list[tuple[Region, int, int]]:
-        """Regions in order, with the first cell of each and the one after its last."""
-        runs, start = [], 0
-        for region, cells in groupby(self.regions):
-            stop = start + len(list(cells))
-            runs.append((region, start, stop))
-            start = stop
-        return runs
 
-    @property
-    def borders(self) -> list[int]:
-        """Cells at which a new region begins."""
-        return [start for _, start, _ in self.runs[1:]]
-
-    def ticks(self, most: int = 12) -> dict[int, int]:
-        """Round numbers to write on the axes, at most ``most``, by the cell that holds each."""
-        if not len(self.numbers):
-            return {}
-        first, last = int(self.numbers[0]), int(self.numbers[-1]) + self.block - 1
-        stride = next((s for s in _STRIDES if last - first < s * most), last - first + 1)
-        rounds = np.arange(-(-first // stride) * stride, last + 1, stride)
-        cells = np.searchsorted(self.numbers, rounds, side="right") - 1
-        held = rounds - self.numbers[cells] < self.block
-        return dict(zip(cells[held].tolist(), rounds[held].tolist(), strict=True))
+SCREEN = MapLook()
 
 
 def step_map(
@@ -127,7 +103,7 @@ def step_map(
         axes[0].set_ylabel("query step (being written)")
         figure = axes[0].get_figure(root=True)
         assert isinstance(figure, Figure)
-        add_colour_bar(image, axes, label, panels, norm)
+        colour_bar(image, axes, label, extend=beyond(panels, norm))
     return figure
 
 
@@ -152,7 +128,9 @@ def colour_norm(
     return LogNorm(min(low, top / 1.01) if vmin is None else vmin, top)
 
 
-def draw_map(ax: Axes, values: np.ma.MaskedArray, grid: Grid, norm: Normalize) -> AxesImage:
+def draw_map(
+    ax: Axes, values: np.ma.MaskedArray, grid: Grid, norm: Normalize, *, look: MapLook = SCREEN
+) -> AxesImage:
     """Draw one square map with region borders and strips into an axes."""
     n = len(grid.numbers)
     shown = np.ma.masked_less_equal(values, 0) if isinstance(norm, LogNorm) else values
@@ -160,31 +138,42 @@ def draw_map(ax: Axes, values: np.ma.MaskedArray, grid: Grid, norm: Normalize) -
     image = ax.imshow(shown, cmap=MAP_COLOURS, norm=norm, interpolation="nearest", aspect="equal")
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     ax.spines[:].set_visible(False)
-    _draw_borders(ax, grid)
-    _draw_strips(ax, grid)
-    ticks = grid.ticks()
+    fine = n > look.most_bordered
+    draw_borders(ax, grid, width=look.border / 2 if fine else look.border, halo=not fine)
+    draw_strips(ax, grid, width=look.strip, gap=look.gap)
+    if look.legend:
+        region_legend(ax, grid.regions, loc="upper right")
+    ticks = grid.ticks(look.most_ticks)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(list(ticks), [str(number) for number in ticks.values()])
-    ax.tick_params(length=0, pad=11)
+    ax.tick_params(length=0, pad=look.gap + look.strip / 2 + 2)
     return image
 
 
-def add_colour_bar(
+def colour_bar(
     image: AxesImage,
     axes: Sequence[Axes],
     label: str,
-    maps: Sequence[np.ma.MaskedArray],
-    norm: Normalize,
-) -> None:
-    """Colour bar beside the axes, pointed where values lie beyond its ends."""
+    *,
+    extend: Extend = "neither",
+    look: MapLook = SCREEN,
+) -> Colorbar:
+    """Colour bar beside the axes, with what the colours mean and the unit."""
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(image, ax=list(axes), extend=extend, label=label, **look.bar)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def beyond(maps: Sequence[np.ma.MaskedArray], norm: Normalize) -> Extend:
+    """At which ends of the colour scale values lie beyond it."""
     values = np.ma.concatenate([values.ravel() for values in maps]).compressed()
     values = values[values > 0] if isinstance(norm, LogNorm) else values
-    below = bool((values < norm.vmin).any())
-    above = bool((values > norm.vmax).any())
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
-    figure = axes[0].figure
-    bar = figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.02, extend=extend, label=label)
-    bar.outline.set_visible(False)
+    below, above = bool((values < norm.vmin).any()), bool((values > norm.vmax).any())
+    if below:
+        return "both" if above else "min"
+    return "max" if above else "neither"
 
 
 def _panels(n: int, n_cells: int) -> list[Axes]:
@@ -206,52 +195,3 @@ def _masked(
     cells = np.ix_(steps, steps)
     undefined = ~defined.cpu().numpy()[cells]
     return np.ma.masked_array(values.detach().double().cpu().numpy()[cells], undefined)
-
-
-def _draw_borders(ax: Axes, grid: Grid) -> None:
-    last = len(grid.numbers) - 0.5
-    edges = [border - 0.5 for border in grid.borders]
-    lines = [[(-0.5, e), (e, e)] for e in edges] + [[(e, e), (e, last)] for e in edges]
-    # A halo keeps the lines visible on dark cells; on a fine grid it would hide whole cells.
-    strokes = [("white", 2.0), (BORDER_COLOUR, 0.8)] if last < 80 else [(BORDER_COLOUR, 0.4)]
-    for colour, width in strokes:
-        ax.add_collection(LineCollection(lines, colors=colour, linewidths=width), autolim=False)
-
-
-def _draw_strips(ax: Axes, grid: Grid) -> None:
-    """Region strips along the left and lower edge, with their names in the empty triangle."""
-    n = max(len(grid.numbers), 1)
-    for region, start, stop in grid.runs:
-        span = (start / n, stop / n)
-        _draw_strip(ax, (0.0, 0.0), (1 - span[0], 1 - span[1]), (-_STRIP_GAP, 0.0), region)
-        _draw_strip(ax, span, (0.0, 0.0), (0.0, -_STRIP_GAP), region)
-    shown = [region for region in Region if region in grid.regions]
-    ax.legend(
-        handles=[Patch(color=REGION_COLOURS[region], label=region.value) for region in shown],
-        loc="upper right",
-        handlelength=0.9,
-        handleheight=0.9,
-    )
-
-
-def _draw_strip(
-    ax: Axes,
-    x: tuple[float, float],
-    y: tuple[float, float],
-    offset: tuple[float, float],
-    region: Region,
-) -> None:
-    """A bar of fixed width in points between two places in axes coordinates."""
-    aside = offset_copy(ax.transAxes, ax.get_figure(root=True), *offset, units="points")
-    ax.add_artist(
-        Line2D(
-            x,
-            y,
-            transform=aside,
-            color=REGION_COLOURS[region],
-            linewidth=_STRIP_WIDTH,
-            solid_capstyle="butt",
-            clip_on=False,
-            label=f"_{region.value}",
-        )
-    )

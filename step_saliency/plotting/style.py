@@ -1,11 +1,13 @@
-"""Colours, labels and sizes that all pictures share, and the figure they are drawn in.
+"""The palette, labels and sizes that all pictures share, and the figure they are drawn in.
 
-Nothing here touches matplotlib's global settings: `figure` applies the style while the figure is
-made, and figures belong to no pyplot state, so none is left open.
+Pictures in notebooks, the figures and the HTML report take their colours from here (regions' own
+are beside `Region`); they are Okabe and Ito's, which stay apart for colour-blind readers. Nothing
+here touches matplotlib's global settings: `style` applies while a figure is drawn, and figures
+belong to no pyplot state, so none is left open.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +17,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from step_saliency.segment.regions import REGION_COLOURS as REGION_COLOURS
 
-LOCK_IN_COLOUR = "#b2316b"
-DECAY_COLOUR = "#3d4fa1"
+CORRECT_COLOUR, ERROR_COLOUR = "#0072b2", "#d55e00"
+CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LOCK_IN_COLOUR, DECAY_COLOUR = "#b2316b", "#3d4fa1"
+NEUTRAL = "#666666"
 BAND_COLOUR = "#eef1f6"
 EMPTY_COLOUR = "#f3f3f3"
 BORDER_COLOUR = "#404040"
@@ -36,21 +41,28 @@ POOL_LABELS = {
     "sum": "sum over token pairs",
 }
 
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
+LAYOUT: Mapping[str, Any] = {"hspace": 0.06, "wspace": 0.04}
+"""Distances between axes, of a figure on a screen."""
+
+BASE_STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "legend.frameon": False,
+}
+"""What pictures of every size have in common."""
+
+_STYLE: Any = BASE_STYLE | {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
     "axes.linewidth": 0.7,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "legend.fontsize": 8,
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
     "figure.dpi": 110,
@@ -72,10 +84,19 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, *, compress: bool = False) -> NotebookFigure:
-    """An empty figure, sizes in inches; ``compress`` packs axes of fixed aspect."""
-    layout = ConstrainedLayoutEngine(hspace=0.06, wspace=0.04, compress=compress)
-    return NotebookFigure(figsize=(width, height), layout=layout)
+def new_figure(
+    width: float, height: float, *, compress: bool = False, layout: Mapping[str, Any] = LAYOUT
+) -> NotebookFigure:
+    """An empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        compress: Pack axes of fixed aspect.
+        layout: Distances between axes, as matplotlib's constrained layout takes them.
+    """
+    engine = ConstrainedLayoutEngine(compress=compress, **layout)
+    return NotebookFigure(figsize=(width, height), layout=engine)
 
 
 def png(figure: Figure, *, dpi: int | float | None = None) -> bytes:

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from step_saliency.plotting.grid import Grid
 from step_saliency.plotting.step_maps import (
-    Grid,
-    add_colour_bar,
+    beyond,
+    colour_bar,
     colour_norm,
     draw_map,
     shown_steps,
@@ -59,7 +60,7 @@ def token_and_step(
         tokens, steps = figure.subplots(1, 2)
         image = draw_map(tokens, values, grid, norm)
         tokens.set(title=f"Layer {layer}, tokens", xlabel="key position", ylabel="query position")
-        add_colour_bar(image, [tokens], saliency_label(objective), [values], norm)
+        colour_bar(image, [tokens], saliency_label(objective), extend=beyond([values], norm))
     step_map(
         map_of_steps.unsqueeze(0),
         trace.regions,
