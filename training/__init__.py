@@ -1,1 +1,1 @@
-"""How the bundled reasoner was made: data, training, evaluation, export. The wheel leaves it out."""
+"""How the bundled reasoner was made: data, training, evaluation, export; not in the wheel."""

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from step_saliency.storage.tables import write_csv
 from step_saliency.tasks import Difficulty, Family, Level, Problem, make_problems
@@ -165,8 +166,6 @@ def _by_level(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

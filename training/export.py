@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from transformers import Qwen2ForCausalLM
 
 from step_saliency.storage.files import replacing, write_bytes, write_text
@@ -52,9 +54,6 @@ def export(run: Path, to: Path) -> None:
 
 def plot_curve(log: Path, picture: Path) -> None:
     """Loss on training and held-out responses against tokens read."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     table = pd.read_csv(log)
     held_out = table.dropna(subset=["held_out_loss"])
     figure = Figure(figsize=(6, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""From text to plain steps: formats, splitters, token alignment, the online tracker.
+"""From text to plain steps: formats, splitters, token alignment, the online tracker; no trace here.
 
 One rule holds throughout: whether a token begins a step depends on the text up to and including
 that token, never on what comes after it. The offline functions run the online tracker.
