@@ -15,34 +15,22 @@ regions (summary -> summary and thinking -> thinking in their scripts) and the r
 scale, so they compare traces of one model, objective and pooling only; shares have no unit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.diagnosis.frame import MetricRows, trace_frame
-from step_saliency.diagnosis.shares import (
-    REGIONS,
-    block_means,
-    decay,
-    lock_in,
-    region_shares,
-    row_shares,
-    steps_in,
-    uniform_map,
-)
+from step_saliency.diagnosis.shares import REGIONS
 from step_saliency.models.bands import Band, Bands, spell_layers
-from step_saliency.saliency.result import StepSaliency
-from step_saliency.trace import Region, Trace
+from step_saliency.trace import Region
 
 if TYPE_CHECKING:
     import matplotlib.figure
-
-IntensityPairs = Literal["causal", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,135 +198,3 @@ class Diagnosis:
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
         inside = [self.bands.of(layer) == band for layer in self.layers]
         return float(values[torch.tensor(inside, dtype=torch.bool)].nanmean())
-
-
-def diagnose(
-    sal: StepSaliency,
-    *,
-    bands: Bands | Mapping[str, Sequence[int]] | None = None,
-    pairs: IntensityPairs = "causal",
-) -> Diagnosis:
-    """Lock-in and decay of a trace by layer, with the block intensities beside them.
-
-    A trace without summary has no decay and one without thinking has neither: NaN, with the reason
-    beside it, so that one such trace does not stop a table of many.
-
-    Args:
-        sal: Map of the trace.
-        bands: Layers by band: a `Bands`, or a mapping such as ``{"shallow": [0, 1], "deep": [10,
-            11]}``, in which ``"middle"`` defaults to all other layers. Default: `Bands.quarters`.
-        pairs: Step pairs that count in a block's intensity: those with at least one token pair, or
-            all, which the authors' scripts count (their reading is this with
-            ``pool="block_mean"``).
-
-    Raises:
-        ValueError: the map holds negative or non-finite entries, or ``bands`` names unknown bands
-            or layers.
-    """
-    _check_entries(sal)
-    regions = [step.region for step in sal.trace.steps]
-    maps = sal.mean_heads.detach().cpu()
-    shares = row_shares(maps, regions)
-    uniform = row_shares(uniform_map(sal.layout, sal.pool), regions)
-    counted = sal.defined if pairs == "causal" else torch.ones_like(sal.defined)
-    heads = [_head_metrics(sal.maps[row], uniform, regions) for row in _rows_per_head(sal)]
-    lock_ins, decays = lock_in(shares, uniform, regions), decay(shares, regions)
-    chosen = _bands(bands, sal.n_layers)
-    return Diagnosis(
-        layers=sal.layers,
-        n_layers=sal.n_layers,
-        bands=chosen,
-        lock_in=lock_ins,
-        decay=decays,
-        shares=region_shares(shares, regions),
-        intensity=block_means(maps, counted, regions),
-        uniform_shares=region_shares(uniform, regions),
-        lock_in_heads=torch.stack([of_head for of_head, _ in heads]) if heads else None,
-        decay_heads=torch.stack([of_head for _, of_head in heads]) if heads else None,
-        reasons=_reasons(regions, sal.layers, chosen, lock_ins, decays),
-        **_identity(sal.trace),
-    )
-
-
-def _rows_per_head(sal: StepSaliency) -> range:
-    return range(len(sal.layers) if sal.per_head else 0)
-
-
-def _head_metrics(
-    maps: Float[Tensor, "head step step"],
-    uniform: Float[Tensor, "step step"],
-    regions: Sequence[Region],
-) -> tuple[Float[Tensor, "head"], Float[Tensor, "head"]]:
-    """Lock-in and decay of the heads of one layer (a layer at a time bounds the memory)."""
-    shares = row_shares(maps.detach().cpu(), regions)
-    return lock_in(shares, uniform, regions), decay(shares, regions)
-
-
-def _check_entries(sal: StepSaliency) -> None:
-    for layer, values in zip(sal.layers, sal.maps, strict=True):
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"the map of layer {layer} holds NaN or infinite entries")
-        if bool((values < 0).any()):
-            raise ValueError(
-                f"the map of layer {layer} goes down to {float(values.min()):.3g}; shares are "
-                "defined for non-negative maps"
-            )
-
-
-def _bands(bands: Bands | Mapping[str, Sequence[int]] | None, n_layers: int) -> Bands:
-    if bands is None:
-        return Bands.quarters(n_layers)
-    return bands if isinstance(bands, Bands) else Bands.named(bands, n_layers)
-
-
-def _has(regions: Sequence[Region], region: Region) -> bool:
-    return bool(steps_in(regions, region).any())
-
-
-def _reasons(
-    regions: Sequence[Region],
-    layers: Sequence[int],
-    bands: Bands,
-    lock_ins: Float[Tensor, "layer"],
-    decays: Float[Tensor, "layer"],
-) -> dict[str, str]:
-    reasons = {}
-    if lock_ins.isnan().any():
-        reasons["lock_in"] = reasons["lock_in_index"] = _missing(
-            regions,
-            lock_ins.isnan(),
-            Region.THINKING,
-            "sees more than local steps and is not empty",
-        )
-    if decays.isnan().any():
-        reasons["decay"] = reasons["decay_index"] = _missing(
-            regions, decays.isnan(), Region.SUMMARY, "is not empty"
-        )
-    for band in ("deep", "middle", "shallow"):
-        metric = "lock_in_index" if band == "shallow" else "decay_index"
-        if not set(getattr(bands, band)) & set(layers):
-            reasons.setdefault(metric, f"no layer of the {band} band was computed")
-    return reasons
-
-
-def _missing(
-    regions: Sequence[Region], empty: Bool[Tensor, "layer"], rows: Region, wanted: str
-) -> str:
-    for region in (Region.THINKING, rows):
-        if not _has(regions, region):
-            return f"the trace has no {region.value} steps"
-    return f"no {rows.value} row {wanted} in {int(empty.sum())} of {len(empty)} layers"
-
-
-def _identity(trace: Trace) -> dict[str, Any]:
-    meta = trace.meta
-    problem = meta.get("problem", meta.get("problem_id", trace.question or None))
-    correct = meta.get("is_correct")
-    answer = [s for s in trace.steps if s.region in (Region.THINKING, Region.SUMMARY)]
-    return {
-        "trace_id": trace.id,
-        "problem": None if problem is None else str(problem),
-        "is_correct": None if correct is None else bool(correct),
-        "n_steps": len(answer),
-        "n_tokens": sum(len(step) for step in answer),
-    }

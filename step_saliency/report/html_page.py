@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, UInt
 from torch import Tensor
 
 from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.diagnosis.diagnosis import diagnose as diagnose_map
+from step_saliency.diagnosis.indices import diagnose as diagnose_map
 from step_saliency.models.bands import spell_layers
 from step_saliency.plotting.style import OBJECTIVE_UNITS, POOL_LABELS
 from step_saliency.saliency.result import StepSaliency
