@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from step_saliency.saliency import attention, hooks, streaming
+from step_saliency.saliency import hooks, streaming
+from step_saliency.saliency.layerwise import choice
 from step_saliency.saliency.objectives import (
     AnswerLoss,
     Custom,
@@ -214,7 +215,7 @@ def test_layers_come_in_the_order_wanted_and_lower_blocks_are_left_alone() -> No
     some = stream(model, trace, layers=[2, 1])
     handle.remove()
     torch.testing.assert_close(some, everything[[2, 1]])
-    # once in the check of the seam at most, once forward; never again to be differentiated
+    # once in the check of the adapter at most, once forward; never again to be differentiated
     assert len(calls) <= 3
     assert torch.is_grad_enabled()
 
@@ -376,7 +377,7 @@ def test_hooks_that_would_see_a_few_positions_are_refused(backend: Backend) -> N
         stream(model, trace)
 
 
-def test_a_model_whose_attention_the_seam_does_not_catch_is_refused() -> None:
+def test_a_model_whose_attention_the_adapter_does_not_catch_is_refused() -> None:
     model, trace = tiny_transformers("llama"), make_trace(30)
     for layer in model.model.layers:
         original = layer.self_attn.forward
@@ -392,7 +393,7 @@ def test_a_model_whose_attention_the_seam_does_not_catch_is_refused() -> None:
         stream(model, trace)
 
 
-def test_masks_that_the_seam_cannot_see_are_refused() -> None:
+def test_masks_that_the_adapter_cannot_see_are_refused() -> None:
     model, trace = tiny_transformers("llama"), make_trace(30)
     model.config.layer_types = ["chunked_attention"] * 3
     with pytest.raises(ValueError, match=r"type 'chunked_attention'.*method='hooks'"):
@@ -532,11 +533,11 @@ def test_the_meter_sees_what_the_reference_path_holds() -> None:
     assert meter.bytes >= 4 * n_pos * vocab
 
 
-def test_the_check_of_the_seam_runs_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_the_adapter_runs_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model, trace = tiny_model(), make_trace(30)
     runs = []
-    own = attention._last_resid
-    monkeypatch.setattr(attention, "_last_resid", lambda *a: runs.append(1) or own(*a))
+    own = choice._last_resid
+    monkeypatch.setattr(choice, "_last_resid", lambda *a: runs.append(1) or own(*a))
     stream(model, trace)
     stream(model, trace)
     assert len(runs) == 2

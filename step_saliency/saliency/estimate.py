@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from step_saliency.models.memory import free_bytes
 from step_saliency.saliency import streaming
-from step_saliency.saliency.attention import find_seam, refusal
 from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE, GPU_TILE
+from step_saliency.saliency.layerwise import layerwise_model, refusal
 from step_saliency.saliency.objectives import Custom, LogOdds, NextToken, Objective, ObjectiveName
 
 PathName = Literal["hooks", "streaming"]
@@ -308,12 +308,12 @@ def model_shape(model: nn.Module) -> ModelShape:
     Raises:
         ValueError: not a model that a path can take.
     """
-    seam = find_seam(model)
+    layerwise = layerwise_model(model)
     classes = {cls.__name__ for cls in type(model).__mro__}
     first = next(p for p in model.parameters() if p.is_floating_point())
     common: dict[str, Any] = {
         "itemsize": first.element_size(),
-        "device": seam.device,
+        "device": layerwise.device,
         "pattern_copies": next(
             (copies for name, copies in _PATTERN_COPIES.items() if name in classes), (1.5, 3.0)
         ),

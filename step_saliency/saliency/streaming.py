@@ -34,10 +34,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.saliency.attention import AttentionRun, Seam, check_seam, find_seam
 from step_saliency.saliency.hooks import frozen_parameters
 from step_saliency.saliency.kernels.step_attention import KernelName
 from step_saliency.saliency.kernels.step_attention.types import Spans, StepIndex
+from step_saliency.saliency.layerwise import (
+    AttentionRun,
+    LayerwiseModel,
+    check_layerwise,
+    layerwise_model,
+)
 from step_saliency.saliency.objectives import Custom, Objective
 from step_saliency.saliency.pooling import StepLayout
 from step_saliency.trace import Trace
@@ -87,13 +92,13 @@ def streaming_maps(
             not finite.
     """
     _check_jobs(traces, objectives, layouts)
-    seam = find_seam(model)
+    layerwise = layerwise_model(model)
     maps: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(frozen_parameters(model))
         stack.enter_context(evaluating(model))
-        check_seam(seam, traces[0].tokens)
+        check_layerwise(layerwise, traces[0].tokens)
         for group in _groups([len(trace.tokens) for trace in traces]):
             batch = pad_traces(traces[group], layouts[group], padding_side)
             run = AttentionRun(
@@ -102,9 +107,9 @@ def streaming_maps(
                 local=objectives[0].local,
                 per_head=per_head,
             )
-            with seam.step_attention(run):
-                calls, resid = record_blocks(seam, batch, offload=offload)
-                gradient = loss_gradient(seam, resid, batch, objectives[group])
+            with layerwise.step_attention(run):
+                calls, resid = record_blocks(layerwise, batch, offload=offload)
+                gradient = loss_gradient(layerwise, resid, batch, objectives[group])
                 del resid
                 totals = differentiate_blocks(
                     calls, gradient, run, batch.steps, layers, progress=progress
@@ -186,7 +191,7 @@ def pad_traces(
 
 @torch.no_grad()
 def record_blocks(
-    seam: Seam, batch: PaddedBatch, *, offload: bool = False
+    layerwise: LayerwiseModel, batch: PaddedBatch, *, offload: bool = False
 ) -> tuple[list[BlockCall], Float[Tensor, "batch pos d_model"]]:
     """Run the blocks, keeping what each was called with and what the last returned."""
     calls: list[BlockCall] = []
@@ -199,19 +204,19 @@ def record_blocks(
         calls.append(BlockCall(block, kept, resid.device, args[1:], rest))
 
     with ExitStack() as stack:
-        for block in seam.blocks:
+        for block in layerwise.blocks:
             handle = block.register_forward_pre_hook(record, with_kwargs=True)
             stack.callback(handle.remove)
-        last = seam.blocks[-1]
+        last = layerwise.blocks[-1]
         handle = last.register_forward_hook(lambda _b, _a, out: outputs.append(first_tensor(out)))
         stack.callback(handle.remove)
-        positions = None if batch.positions is None else batch.positions.to(seam.device)
-        seam.run_blocks(batch.tokens.to(seam.device), positions)
+        positions = None if batch.positions is None else batch.positions.to(layerwise.device)
+        layerwise.run_blocks(batch.tokens.to(layerwise.device), positions)
     return calls, outputs[0]
 
 
 def loss_gradient(
-    seam: Seam,
+    layerwise: LayerwiseModel,
     resid: Float[Tensor, "batch pos d_model"],
     batch: PaddedBatch,
     objectives: Sequence[Objective],
@@ -226,10 +231,10 @@ def loss_gradient(
     for sequence, objective in enumerate(objectives):
         start, stop = batch.spans[sequence]
         tokens = batch.tokens[sequence, start:stop].to(resid.device)
-        for queries in _query_chunks(seam, objective, len(tokens)):
+        for queries in _query_chunks(layerwise, objective, len(tokens)):
             queries = queries.to(resid.device)
             part = _chunk_gradient(
-                seam, resid[sequence, start + queries], tokens, queries, objective
+                layerwise, resid[sequence, start + queries], tokens, queries, objective
             )
             gradient[sequence, start + queries] = part
     return gradient
@@ -237,14 +242,14 @@ def loss_gradient(
 
 @torch.enable_grad()
 def _chunk_gradient(
-    seam: Seam,
+    layerwise: LayerwiseModel,
     resid: Float[Tensor, "query d_model"],
     tokens: Int[Tensor, "pos"],
     queries: Int[Tensor, "query"],
     objective: Objective,
 ) -> Float[Tensor, "query d_model"]:
     resid = resid.detach().requires_grad_()
-    logits = seam.logits(resid)
+    logits = layerwise.logits(resid)
     tokens, queries = tokens.to(logits.device), queries.to(logits.device)
     if isinstance(objective, Custom):
         loss = objective.total(logits, tokens)
@@ -260,14 +265,14 @@ def _chunk_gradient(
 
 
 def _query_chunks(
-    seam: Seam, objective: Objective, n_tokens: int
+    layerwise: LayerwiseModel, objective: Objective, n_tokens: int
 ) -> Iterator[Int[Tensor, "query"]]:
     queries = objective.queries(n_tokens)
     if isinstance(objective, Custom):
         yield queries
         return
-    chunk_bytes = LOGIT_BYTES.get(seam.device.type, LOGIT_BYTES["cuda"])
-    yield from queries.split(max(1, chunk_bytes // (4 * seam.vocab)))
+    chunk_bytes = LOGIT_BYTES.get(layerwise.device.type, LOGIT_BYTES["cuda"])
+    yield from queries.split(max(1, chunk_bytes // (4 * layerwise.vocab)))
 
 
 def differentiate_blocks(

@@ -1,0 +1,128 @@
+"""A transformers model, alone or inside a TransformerBridge, run layer by layer.
+
+Step attention takes the place of its attention by `models.adapter`; nothing else is touched.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from step_saliency.models.adapter import (
+    adapted_attention,
+    bridged_attention,
+    decoder_layers,
+    replaced_methods,
+)
+from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
+from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
+from step_saliency.saliency.layerwise.run import AttentionRun
+
+
+class LayerwiseTransformers(LayerwiseModel):
+    """A transformers model, alone or inside a TransformerBridge."""
+
+    def __init__(self, model: nn.Module, transformers_model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.transformers_model = transformers_model
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        bridged = getattr(self.model, "blocks", None)
+        if bridged is not None:
+            return list(bridged)
+        return decoder_layers(self.transformers_model)
+
+    @property
+    def vocab(self) -> int:
+        return int(self.transformers_model.config.get_text_config(decoder=True).vocab_size)
+
+    def run_blocks(
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"] | None
+    ) -> None:
+        inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
+        if positions is not None:
+            inputs["position_ids"] = positions.clamp(min=0)
+        self.transformers_model.base_model(**inputs)
+
+    def logits(self, resid: Float[Tensor, "query d_model"]) -> Float[Tensor, "query vocab"]:
+        """The model's own forward, whose blocks all answer with `resid`."""
+        resid = resid.unsqueeze(0)
+
+        def answer(*_args: Any, **_kwargs: Any) -> Tensor:
+            return resid
+
+        inputs = resid.detach().to(self.device)
+        with ExitStack() as stack:
+            for block in self.blocks:
+                stack.enter_context(replaced_methods(block, {"forward": answer}))
+            logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
+        return logits[0]
+
+    @contextmanager
+    def step_attention(self, run: AttentionRun) -> Iterator[None]:
+        bridge: Any = None if self.model is self.transformers_model else self.model
+        attention = partial(_attend, run)
+        with adapted_attention(self.transformers_model, attention, bridge=bridge):
+            if bridge is not None:
+                refuse_hooks(bridge, _bypassed_points(bridge.blocks[0]))
+            yield
+
+
+def _bypassed_points(block: Any) -> list[str]:
+    """Hook points inside a bridge's attention, which the adapter goes past."""
+    own = bridged_attention(block).named_children()
+    points = {name for name, child in own if hasattr(child, "has_hooks")}
+    return sorted(points - {"hook_in", "hook_out"})
+
+
+def _attend(
+    run: AttentionRun,
+    module: nn.Module,
+    query: Float[Tensor, "batch head pos d_head"],
+    key: Float[Tensor, "batch kv_head pos d_head"],
+    value: Float[Tensor, "batch kv_head pos d_value"],
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **_kwargs: Any,
+) -> tuple[Float[Tensor, "batch pos head d_value"], None]:
+    """Step attention with the arguments of transformers' attention functions."""
+    name = type(module).__name__
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    if not causal:
+        raise ValueError(f"{name} attends in both directions; only causal models have traces")
+    if attention_mask is not None or position_bias is not None:
+        raise ValueError(f"{name} has a mask or bias of its own; use method='hooks'")
+    if dropout:
+        raise ValueError(f"{name} drops out attention weights (p = {dropout}); call model.eval()")
+    _refuse_layer_type(module, sliding_window)
+    scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
+    spec = AttentionSpec(scale=scale, softcap=softcap, window=sliding_window)
+    z = run.attend(query, key, value, spec, s_aux)
+    return z.transpose(1, 2), None
+
+
+def _refuse_layer_type(module: Any, sliding_window: int | None) -> None:
+    """Refuse masks that reach attention by another way than its arguments."""
+    layer_types = getattr(getattr(module, "config", None), "layer_types", None)
+    layer = getattr(module, "layer_idx", None)
+    if layer_types is None or layer is None:
+        return
+    windowed = layer_types[layer] == "sliding_attention"
+    if layer_types[layer] not in ("full_attention", "sliding_attention") or (
+        windowed and sliding_window is None
+    ):
+        raise ValueError(
+            f"layer {layer} has attention of type {layer_types[layer]!r}, whose mask streaming "
+            "does not know; use method='hooks'"
+        )
