@@ -1,0 +1,84 @@
+"""Step attention as a function of autograd, which leaves its totals when it is differentiated."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from step_saliency.saliency.kernels.step_attention import KernelName, load_kernel
+from step_saliency.saliency.kernels.step_attention.types import AttentionSpec, Spans, StepIndex
+
+
+@dataclass(eq=False)
+class AttentionRun:
+    """What step attention needs beyond one layer's tensors, and where it leaves its totals.
+
+    Attributes:
+        kernel: Implementation.
+        spans: Real positions of each sequence; None if all are.
+        local: Whether keys and values get gradient from their own position alone.
+        per_head: Whether totals keep heads apart.
+        steps: Steps of rows and columns while a layer to be mapped is differentiated, else None.
+        totals: Totals of the layer that was differentiated last, averaged over heads unless
+            `per_head`.
+    """
+
+    kernel: KernelName = "auto"
+    spans: Spans | None = None
+    local: bool = True
+    per_head: bool = False
+    steps: StepIndex | None = None
+    totals: Float[Tensor, "batch heads_out step step"] | None = None
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head pos d_head"],
+        k: Float[Tensor, "batch kv_head pos d_head"],
+        v: Float[Tensor, "batch kv_head pos d_value"],
+        spec: AttentionSpec,
+        sinks: Float[Tensor, "head"] | None = None,
+    ) -> Float[Tensor, "batch head pos d_value"]:
+        """Head outputs, whose backward pass leaves `totals`."""
+        z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
+        return z
+
+
+class _StepAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        spec: AttentionSpec,
+        run: AttentionRun,
+    ) -> Tensor:
+        kernel = load_kernel(run.kernel, q.device, q.dtype)
+        z, lse = kernel.attention(q, k, v, spec, spans=run.spans, sinks=sinks)
+        ctx.save_for_backward(q, k, v, z, lse)
+        ctx.spec, ctx.run = spec, run
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        run = ctx.run
+        q, k, v, z, lse = ctx.saved_tensors
+        result = load_kernel(run.kernel, q.device, q.dtype).pool_influence(
+            q,
+            k,
+            v,
+            z,
+            lse,
+            grads[0],
+            ctx.spec,
+            spans=run.spans,
+            steps=run.steps,
+            per_head=run.per_head,
+            local=run.local,
+        )
+        if result.totals is not None:
+            run.totals = result.totals if run.per_head else result.totals / q.shape[1]
+        return result.dq, result.dk, result.dv, None, None, None
