@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,26 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
+def log_row(
+    run: Run, lr: float, losses: Sequence[float], tests: Sequence[Batch]
+) -> dict[str, int | str]:
+    """A row of the log.
+
+    Args:
+        run: The run as it stands.
+        lr: Rate of the last update.
+        losses: Losses since the last row.
+        tests: Held-out problems to measure on, if any.
+    """
+    row: dict[str, int | str] = {"step": run.step, "tokens": run.tokens, "lr": f"{lr:.3g}"}
+    row |= {"seconds": round(run.seconds), "loss": f"{sum(losses) / len(losses):.4f}"}
+    if tests:
+        run.model.eval()
+        loss, exact = held_out(run.model, tests, bfloat16=run.config.bfloat16)
+        row |= {"held_out_loss": f"{loss:.4f}", "held_out_exact": f"{exact:.3f}"}
+    return row
+
+
 def train(
     config: TrainConfig, out: Path, *, device: str = "cpu", stop_at: int | None = None
 ) -> Run:
@@ -146,12 +167,8 @@ def train(
             return run
         is_last = run.step == run.total_steps
         if run.step % config.log_every == 0 or is_last:
-            row: dict[str, Any] = {"step": run.step, "tokens": run.tokens, "lr": f"{lr:.3g}"}
-            row |= {"seconds": round(run.seconds), "loss": f"{sum(recent) / len(recent):.4f}"}
-            if tests and (run.step % config.held_out_every == 0 or is_last):
-                run.model.eval()
-                test_loss, exact = held_out(run.model, tests, bfloat16=config.bfloat16)
-                row |= {"held_out_loss": f"{test_loss:.4f}", "held_out_exact": f"{exact:.3f}"}
+            measured = tests if is_last or (tests and run.step % config.held_out_every == 0) else []
+            row = log_row(run, lr, recent, measured)
             append_row(out / LOG, row)
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             recent.clear()
