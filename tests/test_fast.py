@@ -19,7 +19,7 @@ from step_saliency.intervene.oeb import OddsEqualBridge, bridge_floor, odds_equa
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.intervene.stepflow import StepFlow
 from step_saliency.intervene.values import ValueProjection
-from step_saliency.models.reference import transformers_twin
+from step_saliency.models.reference import reference_model
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 32, "n": 2, "progress": False, "format": "think"}
@@ -72,13 +72,13 @@ def test_step_flow_by_hooks_and_fast(loaded: Any, arch: Arch, backend: Backend) 
     """Token for token, greedy and sampled; and the flow does change the text."""
     model = loaded(arch, backend)
     for temperature in (0.0, 1.0):
-        by_hooks, by_twin = Effects(), Effects()
+        by_hooks, by_reference = Effects(), Effects()
         options = {"flow": strong_flow(), "temperature": temperature}
         hooks = decode(model, "hooks", effects=by_hooks, **options)
-        assert decode(model, "fast", effects=by_twin, **options) == hooks
+        assert decode(model, "fast", effects=by_reference, **options) == hooks
         assert decode(model, "fast", temperature=temperature) != hooks
-        assert_equal_counters(by_hooks, by_twin)
-        frame = by_twin.to_frame()
+        assert_equal_counters(by_hooks, by_reference)
+        frame = by_reference.to_frame()
         assert frame["rows_shifted"].sum() > 100
         assert frame["injections"].sum() > 0
 
@@ -130,11 +130,11 @@ EDITS: dict[str, Callable[[], Edit | EditGroup]] = {
 @pytest.mark.parametrize("name", EDITS)
 def test_other_edits_by_hooks_and_fast(loaded: Any, name: str) -> None:
     model, edit = loaded("qwen2", BACKENDS[0]), EDITS[name]()
-    by_hooks, by_twin = Effects(), Effects()
+    by_hooks, by_reference = Effects(), Effects()
     hooks = decode(model, "hooks", flow=edit, temperature=0, effects=by_hooks)
-    assert decode(model, "fast", flow=edit, temperature=0, effects=by_twin) == hooks
+    assert decode(model, "fast", flow=edit, temperature=0, effects=by_reference) == hooks
     assert decode(model, "fast", temperature=0) != hooks
-    assert_equal_counters(by_hooks, by_twin)
+    assert_equal_counters(by_hooks, by_reference)
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "gemma2", "gpt_oss"])
@@ -175,15 +175,15 @@ def test_factors_are_those_of_the_projection() -> None:
         assert exact.shifts.infeasible.any()
 
 
-@pytest.mark.parametrize("kind", ["twin", "transformers", "bridge"])
+@pytest.mark.parametrize("kind", ["reference", "transformers", "bridge"])
 def test_the_model_is_left_as_it_was(loaded: Any, kind: str) -> None:
     models = {
-        "twin": lambda: loaded("qwen2", BACKENDS[0]),
+        "reference": lambda: loaded("qwen2", BACKENDS[0]),
         "transformers": lambda: tiny_transformers("qwen2"),
         "bridge": lambda: tiny_model("qwen2", backend="bridge"),
     }
     model = models[kind]()
-    inner = transformers_twin(model)
+    inner = reference_model(model)
     own = inner.config._attn_implementation, inner.generation_config
     tokens = torch.arange(100, 120).unsqueeze(0)
     before = inner(tokens).logits

@@ -9,7 +9,7 @@ from tiny import tiny_tokenizer, tiny_transformers
 
 from step_saliency.models import load_model
 from step_saliency.models.memory import UNLIMITED, container_free_bytes, free_bytes
-from step_saliency.models.reference import transformers_twin
+from step_saliency.models.reference import reference_model
 
 
 def group(folder: Path, **files: str) -> Path:
@@ -41,5 +41,5 @@ def test_a_second_copy_waits_for_memory(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as full:
         full.setattr("step_saliency.models.load.free_bytes", lambda device: 1)
         with pytest.raises(ValueError, match="no memory for a second copy"):
-            transformers_twin(model)
-    assert transformers_twin(model) is transformers_twin(model)
+            reference_model(model)
+    assert reference_model(model) is reference_model(model)

@@ -20,7 +20,12 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.fast import fast_session
-from step_saliency.models.reference import check_twin, has_twin, is_inside, transformers_twin
+from step_saliency.models.reference import (
+    check_reference_model,
+    has_reference_model,
+    is_inside,
+    reference_model,
+)
 from step_saliency.options import DecodingMethod
 
 WORTH_READING_AGAIN = 1000
@@ -125,7 +130,7 @@ def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Pre
             )
         return None
     few = len(rows) * job.rules.max_new_tokens < WORTH_READING_AGAIN
-    if method == "auto" and few and not has_twin(job.model):
+    if method == "auto" and few and not has_reference_model(job.model):
         return None
     try:
         return _checked_reference(job, rows[0].prompt)
@@ -148,9 +153,9 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
             f"method='fast' does not run the model's hooks, but there are some at "
             f"{', '.join(hooked[:3])}; remove them or use method='hooks'"
         )
-    reference = transformers_twin(job.model)
+    reference = reference_model(job.model)
     with _fast_session(job, reference, job.edits):
-        check_twin(job.model, reference, prompt)
+        check_reference_model(job.model, reference, prompt)
     return reference
 
 

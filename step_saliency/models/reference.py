@@ -4,8 +4,8 @@
     loaded by `load_model`   read once more from where it came from, and kept beside it
     any other bridge         the model inside it, whose attention is asked without the bridge's
 
-A twin that was read again does not follow weights that were changed since; `check_twin` compares
-logits before it is used.
+A reference model that was read again does not follow weights that were changed since;
+`check_reference_model` compares logits before it is used.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ CHECKED_TOKENS = 32
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
 HALF_TOLERANCE = 0.25
 
-_TWINS: "WeakKeyDictionary[nn.Module, PreTrainedModel]" = WeakKeyDictionary()
+_REFERENCE_MODELS: "WeakKeyDictionary[nn.Module, PreTrainedModel]" = WeakKeyDictionary()
 
 
-def transformers_twin(model: Any) -> PreTrainedModel:
+def reference_model(model: Any) -> PreTrainedModel:
     """The transformers model with the weights of a model; read again at most once.
 
     Args:
@@ -42,51 +42,51 @@ def transformers_twin(model: Any) -> PreTrainedModel:
     if origin_of(model) is None and is_bridge and isinstance(model.original_model, PreTrainedModel):
         inner: PreTrainedModel = model.original_model
         return inner
-    if model not in _TWINS:
-        found = _read_again(model)
-        if isinstance(found, str):
-            raise ValueError(f"there is no transformers model to decode with: {found}")
-        _TWINS[model] = found
-    return _TWINS[model]
+    if model not in _REFERENCE_MODELS:
+        reference = _read_again(model)
+        if isinstance(reference, str):
+            raise ValueError(f"there is no transformers model to decode with: {reference}")
+        _REFERENCE_MODELS[model] = reference
+    return _REFERENCE_MODELS[model]
 
 
-def has_twin(model: Any) -> bool:
-    """Whether a twin is to be had without reading weights."""
-    if isinstance(model, PreTrainedModel) or model in _TWINS:
+def has_reference_model(model: Any) -> bool:
+    """Whether a reference model is to be had without reading weights."""
+    if isinstance(model, PreTrainedModel) or model in _REFERENCE_MODELS:
         return True
     return origin_of(model) is None and backend_of(model) == "bridge"
 
 
-def is_inside(model: Any, twin: PreTrainedModel) -> bool:
-    """Whether the twin is the model inside a bridge."""
-    return getattr(model, "original_model", None) is twin
+def is_inside(model: Any, reference: PreTrainedModel) -> bool:
+    """Whether the reference model is the one inside a bridge."""
+    return getattr(model, "original_model", None) is reference
 
 
 def _read_again(model: Any) -> PreTrainedModel | str:
     origin = origin_of(model)
     if origin is not None and origin.process_weights:
         return "the weights were processed (process_weights=True), so values differ"
-    twin, why = load_reference(model)
-    if twin is None:
+    reference, why = load_reference(model)
+    if reference is None:
         return why
-    if twin.device.type != device_of(model).type:
+    if reference.device.type != device_of(model).type:
         return f"no memory for a second copy on {device_of(model)}"
-    return twin.requires_grad_(False)
+    return reference.requires_grad_(False)
 
 
 @torch.no_grad()
-def check_twin(model: Any, twin: PreTrainedModel, tokens: list[int]) -> None:
+def check_reference_model(model: Any, reference: PreTrainedModel, tokens: list[int]) -> None:
     """Compare the last predictions over a few tokens.
 
     Raises:
         ValueError: they differ, as after the model's weights were changed.
     """
-    if model is twin or is_inside(model, twin):
+    if model is reference or is_inside(model, reference):
         return
     batch = torch.tensor([tokens[-CHECKED_TOKENS:]], device=device_of(model))
-    mine = _log_probabilities(model(batch, return_type="logits"))
-    its = _log_probabilities(twin(batch, use_cache=False).logits)
-    difference = float((mine - its).abs().max())
+    own = _log_probabilities(model(batch, return_type="logits"))
+    expected = _log_probabilities(reference(batch, use_cache=False).logits)
+    difference = float((own - expected).abs().max())
     if not difference <= TOLERANCE.get(dtype_of(model), HALF_TOLERANCE):
         raise ValueError(
             f"the predictions of the model and of its weights as they were loaded differ by "
