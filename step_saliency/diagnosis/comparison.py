@@ -44,8 +44,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from step_saliency.diagnosis.contrast import contrast
-from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.diagnosis.frame import KEYS, stacked
+from step_saliency.diagnosis.diagnosis import Diagnosis, stacked
+from step_saliency.diagnosis.frame import KEYS
 from step_saliency.diagnosis.matching import Design, length_matched, within_problems
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
 from step_saliency.stats.multiplicity import with_holm

@@ -19,8 +19,8 @@ from typing import Literal, Unpack
 
 import pandas as pd
 
-from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.diagnosis.frame import KEYS, stacked
+from step_saliency.diagnosis.diagnosis import Diagnosis, stacked
+from step_saliency.diagnosis.frame import KEYS
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
 from step_saliency.stats.problems import mean_intervals
 

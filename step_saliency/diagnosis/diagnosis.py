@@ -15,7 +15,7 @@ regions (summary -> summary and thinking -> thinking in their scripts) and the r
 scale, so they compare traces of one model, objective and pooling only; shares have no unit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,3 +198,24 @@ class Diagnosis:
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
         inside = [self.bands.of(layer) == band for layer in self.layers]
         return float(values[torch.tensor(inside, dtype=torch.bool)].nanmean())
+
+
+def stacked(data: Iterable[Diagnosis] | pd.DataFrame, purpose: str) -> pd.DataFrame:
+    """Diagnoses of many traces as one table; traces without a name get their number.
+
+    Args:
+        data: Diagnoses, or a table as it comes out.
+        purpose: What it is for, for the error.
+
+    Raises:
+        ValueError: there are no diagnoses.
+    """
+    if isinstance(data, pd.DataFrame):
+        return data
+    frames = [
+        diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
+        for number, diagnosis in enumerate(data)
+    ]
+    if not frames:
+        raise ValueError(f"there are no diagnoses to {purpose}")
+    return pd.concat(frames, ignore_index=True)

@@ -1,14 +1,14 @@
-"""Long tables of diagnoses: one row per metric, layer and head of a trace, or of many traces.
+"""The long table of a diagnosis: one row per metric, layer and head.
 
 Columns of a trace: ``trace, problem, is_correct, n_steps, n_tokens``; of a metric: `KEYS`; then
 ``value``, ``uniform`` (what a map that prefers no position gives) and ``reason`` (why there is no
-value). Builds tables of arrays and checks those that are handed in; computes nothing.
+value). Writes arrays down; computes nothing.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -110,35 +110,3 @@ def _reason(row: Row, reasons: Mapping[str, str]) -> str | None:
     if not math.isnan(row["value"]):
         return None
     return reasons.get(row["metric"], "the trace has no such pair of steps")
-
-
-class Framed(Protocol):
-    """What has a name and can be written as a table, such as a `Diagnosis`."""
-
-    @property
-    def trace_id(self) -> str | None:
-        """Name of the trace."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """Its rows."""
-
-
-def stacked(data: Iterable[Framed] | pd.DataFrame, purpose: str) -> pd.DataFrame:
-    """Diagnoses of many traces as one table; traces without a name get their number.
-
-    Args:
-        data: Diagnoses, or a table as it comes out.
-        purpose: What it is for, for the error.
-
-    Raises:
-        ValueError: there are no diagnoses.
-    """
-    if isinstance(data, pd.DataFrame):
-        return data
-    frames = [
-        diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
-        for number, diagnosis in enumerate(data)
-    ]
-    if not frames:
-        raise ValueError(f"there are no diagnoses to {purpose}")
-    return pd.concat(frames, ignore_index=True)

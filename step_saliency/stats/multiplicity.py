@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from statsmodels.stats.multitest import multipletests
 
 
 def holm(p_values: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
     """Holm's correction; missing p-values stay missing and count in no family."""
+    # statsmodels' `multipletests` collects garbage in every call: 0.1 s for each of many families.
     corrected = np.full(len(p_values), np.nan)
-    known = ~np.isnan(p_values)
-    if known.any():
-        corrected[known] = multipletests(p_values[known], method="holm")[1]
+    order = np.argsort(p_values, kind="stable")[: int((~np.isnan(p_values)).sum())]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * factors))
     return corrected
 
 
