@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,10 +49,37 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**27))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the order within files and of the rest stays."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nightly",
+        default="0",
+        choices=["all", *map(str, range(10))],
+        help="which tenth of the tests marked nightly to run (default 0), or all of them",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    tenth = config.getoption("nightly")
+    if tenth == "all":
+        return "nightly: all of these tests"
+    return f"nightly: tenth {tenth} of these tests; --nightly all runs the rest too"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One tenth of the nightly tests. Long files first; the order within files stays."""
+    tenth = config.getoption("nightly")
+    left_out = [item for item in items if tenth != "all" and _waits_for_night(item, int(tenth))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     ranks = {name: rank for rank, name in enumerate(LONG)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(LONG)))
+
+
+def _waits_for_night(item: pytest.Item, tenth: int) -> bool:
+    return item.get_closest_marker("nightly") is not None and (
+        zlib.crc32(item.nodeid.encode()) % 10 != tenth
+    )
 
 
 def pytest_xdist_auto_num_workers() -> int:
