@@ -30,83 +30,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.instruments.losses import LOSSES, gold_losses
+from analyses.material.answers import AnswerSettings, answers, chunks
+from analyses.material.comparisons import against, answers_against, contrast, corrected_together
 from analyses.material.conditions import (
     BASELINE,
-    METHODS,
-    PLACEBOS,
-    AnswerSettings,
+    SETS,
     Condition,
-    answers,
+    DepthSettings,
     check_depth,
-    chunks,
-    flow_layers,
-    gold_losses,
-    model_flow,
-    windows,
+    conditions,
 )
+from analyses.material.flows import flow_layers, model_flow
 from analyses.material.problems import TASK, Item, read_items
 from analyses.running.runner import Analysis, Unit, main
 from analyses.running.settings import option
-from step_saliency.stats.binary import binary_table
 from step_saliency.stats.equivalence import equivalence
 from step_saliency.stats.multiplicity import with_holm
-from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table, reduce_to_problems
 
-TAUS = (0.3, 0.6)
-ALPHAS = (0.12, 0.25, 0.5, 1.0)
 MARGIN = 0.03
 """Difference in accuracy that counts as none, set before looking."""
 ATTRIBUTES = ("group", "edit", "bands", "tau_max", "alpha", "placebo", "lot")
 LAYERS = ("oeb_layers", "smi_layers")
-SETS = ("core", "methods", "all")
-CORE_PLACEBOS = ("oeb-bridge", "smi-boundaries")
-
-
-def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
-    """Conditions of a set.
-
-    Args:
-        n_layers: Layers of the model.
-        which: ``"methods"`` (baseline, bridge, momentum, both), ``"core"`` (these and two
-            placebos), ``"all"``, or names joined by commas; the baseline is always in.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    bands = [
-        Condition(f"both-{name}", "bands", "both", bands=name)
-        for name in ("third", "half", "automatic")
-    ]
-    bands += [
-        Condition(f"both-random-{i}", "bands", "both", bands="random", seed=i) for i in (0, 1)
-    ]
-    sliding = [
-        Condition(f"{edit}-{name}", "sliding", edit, bands=name)
-        for edit in ("oeb", "smi")
-        for name in windows(n_layers)
-    ]
-    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in TAUS]
-    doses += [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in ALPHAS]
-    every = (*METHODS, *PLACEBOS, *doses, *bands, *sliding)
-    core = [c for c in PLACEBOS if c.name in CORE_PLACEBOS]
-    named = {"methods": METHODS, "core": (*METHODS, *core), "all": every}
-    if which in named:
-        return tuple(c for c in named[which] if not _is_repeated(c, n_layers))
-    known = {condition.name: condition for condition in every}
-    wanted = list(dict.fromkeys([BASELINE, *which.split(",")]))
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ValueError(f"conditions {unknown} are unknown; choose {SETS} or of {sorted(known)}")
-    return tuple(known[name] for name in wanted)
-
-
-def _is_repeated(condition: Condition, n_layers: int) -> bool:
-    """Windows that are the quarters themselves."""
-    return (condition.edit, condition.bands) in (
-        ("oeb", windows(n_layers)[0]),
-        ("smi", windows(n_layers)[-1]),
-    )
 
 
 def ablation(
@@ -155,12 +101,9 @@ def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFram
     Returns:
         Columns of `binary_table` with the condition's, and ``p_equivalent``.
     """
-    table = binary_table(
-        values, condition="condition", reference=BASELINE, pair=["sample"], seed=seed, **draws
-    )
+    table = answers_against(values, BASELINE, seed=seed, **draws)
     table = described(table.drop(columns="p_holm"), values)
-    table = with_holm(table, family=["group"])
-    return table.merge(_equivalent(values), on="condition")
+    return with_holm(table, family=["group"]).merge(_equivalent(values), on="condition")
 
 
 def described(table: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
@@ -191,12 +134,10 @@ def _equivalent(values: pd.DataFrame) -> pd.DataFrame:
 def against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """The bridge and momentum against their own placebos, paired; empty without placebos."""
     tables = [
-        binary_table(
-            pair, condition="condition", reference=name, pair=["sample"], seed=seed, **draws
-        )
-        for name, pair in _with_placebos(values)
+        answers_against(pair, placebo, seed=seed, **draws)
+        for placebo, pair in _with_placebos(values)
     ]
-    return _holm_anew(tables, family=["condition"])
+    return corrected_together(tables, family=["condition"])
 
 
 def _with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -210,85 +151,62 @@ def _with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield str(name), pd.concat([real[real["condition"] == edit], fake])
 
 
-def _holm_anew(tables: Sequence[pd.DataFrame], *, family: Sequence[str]) -> pd.DataFrame:
-    """Tables of single pairs as one, corrected together; empty if there are none."""
-    if not tables:
-        return pd.DataFrame()
-    whole = pd.concat([table.drop(columns="p_holm") for table in tables], ignore_index=True)
-    return with_holm(whole, family=[*family])
-
-
 def interaction(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Whether both together do more than the sum of each alone; empty without all four."""
     weights = {"both": 1.0, "oeb": -1.0, "smi": -1.0, BASELINE: 1.0}
-    if not set(weights) <= set(values["condition"]):
-        return pd.DataFrame()
-    return _contrast(values, weights, seed=seed, **draws).assign(contrast="interaction")
+    table = contrast(_accuracies(values), weights, seed=seed, **draws)
+    return pd.DataFrame() if table is None else table.assign(contrast="interaction")
 
 
 def trends(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Slope of accuracy on each strength, per problem, averaged over problems."""
     tables = []
     for dose, plain in (("tau_max", "oeb"), ("alpha", "smi")):
-        names = {BASELINE: 0.0}
         rows = values[(values["group"] == dose) | (values["condition"] == plain)]
-        names |= dict(zip(rows["condition"], rows[dose], strict=True))
-        if len(names) < 3:
+        doses = {BASELINE: 0.0, **dict(zip(rows["condition"], rows[dose], strict=True))}
+        if len(doses) < 3:
             continue
-        centred = np.array(list(names.values())) - np.mean(list(names.values()))
-        weights = dict(zip(names, centred / (centred**2).sum(), strict=True))
-        found = _contrast(values, weights, seed=seed, **draws)
-        tables.append(found.assign(contrast="slope", dose=dose))
+        centred = np.array(list(doses.values())) - np.mean(list(doses.values()))
+        weights = dict(zip(doses, centred / (centred**2).sum(), strict=True))
+        table = contrast(_accuracies(values), weights, seed=seed, **draws)
+        if table is not None:
+            tables.append(table.assign(contrast="slope", dose=dose))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _contrast(
-    values: pd.DataFrame, weights: Mapping[str, float], *, seed: int, **draws: Any
-) -> pd.DataFrame:
-    """Weighted sum over conditions of a problem's accuracy, tested against 0."""
-    rows = values[values["condition"].isin(list(weights))]
-    means = rows.groupby(["problem", "condition"], sort=False)["is_correct"].mean().unstack()
-    sums = means[list(weights)] @ pd.Series(weights)
-    frame = sums.dropna().rename("value").reset_index()
-    return mean_table(frame, "value", null=0.0, seed=seed, **draws)
+def _accuracies(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean over samples: one row a problem, one column a condition."""
+    return values.groupby(["problem", "condition"], sort=False)["is_correct"].mean().unstack()
 
 
 def loss_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Gold loss of each condition minus the baseline's, paired; Holm within group and outcome."""
-    table = _paired_losses(values, BASELINE, seed, draws)
+    table = _losses_against(values, BASELINE, seed=seed, **draws)
     table = described(table.drop(columns="p_holm"), values)
     return with_holm(table, family=["group", "outcome"])
 
 
 def losses_against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Gold loss of the bridge and momentum minus that of their own placebos, as for accuracy."""
-    tables = [_paired_losses(pair, name, seed, draws) for name, pair in _with_placebos(values)]
-    return _holm_anew(tables, family=["condition", "outcome"])
+    tables = [
+        _losses_against(pair, placebo, seed=seed, **draws)
+        for placebo, pair in _with_placebos(values)
+    ]
+    return corrected_together(tables, family=["condition", "outcome"])
 
 
-def _paired_losses(
-    values: pd.DataFrame, reference: str, seed: int, draws: Mapping[str, Any]
-) -> pd.DataFrame:
+def _losses_against(values: pd.DataFrame, reference: str, **draws: Any) -> pd.DataFrame:
     long = values.melt(
-        id_vars=["problem", "condition"], value_vars=["loss", "answer_loss"], var_name="outcome"
-    )
-    return paired_table(
-        long.dropna(subset=["value"]),
-        "value",
-        condition="condition",
-        reference=reference,
-        by=["outcome"],
-        seed=seed,
-        **draws,
-    )
+        id_vars=["problem", "condition"], value_vars=[*LOSSES], var_name="outcome"
+    ).dropna(subset=["value"])
+    return against(long, "value", reference, by=["outcome"], **draws)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationSettings(AnswerSettings):
+class AblationSettings(DepthSettings, AnswerSettings):
     """Conditions, and of how many problems."""
 
     conditions: str = option("all", f"{', '.join(SETS)}, or names: a,b,c")
-    depth: int = option(8, "layers of the model")
     n_answers: int | None = option(None, "answer only so many of the problems")
     n_losses: int = option(200, "gold losses of so many problems")
 

@@ -35,20 +35,14 @@ import numpy as np
 import pandas as pd
 
 import step_saliency as ss
-from analyses.material.conditions import (
-    BASELINE,
-    METHODS,
-    AnswerSettings,
-    Condition,
-    answers,
-    chunks,
-    model_flow,
-)
+from analyses.material.answers import AnswerSettings, answers
+from analyses.material.comparisons import against, answers_against
+from analyses.material.conditions import BASELINE, METHODS, Condition
+from analyses.material.flows import model_flow
 from analyses.material.problems import TASK, Item, read_items
 from analyses.running.runner import Analysis, Unit, main
 from step_saliency.models.facts import n_layers
 from step_saliency.stats.binary import binary_table
-from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table
 from step_saliency.stats.statistic import bootstrap_means, ratio
 from step_saliency.tasks.answers import is_correct
@@ -110,11 +104,11 @@ def compute_matched(
             seconds = time.process_time() - started
             frame = _with_costs(frame, traces, seconds, counted)
             if temperature == 0:
-                made = _limited(model, items, traces, frame, settings.limits)
+                ways_taken = _limited(model, items, traces, frame, settings.limits)
             else:
                 singles = frame.assign(method="sample", k=1)
-                made = pd.concat([singles, _votes(items, traces, frame, settings.samples)])
-            tables.append(made.assign(condition=condition.name, temperature=temperature))
+                ways_taken = pd.concat([singles, _votes(items, traces, frame, settings.samples)])
+            tables.append(ways_taken.assign(condition=condition.name, temperature=temperature))
     joined = pd.concat(tables, ignore_index=True)
     return joined.astype({"limit": "Int64", "sample": "Int64", "k": "int64"})
 
@@ -143,13 +137,13 @@ def _limited(
     """Greedy answers as they stand after so many tokens: decoding has no look-ahead."""
     tables = []
     for limit in limits:
-        kept = (limit / frame["tokens"].to_numpy(float)).clip(max=1.0)
+        share = (limit / frame["tokens"].to_numpy(float)).clip(max=1.0)
         correct = frame["is_correct"].to_numpy(bool).copy()
         prompts = frame["prompt_tokens"].to_numpy(int)
-        for at in np.flatnonzero(kept < 1).tolist():
+        for at in np.flatnonzero(share < 1).tolist():
             tokens = traces[at].tokens[prompts[at] : prompts[at] + limit]
             correct[at] = _is_right(items[at], model.tokenizer.decode(tokens))
-        cut = {name: frame[name].to_numpy(float) * kept for name in ("cpu_seconds", "flops")}
+        cut = {name: frame[name].to_numpy(float) * share for name in ("cpu_seconds", "flops")}
         cut["tokens"] = frame["tokens"].clip(upper=limit)
         tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
     return pd.concat(tables, ignore_index=True)
@@ -168,11 +162,11 @@ def _votes(
 ) -> pd.DataFrame:
     tables = []
     for k in (k for k in VOTES if k <= samples):
-        chosen = [trace for trace in traces if trace.meta["sample"] < k]
+        voters = [trace for trace in traces if trace.meta["sample"] < k]
         if items[0].problem is not None:
-            voted = ss.vote(chosen, problems=[item.problem for item in items])
+            voted = ss.vote(voters, problems=[item.problem for item in items])
         else:
-            voted = ss.vote(chosen, gold=[str(item.row.gold) for item in items if item.row])
+            voted = ss.vote(voters, gold=[str(item.row.gold) for item in items if item.row])
         first = frame[frame["sample"] < k]
         costs = first.groupby("problem", sort=False)[[*COSTS, "prompt_tokens"]].sum().reset_index()
         correct = voted["is_correct"].to_numpy(bool)
@@ -211,22 +205,16 @@ def comparisons(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Data
     """
     labelled = named(values)
     labelled["sample"] = labelled["sample"].fillna(0)
-    same = binary_table(
-        labelled,
-        condition="condition",
-        reference=BASELINE,
-        by=["method", "k", "limit"],
-        pair=["sample"],
-        seed=seed,
-        **draws,
-    ).assign(question="same way")
+    by = ["method", "k", "limit"]
+    same = answers_against(labelled, BASELINE, by=by, seed=seed, **draws)
+    same = same.assign(question="same way")
     once = labelled[labelled["method"] != "sample"]
     longest = once.loc[once["limit"].notna(), "limit"].max()
-    against = binary_table(
+    greedy = binary_table(
         once, condition="way", reference=f"{BASELINE} greedy-{longest}", seed=seed, **draws
     )
-    against = against.assign(question="against greedy").rename(columns={"way": "condition"})
-    return pd.concat([same, against], ignore_index=True)
+    greedy = greedy.assign(question="against greedy").rename(columns={"way": "condition"})
+    return pd.concat([same, greedy], ignore_index=True)
 
 
 def overhead(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -239,9 +227,9 @@ def overhead(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         wide = totals.pivot(index="chunk", columns="condition", values=outcome)
         for name in [c for c in wide.columns if c != BASELINE]:
             pairs = wide[[name, BASELINE]].to_numpy(float)
-            found = bootstrap_means(pairs, ratio, interval="percentile", seed=seed)
-            told = {"condition": name, "reference": BASELINE, "outcome": f"{outcome} ratio"}
-            rows.append(told | found.row() | {"unit": "chunk of problems"})
+            estimate = bootstrap_means(pairs, ratio, interval="percentile", seed=seed)
+            names = {"condition": name, "reference": BASELINE, "outcome": f"{outcome} ratio"}
+            rows.append(names | estimate.row() | {"unit": "chunk of problems"})
     return pd.DataFrame(rows)
 
 
@@ -250,15 +238,8 @@ def cost_effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Dat
     long = values.melt(
         id_vars=["problem", *WAY], value_vars=["tokens", "flops"], var_name="outcome"
     )
-    return paired_table(
-        long.assign(value=long["value"].astype(float)),
-        "value",
-        condition="condition",
-        reference=BASELINE,
-        by=["outcome", "method", "k", "limit"],
-        seed=seed,
-        **draws,
-    )
+    by = ["outcome", "method", "k", "limit"]
+    return against(long.astype({"value": float}), "value", BASELINE, by=by, seed=seed, **draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,8 +254,7 @@ class ComputeSettings(AnswerSettings):
 
 def units(settings: ComputeSettings) -> list[Unit]:
     """Chunks of problems; all conditions of a chunk run one after the other."""
-    spans = chunks(settings.n, settings.chunk)
-    return [Unit(f"problems-{start:05d}", (start, stop)) for start, stop in spans]
+    return [Unit(f"problems-{start:05d}", (start, stop)) for start, stop in settings.spans]
 
 
 def run_unit(model: Any, unit: Unit, settings: ComputeSettings) -> pd.DataFrame:

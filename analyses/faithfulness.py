@@ -49,7 +49,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.gold_graph import rank_edges
-from analyses.instruments.knockout import Cut, cut_logits, divergence, logits_at, token_losses
+from analyses.instruments.knockout import Cut, cut_logits, divergence, logits_at
+from analyses.instruments.losses import cross_entropy
 from analyses.instruments.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
 from analyses.instruments.peers_span import METHOD, digest_of
 from analyses.material.problems import Item, SourceSettings, item_trace, item_units
@@ -225,7 +226,7 @@ class _Reader:
     def effects(
         self, clean: Float[Tensor, "query vocab"], after: Float[Tensor, "query vocab"]
     ) -> dict[str, float]:
-        change = token_losses(after, self.targets) - token_losses(clean, self.targets)
+        change = cross_entropy(after, self.targets) - cross_entropy(clean, self.targets)
         found = {
             "kl": float(divergence(clean[self.queries], after[self.queries]).mean()),
             "loss": float(change[self.queries].mean()),

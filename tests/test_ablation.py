@@ -20,26 +20,26 @@ from analyses import ablation
 from analyses.ablation import (
     AblationSettings,
     against_placebos,
-    conditions,
     effects,
     interaction,
     loss_effects,
     losses_against_placebos,
     trends,
 )
-from analyses.material import conditions as conditions_module
+from analyses.instruments.losses import gold_losses, token_losses
+from analyses.material import flows
+from analyses.material.answers import answers
 from analyses.material.conditions import (
     BASELINE,
+    CORE_PLACEBOS,
     METHODS,
     PLACEBOS,
     Condition,
-    answers,
-    condition_flow,
-    gold_losses,
+    conditions,
     layers_in,
-    token_losses,
     windows,
 )
+from analyses.material.flows import condition_flow
 from analyses.material.problems import read_items
 from analyses.running.runner import run_analysis
 from analyses.running.settings import parse
@@ -196,7 +196,7 @@ def described(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_false_positive_rate_of_contrasts_with_placebos() -> None:
-    names = [BASELINE, "oeb", "smi", *ablation.CORE_PLACEBOS]
+    names = [BASELINE, "oeb", "smi", *CORE_PLACEBOS]
     # fewer answers that differ make the test conservative: their sum takes few values
     sets = binary_sets(names, n_problems=200, samples=2, alike=0.5, seed=1)
 
@@ -234,7 +234,7 @@ def test_false_positive_rate_of_gold_losses_against_placebos() -> None:
         whole["answer_loss"] = whole["loss"].where(whole["loss"] > 1)
         return losses_against_placebos(whole, **FAST)["p"].to_numpy()
 
-    names = ["oeb", "smi", *ablation.CORE_PLACEBOS]
+    names = ["oeb", "smi", *CORE_PLACEBOS]
     assert BOUNDS[0] <= rejected(valued_sets(names, seed=5), p_values) <= BOUNDS[1]
 
 
@@ -346,10 +346,10 @@ def test_rows_that_are_answered_set_up_no_condition(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     rows = [{"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    others = conditions_module._other_rows(str(file), 12)
+    others = flows._other_rows(str(file), 12)
     assert [item.number for item in others] == list(range(12, 20))
     with pytest.raises(ValueError, match=r"n=20: .* has no other rows"):
-        conditions_module._other_rows(str(file), 20)
+        flows._other_rows(str(file), 20)
 
 
 def test_units_are_the_same_whatever_the_number_of_problems() -> None:

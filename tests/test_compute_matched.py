@@ -8,7 +8,8 @@ import pytest
 
 import step_saliency as ss
 from analyses import compute_matched as cm
-from analyses.material.conditions import BASELINE, METHODS, answers
+from analyses.material.answers import answers
+from analyses.material.conditions import BASELINE, METHODS
 from analyses.material.problems import read_items
 from tests.shuffled import BOUNDS, binary_sets, rejected, valued_sets
 

@@ -8,19 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.error_kinds import (
+from analyses.error_kinds import ErrorSettings, against_placebo, read_answers, units
+from analyses.material.conditions import BASELINE
+from analyses.material.error_states import (
     CORRECT,
     STATES,
-    against_placebo,
     changes,
     flow_against_local,
     rates,
-    read_answers,
     transitions,
-    units,
     with_states,
 )
-from analyses.material.conditions import BASELINE
 from step_saliency.tasks import make_problems
 from tests.shuffled import BOUNDS, N_SETS, rejected
 
@@ -170,7 +168,7 @@ def test_false_positive_rate_against_placebo() -> None:
 
 def test_kinds_of_a_file_are_refused_before_anything_is_answered() -> None:
     with pytest.raises(ValueError, match="kinds of error need the right steps"):
-        units({"answers": [], "data": "rows.jsonl", "depth": 8, "conditions": "core"})
+        units(ErrorSettings(data="rows.jsonl"))
 
 
 def test_earlier_answers_are_read_whichever_analysis_kept_them(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 
 import step_saliency as ss
 from analyses import head_steering as hs
+from analyses.head_steering.transfer import accuracy_table
+from analyses.instruments.forced import forced_logits
 from analyses.material.conditions import BASELINE
 from analyses.material.problems import read_items
-from analyses.mediation import forced_pass
 from step_saliency.intervene import OddsEqualBridge
 from step_saliency.tasks import make_problems
 from tests.shuffled import BOUNDS, N_SETS, binary_sets, rejected, valued_sets
@@ -59,7 +60,7 @@ def test_top_heads_come_from_their_half_alone() -> None:
     odd = (spoilt["half"] == "odd") & (spoilt["way"] == "oeb")
     spoilt.loc[odd, "value"] = -spoilt.loc[odd, "value"] * 5
     assert hs.top_heads(spoilt, half="even", k=2) == [(1, 2), (0, 3)]
-    edits = hs.chosen_edits(spoilt, "odd", depth=DEPTH, n_heads=HEADS, tau_max=0.3, seed=0)
+    edits = hs.transfer_edits(spoilt, "odd", depth=DEPTH, n_heads=HEADS, tau_max=0.3, seed=0)
     top = edits["top-2"][0]
     assert isinstance(top, OddsEqualBridge)
     assert top.heads == {0: [3], 1: [2]}
@@ -69,7 +70,7 @@ def test_top_heads_come_from_their_half_alone() -> None:
 
 def test_heads_by_lot_are_as_many_and_others() -> None:
     frame = values({(1, 2): 0.5})
-    edits = hs.chosen_edits(frame, "even", depth=DEPTH, n_heads=HEADS, tau_max=0.3, seed=0)
+    edits = hs.transfer_edits(frame, "even", depth=DEPTH, n_heads=HEADS, tau_max=0.3, seed=0)
     for k in (1, 2, 4):
         pairs = []
         for name in (f"top-{k}", f"random-{k}"):
@@ -118,14 +119,14 @@ def test_one_head_of_many_can_pass_holm() -> None:
 
 def test_accuracy_of_several_samples_is_paired_by_sample() -> None:
     values = next(binary_sets([BASELINE, "band", "top-2"], samples=2, alike=0.5))
-    table = hs._accuracy(values, 0)
+    table = accuracy_table(values)
     assert set(table["n_pairs"]) == {120}
     assert set(table["n"]) == {60}
 
 
 def test_margins_of_a_file_are_refused() -> None:
     with pytest.raises(ValueError, match="margins need the right steps"):
-        hs.units({"data": "rows.jsonl"})
+        hs.units(hs.HeadSettings(data="rows.jsonl"))
 
 
 def test_transfer_compares_with_baseline_and_band() -> None:
@@ -177,5 +178,5 @@ def test_margins_of_a_small_run(model: Any) -> None:
     assert (margins["value"] < 0).all()  # a greedy answer preferred what it wrote
     assert margins["half"].tolist() == [hs.HALVES[item.number % 2] for item, _ in errors]
     _, at = errors[0]
-    logits, _ = forced_pass(model, at.trace, [])
+    logits = forced_logits(model, at.trace)
     assert int(logits[at.position].argmax()) == at.written

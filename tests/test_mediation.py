@@ -11,24 +11,19 @@ import torch
 
 import step_saliency as ss
 from analyses import mediation
-from analyses.error_kinds import changes, with_states
 from analyses.instruments.edits import Diverted, LockIn, RegionBridge, SummaryCut, locked_groups
-from analyses.material.conditions import answers
+from analyses.instruments.forced import group_of
+from analyses.instruments.margins import corrected, first_error, margin
+from analyses.material.answers import answers
+from analyses.material.conditions import BASELINE
+from analyses.material.error_states import changes, with_states
 from analyses.material.problems import read_items
-from analyses.mediation import (
-    BASELINE,
-    blocking_table,
-    cut_before,
-    divergence,
-    forced_edits,
-    forced_pass,
-    indices,
-    injected_edits,
-    margin,
-    path_correlations,
-    path_table,
-    prediction_table,
-)
+from analyses.mediation import prediction
+from analyses.mediation.blocking import blocking_table, path_correlations, path_table
+from analyses.mediation.edits import PLACEBOS, forced_edits, injected_edits
+from analyses.mediation.mediators import forced, forced_pass
+from analyses.mediation.prediction import cut_before, indices, prediction_table
+from analyses.mediation.written import against_placebos
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.labels import KeyGroup, key_groups
@@ -69,7 +64,7 @@ def patterns(model: Any, trace: Trace, edits: list[Edit]) -> torch.Tensor:
         return f"blocks.{layer}.attn.hook_pattern", hook
 
     hooks = [keep(layer) for layer in range(8)]
-    group = mediation.group_of(edits)
+    group = group_of(edits)
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         if group is None:
             model(trace.tokens[None])
@@ -135,7 +130,7 @@ def test_planted_lock_in_breaks_answers_and_an_idle_one_none(model: Any) -> None
     planted = {**injected_edits(8), "idle": [LockIn([0, 1], 0)]}
     tables = []
     for name in (BASELINE, "idle", "lock-in-shallow-0.8"):
-        _, frame = answers(model, items, mediation.group_of(planted[name]), settings)
+        _, frame = answers(model, items, group_of(planted[name]), settings)
         tables.append(frame.assign(condition=name))
     values = pd.concat(tables, ignore_index=True)
     found = binary_table(values, condition="condition", reference=BASELINE, **FAST)
@@ -274,41 +269,41 @@ def test_an_answer_is_put_right_where_it_goes_wrong_and_not_where_it_takes_anoth
     assert second.startswith("Then")
     other_way = "\n".join([third, first, second, *rest])
     assert problem.grade(other_way).first_wrong_step is None
-    assert mediation.corrected(problem, other_way) is None
-    assert mediation.corrected(problem, solution) is None
+    assert corrected(problem, other_way) is None
+    assert corrected(problem, solution) is None
     gold = problem.answer
     wrong_end = other_way.replace(f"answer is {gold}.", f"answer is {gold}1.")
-    assert mediation.corrected(problem, wrong_end) == other_way
-    found = divergence(model, problem, wrong_end)
-    assert found is not None
-    assert (found.kind, found.trace.response) == ("summary", wrong_end)
-    assert model.tokenizer.decode(found.trace.tokens[: found.position + 1]).endswith(gold)
+    assert corrected(problem, wrong_end) == other_way
+    error = first_error(model, problem, wrong_end)
+    assert error is not None
+    assert (error.kind, error.trace.response) == ("summary", wrong_end)
+    assert model.tokenizer.decode(error.trace.tokens[: error.position + 1]).endswith(gold)
     # a step that is left out is wanted back where the answer goes on without it
     forgotten = "\n".join([third, second, *rest])
     assert problem.grade(forgotten).first_wrong_step == 1
-    assert mediation.corrected(problem, forgotten) == other_way
+    assert corrected(problem, forgotten) == other_way
     # a step that is wrong is wanted back in its own place, though the solution begins elsewhere
     number = int(third.split("=")[1].rstrip("."))
     misread = "\n".join([third.replace(f"={number}.", f"={number + 1}."), first, second, *rest])
     assert problem.grade(misread).error_kind == "premise"
-    assert mediation.corrected(problem, misread) == other_way
+    assert corrected(problem, misread) == other_way
 
 
 @pytest.mark.parametrize("kind", ["premise", "recall", "arithmetic", "summary"])
-def test_divergence_is_where_the_broken_solution_differs(model: Any, kind: Any) -> None:
+def test_first_error_is_where_the_broken_solution_differs(model: Any, kind: Any) -> None:
     problem = make_problems(1, seed=3)[0]
-    assert divergence(model, problem, problem.solution) is None
+    assert first_error(model, problem, problem.solution) is None
     broken = problem.corrupt(kind, seed=0)
-    found = divergence(model, problem, broken.response)
-    assert found is not None
-    assert found.kind == kind
+    error = first_error(model, problem, broken.response)
+    assert error is not None
+    assert error.kind == kind
     gold = problem.trace(model.tokenizer).tokens
-    at = found.position + 1
-    assert torch.equal(found.trace.tokens[:at], gold[:at])
-    assert (int(gold[at]), int(found.trace.tokens[at])) == (found.right, found.written)
-    assert found.right != found.written
-    logits, _ = forced_pass(model, found.trace, [])
-    assert margin(logits, found) > 0  # the model knows better than the broken solution
+    at = error.position + 1
+    assert torch.equal(error.trace.tokens[:at], gold[:at])
+    assert (int(gold[at]), int(error.trace.tokens[at])) == (error.right, error.written)
+    assert error.right != error.written
+    logits, _ = forced_pass(model, error.trace, [])
+    assert margin(logits, error) > 0  # the model knows better than the broken solution
 
 
 def test_cut_trace_ends_before_the_step_and_knows_nothing_of_it(model: Any, trace: Trace) -> None:
@@ -362,14 +357,14 @@ def test_planted_lock_in_predicts_and_nothing_else_does() -> None:
 def test_matched_traces_are_of_other_problems_cut_at_the_same_step() -> None:
     values = predicted(40, 0.0)
     values["reach"] = np.arange(len(values), dtype=float)  # names the row
-    pairs = mediation._matched(values)
+    pairs = prediction._matched(values)
     assert len(pairs) == 40
     used = values.set_index("reach").loc[pairs["reach_correct"]]
     assert used["cut"].tolist() == pairs["cut"].tolist()
     assert not used["problem"].duplicated().any()
     assert not used["has_pair"].any()
     assert (pairs["n_tokens_error"] - pairs["n_tokens_correct"]).abs().median() <= 1
-    assert mediation._matched(values[values["has_pair"]]).empty
+    assert prediction._matched(values[values["has_pair"]]).empty
 
 
 def test_false_positive_rate_of_the_prediction() -> None:
@@ -448,10 +443,10 @@ def test_false_positive_rates_of_paths() -> None:
 
 
 def test_false_positive_rate_against_placebos() -> None:
-    names = ["oeb-strong", *mediation.PLACEBOS["oeb-strong"]]
+    names = ["oeb-strong", *PLACEBOS["oeb-strong"]]
 
     def p_values(values: pd.DataFrame) -> np.ndarray:
-        return mediation.against_placebos(values, **FAST)["p"].to_numpy()
+        return against_placebos(values, **FAST)["p"].to_numpy()
 
     rate = rejected(binary_sets(names, samples=2, alike=0.5, seed=4), p_values)
     assert BOUNDS[0] <= rate <= BOUNDS[1]
@@ -461,11 +456,11 @@ def test_small_run_of_every_part(model: Any) -> None:
     settings = mediation.MediationSettings(n=3, n_maps=3, level="hard")
     items = read_items(settings)
     some = {name: forced_edits(8)[name] for name in (BASELINE, "oeb-strong", "smi-strong-cut")}
-    values = mediation.forced(model, items, some, settings)
+    values = forced(model, items, some, settings)
     assert len(values) == 9
     base, cut = (values[values["condition"] == n] for n in (BASELINE, "smi-strong-cut"))
     assert cut["summary_mass"].max() < 1e-6 < base["summary_mass"].min()
-    found = mediation.prediction(model, items, settings, samples=3)
-    assert set(found["outcome"]) <= {"error", "correct"}
+    cuts = prediction.prediction(model, items, settings, samples=3)
+    assert set(cuts["outcome"]) <= {"error", "correct"}
     names = {unit.name for unit in mediation.units(settings)}
     assert len(names) == len(mediation.units(settings))

@@ -229,11 +229,3 @@ def divergence(
     """KL(clean || other) of the predictions at each position, in nats."""
     before, after = clean.double().log_softmax(-1), other.double().log_softmax(-1)
     return (before.exp() * (before - after)).sum(-1)
-
-
-def token_losses(
-    logits: Float[Tensor, "query vocab"], targets: Int[Tensor, "query"]
-) -> Float[Tensor, "query"]:
-    """Cross-entropy of each prediction, in nats."""
-    chosen = targets.to(logits.device).unsqueeze(-1)
-    return -logits.double().log_softmax(-1).gather(-1, chosen).squeeze(-1)

@@ -164,6 +164,19 @@ def _labelled(item: Item, trace: Trace) -> Trace:
     )
 
 
+def gold_trace(tokenizer: Any, item: Item) -> Trace:
+    """The gold solution of a problem.
+
+    Raises:
+        ValueError: a row of a file that has none.
+    """
+    if item.problem is not None:
+        return item.problem.trace(tokenizer)
+    if item.row is None or item.row.gold is None:
+        raise ValueError(f"{item.id} has no gold answer to take the loss of")
+    return Trace.from_text(tokenizer, question=item.question, response=item.row.gold, id=item.id)
+
+
 def main() -> None:
     """Write traces to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

@@ -1,0 +1,120 @@
+"""Where a wrong answer goes wrong, and how much the model prefers the wrong token there.
+
+    margin = log p(right) - log p(written)
+
+at the token where the first wrong step of an answer leaves what is `corrected` of it: negative
+where the model wrote what it preferred.
+
+When it misleads: margins are taken where the model was wrong, so whatever flattens its predictions
+raises them; read them beside a placebo's. Where an answer takes a step too early, ``right`` is the
+next step of the solution, and another might do as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.material.answers import AnswerSettings, greedy_answers
+from analyses.material.problems import Item
+from step_saliency.tasks import Problem
+from step_saliency.tasks.grading import split_response
+from step_saliency.tasks.notation import NOTATIONS, SUMMARY, join_response, right_step
+from step_saliency.trace import Region, Trace
+
+
+@dataclass(frozen=True, eq=False)
+class FirstError:
+    """Where a wrong answer goes wrong.
+
+    Attributes:
+        problem: The problem.
+        trace: The wrong answer.
+        position: The token there is predicted at this position.
+        right: Token that would have been right.
+        written: Token of the answer.
+        kind: Kind of the first error.
+    """
+
+    problem: Problem
+    trace: Trace
+    position: int
+    right: int
+    written: int
+    kind: str | None
+
+
+def corrected(problem: Problem, response: str) -> str | None:
+    """A response with its first wrong step put right, and then what the solution still lacks.
+
+    Steps can be taken in several orders, so that an answer may leave the gold solution where it is
+    still right. What is kept here are its own steps before the first wrong one. In that place comes
+    the right step of the same name if all that it needs is there, otherwise the first step of the
+    solution that is lacking; then the others that are lacking, and the summary.
+
+    Returns:
+        None if nothing in the response is wrong.
+    """
+    first = problem.grade(response).first_wrong_step
+    if first is None:
+        return None
+    graph, notation = problem.graph, NOTATIONS[problem.family]
+    written, _ = split_response(response)
+    lines, values = written[:first], {}
+    for step in map(notation.read, lines):
+        assert step is not None
+        values[step.premise.name] = step.result
+    names = [name for name in graph.order if name not in values]
+    wrong = notation.read(written[first]) if first < len(written) else None
+    name = None if wrong is None else wrong.premise.name
+    if name in graph.index and set(graph[name].variables) <= set(values):
+        names = [name, *(other for other in names if other != name)]
+    for name in names:
+        step = right_step(graph[name], values)
+        values[name] = step.result
+        lines.append(notation.step(step))
+    return join_response(lines, SUMMARY.format(values[graph.target]))
+
+
+def first_error(model: Any, problem: Problem, response: str) -> FirstError | None:
+    """Where a wrong answer leaves what is `corrected` of it.
+
+    Returns:
+        None where the answer is right, ends where it should go on, or leaves the corrected text
+        before its first wrong step, in its layout.
+    """
+    grade = problem.grade(response)
+    better = None if grade.is_correct else corrected(problem, response)
+    if better is None:
+        return None
+    trace, right = problem.trace(model.tokenizer, response), problem.trace(model.tokenizer, better)
+    pairs = zip(trace.tokens.tolist(), right.tokens.tolist(), strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if at is None or _thinking_steps_before(right, at) != grade.first_wrong_step:
+        return None
+    tokens = int(right.tokens[at]), int(trace.tokens[at])
+    return FirstError(problem, trace, at - 1, *tokens, grade.error_kind)
+
+
+def _thinking_steps_before(trace: Trace, position: int) -> int:
+    """Thinking steps that are over at a position."""
+    return sum(trace.steps[i].stop <= position for i in trace.region_steps(Region.THINKING))
+
+
+def greedy_errors(
+    model: Any, items: Sequence[Item], settings: AnswerSettings
+) -> list[FirstError | None]:
+    """Where the greedy answer to each problem goes wrong, if it does."""
+    places = []
+    for item, trace in zip(items, greedy_answers(model, items, settings), strict=True):
+        assert item.problem is not None
+        places.append(first_error(model, item.problem, trace.response))
+    return places
+
+
+def margin(logits: Float[Tensor, "pos vocab"], at: FirstError) -> float:
+    """Log-odds of the right token against the one that was written, nats."""
+    row = logits[at.position]
+    return float(row[at.right] - row[at.written])

@@ -1,0 +1,153 @@
+"""The state that an answer is in, and what an intervention does to the shares of the states.
+
+Every answer is ``correct``, or in the state of its first error (`step_saliency.tasks.grading`:
+premise, order, recall, arithmetic, summary, format). For a condition and the baseline's answer to
+the same problem and sample,
+
+    rate        P(state = kind), of each condition
+    per_step    first errors of a kind / thinking steps up to the first error: a base rate that does
+                not grow with the length of the answer
+    corrected   P(correct under the condition | the baseline's error is of the kind)
+    caused      P(state = kind under the condition | the baseline is correct)
+    change      P(state = kind) under the condition minus the baseline, paired within problems
+    flow        corrected for errors of the flow from step to step (premise, order, recall, summary)
+                minus corrected for local ones (arithmetic, format)
+
+When it misleads: at temperature 1 any new sample corrects many errors, so ``corrected`` alone is
+no achievement. Kinds are of the *first* error: an intervention that moves it hides the later ones.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.material.comparisons import against, corrected_together
+from analyses.material.conditions import BASELINE
+from step_saliency.stats.problems import mean_table
+from step_saliency.stats.statistic import bootstrap_means, ratio
+from step_saliency.tasks.grading import ERROR_KINDS
+
+CORRECT = "correct"
+STATES = (CORRECT, *ERROR_KINDS)
+FLOW = ("premise", "order", "recall", "summary")
+
+
+def with_states(values: pd.DataFrame) -> pd.DataFrame:
+    """Answers with ``state`` and ``exposure``, the thinking steps up to the first error."""
+    state = values["error_kind"].astype("object").where(~values["is_correct"].astype(bool), CORRECT)
+    if state.isna().any():
+        raise ValueError(
+            f"{int(state.isna().sum())} wrong answers have no kind of error; kinds are known for "
+            "the bundled task alone"
+        )
+    first = values["first_wrong_step"].astype("Float64")
+    steps = values["n_steps"].astype("Float64")
+    exposure = first.fillna(steps).clip(upper=steps - 1) + 1
+    return values.assign(state=state.astype(str), exposure=exposure.astype(float).clip(lower=1))
+
+
+def rates(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Share of answers in each state, by condition; and first errors per thinking step."""
+    tables = []
+    for kind in STATES:
+        hits = values.assign(value=(values["state"] == kind).astype(float))
+        table = mean_table(hits, "value", by=["condition"], seed=seed, **draws)
+        tables.append(table.assign(state=kind, per="answer"))
+    for kind in ERROR_KINDS:
+        tables.append(_per_step(values, kind, seed).assign(state=kind, per="step"))
+    return pd.concat(tables, ignore_index=True).drop(columns="p")
+
+
+def _per_step(values: pd.DataFrame, kind: str, seed: int) -> pd.DataFrame:
+    rows = []
+    hits = values.assign(hit=(values["state"] == kind).astype(float))
+    for name, frame in hits.groupby("condition", sort=False):
+        sums = frame.groupby("problem", sort=False)[["hit", "exposure"]].sum().to_numpy(float)
+        share = bootstrap_means(sums, ratio, interval="percentile", seed=seed)
+        rows.append({"condition": name, **share.row()})
+    return pd.DataFrame(rows)
+
+
+def paired_states(values: pd.DataFrame) -> pd.DataFrame:
+    """Each answer beside the baseline's of the same problem and sample, `before` and `after`."""
+    base = values[values["condition"] == BASELINE]
+    if base.empty:
+        raise ValueError(f"there is no condition {BASELINE!r} to compare with")
+    before = base[["problem", "sample", "state"]].rename(columns={"state": "before"})
+    others = values[values["condition"] != BASELINE].rename(columns={"state": "after"})
+    return others.merge(before, on=["problem", "sample"])
+
+
+def transitions(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Rates of ``corrected`` and ``caused`` per kind, with the number of answers they are of.
+
+    Returns:
+        Columns ``condition, rate, state, estimate, lower, upper, n`` (problems) and ``n_answers``.
+    """
+    pairs = paired_states(values)
+    tables = []
+    for kind in (*ERROR_KINDS, "any"):
+        wrong = pairs["before"] != CORRECT
+        of_kind = pairs[wrong if kind == "any" else pairs["before"] == kind]
+        if not of_kind.empty:
+            table = _rate(of_kind, of_kind["after"] == CORRECT, seed, draws)
+            tables.append(table.assign(rate="corrected", state=kind))
+        right = pairs[pairs["before"] == CORRECT]
+        if not right.empty:
+            hit = right["after"] != CORRECT if kind == "any" else right["after"] == kind
+            tables.append(_rate(right, hit, seed, draws).assign(rate="caused", state=kind))
+    return pd.concat(tables, ignore_index=True).drop(columns="p")
+
+
+def _rate(rows: pd.DataFrame, hit: pd.Series, seed: int, draws: Mapping[str, Any]) -> pd.DataFrame:
+    hits = rows.assign(value=hit.astype(float))
+    table = mean_table(hits, "value", by=["condition"], seed=seed, **draws)
+    counts = hits.groupby("condition", sort=False)["value"].agg(["size", "sum"]).reset_index()
+    counts.columns = ["condition", "n_answers", "n_hits"]
+    return table.merge(counts, on="condition")
+
+
+def changes(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Change of each state's share from the baseline, paired; Holm over kinds within condition."""
+    long = pd.concat(
+        [values.assign(share=(values["state"] == kind).astype(float), kind=kind) for kind in STATES]
+    )
+    table = against(long, "share", BASELINE, by=["kind"], pair=["sample"], seed=seed, **draws)
+    return corrected_together([table], family=["condition"]).rename(columns={"kind": "state"})
+
+
+def flow_against_local(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Are errors of the flow between steps corrected more often than local ones?"""
+    pairs = paired_states(values)
+    wrong = pairs[pairs["before"] != CORRECT]
+    rows = []
+    for name, frame in wrong.groupby("condition", sort=False):
+        is_flow = frame["before"].isin(FLOW).to_numpy()
+        right = (frame["after"] == CORRECT).to_numpy()
+        counts = pd.DataFrame(
+            {
+                "flow_right": is_flow & right,
+                "flow": is_flow,
+                "local_right": ~is_flow & right,
+                "local": ~is_flow,
+            }
+        ).astype(float)
+        sums = counts.groupby(frame["problem"].to_numpy()).sum()
+        if not sums["flow"].any() or not sums["local"].any():
+            continue
+        difference = bootstrap_means(
+            sums.to_numpy(float), _share_difference, interval="percentile", seed=seed
+        )
+        total = sums.sum()
+        sizes = {"n_flow": int(total["flow"]), "n_local": int(total["local"])}
+        shares = {"flow": total["flow_right"] / total["flow"]}
+        shares["local"] = total["local_right"] / total["local"]
+        rows.append({"condition": name, **difference.row(), **sizes, **shares})
+    return pd.DataFrame(rows)
+
+
+def _share_difference(means: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return means[..., 0] / means[..., 1] - means[..., 2] / means[..., 3]

@@ -1,0 +1,132 @@
+"""From conditions to interventions, with what is set up on other problems where a condition asks.
+
+Bands for ``bands="automatic"`` are found, and momentum for ``placebo="other"`` is taken, on
+problems of another seed or on rows of the file that are not answered: what sets up a condition is
+never what it is tested on.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import step_saliency as ss
+from analyses.material.conditions import Condition, layers_in
+from analyses.material.problems import TASK, Item, SourceSettings, file_items, gold_trace
+from step_saliency.diagnosis import diagnose, find_bands
+from step_saliency.intervene import OddsEqualBridge, StepFlow, StepMomentumInjection
+from step_saliency.intervene.placebos import MomentumBank, momentum_bank
+from step_saliency.models.bands import Bands
+from step_saliency.models.facts import n_layers as layers_of
+from step_saliency.tasks import Problem, make_problems
+from step_saliency.trace import Trace
+
+REFERENCE_SEED = 7_919
+"""Added to the seed of the problems for those that only set something up."""
+N_REFERENCE = 48
+N_REFERENCE_ROWS = 16
+
+
+def condition_flow(
+    condition: Condition,
+    n_layers: int,
+    *,
+    automatic: Bands | None = None,
+    bank: MomentumBank | None = None,
+) -> StepFlow | None:
+    """The intervention of a condition; None where nothing is left to do.
+
+    Args:
+        condition: The condition.
+        n_layers: Layers of the model.
+        automatic: Bands that were found, for ``bands="automatic"``.
+        bank: Steps of other traces, for ``placebo="other"``.
+
+    Raises:
+        ValueError: an unknown edit, or as `layers_in` and `StepFlow.placebo`.
+    """
+    if condition.edit not in ("none", "oeb", "smi", "both"):
+        raise ValueError(f"edit={condition.edit!r} is unknown; choose none, oeb, smi or both")
+    shallow, deep = layers_in(condition.bands, n_layers, seed=condition.seed, automatic=automatic)
+    oeb = smi = None
+    if condition.edit in ("oeb", "both") and shallow and condition.tau_max:
+        oeb = OddsEqualBridge(shallow, tau_max=condition.tau_max)
+    if condition.edit in ("smi", "both") and deep and condition.alpha:
+        smi = StepMomentumInjection(deep, alpha=condition.alpha)
+    if oeb is None and smi is None:
+        return None
+    flow = StepFlow(oeb=oeb, smi=smi)
+    if condition.placebo is None:
+        return flow
+    return flow.placebo(condition.placebo, condition.seed, n_layers=n_layers, bank=bank)
+
+
+def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
+    """`condition_flow` with bands and banks made on other problems where they are wanted."""
+    source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
+    automatic = bank = None
+    if condition.bands == "automatic":
+        automatic = _automatic_bands(model, *source)
+    if condition.placebo == "other":
+        bank = _bank(model, *source)
+    return condition_flow(condition, layers_of(model), automatic=automatic, bank=bank)
+
+
+def flow_layers(flow: StepFlow | None) -> dict[str, str]:
+    """Layers of both halves, as columns."""
+    oeb, smi = (None, None) if flow is None else (flow.oeb, flow.smi)
+    return {
+        f"{name}_layers": "" if edit is None else " ".join(map(str, edit.layers))
+        for name, edit in (("oeb", oeb), ("smi", smi))
+    }
+
+
+@lru_cache(maxsize=1)
+def _automatic_bands(model: Any, data: str, n: int, level: str, family: str, seed: int) -> Bands:
+    """Bands by the depth curves of own answers to other problems, or of a file's solutions."""
+    if data == TASK:
+        problems = _other_problems(level, family, seed)
+        written = ss.generate(
+            model,
+            [problem.question for problem in problems],
+            temperature=0.0,
+            max_new_tokens=256,
+            progress=False,
+        )
+        traces = [
+            _of_problem(problem.trace(model.tokenizer, answer.response), problem.id)
+            for problem, answer in zip(problems, written, strict=True)
+        ]
+    else:
+        items = _other_rows(data, n)
+        traces = [_of_problem(gold_trace(model.tokenizer, item), item.id) for item in items]
+    diagnoses = [diagnose(ss.step_saliency(model, trace)) for trace in traces]
+    return find_bands(diagnoses, seed=seed).bands
+
+
+@lru_cache(maxsize=1)
+def _bank(model: Any, data: str, n: int, level: str, family: str, seed: int) -> MomentumBank:
+    """Momentum of solutions of other problems of the task, or of other rows of a file."""
+    if data == TASK:
+        traces = [p.trace(model.tokenizer) for p in _other_problems(level, family, seed)]
+    else:
+        traces = [gold_trace(model.tokenizer, item) for item in _other_rows(data, n)]
+    return momentum_bank(model, traces, layers=range(layers_of(model)), progress=False)
+
+
+def _other_problems(level: Any, family: Any, seed: int) -> list[Problem]:
+    return make_problems(N_REFERENCE, level, seed + REFERENCE_SEED, family=family)
+
+
+def _other_rows(data: str, n: int) -> list[Item]:
+    """The last rows of a file that are not among the n problems that are answered."""
+    rows = file_items(data)[n:][-N_REFERENCE_ROWS:]
+    if not rows:
+        raise ValueError(
+            f"n={n}: {data} has no other rows to find bands or take momentum from; answer fewer of "
+            f"them (up to {N_REFERENCE_ROWS} are set aside)"
+        )
+    return rows
+
+
+def _of_problem(trace: Trace, name: str) -> Trace:
+    return replace(trace, id=name, meta={**trace.meta, "problem": name})

@@ -1,0 +1,76 @@
+"""Which errors appear when lock-in is planted?
+
+A minimum of mass is held on the current step (`analyses.instruments.edits.LockIn`) in shallow or
+deep layers, and as much mass on as many random keys, while answers are written: accuracy, and the
+states of answers (`analyses.material.error_states`), against none and against the placebos.
+
+When it misleads: planted lock-in acts on all heads of a layer, also on those that never looked far,
+so that it is more than what the diagnosis finds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses.material.answers import AnswerSettings
+from analyses.material.conditions import DepthSettings
+from analyses.material.error_states import (
+    changes,
+    flow_against_local,
+    rates,
+    transitions,
+    with_states,
+)
+from analyses.material.problems import check_task, read_items
+from analyses.mediation.edits import injected_edits
+from analyses.mediation.written import answer_tables, answered, written, written_units
+from analyses.running.runner import Analysis, Unit, main
+from step_saliency.models.facts import n_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InjectionSettings(DepthSettings, AnswerSettings):
+    """How answers are written."""
+
+
+def units(settings: InjectionSettings) -> list[Unit]:
+    """Conditions, chunk by chunk."""
+    check_task(settings, "margins and kinds of error")
+    return written_units("injection", [*injected_edits(settings.depth)], settings)
+
+
+def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFrame:
+    """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
+    part, name, (first, last) = unit.payload
+    items = read_items(settings)[first:last]
+    edits = injected_edits(n_layers(model))[name]
+    frame = written(model, items, name, edits, settings)
+    return frame.assign(part=part, level=settings.level, family=settings.family)
+
+
+def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str, pd.DataFrame]:
+    """Accuracy, and what becomes of right answers and of errors."""
+    seed, answers = settings.seed, answered(values)
+    stated = with_states(answers)
+    return {
+        **answer_tables(answers, "injection", seed=seed),
+        "injection_kinds": changes(stated, seed=seed),
+        "injection_rates": rates(stated, seed=seed),
+        "injection_caused": transitions(stated, seed=seed),
+        "injection_flow": flow_against_local(stated, seed=seed),
+    }
+
+
+ANALYSIS = Analysis(
+    "mediation.injection",
+    InjectionSettings,
+    units=units,
+    run_unit=run_unit,
+    summarise=summarise,
+    checks=("score_edits", "head_edits"),
+)
+
+if __name__ == "__main__":
+    main("analyses.mediation.injection")
