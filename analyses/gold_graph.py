@@ -18,7 +18,8 @@ layers; ``head="best"``, the head (of the layer, or of the model where the layer
 does best *on the other half of the problems*, so that picking it gains nothing by itself;
 ``head="best_layer"``, likewise the layer whose mean over heads does best there.
 
-Intervals: 95% percentile bootstrap over problems; the scores of one problem are not independent.
+Intervals: 95% percentile bootstrap over problems, at plain levels (all other tables take expanded
+ones, `step_saliency.stats.resampling`); the scores of one problem are not independent.
 For ``head="best"`` and ``"best_layer"`` they hold what was picked fixed.
 
 When it misleads: the graph has the contents that a step needs and not what the choice of the next
@@ -45,7 +46,7 @@ from analyses.running.runner import Analysis, Unit, main
 from analyses.running.settings import ModelSettings, option
 from step_saliency.options import Draws
 from step_saliency.saliency.pooling import Pool, Rows, normalise, step_layout
-from step_saliency.stats.resampling import Bootstrap
+from step_saliency.stats.problems import mean_intervals
 from step_saliency.tasks import EdgeMatrices, Family, Level, Problem, make_problems
 from step_saliency.trace import Region, Trace
 
@@ -255,14 +256,6 @@ def with_picked(values: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([values, *picked], ignore_index=True)
 
 
-def bootstrap_means(
-    values: Float[np.ndarray, "problem group"], *, seed: int, n_bootstrap: int = N_BOOTSTRAP
-) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
-    """95% percentile interval of the mean over problems; missing values are left out."""
-    draws = Draws(n_resamples=n_bootstrap, seed=seed)
-    return Bootstrap(len(values), draws, levels="plain").interval(values)
-
-
 def summarise(
     values: pd.DataFrame, *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
 ) -> pd.DataFrame:
@@ -289,12 +282,9 @@ def differences(
 
 def _intervals(values: pd.DataFrame, *, seed: int, n_bootstrap: int) -> pd.DataFrame:
     wide = _by_problem(values)
-    matrix = wide.to_numpy(float)
-    lower, upper = bootstrap_means(matrix, seed=seed, n_bootstrap=n_bootstrap)
-    table = wide.columns.to_frame(index=False)
-    table["estimate"], table["lower"], table["upper"] = np.nanmean(matrix, axis=0), lower, upper
-    table["n"] = (~np.isnan(matrix)).sum(0)
-    return _restore(table)
+    draws = Draws(n_resamples=n_bootstrap, seed=seed)
+    intervals = mean_intervals(wide.to_numpy(float), draws, levels="plain")
+    return _restore(pd.concat([wide.columns.to_frame(index=False), intervals], axis=1))
 
 
 MISSING_LAYER, MISSING_NAME = -1, ""

@@ -9,7 +9,6 @@ from analyses.gold_graph import (
     KEYS,
     auroc,
     average_precision,
-    bootstrap_means,
     differences,
     edge_kinds,
     gold_graph,
@@ -24,8 +23,8 @@ from analyses.instruments.maps import Maps, rollout
 from step_saliency.models.convert import from_transformers
 from step_saliency.tasks import Difficulty, make_problems
 from tests.tiny import BACKEND
-from training.tokenizer import build_tokenizer
 from training.model import TrainConfig, build_model
+from training.tokenizer import build_tokenizer
 
 SHORT = Difficulty(n_steps=3, n_distractors=2, digits=1)
 
@@ -180,21 +179,6 @@ def test_the_best_head_is_found_and_picking_gains_nothing_from_noise():
     noise = planted(60, [0.5] * 100, seed=1)
     assert noise.groupby("head")["value"].mean().max() > 0.52
     assert pick_best_heads(noise)["value"].mean() == pytest.approx(0.5, abs=0.03)
-
-
-def test_bootstrap_interval_is_that_of_the_mean():
-    rng = np.random.default_rng(0)
-    sample = rng.normal(3.0, 2.0, size=(400, 1))
-    lower, upper = bootstrap_means(sample, seed=0, n_bootstrap=4000)
-    half = 1.96 * sample.std(ddof=1) / 20
-    assert lower[0] == pytest.approx(sample.mean() - half, abs=0.02)
-    assert upper[0] == pytest.approx(sample.mean() + half, abs=0.02)
-
-
-def test_bootstrap_leaves_missing_values_out():
-    column = np.array([[1.0], [np.nan], [1.0], [1.0]])
-    lower, upper = bootstrap_means(column, seed=0, n_bootstrap=200)
-    assert (lower[0], upper[0]) == (1.0, 1.0)
 
 
 def test_summary_states_means_intervals_and_counts(values):

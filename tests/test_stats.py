@@ -10,13 +10,15 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from step_saliency.options import Draws
 from step_saliency.stats.binary import binary_table, mcnemar, odds_ratio
 from step_saliency.stats.equivalence import detectable_effect, equivalence
 from step_saliency.stats.multiplicity import holm, with_holm
 from step_saliency.stats.paired import paired_table
-from step_saliency.stats.permutation import sign_flip_p
-from step_saliency.stats.problems import mean_table, reduce_to_problems
+from step_saliency.stats.permutation import exchanged_labels, sign_flip_p
+from step_saliency.stats.problems import mean_intervals, mean_table, reduce_to_problems
 from step_saliency.stats.ranks import correlation_table, rank_correlation, row_correlations
+from step_saliency.stats.resampling import problem_shares
 from step_saliency.stats.statistic import bootstrap, bootstrap_means, difference, ratio
 from tests.shuffled import binary_sets, rejected
 
@@ -84,6 +86,12 @@ def test_mcnemar_is_a_binomial_test_of_the_answers_that_changed():
         changed = before != after
         expected = scipy_stats.binomtest(int(after[changed].sum()), int(changed.sum())).pvalue
         assert mcnemar(before, after)["p_mcnemar"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("corrected", "broken"), [(19, 20), (20, 19), (20, 20), (0, 1), (0, 0)])
+def test_mcnemar_of_all_but_equal_counts_is_exactly_one(corrected, broken):
+    after = np.repeat([True, False], [corrected, broken])
+    assert mcnemar(~after, after)["p_mcnemar"] == 1.0
 
 
 def test_mid_p_of_mcnemar_is_the_exact_one_with_half_the_observed_arrangement():
@@ -214,6 +222,63 @@ def test_intervals_of_means_cover_the_truth_and_exclude_it_five_percent_of_the_t
     assert 0.03 <= missed.mean() <= 0.07
     few = missed.iloc[:SHUFFLED]
     assert 0.03 <= few.mean() <= 0.07
+
+
+@pytest.mark.parametrize("levels", ["expanded", "plain"])
+def test_bootstrap_interval_is_that_of_the_mean(levels):
+    rng = np.random.default_rng(0)
+    sample = rng.normal(3.0, 2.0, size=(400, 1))
+    table = mean_intervals(sample, Draws(n_resamples=4000), levels=levels)
+    half = 1.96 * sample.std(ddof=1) / 20
+    assert table["lower"][0] == pytest.approx(sample.mean() - half, abs=0.02)
+    assert table["upper"][0] == pytest.approx(sample.mean() + half, abs=0.02)
+
+
+def test_bootstrap_leaves_missing_values_out():
+    column = np.array([[1.0], [np.nan], [1.0], [1.0]])
+    table = mean_intervals(column, Draws(n_resamples=200), levels="plain")
+    assert table.iloc[0].tolist() == [1.0, 1.0, 1.0, 3]
+
+
+def test_expanded_levels_widen_the_interval_of_few_problems_as_far_as_students_t():
+    sample = np.random.default_rng(1).normal(size=(6, 1))
+    draws = Draws(n_resamples=20_000)
+    plain, expanded = (
+        mean_intervals(sample, draws, levels=levels).iloc[0] for levels in ("plain", "expanded")
+    )
+    assert expanded["lower"] < plain["lower"] < plain["upper"] < expanded["upper"]
+    tail, n = 0.025, 6
+    level = scipy_stats.norm.cdf(scipy_stats.t.ppf(tail, n - 1) * math.sqrt(n / (n - 1)))
+    means = problem_shares(n, 20_000, [0, 0]) @ sample[:, 0]
+    assert expanded["lower"] == pytest.approx(np.quantile(means, level))
+    assert plain["lower"] == pytest.approx(np.quantile(means, tail))
+
+
+def test_draws_are_given_as_an_object_or_as_keywords_and_unknown_ones_refused():
+    frame = pd.DataFrame({"problem": range(20), "value": skewed((20,), 1)})
+    draws = Draws(n_resamples=300, confidence=0.9, seed=4)
+    whole = mean_table(frame, "value", draws=draws)
+    keywords = mean_table(frame, "value", n_resamples=300, confidence=0.9, seed=4)
+    pd.testing.assert_frame_equal(whole, keywords)
+    changed = mean_table(frame, "value", draws=draws, seed=5)
+    assert changed["lower"][0] != whole["lower"][0]
+    with pytest.raises(TypeError, match="n_resample"):
+        mean_table(frame, "value", n_resample=300)
+    with pytest.raises(ValueError, match="confidence=95 is not between 0 and 1"):
+        mean_table(frame, "value", confidence=95)
+
+
+def test_exchanged_labels_keep_the_errors_of_each_stratum():
+    labels = np.array([True, False, False, True, True, False])
+    strata = [np.array([0, 2, 4]), np.array([1, 3, 5])]
+    every, exact = exchanged_labels(labels, strata, 9, seed=0)
+    assert exact
+    assert len({tuple(row) for row in every}) == len(every) == 9
+    drawn, exact = exchanged_labels(labels, strata, 8, seed=0)
+    assert not exact
+    assert len(drawn) == 8
+    for arrangement in (*every, *drawn):
+        assert [arrangement[members].sum() for members in strata] == [2, 1]
 
 
 def test_mean_over_problems_counts_each_problem_once():

@@ -125,7 +125,7 @@ def mcnemar(
     if len(before) != len(after):
         raise ValueError(f"{len(before)} answers before and {len(after)} after; give pairs")
     corrected, broken = int((~before & after).sum()), int((before & ~after).sum())
-    p = float(contingency_tables.mcnemar([[0, broken], [corrected, 0]], exact=True).pvalue)
+    p = _exact_p(corrected, broken)
     p_observed = float(stats.binom.pmf(corrected, corrected + broken, 0.5))
     return {
         "n_pairs": len(before),
@@ -135,6 +135,12 @@ def mcnemar(
         "p_mid": 1.0 if corrected == broken else p - p_observed,
         **_odds_of_flips(corrected, broken, confidence),
     }
+
+
+def _exact_p(corrected: int, broken: int) -> float:
+    if abs(corrected - broken) < 2:
+        return 1.0  # where statsmodels' sum of probabilities ends a few bits below
+    return float(contingency_tables.mcnemar([[0, broken], [corrected, 0]], exact=True).pvalue)
 
 
 def _odds_of_flips(corrected: int, broken: int, confidence: float) -> dict[str, float]:

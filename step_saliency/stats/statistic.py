@@ -12,7 +12,7 @@ Problems are drawn with replacement, each with all that belongs to it. Intervals
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from step_saliency.stats.problems import check_columns
 from step_saliency.stats.resampling import Bootstrap, Estimate, expanded_level
 
 Interval = Literal["percentile", "bca"]
+Values: TypeAlias = Float[np.ndarray, "*draw"] | float
 
 STATISTIC_DRAWS = Draws(n_resamples=1000)
 """Of `bootstrap`, which calls the statistic once a draw."""
@@ -69,7 +70,7 @@ def bootstrap(
 @shows_keywords(DrawsOptions, vars(Draws()))
 def bootstrap_means(
     values: Float[np.ndarray, "problem column"],
-    function: Callable[[Float[np.ndarray, "*draw column"]], Float[np.ndarray, "*draw"]],
+    function: Callable[[Float[np.ndarray, "*draw column"]], Values],
     *,
     interval: Interval = "bca",
     draws: Draws | None = None,
@@ -93,10 +94,11 @@ def bootstrap_means(
     estimate = float(function(values.mean(0)))
     if interval == "percentile":
         resampled = Bootstrap(len(values), draws)
-        lower, upper = resampled.limits(function(resampled.means(values))[:, None], len(values))
+        of_draws = np.asarray(function(resampled.means(values)))
+        lower, upper = resampled.limits(of_draws[:, None], len(values))
         return Estimate(estimate, float(lower[0]), float(upper[0]), n=len(values))
 
-    def of_draw(*columns: np.ndarray, axis: int) -> np.ndarray:
+    def of_draw(*columns: np.ndarray, axis: int) -> Values:
         return function(np.stack([column.mean(axis) for column in columns], axis=-1))
 
     data = tuple(values.T)
@@ -104,12 +106,12 @@ def bootstrap_means(
     return Estimate(estimate, *limits, n=len(values))
 
 
-def difference(means: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
+def difference(means: Float[np.ndarray, "*draw 2"]) -> Values:
     """First mean minus second."""
     return means[..., 0] - means[..., 1]
 
 
-def ratio(means: Float[np.ndarray, "*draw 2"]) -> Float[np.ndarray, "*draw"]:
+def ratio(means: Float[np.ndarray, "*draw 2"]) -> Values:
     """First mean over second."""
     return means[..., 0] / means[..., 1]
 
