@@ -30,6 +30,7 @@ from step_saliency.options import Draws, DrawsOptions, shows_keywords
 from step_saliency.stats.resampling import problem_shares
 
 Curve = Literal["lock_in", "decay"]
+CURVES: tuple[Curve, Curve] = ("lock_in", "decay")
 
 BAND_DRAWS = Draws(n_resamples=1000)
 """Of `find_bands`, which searches two change points in every draw."""
@@ -74,33 +75,42 @@ def find_bands(
     """
     draws = replace(draws or BAND_DRAWS, **options)
     curves, n_layers = _problem_curves(list(diagnoses))
-    n_problems = curves.shape[1]
-    shares = problem_shares(n_problems, draws.n_resamples, draws.seed)
     estimate = curves.mean(1)
+    shares = problem_shares(curves.shape[1], draws.n_resamples, draws.seed)
     resampled = np.einsum("dp,cpl->dcl", shares, curves)
     points, explained = _change_points(estimate[None])
-    drawn, _ = _change_points(resampled)
-    directed = _directed(estimate[None], points)[0], _directed(resampled, drawn)
-    support = directed[1].mean(0)
-    kept = directed[0] & (support >= draws.confidence)
-    shallow = range(points[0, 0]) if kept[0] else range(0)
-    deep = range(points[0, 1], n_layers) if kept[1] else range(0)
-    frequency = _frequency(drawn, directed[1], n_layers)
-    names: tuple[Curve, Curve] = ("lock_in", "decay")
+    resampled_points, _ = _change_points(resampled)
+    falls = _directed(resampled, resampled_points)
+    is_sure = _directed(estimate[None], points)[0] & (falls.mean(0) >= draws.confidence)
+    shallow = range(points[0, 0]) if is_sure[0] else range(0)
+    deep = range(points[0, 1], n_layers) if is_sure[1] else range(0)
+    table = _layer_table(estimate, (shallow, deep), _frequency(resampled_points, falls, n_layers))
     return BandChoice(
         bands=Bands.named({"shallow": shallow, "deep": deep}, n_layers),
-        explained=dict(zip(names, map(float, explained[0]), strict=True)),
-        support=dict(zip(names, map(float, support), strict=True)),
-        layers=pd.DataFrame(
-            {
-                "metric": np.repeat(names, n_layers),
-                "layer": np.tile(np.arange(n_layers), 2),
-                "estimate": estimate.ravel(),
-                "in_band": [layer in band for band in (shallow, deep) for layer in range(n_layers)],
-                "frequency": frequency.ravel(),
-                "n": n_problems,
-            }
-        ),
+        explained=_by_curve(explained[0]),
+        support=_by_curve(falls.mean(0)),
+        layers=table.assign(n=curves.shape[1]),
+    )
+
+
+def _by_curve(values: Float[np.ndarray, "metric"]) -> dict[Curve, float]:
+    return dict(zip(CURVES, map(float, values), strict=True))
+
+
+def _layer_table(
+    estimate: Float[np.ndarray, "metric layer"],
+    bands: tuple[range, range],
+    frequency: Float[np.ndarray, "metric layer"],
+) -> pd.DataFrame:
+    n_layers = estimate.shape[1]
+    return pd.DataFrame(
+        {
+            "metric": np.repeat(CURVES, n_layers),
+            "layer": np.tile(np.arange(n_layers), 2),
+            "estimate": estimate.ravel(),
+            "in_band": [layer in band for band in bands for layer in range(n_layers)],
+            "frequency": frequency.ravel(),
+        }
     )
 
 
@@ -151,9 +161,9 @@ def _change_points(
     allowed = np.triu(np.ones((n_layers - 1, n_layers - 1), dtype=bool))
     both = np.where(allowed, share[:, 0, :, None] + share[:, 1, None, :], np.inf)
     best = both.reshape(len(curves), -1).argmin(-1)
-    chosen = np.stack(np.unravel_index(best, both.shape[1:]), axis=-1)
-    explained = 1 - np.take_along_axis(share, chosen[..., None], axis=-1)[..., 0]
-    return chosen + 1, explained
+    changes = np.stack(np.unravel_index(best, both.shape[1:]), axis=-1)
+    explained = 1 - np.take_along_axis(share, changes[..., None], axis=-1)[..., 0]
+    return changes + 1, explained
 
 
 def _directed(

@@ -41,9 +41,9 @@ from step_saliency.trace import Region
 REGIONS = (Region.QUESTION, Region.THINKING, Region.SUMMARY)
 
 
-def steps_in(regions: Sequence[Region], *wanted: Region) -> Bool[Tensor, "step"]:
-    """Steps whose region is one of those wanted."""
-    return torch.tensor([region in wanted for region in regions], dtype=torch.bool)
+def steps_in(regions: Sequence[Region], *members: Region) -> Bool[Tensor, "step"]:
+    """Steps whose region is one of the members."""
+    return torch.tensor([region in members for region in regions], dtype=torch.bool)
 
 
 def row_shares(
@@ -51,8 +51,8 @@ def row_shares(
 ) -> Float[Tensor, "*lead step step"]:
     """Part of each row that falls on each step: 0 for template steps, NaN for empty rows."""
     counted = steps_in(regions, *REGIONS).to(maps.device)
-    kept = maps.double() * (counted.unsqueeze(-1) & counted)
-    return kept / kept.sum(-1, keepdim=True)
+    entries = maps.double() * (counted.unsqueeze(-1) & counted)
+    return entries / entries.sum(-1, keepdim=True)
 
 
 def uniform_map(layout: StepLayout, pool: Pool) -> Float[Tensor, "step step"]:
@@ -101,8 +101,8 @@ def decay(
         One value for each map, between 0 and 1; NaN where no row counts or nothing was thought.
     """
     thinking = steps_in(regions, Region.THINKING)
-    kept = shares[..., thinking].sum(-1)
-    return _mean_rows(kept, steps_in(regions, Region.SUMMARY) & thinking.any())
+    on_thinking = shares[..., thinking].sum(-1)
+    return _mean_rows(on_thinking, steps_in(regions, Region.SUMMARY) & thinking.any())
 
 
 def region_shares(
