@@ -124,6 +124,101 @@ def test_other_settings_are_refused(
     assert file.read_bytes() == before
 
 
+OLD_SETTINGS = """{
+  "format": "step-saliency-generation/1",
+  "settings": {
+    "model": {
+      "class": "hooked",
+      "origin": {
+        "class": "Origin",
+        "gguf_file": null,
+        "name": "FOLDER",
+        "process_weights": false,
+        "revision": null,
+        "source": "FOLDER",
+        "trust_remote_code": false
+      },
+      "weights": "91ed15d9afe034db",
+      "dtype": "torch.float32"
+    },
+    "flow": FLOW,
+    "method": "fast",
+    "class": "Sampler",
+    "temperature": 1.0,
+    "top_k": 7,
+    "top_p": 1.0,
+    "max_new_tokens": 10,
+    "seed": 2,
+    "system": "Be brief.",
+    "format": "plain",
+    "splitter": "line",
+    "stop_tokens": [0, 1, 2],
+    "stop_texts": ["x"]
+  }
+}"""
+"""As version 0.1.0 wrote them when `generate` had a parameter for every option."""
+OLD_OEB = """{
+  "class": "OddsEqualBridge",
+  "bridge": "auto",
+  "current": "region",
+  "heads": null,
+  "layers": [0],
+  "placebo": null,
+  "seed": 0,
+  "tau_max": 0.15
+}"""
+OLD_SMI = """{
+  "class": "StepMomentumInjection",
+  "alpha": 0.06,
+  "bank": null,
+  "boundaries": "step",
+  "layers": [2],
+  "momentum": "step",
+  "needs_resid": false,
+  "needs_resid_pre": true,
+  "needs_values": true,
+  "seed": 0,
+  "site": "z",
+  "source": "value",
+  "space": "value",
+  "window": null
+}"""
+OLD_FLOW = f"""{{
+  "class": "StepFlow",
+  "edits": [{OLD_OEB}, {OLD_SMI}],
+  "oeb": {OLD_OEB},
+  "smi": {OLD_SMI}
+}}"""
+
+
+@pytest.mark.parametrize("flow", ["null", OLD_FLOW])
+def test_logs_of_earlier_versions_are_taken_up(
+    model: Any, folder: Path, tmp_path: Path, flow: str
+) -> None:
+    options: dict[str, Any] = {
+        **OPTIONS,
+        "flow": None if flow == "null" else ss.StepFlow.for_model(model),
+        "method": "fast",
+        "top_k": 7,
+        "seed": 2,
+        "system": "Be brief.",
+        "splitter": "line",
+        "stop_tokens": range(3),
+        "stop_texts": "x",
+    }
+    whole = tmp_path / "whole.jsonl"
+    traces = ss.generate(model, QUESTIONS[:4], save_to=whole, **options)
+    old = tmp_path / "old.jsonl"
+    settings = OLD_SETTINGS.replace("FOLDER", str(folder)).replace("FLOW", flow)
+    (tmp_path / "old.jsonl.settings.json").write_text(settings)
+    old.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:3]))
+    taken_up = ss.generate(model, QUESTIONS[:4], save_to=old, **options)
+    assert [trace.to_dict() for trace in taken_up] == [trace.to_dict() for trace in traces]
+    assert (tmp_path / "old.jsonl.settings.json").read_text() == settings
+    new = json.loads((tmp_path / "whole.jsonl.settings.json").read_text())
+    assert new == json.loads(settings)
+
+
 def test_other_models_questions_and_files_are_refused(
     model: Any, folder: Path, tmp_path: Path
 ) -> None:

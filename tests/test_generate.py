@@ -1,12 +1,16 @@
 """Decoding: batches, seeds, caches and stops."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from flows import state_of
 from tiny import BACKENDS, tiny_model
 
 import step_saliency as ss
+from step_saliency.decoding.job import Job
 from step_saliency.segment.pieces import TokenPieces, TokenTable
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
@@ -151,6 +155,36 @@ def test_both_loops_stop_and_repeat_alike(method: Any) -> None:
         assert (len(trace.tokens) == 40) != trace.meta["finished"]
 
 
+def test_a_failure_on_the_way_takes_the_edits_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the exception is looked at: nothing waits for the garbage collector."""
+    model = tiny_model("qwen2", backend="bridge")
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("no space left")
+
+    options: dict[str, Any] = {**OPTIONS, "flow": ss.StepFlow.for_model(model)}
+    for method in ("hooks", "fast"):
+        ss.generate(model, QUESTIONS, method=method, **options)  # makes some attributes
+        before = state_of(model)
+        monkeypatch.setattr(Job, "trace", full_disk)
+        with pytest.raises(OSError, match="no space left") as failure:
+            ss.generate(model, QUESTIONS, method=method, **options)
+        assert state_of(model) == before
+        assert failure.traceback, "it holds the frames of the call"
+        monkeypatch.undo()
+
+
+def test_decoding_loads_no_maps() -> None:
+    rooms = ("saliency", "diagnosis", "plotting", "calibration", "report", "runs")
+    code = (
+        "import sys, step_saliency.decoding.generate\n"
+        f"rooms = tuple('step_saliency.' + room for room in {rooms})\n"
+        "print([name for name in sys.modules if name.startswith(rooms) or name == 'matplotlib'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("questions", "options", "match"),
     [
@@ -164,6 +198,7 @@ def test_both_loops_stop_and_repeat_alike(method: Any) -> None:
         (["q"], {"question_numbers": [1, 2]}, "2 question_numbers for 1"),
         (["q", "r"], {"question_numbers": [1, 1]}, "one of its own"),
         (["q"], {"stop_texts": [""]}, "has an empty text"),
+        (["q"], {"method": "slow"}, "method='slow' is unknown"),
         (["word " * 600], {}, "leaves no room"),
     ],
 )
