@@ -240,6 +240,13 @@ def test_bootstrap_leaves_missing_values_out():
     assert table.iloc[0].tolist() == [1.0, 1.0, 1.0, 3]
 
 
+def test_unknown_levels_are_refused():
+    with pytest.raises(
+        ValueError, match="levels='narrow' is unknown; choose one of expanded, plain"
+    ):
+        mean_intervals(np.ones((3, 1)), Draws(), levels="narrow")
+
+
 def test_expanded_levels_widen_the_interval_of_few_problems_as_far_as_students_t():
     sample = np.random.default_rng(1).normal(size=(6, 1))
     draws = Draws(n_resamples=20_000)

@@ -20,15 +20,19 @@ where all problems agree an interval is a point.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from step_saliency.options import Draws
+from step_saliency.options import Draws, check_option
 
-Levels = Literal["expanded", "plain"]
+LevelsName = Literal["expanded", "plain"]
+if TYPE_CHECKING:
+    Levels: TypeAlias = LevelsName
+else:
+    Levels = str  # an unknown name meets `check_option`
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Bootstrap:
     """
 
     def __init__(self, n: int, draws: Draws, *, levels: Levels = "expanded") -> None:
+        check_option("levels", levels, get_args(LevelsName))
         self._shares = problem_shares(n, draws.n_resamples, [draws.seed, 0])
         self._confidence = draws.confidence
         self._levels = levels

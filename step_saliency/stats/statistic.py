@@ -12,7 +12,7 @@ Problems are drawn with replacement, each with all that belongs to it. Intervals
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,12 @@ from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywo
 from step_saliency.stats.problems import check_columns
 from step_saliency.stats.resampling import Bootstrap, Estimate, expanded_level
 
-Interval = Literal["percentile", "bca"]
+IntervalName = Literal["percentile", "bca"]
+if TYPE_CHECKING:
+    Interval: TypeAlias = IntervalName
+else:
+    Interval = str  # an unknown name meets `check_option`
+
 Values: TypeAlias = Float[np.ndarray, "*draw"] | float
 
 STATISTIC_DRAWS = Draws(n_resamples=1000)
@@ -124,7 +129,7 @@ def _scipy_bootstrap(
     interval: Interval,
     draws: Draws,
 ) -> tuple[float, float]:
-    check_option("interval", interval, get_args(Interval))
+    check_option("interval", interval, get_args(IntervalName))
     n, confidence = len(data[0]), draws.confidence
     if n < 2:
         return math.nan, math.nan
