@@ -41,7 +41,7 @@ from transformers import GenerationConfig, PreTrainedModel
 import step_saliency as ss
 from step_saliency.decoding.rows import left_padded
 from step_saliency.intervene.effects import Effects
-from step_saliency.models.load import load_reference
+from step_saliency.models.reference import load_reference
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.storage.files import replacing, write_text
 

@@ -27,269 +27,25 @@ noise, seconds do not. Tokens are random, so experts and caches see no text.
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from saliency_methods import METHODS, SAMPLED_BACKWARDS, SHAPES, load, now
+from saliency_table import Row, read_csv, write
 
-from step_saliency.storage.files import replacing, write_text
+from step_saliency.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
-STEP_TOKENS = 40
 WARM_UP_TOKENS = 16
-SAMPLED_BACKWARDS = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model to measure on, and how far each method is taken by default."""
-
-    lengths: dict[str, tuple[int, ...]]
-    dtype: str
-    checkpointing: bool
-
-
-SHAPES = {
-    "smollm2-135m": Shape(
-        {
-            "streaming": (512, 1024, 2048, 4096, 8192),
-            "plain": (512, 1024, 2048, 4096),
-            "plain_inputs": (1024, 2048),
-            "hooks": (512, 1024),
-            "eager": (512, 1024),
-            "per_token": (512,),
-            "inseq": (128,),
-            "captum": (128,),
-        },
-        dtype="float32",
-        checkpointing=False,
-    ),
-    "qwen2-7b": Shape(
-        {"streaming": (16384, 32768), "plain": (16384, 32768)},
-        dtype="bfloat16",
-        checkpointing=True,
-    ),
-    "tiny": Shape(
-        {
-            "streaming": (64, 128),
-            "plain": (64, 128),
-            "plain_inputs": (64,),
-            "hooks": (64,),
-            "eager": (64,),
-            "per_token": (64,),
-        },
-        dtype="float32",
-        checkpointing=False,
-    ),
-}
 PEERS = ("inseq", "captum")
-
-
-def load(shape: str, device: str, attention: str) -> Any:
-    """The transformers model to measure on."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
-
-    dtype = getattr(torch, SHAPES[shape].dtype)
-    if shape == "smollm2-135m":
-        from step_saliency.models.bundled import BUNDLED
-
-        source = BUNDLED["smollm2-135m-instruct"]()
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path, gguf_file=source.gguf_file, dtype=dtype, attn_implementation=attention
-        )
-        return model.to(device).eval()
-    config: Any
-    if shape == "qwen2-7b":
-        config = Qwen2Config(
-            vocab_size=152064,
-            hidden_size=3584,
-            intermediate_size=18944,
-            num_hidden_layers=28,
-            num_attention_heads=28,
-            num_key_value_heads=4,
-            max_position_embeddings=32768,
-        )
-    else:
-        config = LlamaConfig(
-            vocab_size=320,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    return model.eval()
-
-
-def plain(shape: str, device: str, *, to_inputs: bool = False) -> Callable[[int], Any]:
-    """One forward and backward pass of the mean loss."""
-    model = load(shape, device, "sdpa")
-    if to_inputs:
-        model.requires_grad_(False)
-    if SHAPES[shape].checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-
-    def run(n_tokens: int) -> None:
-        tokens = random_tokens(model, n_tokens)
-        embedded = model.get_input_embeddings()(tokens.unsqueeze(0))
-        inputs = embedded.detach().requires_grad_() if to_inputs else embedded
-        with flash(device):
-            if SHAPES[shape].checkpointing:
-                chunked_loss(model, model.model(inputs_embeds=inputs, use_cache=False), tokens)
-            else:
-                labels = tokens.unsqueeze(0)
-                model(inputs_embeds=inputs, labels=labels, use_cache=False).loss.backward()
-        model.zero_grad(set_to_none=True)
-
-    return run
-
-
-def chunked_loss(model: Any, output: Any, tokens: torch.Tensor) -> None:
-    """Backward pass of the mean loss without logits of all positions at a time."""
-    hidden = output.last_hidden_state
-    leaf = hidden.detach().requires_grad_()
-    for queries in torch.arange(len(tokens) - 1, device=tokens.device).split(512):
-        logits = model.lm_head(leaf[0, queries]).float()
-        loss = torch.nn.functional.cross_entropy(logits, tokens[queries + 1], reduction="sum")
-        (loss / len(tokens)).backward()
-    hidden.backward(leaf.grad)
-
-
-@contextmanager
-def flash(device: str) -> Iterator[None]:
-    """PyTorch's flash attention, on CUDA; its choice elsewhere."""
-    if device != "cuda":
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        yield
-
-
-def streaming(shape: str, device: str) -> Callable[[int], Any]:
-    """This toolkit, in linear memory, on the transformers model itself."""
-    from step_saliency.saliency.objectives import NextToken
-    from step_saliency.saliency.pooling import step_layout
-    from step_saliency.saliency.streaming import streaming_maps
-
-    model = load(shape, device, "sdpa")
-
-    def run(n_tokens: int) -> Any:
-        trace = make_trace(random_tokens(model, n_tokens).cpu())
-        layers = range(model.config.num_hidden_layers)
-        layout = step_layout(trace.step_ids)
-        return streaming_maps(model, [trace], [NextToken()], layouts=[layout], layers=layers)
-
-    return run
-
-
-def hooks(shape: str, device: str) -> Callable[[int], Any]:
-    """This toolkit's reference path, on the model class that it loads by default."""
-    import step_saliency as ss
-    from step_saliency.models.convert import from_transformers, has_hooked
-
-    if shape == "smollm2-135m":
-        model = ss.load_model("smollm2-135m-instruct", device=device)
-    else:
-        backend = "hooked" if has_hooked() else "bridge"
-        model = from_transformers(load(shape, device, "eager"), None, backend=backend, name=shape)
-
-    def run(n_tokens: int) -> Any:
-        trace = make_trace(random_tokens(model, n_tokens).cpu())
-        return ss.step_saliency(model, trace, method="hooks")
-
-    return run
-
-
-def eager(shape: str, device: str) -> Callable[[int], Any]:
-    """|A * dA| of the mean loss from attentions with retained gradients."""
-    model = load(shape, device, "eager")
-
-    def run(n_tokens: int) -> Any:
-        tokens = random_tokens(model, n_tokens).unsqueeze(0)
-        output = model(tokens, labels=tokens, output_attentions=True, use_cache=False)
-        for attention in output.attentions:
-            attention.retain_grad()
-        output.loss.backward()
-        maps = [(a.detach() * a.grad).abs().mean(1) for a in output.attentions]
-        model.zero_grad(set_to_none=True)
-        return maps
-
-    return run
-
-
-def per_token(shape: str, device: str) -> Callable[[int], Any]:
-    """One backward pass for each token, extrapolated from a few; returns seconds of the whole."""
-    model = load(shape, device, "eager").requires_grad_(False)
-
-    def run(n_tokens: int) -> float:
-        tokens = random_tokens(model, n_tokens).unsqueeze(0)
-        embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
-        start = now(device)
-        output = model(inputs_embeds=embedded, output_attentions=True, use_cache=False)
-        losses = torch.nn.functional.cross_entropy(
-            output.logits[0, :-1], tokens[0, 1:], reduction="none"
-        )
-        forward = now(device) - start
-        start = now(device)
-        sample = torch.linspace(0, n_tokens - 2, SAMPLED_BACKWARDS).long().tolist()
-        for t in sample:
-            gradients = torch.autograd.grad(losses[t], output.attentions, retain_graph=True)
-            del gradients
-        backward = (now(device) - start) / len(sample)
-        return forward + backward * (n_tokens - 1)
-
-    return run
-
-
-METHODS: dict[str, Callable[[str, str], Callable[[int], Any]]] = {
-    "streaming": streaming,
-    "plain": plain,
-    "plain_inputs": lambda shape, device: plain(shape, device, to_inputs=True),
-    "hooks": hooks,
-    "eager": eager,
-    "per_token": per_token,
-}
-
-
-def random_tokens(model: Any, n_tokens: int) -> torch.Tensor:
-    """Token ids of any kind, the same for every method."""
-    config = getattr(model, "config", None)
-    vocab = model.cfg.d_vocab if config is None else config.vocab_size
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, vocab, (n_tokens,), generator=generator)
-    return tokens.to(next(iter(model.parameters())).device)
-
-
-def make_trace(tokens: torch.Tensor) -> Any:
-    """A trace of steps of equal length."""
-    from step_saliency.trace import Region, Step, Trace
-
-    n = len(tokens)
-    starts = range(0, n, STEP_TOKENS)
-    steps = tuple(Step(a, min(a + STEP_TOKENS, n), Region.THINKING) for a in starts)
-    return Trace(tokens, steps)
-
-
-def now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def timed(run: Callable[[int], Any], n_tokens: int, device: str) -> float:
@@ -336,24 +92,6 @@ def _resident(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method at one length."""
-
-    shape: str
-    device: str
-    method: str
-    n_tokens: int
-    seconds: float | None
-    plain_seconds: float | None
-    ratio: float | None
-    ratio_lowest: float | None
-    ratio_highest: float | None
-    pairs: int
-    peak_bytes: int | None
-    note: str = ""
 
 
 def in_own_process(
@@ -473,79 +211,6 @@ def save_for_peers(shape: str, folder: str) -> dict[str, str]:
     return {"folder": folder}
 
 
-def read_csv(path: Path) -> list[Row]:
-    """Rows that an earlier run wrote; none if there was none."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [_read_row(line) for line in csv.DictReader(file)]
-
-
-def _read_row(line: dict[str, str]) -> Row:
-    counts, texts = ("n_tokens", "pairs", "peak_bytes"), ("shape", "device", "method", "note")
-    values: dict[str, Any] = {
-        name: text if name in texts else int(text) if name in counts else float(text)
-        for name, text in line.items()
-        if text or name in texts
-    }
-    return Row(**dict.fromkeys(line) | values)
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    with replacing(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def write_markdown(rows: Sequence[Row], path: Path) -> None:
-    """The same table for people."""
-    lines = [
-        f"# {rows[0].shape} on {rows[0].device}",
-        "",
-        "Ratio: time over one plain forward and backward pass with SDPA beside it, median of the "
-        "pairs [smallest, largest]. Memory: peak above the weights.",
-        "",
-        "| method | T | seconds | ratio | pairs | memory, GB | note |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        ratio = ""
-        if row.ratio is not None:
-            ratio = f"{row.ratio:.2f} [{row.ratio_lowest:.2f}, {row.ratio_highest:.2f}]"
-        memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}"
-        cells = [row.method, f"{row.n_tokens:,}", seconds, ratio, str(row.pairs), memory, row.note]
-        lines.append("| " + " | ".join(cells) + " |")
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Seconds and memory over T."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    time_axes, memory_axes = figure.subplots(1, 2)
-    for method in dict.fromkeys(row.method for row in rows):
-        mine = [row for row in rows if row.method == method]
-        seconds = [(row.n_tokens, row.seconds) for row in mine if row.seconds is not None]
-        memory = [(row.n_tokens, row.peak_bytes / 1e9) for row in mine if row.peak_bytes]
-        for axes, points in ((time_axes, seconds), (memory_axes, memory)):
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", label=method)
-    time_axes.set(ylabel="time (s)")
-    memory_axes.set(ylabel="peak memory above the weights (GB)")
-    for axes in (time_axes, memory_axes):
-        axes.set(xlabel="trace length T (tokens)", xscale="log", yscale="log")
-        axes.set_xscale("log", base=2)
-        axes.grid(alpha=0.3)
-    if any(row.seconds is not None for row in rows):
-        time_axes.legend(fontsize="small")
-    figure.suptitle(f"{rows[0].shape} on {rows[0].device}")
-    with replacing(path) as part:
-        figure.savefig(part, format=path.suffix[1:], dpi=150)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -587,13 +252,6 @@ def main() -> None:
 
 def _place(row: Row) -> tuple[int, int]:
     return [*METHODS, *PEERS].index(row.method), row.n_tokens
-
-
-def write(rows: Sequence[Row], stem: Path) -> None:
-    """Table, the same for people, and plot."""
-    write_csv(rows, stem.with_suffix(".csv"))
-    write_markdown(rows, stem.with_suffix(".md"))
-    plot(rows, stem.with_suffix(".png"))
 
 
 if __name__ == "__main__":

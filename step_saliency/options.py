@@ -70,9 +70,11 @@ if TYPE_CHECKING:
     DecodingMethod: TypeAlias = DecodingMethodName
     FormatName: TypeAlias = FormatLiteral
     SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
+    Offload: TypeAlias = bool | Literal["auto"]
 else:
     Pool = Rows = Method = Quantity = ObjectiveName = DecodingMethod = FormatName = str
     SplitterLike = Any
+    Offload = bool | str
 
 
 def check_option(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -87,8 +89,12 @@ def check_option(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
 
 
-def _refuse(problems: Mapping[str, bool]) -> None:
-    """Raise ValueError with the problems that are real."""
+def refuse(problems: Mapping[str, bool]) -> None:
+    """Raise ValueError with all that is wrong.
+
+    Args:
+        problems: What may be wrong, and whether it is.
+    """
     real = [problem for problem, is_real in problems.items() if is_real]
     if real:
         raise ValueError("; ".join(real))
@@ -132,7 +138,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         endings = self.endings
-        _refuse(
+        refuse(
             {
                 f"n={self.n} is below 1": self.n < 1,
                 f"temperature={self.temperature} is below 0": self.temperature < 0,
@@ -191,7 +197,7 @@ class Draws:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _refuse(
+        refuse(
             {
                 f"confidence={self.confidence} is not between 0 and 1": not 0 < self.confidence < 1,
                 f"n_resamples={self.n_resamples} is below 1": self.n_resamples < 1,

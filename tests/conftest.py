@@ -101,7 +101,7 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(autouse=True)
 def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done must not hang on what else runs: a machine of 64 GiB, as far as is asked."""
-    for module in ("models.load", "saliency.estimate"):
+    for module in ("models.reference", "saliency.estimate"):
         monkeypatch.setattr(f"step_saliency.{module}.free_bytes", lambda device: 2**36)
 
 

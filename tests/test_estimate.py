@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from tiny import BACKENDS, Backend, tiny_model, tiny_transformers
 from torch.profiler import ProfilerActivity, profile
 
 import step_saliency as ss
-from step_saliency.saliency import streaming
-from step_saliency.saliency.estimate import choose_path, estimate
+import step_saliency.saliency.estimate as estimates
+from step_saliency.saliency import api, streaming
+from step_saliency.saliency.cost.shape import model_shape
+from step_saliency.saliency.cost.work import Work
+from step_saliency.saliency.estimate import Path, choose_path, estimate
+from step_saliency.saliency.layerwise import LayerwiseModel
 from step_saliency.saliency.objectives import NextToken, SequenceLoss
 from step_saliency.saliency.pooling import step_layout
+from step_saliency.saliency.streaming import streaming_maps
 
 GIB = 2**30
 SHAPE = {"n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_head": 16, "n_ctx": 4096}
@@ -81,14 +87,162 @@ def test_the_longest_trace_fits_and_one_more_token_does_not() -> None:
         assert at.peak_bytes <= GIB < beyond.peak_bytes
 
 
-def test_fewer_layers_and_offloading_cost_less() -> None:
+def test_fewer_layers_cost_less() -> None:
     model = tiny_model(n_layers=8)
     everything = estimate(model, 50_000)
     top = estimate(model, 50_000, layers=[-1])
     assert top.hooks.peak_bytes < everything.hooks.peak_bytes
     assert top.streaming.seconds < everything.streaming.seconds
-    offloaded = estimate(model, 50_000, offload=True)
-    assert offloaded.streaming.peak_bytes < everything.streaming.peak_bytes
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models count as being on a GPU, whose speed nobody asks."""
+    monkeypatch.setattr(LayerwiseModel, "device", torch.device("cuda"))
+    monkeypatch.setattr(estimates, "measured_speed", lambda shape: (1e12, 1e12))
+
+
+# 50,000 tokens of this model with 8 layers: the inputs of its blocks are 8 * 50,000 * 32 floats
+RESID_BYTES = 50_000 * 32 * 4
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_offloading_keeps_one_block_s_input_on_the_gpu() -> None:
+    model = tiny_model(n_layers=8, d_model=32)
+    inside, offloaded = (estimate(model, 50_000, offload=o).streaming for o in (False, True))
+    assert inside.peak_bytes - offloaded.peak_bytes == 7 * RESID_BYTES
+    assert offloaded.longest > inside.longest
+    assert (inside.offload, offloaded.offload) == (False, True)
+
+
+def test_offloading_gains_nothing_on_a_cpu() -> None:
+    model = tiny_model(n_layers=8)
+    inside, offloaded = (estimate(model, 50_000, offload=o).streaming for o in (False, True))
+    assert inside.peak_bytes == offloaded.peak_bytes
+    told = estimate(model, 50_000, available_bytes=inside.peak_bytes - 1)
+    assert not told.streaming.offload
+    assert "with offload=True" not in str(told)
+    with pytest.raises(ValueError, match="does not fit"):
+        choose_path(model, 50_000, method="streaming", available_bytes=inside.peak_bytes - 1)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_offloading_is_chosen_where_nothing_else_fits() -> None:
+    model = tiny_model(n_layers=8, d_model=32)
+    inside, offloaded = (
+        estimate(model, 50_000, offload=o, available_bytes=0).streaming.peak_bytes
+        for o in (False, True)
+    )
+    choose = partial(choose_path, model, 50_000)
+    assert choose(available_bytes=inside) == Path("streaming", offload=False)
+    assert choose(available_bytes=inside - 1) == Path("streaming", offload=True)
+    assert choose(available_bytes=inside, offload=True) == Path("streaming", offload=True)
+    with pytest.raises(ValueError, match="does not fit"):
+        choose(available_bytes=inside - 1, offload=False)
+    with pytest.raises(ValueError, match=r"needs [\d.]+ GiB with offload=True"):
+        choose(available_bytes=offloaded - 1)
+    told = estimate(model, 50_000, available_bytes=inside - 1)
+    assert told.fits("streaming")
+    assert "fits with offload=True" in str(told)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_what_is_offloaded_must_fit_into_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(n_layers=8, d_model=32)
+    for room, fits in ((8 * RESID_BYTES, True), (8 * RESID_BYTES - 1, False)):
+        monkeypatch.setattr(estimates, "free_bytes", lambda device, room=room: room)
+        told = estimate(model, 50_000, offload=True, available_bytes=GIB)
+        assert told.streaming.offload
+        if fits:
+            choose_path(model, 50_000, offload=True, available_bytes=GIB)
+        else:
+            with pytest.raises(ValueError, match="does not fit"):
+                choose_path(model, 50_000, offload=True, available_bytes=GIB)
+
+
+def test_nonsense_for_offload_is_refused() -> None:
+    with pytest.raises(ValueError, match="offload='disk'"):
+        choose_path(tiny_model(), 1000, offload="disk")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_step_saliency_offloads_where_the_path_says_so(
+    monkeypatch: pytest.MonkeyPatch, offload: bool
+) -> None:
+    """Chosen by the estimate, or asked for; the map is the same to the bit."""
+    model, trace = tiny_model(), make_trace(40)
+    plain = ss.step_saliency(model, trace, method="streaming", offload=False)
+    offloads: list[bool] = []
+
+    def record(*args: Any, offload: bool, **kwargs: Any) -> Any:
+        offloads.append(offload)
+        return record_blocks(*args, offload=offload, **kwargs)
+
+    record_blocks = streaming.record_blocks
+    monkeypatch.setattr(streaming, "record_blocks", record)
+    ss.step_saliency(model, trace, method="streaming", offload=offload)
+    monkeypatch.setattr(api, "choose_path", lambda *_, **__: Path("streaming", offload=offload))
+    chosen = ss.step_saliency(model, trace)
+    assert offloads == [offload, offload]
+    assert torch.equal(chosen.maps, plain.maps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to be relieved")
+def test_offloading_relieves_a_gpu() -> None:
+    model = tiny_model("llama", d_model=256, **{**SHAPE, "n_layers": 24}).to("cuda")
+    trace = make_trace(4096, n_steps=20)
+    peaks, maps = [], []
+    for offload in (False, True):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        maps.append(ss.step_saliency(model, trace, method="streaming", offload=offload).maps)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert torch.equal(*maps)
+    # the inputs of 23 of 24 blocks, 4 MiB each
+    assert peaks[0] - peaks[1] > 0.8 * 23 * 4 * 2**20
+
+
+def test_several_traces_cost_what_their_padded_batch_costs() -> None:
+    model = tiny_model()
+    one, four = (estimate(model, n).streaming for n in (1000, [1000] * 4))
+    assert four.peak_bytes > 2 * one.peak_bytes
+    assert four.seconds == pytest.approx(4 * one.seconds, rel=0.7)
+    work = Work.of(model_shape(model), "next_token", None)
+    padded, even = (work.streaming_bytes(lengths) for lengths in ([1000, 10, 10], [1000] * 3))
+    assert padded == even
+    # beyond `BATCH_TOKENS` traces are run one after another
+    assert work.streaming_bytes([3000] * 4) == work.streaming_bytes([3000])
+    assert work.streaming_seconds([3000] * 4, 1e9) == 4 * work.streaming_seconds([3000], 1e9)
+    # and by hooks always
+    assert work.hooks_bytes([1000] * 4) == work.hooks_bytes([1000])
+    assert work.hooks_seconds([1000] * 4, 1e9, 1e9) == 4 * work.hooks_seconds([1000], 1e9, 1e9)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_memory_of_a_batch_is_what_is_measured() -> None:
+    model = tiny_model("llama", d_model=64, **SHAPE)
+    traces = [make_trace(n, n_steps=20, seed=n) for n in (900, 300, 1000)]
+    layouts = [step_layout(trace.step_ids) for trace in traces]
+    objectives = [NextToken()] * 3
+    stream(model, make_trace(20), layers=range(4))
+    run = partial(streaming_maps, model, traces, objectives, layouts=layouts, layers=range(4))
+    told = estimate(model, [900, 300, 1000])
+    assert 0.8 < told.streaming.peak_bytes / peak_bytes(run) < 1.4
+    assert str(told).startswith("3 traces of up to 1,000 tokens")
+
+
+def test_a_batch_that_does_not_fit_is_refused_although_each_trace_does() -> None:
+    model, traces = tiny_model(), [make_trace(300, seed=seed) for seed in range(8)]
+    one = estimate(model, 300).streaming.peak_bytes
+    eight = estimate(model, [300] * 8).streaming.peak_bytes
+    assert one < eight
+    assert choose_path(model, 300, method="streaming", available_bytes=eight - 1)
+    with pytest.raises(ValueError, match=r"8 traces of up to 300 tokens do not .*fewer traces or"):
+        choose_path(model, [300] * 8, method="streaming", available_bytes=eight - 1)
+    with pytest.MonkeyPatch.context() as tight:
+        tight.setattr(estimates, "free_bytes", lambda device: eight - 1)
+        with pytest.raises(ValueError, match="8 traces"):
+            ss.step_saliency(model, traces, method="streaming")
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt_oss", "gpt2-like"])
@@ -108,16 +262,16 @@ def test_it_prints_both_paths() -> None:
 
 def test_auto_takes_hooks_for_short_traces_and_streaming_for_long_ones() -> None:
     model = tiny_model()
-    assert choose_path(model, 200) == "hooks"
-    assert choose_path(model, 2000) == "streaming"
-    assert choose_path(model, 200, method="streaming") == "streaming"
-    assert choose_path(model, 300, method="hooks") == "hooks"
-    assert choose_path(tiny_transformers("llama"), 10) == "streaming"
+    assert choose_path(model, 200).name == "hooks"
+    assert choose_path(model, 2000).name == "streaming"
+    assert choose_path(model, 200, method="streaming").name == "streaming"
+    assert choose_path(model, 300, method="hooks").name == "hooks"
+    assert choose_path(tiny_transformers("llama"), 10).name == "streaming"
 
 
 def test_auto_takes_the_path_that_fits() -> None:
     model = tiny_model()
-    assert choose_path(model, 250, available_bytes=8 * 2**20) == "streaming"
+    assert choose_path(model, 250, available_bytes=8 * 2**20).name == "streaming"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -125,7 +279,7 @@ def test_auto_takes_hooks_where_streaming_cannot_honour_a_hook(backend: Backend)
     model = tiny_model(backend=backend)
     hook = ("blocks.0.attn.hook_attn_scores", lambda scores, hook: scores)
     with model.hooks(fwd_hooks=[hook]):
-        assert choose_path(model, 2000) == "hooks"
+        assert choose_path(model, 2000).name == "hooks"
         told = estimate(model, 2000)
         assert told.streaming.refusal is not None
         assert not told.fits("streaming")

@@ -39,7 +39,7 @@ def test_a_second_copy_waits_for_memory(tmp_path: Path, monkeypatch: pytest.Monk
     tiny_tokenizer().save_pretrained(tmp_path)
     model = load_model(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr("step_saliency.models.load.free_bytes", lambda device: 1)
+        full.setattr("step_saliency.models.reference.free_bytes", lambda device: 1)
         with pytest.raises(ValueError, match="no memory for a second copy"):
             reference_model(model)
     assert reference_model(model) is reference_model(model)

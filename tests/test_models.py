@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from step_saliency.models import facts, load_model, model_identity
 from step_saliency.models.bundled import SMOLLM2_HUB_ID, Source
 from step_saliency.models.convert import has_hooked, hooked_from_transformers
-from step_saliency.models.load import resolve_source
+from step_saliency.models.sources import resolve_source
 from step_saliency.models.unpack import unpacked
 
 only_hooked = pytest.mark.skipif(

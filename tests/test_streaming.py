@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from step_saliency.saliency import hooks, streaming
+from step_saliency.saliency import hooks, padding, streaming
 from step_saliency.saliency.layerwise import choice
 from step_saliency.saliency.objectives import (
     AnswerLoss,
@@ -193,8 +193,8 @@ def test_traces_too_long_for_one_batch_are_mapped_one_after_another(
     lengths = [20, 9, 30, 5, 5, 50]
     traces = [make_trace(n, n_steps=3, seed=i) for i, n in enumerate(lengths)]
     layouts = [step_layout(trace.step_ids) for trace in traces]
-    monkeypatch.setattr(streaming, "BATCH_TOKENS", 40)
-    assert [(s.start, s.stop) for s in streaming._groups(lengths)] == [
+    monkeypatch.setattr(padding, "BATCH_TOKENS", 40)
+    assert [(s.start, s.stop) for s in padding.padded_groups(lengths)] == [
         (0, 2),
         (2, 3),
         (3, 5),

@@ -1,4 +1,7 @@
-"""Loading models, knowing what differs between them, and checking that they can be measured."""
+"""Loading models, what differs between their classes, and checks that they can be measured.
+
+No text, trace, map or edit is known here.
+"""
 
 from step_saliency.models.doctor import CHECKS, DoctorReport, doctor, require_capabilities
 from step_saliency.models.facts import backend_of, check_hook_names, hook_names

@@ -1,4 +1,4 @@
-"""Which layers count as shallow, middle and deep.
+"""Bands of layers: which ones count as shallow, middle and deep, for edits and diagnosis alike.
 
 The source of the method takes the bottom and the top quarter of every model; so does the default
 here. Bands are disjoint and need not tile the model: a layer in none of them counts in no index.

@@ -125,8 +125,8 @@ class DoctorReport:
         absent = [check for check in checks if check not in by_name]
         if absent:
             raise ValueError(f"the report has no check {absent}; it has {list(by_name)}")
-        wanted = [by_name[check] for check in checks or by_name]
-        _refuse_failures(str(self.model["name"]), wanted)
+        results = [by_name[check] for check in checks or by_name]
+        _refuse_failures(str(self.model["name"]), results)
 
     def __str__(self) -> str:
         title = (
@@ -184,20 +184,20 @@ def doctor(
         ValueError: for an unknown check, fewer than 4 tokens, or something that is not a model.
     """
     backend_of(model)
-    wanted = _known_checks(CHECKS if checks is None else checks)
+    names = _known_checks(CHECKS if checks is None else checks)
     if n_tokens < 4:
         raise ValueError(f"n_tokens {n_tokens} is too few; take at least 4")
     tokens = probes.probe_tokens(model, n_tokens)
-    results = tuple(_examine(model, check, tokens) for check in wanted)
+    results = tuple(_examine(model, check, tokens) for check in names)
     return DoctorReport(model=model_identity(model), n_tokens=tokens.shape[1], results=results)
 
 
 def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
-    wanted = tuple(checks)
-    unknown = [check for check in wanted if check not in CHECKS]
+    names = tuple(checks)
+    unknown = [check for check in names if check not in CHECKS]
     if unknown:
         raise ValueError(f"unknown checks {unknown}; there are {', '.join(CHECKS)}")
-    return cast(tuple[Check, ...], wanted)
+    return cast(tuple[Check, ...], names)
 
 
 def _examine(model: nn.Module, check: Check, tokens: torch.Tensor) -> CheckResult:
@@ -228,9 +228,9 @@ def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
     Raises:
         ValueError: naming what the model fails and what needs it.
     """
-    wanted = _known_checks(capabilities)
+    names = _known_checks(capabilities)
     known = _KNOWN.setdefault(model, {})
-    missing = [check for check in wanted if check not in known]
+    missing = [check for check in names if check not in known]
     if missing:
         known.update({r.check: r for r in doctor(model, checks=missing).results})
-    _refuse_failures(str(model_identity(model)["name"]), [known[check] for check in wanted])
+    _refuse_failures(str(model_identity(model)["name"]), [known[check] for check in names])

@@ -187,8 +187,8 @@ def hook_names(model: nn.Module, layer: int) -> tuple[str, ...]:
     if not 0 <= layer < n_layers(model):
         raise ValueError(f"layer {layer} is not one of 0 to {n_layers(model) - 1}")
     known = all_hook_names(model)
-    wanted = (f"blocks.{layer}.{hook}" for hook in (*ATTENTION_HOOKS, *RESIDUAL_HOOKS))
-    return tuple(name for name in wanted if name in known)
+    names = (f"blocks.{layer}.{hook}" for hook in (*ATTENTION_HOOKS, *RESIDUAL_HOOKS))
+    return tuple(name for name in names if name in known)
 
 
 def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ A reference model that was read again does not follow weights that were changed 
 `check_reference_model` compares logits before it is used.
 """
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,9 +17,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from step_saliency.models.bundled import Source
+from step_saliency.models.checkpoint import read_config, read_transformers, save
 from step_saliency.models.facts import backend_of, device_of, dtype_of
 from step_saliency.models.identity import origin_of
-from step_saliency.models.load import load_reference
+from step_saliency.models.memory import free_bytes
+from step_saliency.models.unpack import unpacked
 
 CHECKED_TOKENS = 32
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
@@ -72,6 +76,42 @@ def _read_again(model: Any) -> PreTrainedModel | str:
     if reference.device.type != device_of(model).type:
         return f"no memory for a second copy on {device_of(model)}"
     return reference.requires_grad_(False)
+
+
+def load_reference(model: nn.Module) -> tuple[PreTrainedModel | None, str]:
+    """Read the transformers model that ``model`` was made from once more, to compare with.
+
+    Args:
+        model: A model that ``load_model`` returned.
+
+    Returns:
+        The transformers model, on the device of ``model`` if it fits there, else on the CPU; or
+        None and the reason why there is none.
+    """
+    origin = origin_of(model)
+    if origin is None:
+        return None, "the model was not loaded by load_model"
+    n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if n_bytes > free_bytes(torch.device("cpu")) / 2:
+        return None, f"no memory for a second copy of {n_bytes / 2**30:.1f} GiB"
+    source = Source(origin.source, gguf_file=origin.gguf_file)
+    source = unpacked(source, partial(save, source))
+    options: dict[str, Any] = {
+        "revision": origin.revision,
+        "trust_remote_code": origin.trust_remote_code,
+    }
+    try:
+        config = read_config(source, origin.name, **options)
+        reference = read_transformers(source, config, dtype=dtype_of(model), **options)
+    except ValueError as error:
+        return None, f"the weights cannot be read again: {error}"
+    return reference.to(_roomy_device(device_of(model), n_bytes)), ""
+
+
+def _roomy_device(device: torch.device, n_bytes: int) -> torch.device:
+    if device.type == "cuda" and free_bytes(device) < 1.2 * n_bytes:
+        return torch.device("cpu")
+    return device
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Objective -> token influence -> pooling -> `StepSaliency`."""
+"""Objective -> token influence -> pooling -> `StepSaliency`; what a map means is said elsewhere."""
 
 from step_saliency.saliency.api import step_saliency, token_map
 from step_saliency.saliency.objectives import (

@@ -1,7 +1,8 @@
 """Step-Saliency of a trace: objective -> token influence -> pooling -> `StepSaliency`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +14,14 @@ from step_saliency.options import (
     POOLS,
     Method,
     ObjectiveName,
+    Offload,
     Pool,
     Quantity,
     Rows,
     check_option,
 )
 from step_saliency.saliency import hooks
-from step_saliency.saliency.estimate import choose_path
+from step_saliency.saliency.estimate import Path, choose_path
 from step_saliency.saliency.objectives import Objective, resolve_objective
 from step_saliency.saliency.pooling import (
     StepLayout,
@@ -32,37 +34,27 @@ from step_saliency.saliency.streaming import streaming_maps
 from step_saliency.trace import Region, Trace
 
 
+class MapOptions(TypedDict, total=False):
+    """Keyword arguments of `step_saliency`, by type."""
+
+    objective: ObjectiveName | Objective | Callable[..., Tensor]
+    method: Method
+    pool: Pool
+    rows: Rows
+    per_head: bool
+    layers: Sequence[int] | None
+    answer: Sequence[int] | None
+    answer_tokens: tuple[int, int] | None
+    offload: Offload
+
+
 @overload
-def step_saliency(
-    model: Any,
-    trace: Trace,
-    *,
-    objective: ObjectiveName | Objective | Callable[..., Tensor] = ...,
-    method: Method = ...,
-    pool: Pool = ...,
-    rows: Rows = ...,
-    per_head: bool = ...,
-    layers: Sequence[int] | None = ...,
-    answer: Sequence[int] | None = ...,
-    answer_tokens: tuple[int, int] | None = ...,
-    offload: bool = ...,
-) -> StepSaliency: ...
+def step_saliency(model: Any, trace: Trace, **options: Unpack[MapOptions]) -> StepSaliency: ...
 
 
 @overload
 def step_saliency(
-    model: Any,
-    trace: Sequence[Trace],
-    *,
-    objective: ObjectiveName | Objective | Callable[..., Tensor] = ...,
-    method: Method = ...,
-    pool: Pool = ...,
-    rows: Rows = ...,
-    per_head: bool = ...,
-    layers: Sequence[int] | None = ...,
-    answer: Sequence[int] | None = ...,
-    answer_tokens: tuple[int, int] | None = ...,
-    offload: bool = ...,
+    model: Any, trace: Sequence[Trace], **options: Unpack[MapOptions]
 ) -> list[StepSaliency]: ...
 
 
@@ -78,7 +70,7 @@ def step_saliency(
     layers: Sequence[int] | None = None,
     answer: Sequence[int] | None = None,
     answer_tokens: tuple[int, int] | None = None,
-    offload: bool = False,
+    offload: Offload = "auto",
 ) -> StepSaliency | list[StepSaliency]:
     """Map how much the predictions of each step depend, through attention, on each earlier step.
 
@@ -102,13 +94,15 @@ def step_saliency(
         rows: ``"query"`` files row t under the step that position t is in, ``"target"`` under the
             step of the token that is predicted there.
         per_head: Keep heads apart.
-        layers: Model layers to map, in the order wanted; all by default. Negative ones count from
-            the end.
+        layers: Model layers to map, in the order of the maps; all by default. Negative ones count
+            from the end.
         answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``; by default
             the tokens of the summary.
         answer_tokens: (correct, wrong) token ids for ``"logit_diff"``, read where the first answer
             token is predicted; by default that token against the largest other logit.
-        offload: Keep what the streaming path saves between layers in main memory.
+        offload: Whether the streaming path keeps what it saves between layers in main memory
+            instead of the GPU's; ``"auto"`` does where it fits in no other way. Makes no difference
+            to the maps, nor on a CPU.
 
     Returns:
         Maps, ``layer step step`` or ``layer head step step``, on the CPU; a list of them for
@@ -127,40 +121,30 @@ def step_saliency(
         raise ValueError("no trace was given")
     for one in traces:
         check_tokens(model, one.tokens)
-    wanted = resolve_layers(model, layers)
-    objectives = [_resolve(objective, one, answer, answer_tokens) for one in traces]
-    layouts = [
-        step_layout(one.step_ids, rows=rows, last_row=chosen.last_row)
-        for one, chosen in zip(traces, objectives, strict=True)
-    ]
-    longest = max(len(one.tokens) for one in traces)
-    path = choose_path(model, longest, method=method, objective=objectives[0], layers=wanted)
-    jobs = list(zip(traces, objectives, layouts, strict=True))
-    if path == "streaming":
-        totals = streaming_maps(
-            model,
-            traces,
-            objectives,
-            layouts=layouts,
-            layers=wanted,
-            per_head=per_head,
-            offload=offload,
-        )
-    else:
-        totals = [_by_hooks(model, *job, layers=wanted, per_head=per_head) for job in jobs]
+    mapped = resolve_layers(model, layers)
+    jobs = [_job(one, _resolve(objective, one, answer, answer_tokens), rows) for one in traces]
+    path = choose_path(
+        model,
+        [len(one.tokens) for one in traces],
+        method=method,
+        objective=jobs[0].objective,
+        layers=mapped,
+        offload=offload,
+    )
+    totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
     results = [
         StepSaliency(
-            maps=normalise(total, layout, pool),
-            trace=one,
-            layers=wanted,
+            maps=normalise(total, job.layout, pool),
+            trace=job.trace,
+            layers=mapped,
             n_layers=n_layers(model),
-            objective=chosen.name,
-            method=path,
+            objective=job.objective.name,
+            method=path.name,
             pool=pool,
             rows=rows,
-            last_row=chosen.last_row,
+            last_row=job.objective.last_row,
         )
-        for total, (one, chosen, layout) in zip(totals, jobs, strict=True)
+        for total, job in zip(totals, jobs, strict=True)
     ]
     return results[0] if isinstance(trace, Trace) else results
 
@@ -196,16 +180,16 @@ def token_map(
         ValueError: as `step_saliency`.
     """
     check_tokens(model, trace.tokens)
-    (wanted,) = resolve_layers(model, [layer])
+    (mapped,) = resolve_layers(model, [layer])
 
     def keep(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head query key"]:
         return (influence if per_head else influence.mean(0)).cpu()
 
-    chosen = _resolve(objective, trace, answer, answer_tokens)
+    scalar = _resolve(objective, trace, answer, answer_tokens)
     maps = hooks.reduce_influence(
-        model, trace.tokens, chosen, layers=[wanted], reduce=keep, quantity=quantity
+        model, trace.tokens, scalar, layers=[mapped], reduce=keep, quantity=quantity
     )
-    return maps[wanted]
+    return maps[mapped]
 
 
 def check_tokens(model: Any, tokens: Int[Tensor, "pos"]) -> None:
@@ -237,10 +221,10 @@ def resolve_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
     beyond = [layer for layer in layers if not -total <= layer < total]
     if beyond or not len(layers):
         raise ValueError(f"layers={list(layers)}: the model has layers 0 to {total - 1}")
-    wanted = tuple(layer % total for layer in layers)
-    if len(set(wanted)) < len(wanted):
+    numbers = tuple(layer % total for layer in layers)
+    if len(set(numbers)) < len(numbers):
         raise ValueError(f"layers={list(layers)} names a layer twice")
-    return wanted
+    return numbers
 
 
 def answer_positions(trace: Trace) -> list[int]:
@@ -260,25 +244,52 @@ def _resolve(
     answer_tokens: tuple[int, int] | None,
 ) -> Objective:
     positions = answer_positions(trace) if answer is None else list(answer)
-    chosen = resolve_objective(
+    scalar = resolve_objective(
         objective, answer=positions, answer_tokens=answer_tokens, tokens=trace.tokens
     )
-    chosen.queries(len(trace.tokens))
-    return chosen
+    scalar.queries(len(trace.tokens))  # raises where the trace lacks a position that is read
+    return scalar
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One trace to be mapped."""
+
+    trace: Trace
+    objective: Objective
+    layout: StepLayout
+
+
+def _job(trace: Trace, objective: Objective, rows: Rows) -> _Job:
+    layout = step_layout(trace.step_ids, rows=rows, last_row=objective.last_row)
+    return _Job(trace, objective, layout)
+
+
+def _totals(
+    model: Any, jobs: Sequence[_Job], path: Path, *, layers: Sequence[int], per_head: bool
+) -> list[Float[Tensor, "layer *head _ _"]]:
+    """Influence summed over each pair of steps of each trace."""
+    if path.name == "hooks":
+        return [_by_hooks(model, job, layers=layers, per_head=per_head) for job in jobs]
+    return streaming_maps(
+        model,
+        [job.trace for job in jobs],
+        [job.objective for job in jobs],
+        layouts=[job.layout for job in jobs],
+        layers=layers,
+        per_head=per_head,
+        offload=path.offload,
+    )
 
 
 def _by_hooks(
-    model: Any,
-    trace: Trace,
-    objective: Objective,
-    layout: StepLayout,
-    *,
-    layers: Sequence[int],
-    per_head: bool,
+    model: Any, job: _Job, *, layers: Sequence[int], per_head: bool
 ) -> Float[Tensor, "layer *head step step"]:
     def pool(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head step step"]:
-        totals = sum_tokens(influence, layout)
+        totals = sum_tokens(influence, job.layout)
         return (totals if per_head else totals.mean(0)).cpu()
 
-    maps = hooks.reduce_influence(model, trace.tokens, objective, layers=layers, reduce=pool)
+    maps = hooks.reduce_influence(
+        model, job.trace.tokens, job.objective, layers=layers, reduce=pool
+    )
     return torch.stack([maps[layer] for layer in layers])

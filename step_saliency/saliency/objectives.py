@@ -16,10 +16,10 @@ row t of the map says how much it depends on what position t attended to.
     log_odds    L_t = -(log p - log(1 - p)); the same direction row by row, without the factor 1 - p
                 that makes confident rows vanish
     sequence    mean of -log p over all predictions (the authors' scripts): row t mixes in the
-    influence
-                on later tokens, and the scale shrinks with the length
+                influence on later tokens, and the scale shrinks with the length
     answer      mean of -log p over the answer's tokens: which steps drive the answer, also by way
-    of others logit_diff  logit of the correct minus logit of the wrong token, at one position
+                of others
+    logit_diff  logit of the correct minus logit of the wrong token, at one position
 
 Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency; logit difference as in
 TransformerLens' patching literature.
@@ -36,6 +36,13 @@ from torch import Tensor
 
 from step_saliency.options import OBJECTIVES, ObjectiveName
 
+Tokens = Int[Tensor, "pos"]
+Queries = Int[Tensor, "query"]
+"""Positions whose logits are read."""
+Logits = Float[Tensor, "query vocab"]
+AllLogits = Float[Tensor, "pos vocab"]
+Losses = Float[Tensor, "query"]
+
 
 class Objective(ABC):
     """A scalar of the logits of one sequence.
@@ -50,34 +57,25 @@ class Objective(ABC):
     local: bool = False
     last_row: bool = False
 
-    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+    def queries(self, n_tokens: int) -> Queries:
         """Positions whose logits are read, ascending."""
         return torch.arange(n_tokens - 1)
 
     @abstractmethod
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         """Terms of the sum for some of the positions of `queries`, in float32 or better."""
 
-    def total(
-        self, logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, "pos"]
-    ) -> Float[Tensor, ""]:
+    def total(self, logits: AllLogits, tokens: Tokens) -> Float[Tensor, ""]:
         """The scalar itself, from all logits at once."""
         queries = self.queries(len(tokens)).to(logits.device)
         return self.position_losses(logits[queries], tokens, queries).sum()
 
 
-def _next_token_loss(
-    logits: Float[Tensor, "query vocab"], tokens: Int[Tensor, "pos"], queries: Int[Tensor, "query"]
-) -> Float[Tensor, "query"]:
+def _next_token_loss(logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
     return F.cross_entropy(_widen(logits), tokens[queries + 1], reduction="none")
 
 
-def _widen(logits: Float[Tensor, "query vocab"]) -> Float[Tensor, "query vocab"]:
+def _widen(logits: Logits) -> Logits:
     """Float32 for half precision: a loss rounded to eight bits has no usable gradient."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
@@ -89,12 +87,7 @@ class NextToken(Objective):
     name = "next_token"
     local = True
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         return _next_token_loss(logits, tokens, queries)
 
 
@@ -105,12 +98,7 @@ class LogOdds(Objective):
     name = "log_odds"
     local = True
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         targets = tokens[queries + 1].unsqueeze(-1)
         logits = _widen(logits)
         others = logits.scatter(-1, targets, -torch.inf)
@@ -123,12 +111,7 @@ class SequenceLoss(Objective):
 
     name = "sequence"
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         return _next_token_loss(logits, tokens, queries) / (len(tokens) - 1)
 
 
@@ -151,19 +134,14 @@ class AnswerLoss(Objective):
                 "the first token of a trace is predicted by nothing"
             )
 
-    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+    def queries(self, n_tokens: int) -> Queries:
         if max(self.positions) >= n_tokens:
             raise ValueError(
                 f"answer position {max(self.positions)} lies beyond the trace of {n_tokens} tokens"
             )
         return torch.tensor(sorted(set(self.positions))) - 1
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         return _next_token_loss(logits, tokens, queries) / len(set(self.positions))
 
 
@@ -183,21 +161,16 @@ class LogitDiff(Objective):
     name = "logit_diff"
     last_row = True
 
-    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+    def queries(self, n_tokens: int) -> Queries:
         if not -n_tokens <= self.position < n_tokens:
             raise ValueError(f"position {self.position} is outside a trace of {n_tokens} tokens")
         return torch.tensor([self.position % n_tokens])
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],  # noqa: ARG002
-        queries: Int[Tensor, "query"],  # noqa: ARG002
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:  # noqa: ARG002
         logits = _widen(logits)
         return logits[:, self.correct] - self._wrong_logit(logits)
 
-    def _wrong_logit(self, logits: Float[Tensor, "query vocab"]) -> Float[Tensor, "query"]:
+    def _wrong_logit(self, logits: Logits) -> Losses:
         if self.wrong is not None:
             return logits[:, self.wrong]
         correct = torch.full_like(logits[:, :1], self.correct, dtype=torch.long)
@@ -221,20 +194,13 @@ class Custom(Objective):
         """The function's own name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def queries(self, n_tokens: int) -> Int[Tensor, "query"]:
+    def queries(self, n_tokens: int) -> Queries:
         return torch.arange(n_tokens)
 
-    def position_losses(
-        self,
-        logits: Float[Tensor, "query vocab"],
-        tokens: Int[Tensor, "pos"],
-        queries: Int[Tensor, "query"],
-    ) -> Float[Tensor, "query"]:
+    def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         raise NotImplementedError("a function of all logits has no terms per position")
 
-    def total(
-        self, logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, "pos"]
-    ) -> Float[Tensor, ""]:
+    def total(self, logits: AllLogits, tokens: Tokens) -> Float[Tensor, ""]:
         value = self.function(logits, tokens)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
             raise ValueError(

@@ -10,7 +10,8 @@ Here they are summed into steps while they exist (`kernels.step_attention`), lay
 
     1. forward through the blocks, keeping the input of each
     2. logits and objective in chunks of positions, which leaves the gradient at the last block's
-    output 3. blocks from last to first: run again with a graph, differentiated, forgotten
+       output
+    3. blocks from last to first: run again with a graph, differentiated, forgotten
 
 Nothing of size pos x pos or pos x vocabulary is ever held. Local objectives let keys and values
 pass gradient from their own position alone, for the reason given in `hooks`; everything else is
@@ -25,7 +26,7 @@ flash attention (Dao et al., 2022).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,25 +35,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.saliency.hooks import frozen_parameters
+from step_saliency.models.hooking import evaluating, frozen_parameters
 from step_saliency.saliency.kernels.step_attention import KernelName
-from step_saliency.saliency.kernels.step_attention.types import Spans, StepIndex
+from step_saliency.saliency.kernels.step_attention.types import StepIndex
 from step_saliency.saliency.layerwise import (
     AttentionRun,
     LayerwiseModel,
     check_layerwise,
     layerwise_model,
 )
+from step_saliency.saliency.layerwise.base import first_tensor
 from step_saliency.saliency.objectives import Custom, Objective
+from step_saliency.saliency.padding import PaddedBatch, pad_traces, padded_groups
 from step_saliency.saliency.pooling import StepLayout
 from step_saliency.trace import Trace
 
 LOGIT_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 """Size of a chunk of logits in float32, which sets how many positions are unembedded at a time."""
-
-
-BATCH_TOKENS = 4096
-"""Traces are padded into one batch while it has no more positions than this."""
 
 
 def streaming_maps(
@@ -76,7 +75,8 @@ def streaming_maps(
         traces: Traces; shorter ones are padded.
         objectives: What is differentiated, for each trace; all local or none.
         layouts: Where rows and columns belong, for each trace.
-        layers: Model layers, in the order wanted. Blocks below the lowest are not differentiated.
+        layers: Model layers, in the order of the maps. Blocks below the lowest are not
+            differentiated.
         per_head: Keep heads apart instead of averaging over them.
         offload: Keep the blocks' inputs in main memory instead of the device's.
         kernel: Implementation of attention; see `kernels.step_attention.load_kernel`.
@@ -99,7 +99,7 @@ def streaming_maps(
         stack.enter_context(frozen_parameters(model))
         stack.enter_context(evaluating(model))
         check_layerwise(layerwise, traces[0].tokens)
-        for group in _groups([len(trace.tokens) for trace in traces]):
+        for group in padded_groups([len(trace.tokens) for trace in traces]):
             batch = pad_traces(traces[group], layouts[group], padding_side)
             run = AttentionRun(
                 kernel=kernel,
@@ -120,29 +120,6 @@ def streaming_maps(
     return maps
 
 
-@dataclass(frozen=True, eq=False)
-class PaddedBatch:
-    """Traces as one block of tokens.
-
-    Attributes:
-        tokens: Token ids, 0 at padding.
-        positions: Position of each token in its trace, -1 at padding; None if nothing is padded on
-            the left, where transformers and TransformerLens count by themselves.
-        spans: Where each trace lies.
-        steps: Steps of rows and columns.
-    """
-
-    tokens: Int[Tensor, "batch pos"]
-    positions: Int[Tensor, "batch pos"] | None
-    spans: Spans
-    steps: StepIndex
-
-    @property
-    def unpadded(self) -> bool:
-        """Whether all positions are real."""
-        return all(span == (0, self.tokens.shape[1]) for span in self.spans)
-
-
 @dataclass(eq=False)
 class BlockCall:
     """One block, and what it was called with."""
@@ -159,36 +136,6 @@ class BlockCall:
         return first_tensor(self.block(resid, *self.args, **self.kwargs))
 
 
-def pad_traces(
-    traces: Sequence[Trace],
-    layouts: Sequence[StepLayout],
-    padding_side: Literal["left", "right"] = "right",
-) -> PaddedBatch:
-    """Pad traces to the longest."""
-    longest = max(len(trace.tokens) for trace in traces)
-    starts = [longest - len(t.tokens) if padding_side == "left" else 0 for t in traces]
-    spans = tuple(
-        (start, start + len(trace.tokens)) for start, trace in zip(starts, traces, strict=True)
-    )
-
-    def pad(columns: Sequence[Int[Tensor, "_"]], fill: int) -> Int[Tensor, "batch pos"]:
-        padded = torch.full((len(columns), longest), fill, dtype=torch.long)
-        for row, (start, stop), column in zip(padded, spans, columns, strict=True):
-            row[start:stop] = column
-        return padded
-
-    return PaddedBatch(
-        tokens=pad([trace.tokens for trace in traces], 0),
-        positions=pad([torch.arange(len(t.tokens)) for t in traces], -1) if any(starts) else None,
-        spans=spans,
-        steps=StepIndex(
-            pad([layout.row_steps for layout in layouts], -1),
-            pad([layout.key_steps for layout in layouts], -1),
-            max(layout.n_steps for layout in layouts),
-        ),
-    )
-
-
 @torch.no_grad()
 def record_blocks(
     layerwise: LayerwiseModel, batch: PaddedBatch, *, offload: bool = False
@@ -200,8 +147,8 @@ def record_blocks(
     def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rest = dict(kwargs)
         resid = args[0] if args else rest.pop("hidden_states")
-        kept = resid.to("cpu") if offload else resid
-        calls.append(BlockCall(block, kept, resid.device, args[1:], rest))
+        saved = resid.to("cpu") if offload else resid
+        calls.append(BlockCall(block, saved, resid.device, args[1:], rest))
 
     with ExitStack() as stack:
         for block in layerwise.blocks:
@@ -291,15 +238,15 @@ def differentiate_blocks(
         gradient: Gradient at the last block's output.
         run: Options of step attention.
         steps: Steps of rows and columns.
-        layers: Layers whose totals are wanted.
+        layers: Layers to be mapped.
         progress: Show a progress bar.
 
     Returns:
         Totals by layer, averaged over heads unless ``run.per_head``.
     """
     totals: dict[int, Tensor] = {}
-    wanted = range(min(layers), len(calls))
-    for layer in tqdm(reversed(wanted), total=len(wanted), desc="layers", disable=not progress):
+    upper = range(min(layers), len(calls))
+    for layer in tqdm(reversed(upper), total=len(upper), desc="layers", disable=not progress):
         run.steps, run.totals = (steps if layer in layers else None), None
         gradient = _differentiate(calls.pop(), gradient)
         if run.totals is not None:
@@ -318,25 +265,6 @@ def _differentiate(
     return gradient
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout and gradient checkpointing off; afterwards every module's flag is as it was."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The residual in what a block returns."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
-
-
 def _check_jobs(
     traces: Sequence[Trace], objectives: Sequence[Objective], layouts: Sequence[StepLayout]
 ) -> None:
@@ -352,16 +280,6 @@ def _check_jobs(
             raise ValueError(
                 f"a layout of {len(layout.key_steps)} positions for a trace of {len(trace.tokens)}"
             )
-
-
-def _groups(lengths: Sequence[int]) -> Iterator[slice]:
-    """Neighbours whose padded batch stays within `BATCH_TOKENS`, or one trace alone."""
-    start = 0
-    for stop in range(1, len(lengths) + 1):
-        following = max(lengths[start : stop + 1]) * (stop + 1 - start)
-        if stop == len(lengths) or following > BATCH_TOKENS:
-            yield slice(start, stop)
-            start = stop
 
 
 def _crop(

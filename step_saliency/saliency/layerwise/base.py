@@ -58,6 +58,12 @@ class LayerwiseModel(ABC):
         return torch.device("cpu") if device.type == "meta" else device
 
 
+def first_tensor(output: Any) -> Tensor:
+    """The residual in what a block returns."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
 def refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
     """Refuse hooks where streaming has nothing for them, or only parts of it.
 

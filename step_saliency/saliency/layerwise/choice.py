@@ -1,14 +1,13 @@
 """Which class runs a model layer by layer, and whether what it runs is the model."""
 
 import weakref
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from step_saliency.saliency.layerwise.base import LayerwiseModel
+from step_saliency.saliency.layerwise.base import LayerwiseModel, first_tensor
 from step_saliency.saliency.layerwise.hooked import LayerwiseHooked
 from step_saliency.saliency.layerwise.run import AttentionRun
 from step_saliency.saliency.layerwise.transformers import LayerwiseTransformers
@@ -75,13 +74,11 @@ def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> No
 def _last_resid(
     layerwise: LayerwiseModel, tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    outputs: list[Any] = []
+    outputs: list[Tensor] = []
     last = layerwise.blocks[-1]
-    handle = last.register_forward_hook(lambda _m, _args, out: outputs.append(out))
+    handle = last.register_forward_hook(lambda _b, _args, out: outputs.append(first_tensor(out)))
     try:
         layerwise.run_blocks(tokens, None)
     finally:
         handle.remove()
-    output = outputs[0]
-    resid: Tensor = output[0] if isinstance(output, tuple) else output
-    return resid
+    return outputs[0]

@@ -5,12 +5,16 @@ key-value head and grouped keys are never repeated. Work buffers hold one tile; 
 linear in pos. Tiles are computed in float32 (float64 for float64 inputs).
 """
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from step_saliency.saliency.kernels.step_attention.tiles import (
+    TilePooling,
+    blocks,
+    hide_keys,
+    pack,
+)
 from step_saliency.saliency.kernels.step_attention.types import (
     AttentionGradients,
     AttentionSpec,
@@ -167,15 +171,15 @@ def _tiled_attention(
     group = len(q) // kv_head
     z = torch.empty(kv_head, n_pos, group, v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(kv_head, n_pos, group, dtype=wide, device=q.device)
-    rows = _pack(q, kv_head, wide)
+    rows = pack(q, kv_head, wide)
     k, v = k.to(wide), v.to(wide)
-    for first, last in _blocks(0, n_pos, max(1, tile.rows // group)):
+    for first, last in blocks(0, n_pos, max(1, tile.rows // group)):
         low = 0 if spec.window is None else max(0, first - spec.window + 1)
         for h in range(kv_head):
             scores = (rows[h, first * group : last * group] @ k[h, low:last].mT).mul_(spec.scale)
             if spec.softcap is not None:
                 scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
-            _hide_keys(scores, first, low, group, spec.window)
+            hide_keys(scores, first, low, group, spec.window)
             block_lse = scores.logsumexp(-1)
             weights = scores.sub_(block_lse.unsqueeze(-1)).exp_()
             z[h, first:last] = (weights @ v[h, low:last]).unflatten(0, (-1, group)).to(z.dtype)
@@ -196,15 +200,15 @@ class _Layer:
         self.kv_head, self.n_pos, _ = k.shape
         self.group = len(q) // self.kv_head
         self.spec, self.tile, self.full = spec, tile, full
-        self.q = _pack(q, self.kv_head, wide)
-        self.dz = _pack(dz, self.kv_head, wide)
+        self.q = pack(q, self.kv_head, wide)
+        self.dz = pack(dz, self.kv_head, wide)
         self.k, self.v = k.to(wide).contiguous(), v.to(wide).contiguous()
-        self.minus_lse = _pack(lse.unsqueeze(-1), self.kv_head, wide).neg_()
+        self.minus_lse = pack(lse.unsqueeze(-1), self.kv_head, wide).neg_()
         delta = (dz.to(wide) * z.to(wide)).sum(-1, keepdim=True)
-        self.minus_delta = _pack(delta, self.kv_head, wide).neg_()
+        self.minus_delta = pack(delta, self.kv_head, wide).neg_()
         self.dq = torch.zeros_like(self.q)
         self.dk, self.dv = torch.zeros_like(self.k), torch.zeros_like(self.v)
-        self.pooling: _Pooling | None = None
+        self.pooling: TilePooling | None = None
         tile_size = self.block * self.group * tile.keys
         self.buffers = [q.new_empty(tile_size, dtype=wide) for _ in range(3)]
 
@@ -220,18 +224,18 @@ class _Layer:
         key_steps: Int[Tensor, "pos"],
     ) -> None:
         """Add the influence that `differentiate` meets to these totals."""
-        self.pooling = _Pooling(totals, row_steps, key_steps, self.group)
+        self.pooling = TilePooling(totals, row_steps, key_steps, self.group)
 
     def unpacked_dq(self) -> Float[Tensor, "head pos d_head"]:
         return self.dq.unflatten(1, (-1, self.group)).transpose(1, 2).flatten(0, 1)
 
     def differentiate(self) -> None:
-        for first, last in _blocks(0, self.n_pos, self.block):
+        for first, last in blocks(0, self.n_pos, self.block):
             low = 0 if self.spec.window is None else max(0, first - self.spec.window + 1)
             if self.pooling is not None:
                 self.pooling.start_rows(first, last)
             for h in range(self.kv_head):
-                for keys in _blocks(low, last, self.tile.keys):
+                for keys in blocks(low, last, self.tile.keys):
                     self._differentiate_tile(h, (first, last), keys)
                 if self.pooling is not None:
                     self.pooling.finish_head(h)
@@ -246,7 +250,7 @@ class _Layer:
             buffer[: len(q) * len(k)].view(len(q), len(k)) for buffer in self.buffers
         )
         self._weights(weights, slope, h, rows, k)
-        _hide_keys(weights, first, low, self.group, self.spec.window, value=0.0)
+        hide_keys(weights, first, low, self.group, self.spec.window, value=0.0)
         torch.mm(dz, v.mT, out=influence).mul_(weights)
         if self.full:
             self.dv[h, low:high].addmm_(weights.mT, dz)
@@ -275,90 +279,3 @@ class _Layer:
         torch.mm(q, k.mT, out=slope).mul_(self.spec.scale / self.spec.softcap).tanh_()
         torch.add(minus_lse, slope, alpha=self.spec.softcap, out=weights).exp_()
         slope.square_().neg_().add_(1)
-
-
-class _Pooling:
-    """Sums the influence of one sequence, tile by tile, into pairs of steps.
-
-    A block of rows lies in few steps, so a narrow matrix of zeros and ones sums its rows first;
-    keys are summed after that, when little is left of the tile.
-    """
-
-    def __init__(
-        self,
-        totals: Float[Tensor, "heads_out step step"],
-        row_steps: Int[Tensor, "pos"],
-        key_steps: Int[Tensor, "pos"],
-        group: int,
-    ) -> None:
-        self.totals, self.row_steps, self.group = totals, row_steps, group
-        self.n_steps = totals.shape[-1]
-        # columns that count nowhere are summed into one more step, which is dropped
-        self.key_steps = key_steps.where(key_steps >= 0, self.n_steps).to(totals.device)
-
-    @property
-    def per_head(self) -> bool:
-        return len(self.totals) > 1
-
-    def start_rows(self, first: int, last: int) -> None:
-        """Turn to the rows of the query positions from `first` to before `last`."""
-        row_steps = self.row_steps[first:last]
-        steps = row_steps[row_steps >= 0].unique()
-        of_step = (row_steps == steps.unsqueeze(-1)).to(self.totals)  # step pos
-        heads = torch.eye(self.group) if self.per_head else torch.ones(1, self.group)
-        # (head step) (pos head): row (head h, step s) sums the rows of head h that lie in step s
-        self.selector = torch.einsum("st,hg->hstg", of_step.cpu(), heads.to(of_step).cpu())
-        self.selector = self.selector.flatten(2).flatten(0, 1).to(self.totals.device)
-        self.steps = steps.to(self.totals.device)
-        self.sums = self.totals.new_zeros(len(self.selector), self.n_steps + 1)
-
-    def add(self, influence: Float[Tensor, "row key"], low: int, high: int) -> None:
-        key_steps = self.key_steps[low:high].expand(len(self.selector), -1)
-        self.sums.scatter_add_(1, key_steps, self.selector @ influence)
-
-    def finish_head(self, h: int) -> None:
-        """File the sums of key-value head h and start anew."""
-        heads_out = self.group if self.per_head else 1
-        sums = self.sums[:, : self.n_steps].reshape(heads_out, len(self.steps), self.n_steps)
-        first = h * heads_out if self.per_head else 0
-        self.totals[first : first + heads_out].index_add_(1, self.steps, sums)
-        self.sums.zero_()
-
-
-def _hide_keys(
-    tile: Float[Tensor, "row key"],
-    first: int,
-    low: int,
-    group: int,
-    window: int | None,
-    value: float = -torch.inf,
-) -> None:
-    """Overwrite, in place, what the queries from `first` on do not see of the keys from `low`
-    on."""
-    n_keys = tile.shape[1]
-    n_queries = len(tile) // group
-    by_query = tile.view(n_queries, group, n_keys)
-    future = max(0, first + 1 - low)
-    if future < n_keys:
-        query = torch.arange(first, first + n_queries, device=tile.device).view(-1, 1, 1)
-        key = torch.arange(low + future, low + n_keys, device=tile.device)
-        by_query[..., future:].masked_fill_(key > query, value)
-    if window is None:
-        return
-    past = min(n_keys, first + n_queries - window - low)
-    if past > 0:
-        query = torch.arange(first, first + n_queries, device=tile.device).view(-1, 1, 1)
-        key = torch.arange(low, low + past, device=tile.device)
-        by_query[..., :past].masked_fill_(key <= query - window, value)
-
-
-def _pack(
-    x: Float[Tensor, "head pos d"], kv_head: int, dtype: torch.dtype
-) -> Float[Tensor, "kv_head row d"]:
-    grouped = x.unflatten(0, (kv_head, -1)).transpose(1, 2)
-    return grouped.to(dtype, copy=True, memory_format=torch.contiguous_format).flatten(1, 2)
-
-
-def _blocks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, stop, size):
-        yield first, min(first + size, stop)

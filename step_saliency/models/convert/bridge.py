@@ -1,0 +1,50 @@
+"""transformers model -> TransformerBridge."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from step_saliency.models.convert.tokenizer import attach_tokenizer
+
+
+def bridge_from_transformers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    name: str = "custom",
+    device: torch.device | None = None,
+    process_weights: bool = False,
+) -> nn.Module:
+    """Wrap a transformers model in a TransformerBridge, with eager attention so that hooks live.
+
+    The bridge takes the model over: its submodules are replaced in place.
+
+    Args:
+        model: A causal language model that TransformerLens has an adapter for.
+        tokenizer: Its tokenizer, used as it is.
+        name: ``cfg.model_name`` of the result.
+        device: Device of the result; None for that of ``model``.
+        process_weights: Switch compatibility mode on (folded norms, centred weights).
+
+    Returns:
+        A TransformerBridge in eval mode.
+
+    Raises:
+        ValueError: if TransformerLens has no adapter for the architecture.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = type(model).__name__
+    model.set_attn_implementation("eager")
+    if device is not None:
+        model.to(device)
+    try:
+        bridge = build_bridge_from_module(
+            model.eval(), architecture, hf_config=model.config, model_name=name
+        )
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(f"TransformerBridge has no adapter for {architecture!r}") from error
+    attach_tokenizer(bridge, tokenizer)
+    if process_weights:
+        bridge.enable_compatibility_mode()
+    return bridge.eval()

@@ -1,0 +1,1 @@
+"""What a map costs, and which path is taken for it; nothing here computes one."""

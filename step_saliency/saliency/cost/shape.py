@@ -1,0 +1,88 @@
+"""The sizes of a model that the cost of a map depends on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from step_saliency.saliency.layerwise import layerwise_model
+
+PATTERN_COPIES = {"HookedTransformer": (2.8, 3.0), "TransformerBridge": (1.5, 3.0)}
+"""Numbers for each entry of a pattern that a class of model keeps: in every layer, and once."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes that the cost depends on; widths count numbers per token."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_mlp: int
+    query_width: int
+    key_width: int
+    vocab: int
+    itemsize: int
+    device: torch.device
+    pattern_copies: tuple[float, float]
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights that a token meets in one block."""
+        attention = 2 * self.d_model * (self.query_width + self.key_width)
+        return attention + 3 * self.d_model * self.d_mlp
+
+
+def model_shape(model: nn.Module) -> ModelShape:
+    """Read off a model what its cost depends on.
+
+    Raises:
+        ValueError: not a model that a path can take.
+    """
+    device = layerwise_model(model).device
+    classes = [cls.__name__ for cls in type(model).__mro__]
+    copies = [PATTERN_COPIES[name] for name in classes if name in PATTERN_COPIES]
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    inner: Any = getattr(model, "original_model", model)
+    widths = (
+        _hooked_widths(model.cfg)
+        if "HookedTransformer" in classes
+        else _transformers_widths(inner.config.get_text_config(decoder=True))
+    )
+    return ModelShape(
+        **widths,
+        itemsize=weight.element_size(),
+        device=device,
+        pattern_copies=copies[0] if copies else PATTERN_COPIES["TransformerBridge"],
+    )
+
+
+def _hooked_widths(config: Any) -> dict[str, int]:
+    return {
+        "n_layers": config.n_layers,
+        "n_heads": config.n_heads,
+        "d_model": config.d_model,
+        "d_mlp": (config.d_mlp or 0) * (config.experts_per_token or 1),
+        "query_width": config.n_heads * config.d_head,
+        "key_width": (config.n_key_value_heads or config.n_heads) * config.d_head,
+        "vocab": config.d_vocab,
+    }
+
+
+def _transformers_widths(config: Any) -> dict[str, int]:
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    width = getattr(config, "moe_intermediate_size", None) or getattr(
+        config, "intermediate_size", None
+    )
+    return {
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "d_model": config.hidden_size,
+        "d_mlp": (width or 4 * config.hidden_size) * experts,
+        "query_width": config.num_attention_heads * d_head,
+        "key_width": kv_heads * d_head,
+        "vocab": config.vocab_size,
+    }

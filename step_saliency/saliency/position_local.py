@@ -1,0 +1,180 @@
+"""One backward pass in place of one for every position, exactly.
+
+Question: with L_t the loss of the prediction at position t, what is dL_t/dA[t, k] for all t at
+once? One backward pass of sum_t L_t gives it if keys and values pass gradient on the diagonal only:
+
+    k -> k.detach(),    scores[t, t] += dscore/d(q.k) * q_t . (k_t - k_t.detach())
+    v -> v.detach(),    z[t]         += A[t, t] * (v_t - v_t.detach())
+
+Both additions are zero in value. A residual at position t then reaches no loss but L_t, which is
+what one backward pass per position would see. Assumes that attention is the only way between
+positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import einsum, rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from step_saliency.models.facts import attention_scale, n_layers, score_softcap
+from step_saliency.models.hooking import NamedHook, firing_hooks, live_names, prepended_hooks
+
+
+@contextmanager
+def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
+    """Let one backward pass differentiate every position's loss for that position alone.
+
+    Changes no activation, only what gradient passes (module docstring). Of the hooks of others,
+    those at scores, pattern and z may do anything; those at keys and values may add to them.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        first_layer: Layers below it are left alone.
+
+    Raises:
+        ValueError: the model lacks one of the hook points.
+    """
+    first: list[NamedHook] = []
+    last: list[NamedHook] = []
+    for layer in range(first_layer, n_layers(model)):
+        before, after = _local_layer_hooks(model, layer)
+        first += before
+        last += after
+    with prepended_hooks(model, first), model.hooks(fwd_hooks=last):
+        yield
+
+
+def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[NamedHook]]:
+    """Hooks that must run before those of others at the same point, and one that must run after."""
+    prefix = f"blocks.{layer}.attn."
+    query_name, key_name = _query_key_names(model, layer)
+    names = [query_name, key_name, "hook_v", "hook_z", "hook_attn_scores", "hook_pattern"]
+    live_names(model, [prefix + name for name in names])
+    scale, softcap = attention_scale(model, layer), score_softcap(model)
+    seen: dict[str, Tensor] = {}
+
+    def keep_query(q: Float[Tensor, "batch query head d_head"], hook: Any) -> None:
+        seen["q"] = q.detach()
+
+    def detach_key(
+        k: Float[Tensor, "batch key kv_head d_head"], hook: Any
+    ) -> Float[Tensor, "batch key kv_head d_head"]:
+        seen["dk"] = k - k.detach()
+        return k.detach()
+
+    def keep_rotation(turn: Float[Tensor, "batch pos rotary"], hook: Any) -> None:
+        seen["length"] = seen.get("length", 0.0) + turn.detach() ** 2
+
+    def detach_value(
+        v: Float[Tensor, "batch key kv_head d_head"], hook: Any
+    ) -> Float[Tensor, "batch key kv_head d_head"]:
+        seen["dv"] = v - v.detach()
+        return v.detach()
+
+    def pass_scores(
+        scores: Float[Tensor, "batch head query key"], hook: Any
+    ) -> Float[Tensor, "batch head query key"]:
+        dk = _stretch(seen.pop("dk"), seen.pop("length", None))
+        return pass_key_diagonal(scores, seen.pop("q"), dk, scale, softcap)
+
+    def keep_diagonal(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+        seen["diagonal"] = pattern.detach().diagonal(dim1=-2, dim2=-1)
+
+    def pass_values(
+        z: Float[Tensor, "batch query head d_head"], hook: Any
+    ) -> Float[Tensor, "batch query head d_head"]:
+        return pass_value_diagonal(z, seen.pop("diagonal"), seen.pop("dv"))
+
+    before: list[NamedHook] = [
+        (prefix + query_name, keep_query),
+        (prefix + key_name, detach_key),
+        (prefix + "hook_v", detach_value),
+        (prefix + "hook_attn_scores", pass_scores),
+        (prefix + "hook_z", pass_values),
+    ]
+    rotation = {prefix + "hook_cos", prefix + "hook_sin"} & firing_hooks(model)
+    if query_name == "hook_q":
+        before += [(name, keep_rotation) for name in sorted(rotation)]
+    return before, [(prefix + "hook_pattern", keep_diagonal)]
+
+
+def _stretch(
+    dk: Float[Tensor, "batch pos kv_head d_head"], length: Float[Tensor, "batch pos rotary"] | None
+) -> Float[Tensor, "batch pos kv_head d_head"]:
+    """Multiply by cos^2 + sin^2 of the rotation to come, which rounding leaves 1e-7 off one."""
+    if length is None:
+        return dk
+    factor = torch.nn.functional.pad(length, (0, dk.shape[-1] - length.shape[-1]), value=1.0)
+    return dk * factor.unsqueeze(2)
+
+
+def pass_key_diagonal(
+    scores: Float[Tensor, "batch head pos pos"],
+    q: Float[Tensor, "batch pos head d_head"],
+    dk: Float[Tensor, "batch pos kv_head d_head"],
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "batch head pos pos"]:
+    """Add q . dk, zero in value, to the diagonal of the scores.
+
+    Args:
+        scores: Attention scores before the softmax.
+        q: Queries as they entered the scores.
+        dk: k - k.detach() of the keys as they entered the scores, not yet repeated for groups.
+        scale: Factor between q . k and the score.
+        softcap: c of score = c * tanh(scale * q . k / c), if the model caps its scores.
+    """
+    diagonal = einsum(
+        q,
+        _ungroup(dk, q.shape[2]),
+        "batch pos head d_head, batch pos head d_head -> batch head pos",
+    )
+    slope = scale * torch.ones_like(diagonal)
+    if softcap is not None:
+        capped = scores.detach().diagonal(dim1=-2, dim2=-1)
+        slope = slope * (1 - (capped / softcap) ** 2)
+    return scores + torch.diag_embed((slope * diagonal).to(scores.dtype))
+
+
+def pass_value_diagonal(
+    z: Float[Tensor, "batch pos head d_head"],
+    diagonal: Float[Tensor, "batch head pos"],
+    dv: Float[Tensor, "batch pos kv_head d_head"],
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Add A[t, t] * dv, zero in value, to the head outputs.
+
+    Args:
+        z: Head outputs before the output projection.
+        diagonal: A[t, t].
+        dv: v - v.detach(), not yet repeated for groups.
+    """
+    weights = rearrange(diagonal, "batch head pos -> batch pos head 1")
+    return z + (weights * _ungroup(dv, z.shape[2])).to(z.dtype)
+
+
+def _ungroup(
+    x: Float[Tensor, "batch pos kv_head d_head"], n_heads: int
+) -> Float[Tensor, "batch pos head d_head"]:
+    group = n_heads // x.shape[2]
+    return repeat(x, "batch pos kv_head d_head -> batch pos (kv_head group) d_head", group=group)
+
+
+def _query_key_names(model: Any, layer: int) -> tuple[str, str]:
+    """Where queries and keys enter the scores: after the rotation, or before it if need be.
+
+    On the diagonal the rotation makes no difference, because q_t and k_t are turned alike; a norm
+    of queries and keys would.
+    """
+    prefix = f"blocks.{layer}.attn."
+    if {prefix + "hook_rot_q", prefix + "hook_rot_k"} <= firing_hooks(model):
+        return "hook_rot_q", "hook_rot_k"
+    if getattr(model.cfg, "use_qk_norm", False):
+        raise ValueError(
+            f"{prefix}hook_rot_k does not fire on this {type(model).__name__}, whose keys are "
+            "normalised after hook_k: gradients cannot be kept position-local"
+        )
+    return "hook_q", "hook_k"
