@@ -41,10 +41,10 @@ def draw(table: pd.DataFrame) -> Figure:
             len(rows), 2, squeeze=False, sharex=True, height_ratios=[2 + h for h in heights]
         ).flat
         for ax, group in zip(axes, groups, strict=False):
-            chosen = table[table["group"] == group]
-            n = chosen["n"].max()
+            of_panel = table[table["group"] == group]
+            n = of_panel["n"].max()
             xlabel = f"accuracy − no edit ({n:,} problems)"
-            dots(ax, chosen, names="name", reference=0.0, xlabel=xlabel)
+            dots(ax, of_panel, names="name", reference=0.0, xlabel=xlabel)
             ax.set_title(PANELS[group])
             ax.xaxis.set_tick_params(labelbottom=True)
         for ax in list(axes)[len(groups) :]:

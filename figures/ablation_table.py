@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
-from figures.parts import number, p_value, table_figure, with_interval
+from figures.parts import EFFECT_COLUMNS, group_rules, table_figure, with_interval
 from figures.results import read
 from figures.style import PAGE, style
 
@@ -21,18 +21,17 @@ GROUPS = ("method", "placebo")
 def load(results: Path) -> pd.DataFrame:
     """Accuracy of each condition with its effect beside it; the baseline first, without one."""
     accuracy = read(results, "ablation", "accuracy")
-    kept = accuracy[accuracy["group"].isin(GROUPS)].drop(columns="p")
-    kept = kept.rename(
+    rows = accuracy[accuracy["group"].isin(GROUPS)].drop(columns="p")
+    rows = rows.rename(
         columns={name: f"accuracy_{name}" for name in ("estimate", "lower", "upper")}
     )
     effects = read(results, "ablation")
-    told = ["condition", "estimate", "lower", "upper", "corrected", "broken", "p", "p_holm"]
-    return named(kept.merge(effects[told], on="condition", how="left"))
+    columns = ["condition", "estimate", "lower", "upper", "corrected", "broken", "p", "p_holm"]
+    return named(rows.merge(effects[columns], on="condition", how="left"))
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """One line a condition; placebos under a rule."""
-    groups = list(table["group"])
     note = (
         f"{table['n'].max():,} problems; 95% bootstrap intervals over problems. "
         "p: sign flips of problems against no edit, Holm within each block."
@@ -44,13 +43,10 @@ def draw(table: pd.DataFrame) -> Figure:
             columns={
                 "condition": "name",
                 "accuracy [95%]": with_interval(prefix="accuracy_"),
-                "− no edit [95%]": with_interval(signed=True),
-                "corrected": lambda row: number(row["corrected"], 0),
-                "broken": lambda row: number(row["broken"], 0),
-                "p (Holm)": lambda row: p_value(row["p_holm"]),
+                **EFFECT_COLUMNS,
             },
             width=PAGE,
-            rules=[i for i in range(1, len(groups)) if groups[i] != groups[i - 1]],
+            rules=group_rules(table),
             note=note,
         )
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figures.parts import dots, legend_below
 from figures.results import read
-from figures.style import CYCLE, NEUTRAL, PAGE, label, new_figure, style
+from figures.style import CYCLE, GRID_COLOUR, NEUTRAL, PAGE, label, new_figure, style
 
 NAME = "compute_matched"
 KEYS = ["condition", "method", "k", "limit"]
@@ -46,13 +46,13 @@ def draw(ways: pd.DataFrame, overhead: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
-            ax.grid(color="#e5e5e5", linewidth=0.5)
+            ax.grid(color=GRID_COLOUR, linewidth=0.5)
         axes[0].set_ylabel(f"accuracy ({ways['n'].max():,} problems)")
         axes[1].sharey(axes[0])
         axes[1].tick_params(labelleft=False)
-        told = overhead.assign(name=overhead["outcome"].map(RATIOS))
-        dots(axes[2], told, names="name", order=list(RATIOS.values()), reference=1.0)
-        axes[2].set(xlabel=f"StepFlow / none\n(n = {told['n'].max()} chunks)")
+        overheads = overhead.assign(name=overhead["outcome"].map(RATIOS))
+        dots(axes[2], overheads, names="name", order=list(RATIOS.values()), reference=1.0)
+        axes[2].set(xlabel=f"StepFlow / none\n(n = {overheads['n'].max()} chunks)")
         legend_below(figure, axes[:1], ncols=3)
     return figure
 
@@ -61,11 +61,14 @@ def _ways(ax: Axes, table: pd.DataFrame, cost: str) -> None:
     condition = table["condition"].iloc[0]
     colour, line = LOOKS[condition]
     for method, marker in METHODS.items():
-        chosen = table[table["method"] == method].sort_values(cost)
-        spread = (chosen["estimate"] - chosen["lower"], chosen["upper"] - chosen["estimate"])
+        of_method = table[table["method"] == method].sort_values(cost)
+        spread = (
+            of_method["estimate"] - of_method["lower"],
+            of_method["upper"] - of_method["estimate"],
+        )
         ax.errorbar(
-            chosen[cost] * SCALES[cost],
-            chosen["estimate"],
+            of_method[cost] * SCALES[cost],
+            of_method["estimate"],
             yerr=spread,
             color=colour,
             marker=marker,
@@ -73,9 +76,9 @@ def _ways(ax: Axes, table: pd.DataFrame, cost: str) -> None:
             markersize=5 if condition == "baseline" else 3,
             linestyle=line if method == "vote" else "",
             elinewidth=0.8,
-            label=f"{_named(method, chosen)}, {label(condition)}",
+            label=f"{_named(method, of_method)}, {label(condition)}",
         )
-        for _, row in chosen.iterrows() if (condition, method) == ("baseline", "vote") else ():
+        for _, row in of_method.iterrows() if (condition, method) == ("baseline", "vote") else ():
             ax.annotate(
                 f"k = {row['k']}",
                 (row[cost] * SCALES[cost], row["estimate"]),

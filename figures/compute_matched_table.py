@@ -30,8 +30,10 @@ def load(results: Path) -> pd.DataFrame:
         table = table.merge(of_cost[[*KEYS, f"{cost}_none", f"{cost}_both"]], on=KEYS)
     seconds = means[means["outcome"] == "cpu_seconds"]
     for name in ("baseline", "both"):
-        chosen = seconds.loc[seconds["condition"] == name, [*KEYS[1:], "estimate"]]
-        table = table.merge(chosen.rename(columns={"estimate": f"seconds_{name}"}), on=KEYS[1:])
+        of_condition = seconds.loc[seconds["condition"] == name, [*KEYS[1:], "estimate"]]
+        table = table.merge(
+            of_condition.rename(columns={"estimate": f"seconds_{name}"}), on=KEYS[1:]
+        )
     return table
 
 

@@ -28,7 +28,7 @@ def condition_name(row: pd.Series) -> str:
 def band_name(row: pd.Series) -> str:
     """Name of the layers of a condition."""
     if row["bands"] == "random":
-        return f"other layers, lot {int(row['lot']) + 1}"
+        return f"other layers, draw {int(row['lot']) + 1}"
     return BANDS.get(row["bands"], f"window from layer {row['bands'].partition('-')[2]}")
 
 
@@ -42,6 +42,6 @@ def layer_range(layers: str) -> str:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with ``name``, the condition in words; what stands there twice is kept once."""
-    kept = table.drop_duplicates([name for name in table.columns if name != "condition"])
-    return kept.assign(name=[condition_name(row) for _, row in kept.iterrows()])
+    """Rows with ``name``, the condition in words; what stands there twice is rows once."""
+    rows = table.drop_duplicates([name for name in table.columns if name != "condition"])
+    return rows.assign(name=[condition_name(row) for _, row in rows.iterrows()])

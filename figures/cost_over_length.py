@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figures.parts import legend_below
 from figures.results import MissingResultsError
-from figures.style import COLUMN, CYCLE, MARKERS, label, new_figure, style
+from figures.style import COLUMN, CYCLE, GRID_COLOUR, MARKERS, label, new_figure, style
 
 NAME = "cost_over_length"
 METHODS = {
@@ -63,7 +63,7 @@ def draw(table: pd.DataFrame) -> Figure:
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.yaxis.set_minor_formatter(NullFormatter())
-            ax.grid(color="#e5e5e5", linewidth=0.5)
+            ax.grid(color=GRID_COLOUR, linewidth=0.5)
         lengths = sorted(table["n_tokens"].unique())
         axes[1].set_xticks(lengths, [f"{n:,}" for n in lengths])
         axes[1].xaxis.set_minor_formatter(NullFormatter())

@@ -14,12 +14,10 @@ from matplotlib.figure import Figure
 from figures.parts import curve, legend_below, shade_bands
 from figures.results import read
 from figures.style import CORRECT_COLOUR, CYCLE, ERROR_COLOUR, NEUTRAL, PAGE, new_figure, style
+from step_saliency.plotting.depth import DECAY_LABELS, LOCK_IN_LABELS
 
 NAME = "depth_curves"
-PANELS = {
-    "lock_in": ("Lock-in", "share on steps i, i − 1\nbeyond uniform"),
-    "decay": ("Decay", "share of summary rows\non thinking steps"),
-}
+PANELS = {"lock_in": LOCK_IN_LABELS, "decay": DECAY_LABELS}
 GROUPS = {"correct": (CORRECT_COLOUR, "o", "-"), "error": (ERROR_COLOUR, "s", "--")}
 CONTROLS = {
     "none": ("error − correct", CYCLE[2], "^", "-"),
@@ -34,8 +32,8 @@ def load(results: Path) -> pd.DataFrame:
     differences = read(results, "depth_curves", "comparison")
     differences = differences[differences["control"].isin(CONTROLS)]
     table = pd.concat([curves, differences], ignore_index=True)
-    wanted = table["metric"].isin(PANELS) & table["layer"].notna() & table["head"].isna()
-    return table[wanted]
+    is_shown = table["metric"].isin(PANELS) & table["layer"].notna() & table["head"].isna()
+    return table[is_shown]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -48,11 +46,11 @@ def draw(table: pd.DataFrame) -> Figure:
             for ax in row:
                 shade_bands(ax, of_metric)
             for group, (colour, marker, line) in GROUPS.items():
-                chosen = of_metric[of_metric["group"] == group]
-                _curve(row[0], chosen, f"{group} ({{}} traces)", colour, marker, line)
+                of_group = of_metric[of_metric["group"] == group]
+                _curve(row[0], of_group, f"{group} ({{}} traces)", colour, marker, line)
             for control, (name, colour, marker, line) in CONTROLS.items():
-                chosen = of_metric[of_metric["control"] == control]
-                _curve(row[1], chosen, name, colour, marker, line)
+                of_control = of_metric[of_metric["control"] == control]
+                _curve(row[1], of_control, name, colour, marker, line)
             row[1].axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
             row[0].set_ylabel(ylabel)
             row[1].set_ylabel("difference")
@@ -72,8 +70,8 @@ def _curve(
 ) -> None:
     if table.empty:
         return
-    told = name.format(f"{table['n_traces'].max():,.0f}")
-    curve(ax, table, x="layer", colour=colour, name=told, marker=marker, linestyle=linestyle)
+    full_name = name.format(f"{table['n_traces'].max():,.0f}")
+    curve(ax, table, x="layer", colour=colour, name=full_name, marker=marker, linestyle=linestyle)
 
 
 def make(results: Path) -> tuple[Figure, pd.DataFrame]:

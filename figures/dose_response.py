@@ -32,8 +32,8 @@ def load(results: Path) -> pd.DataFrame:
     parts = []
     for dose, (edit, _, _) in DOSES.items():
         alone = (table["group"] == "method") & (table["edit"] == edit)
-        chosen = table[(table["group"] == dose) | alone]
-        parts.append(chosen.assign(dose=dose, strength=chosen[dose]))
+        rows = table[(table["group"] == dose) | alone]
+        parts.append(rows.assign(dose=dose, strength=rows[dose]))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -47,8 +47,8 @@ def draw(table: pd.DataFrame) -> Figure:
             if outcome == "loss":
                 axes[row, 0].set_yscale("symlog", linthresh=LINEAR)
             for column, (dose, (_, title, xlabel)) in enumerate(DOSES.items()):
-                chosen = table[(table["dose"] == dose) & (table["outcome"] == outcome)]
-                _panel(axes[row, column], chosen, CYCLE[column])
+                of_panel = table[(table["dose"] == dose) & (table["outcome"] == outcome)]
+                _panel(axes[row, column], of_panel, CYCLE[column])
                 if row == 0:
                     axes[row, column].set_title(title)
                 if row == len(outcomes) - 1:

@@ -26,7 +26,7 @@ PANELS = {
 
 
 def load(results: Path) -> pd.DataFrame:
-    """Rates and changes of each kind; settings that were run apart are told by ``setting``."""
+    """Rates and changes of each kind; ``setting`` says which run they are of."""
     changes = read(results, "error_kinds", "changes").assign(rate="change")
     table = pd.concat([read(results, "error_kinds"), changes], ignore_index=True)
     table = table[table["condition"].isin(CONDITIONS) & table["state"].isin(ROWS)]
@@ -45,10 +45,10 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 0.6 + 3.1 * len(settings))
         axes = figure.subplots(len(settings), len(PANELS), squeeze=False, sharey="row")
         for row, setting in zip(axes, settings, strict=True):
-            chosen = table[table["setting"] == setting]
-            order = [kind for kind in ROWS if _occurs(chosen, kind)]
+            of_setting = table[table["setting"] == setting]
+            order = [kind for kind in ROWS if _occurs(of_setting, kind)]
             for ax, (rate, (title, xlabel)) in zip(row, PANELS.items(), strict=True):
-                of_rate = chosen[chosen["rate"] == rate]
+                of_rate = of_setting[of_setting["rate"] == rate]
                 dots(
                     ax,
                     of_rate,
@@ -60,7 +60,7 @@ def draw(table: pd.DataFrame) -> Figure:
                     xlabel=xlabel,
                 )
                 ax.set_title(title)
-            row[0].set_yticks(range(len(order)), [_counted(chosen, kind) for kind in order])
+            row[0].set_yticks(range(len(order)), [_counted(of_setting, kind) for kind in order])
             if len(settings) > 1:
                 row[0].set_title(f"{title}\n{setting}")
         legend_below(figure, axes[0], ncols=len(hues))
@@ -69,9 +69,9 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _occurs(table: pd.DataFrame, kind: str) -> bool:
     """Whether anything happened to errors of a kind."""
-    chosen = table[table["state"] == kind]
-    return bool((chosen["n_answers"][chosen["rate"] == "corrected"] > 0).any()) or bool(
-        (chosen["estimate"] != 0).any()
+    of_kind = table[table["state"] == kind]
+    return bool((of_kind["n_answers"][of_kind["rate"] == "corrected"] > 0).any()) or bool(
+        (of_kind["estimate"] != 0).any()
     )
 
 

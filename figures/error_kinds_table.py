@@ -1,7 +1,7 @@
 """Errors of the baseline by kind, how many each half corrects, and errors of the flow as a whole.
 
 Results: `analyses.error_kinds`. The paper tells errors of propagation from conceptual ones, by hand
-on other models; the kinds here are found by a grader that knows the step graph.
+on other models; the kinds here are edit by a grader that knows the step graph.
 """
 
 import math
@@ -19,7 +19,7 @@ from figures.style import PAGE, label, style
 NAME = "error_kinds_table"
 COLUMNS = {
     "oeb": "OEB",
-    "oeb-bridge": "keys by lot",
+    "oeb-bridge": "random keys",
     "smi": "SMI",
     "smi-boundaries": "moved",
     "both": "StepFlow",
@@ -43,9 +43,9 @@ def load(results: Path) -> pd.DataFrame:
     fates = read(results, "error_kinds")
     for condition in COLUMNS:
         for rate in ("corrected", "caused"):
-            chosen = fates[(fates["condition"] == condition) & (fates["rate"] == rate)]
+            fate = fates[(fates["condition"] == condition) & (fates["rate"] == rate)]
             names = {"n_hits": f"{rate} {condition}", "n_answers": f"of {rate} {condition}"}
-            table = table.merge(chosen[[*keys, *names]].rename(columns=names), on=keys, how="left")
+            table = table.merge(fate[[*keys, *names]].rename(columns=names), on=keys, how="left")
         if (fates["condition"] == condition).any():
             table = table.fillna({f"of corrected {condition}": 0, f"corrected {condition}": 0})
     return pd.concat([table, _flow(results)], ignore_index=True)
@@ -59,9 +59,9 @@ def _flow(results: Path) -> pd.DataFrame:
     for names, frame in flow.groupby(SETTING, dropna=False, sort=False):
         for part, name in FLOW.items():
             row = dict(zip(SETTING, names, strict=True)) | {"state": name}
-            for _, found in frame.iterrows():
-                condition, total = found["condition"], found[f"n_{part}"]
-                row[f"corrected {condition}"] = round(found[part] * total)
+            for _, edit in frame.iterrows():
+                condition, total = edit["condition"], edit[f"n_{part}"]
+                row[f"corrected {condition}"] = round(edit[part] * total)
                 row[f"of corrected {condition}"] = total
             rows.append(row)
     return pd.DataFrame(rows)
@@ -74,7 +74,7 @@ def draw(table: pd.DataFrame) -> Figure:
         f"{table['n'].max():,.0f} problems; 95% bootstrap intervals over problems. "
         "Pairs: errors of the kind corrected / right answers\nthat get such an error. "
         "Flow between steps: premise, order, recall, summary. "
-        "Keys by lot, moved: placebos of OEB and SMI."
+        "Random keys, moved: placebos of OEB and SMI."
     )
     columns = {
         "first error": lambda row: label(row["state"]),

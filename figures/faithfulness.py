@@ -20,10 +20,10 @@ POOLS = ("mean", "mass", "block_mean", "sum", "not pooled")
 def load(results: Path) -> pd.DataFrame:
     """Rank correlation with the effect of cutting an edge in all layers."""
     table = read_all(results, "faithfulness", ("smollm2",))
-    chosen = table[(table["scope"] == "all") & (table["measure"] == MEASURE)]
-    return chosen.assign(
-        map=[map_name(row) for _, row in chosen.iterrows()],
-        pooling=chosen["pool"].astype("object").fillna("not pooled"),
+    rows = table[(table["scope"] == "all") & (table["measure"] == MEASURE)]
+    return rows.assign(
+        map=[map_name(row) for _, row in rows.iterrows()],
+        pooling=rows["pool"].astype("object").fillna("not pooled"),
     )
 
 
@@ -45,16 +45,16 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(*size)
         axes = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
         for ax, setting in zip(axes, settings, strict=True):
-            chosen = table[table["setting"] == setting]
+            of_setting = table[table["setting"] == setting]
             dots(
                 ax,
-                chosen,
+                of_setting,
                 names="map",
                 hue="pooling",
                 order=order,
                 hues=hues,
                 reference=0.0,
-                xlabel=f"rank correlation with the KL of a cut (n = {chosen['n'].max():,})",
+                xlabel=f"rank correlation with the KL of a cut (n = {of_setting['n'].max():,})",
             )
             ax.set_title(setting.replace(", ", ",\n"))
         axes[0].set_xlabel(axes[0].get_xlabel(), loc="right" if len(settings) == 1 else "center")

@@ -50,9 +50,9 @@ def draw(table: pd.DataFrame) -> Figure:
         axes = figure.subplots(len(settings), 2, squeeze=False, sharex=True, sharey=True)
         for row, setting in zip(axes, settings, strict=True):
             for ax, (measure, (title, xlabel)) in zip(row, PANELS.items(), strict=True):
-                chosen = table[(table["setting"] == setting) & (table["measure"] == measure)]
+                of_measure = table[(table["setting"] == setting) & (table["measure"] == measure)]
                 for number, name in enumerate(MAPS.values()):
-                    of_map = chosen[chosen["map"] == name]
+                    of_map = of_measure[of_measure["map"] == name]
                     if not of_map.empty:
                         curve(
                             ax,
@@ -65,7 +65,7 @@ def draw(table: pd.DataFrame) -> Figure:
                         )
                 for level in (0, 1):
                     ax.axhline(level, color=NEUTRAL, linestyle=":", linewidth=0.6)
-                ax.set_title(f"{title}, n = {chosen['n'].max():,}\n{setting}")
+                ax.set_title(f"{title}, n = {of_measure['n'].max():,}\n{setting}")
                 ax.set_xlabel(xlabel)
             row[0].set_ylabel("KL / KL with all cut")
         legend_below(figure, axes[0], ncols=4)

@@ -44,17 +44,17 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 2.6)
         axes = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
         for ax, family in zip(axes, families, strict=True):
-            chosen = table[table["family"] == family]
-            chance = chosen.loc[chosen["name"] == "random", "estimate"]
+            of_family = table[table["family"] == family]
+            chance = of_family.loc[of_family["name"] == "random", "estimate"]
             dots(
                 ax,
-                chosen[chosen["name"] != "random"],
+                of_family[of_family["name"] != "random"],
                 names="name",
                 hue="reading",
                 order=order,
                 hues=[name for name in READINGS.values() if (table["reading"] == name).any()],
                 reference=None if chance.empty else float(chance.iloc[0]),
-                xlabel=f"average precision, true premises (n = {chosen['n'].max():,})",
+                xlabel=f"average precision, true premises (n = {of_family['n'].max():,})",
             )
             ax.set(title=f"Problems in {family}", xlim=(0, 1.02))
             ax.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -22,8 +22,8 @@ SCALED = ("estimate", "lower", "upper")
 def load(results: Path) -> pd.DataFrame:
     """Differences in the loss of thinking and summary from the baseline."""
     table = read_all(results, "ablation", ("smollm2",), "losses")
-    chosen = table[(table["outcome"] == "loss") & table["group"].isin(GROUPS)]
-    return named(chosen)
+    rows = table[(table["outcome"] == "loss") & table["group"].isin(GROUPS)]
+    return named(rows)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -34,14 +34,14 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 0.95 + 0.155 * most)
         axes = figure.subplots(1, len(settings), squeeze=False)[0]
         for ax, setting in zip(axes, settings, strict=True):
-            chosen = table[table["setting"] == setting]
-            scaled = chosen.assign(**{name: MILLI * chosen[name] for name in SCALED})
+            of_setting = table[table["setting"] == setting]
+            scaled = of_setting.assign(**{name: MILLI * of_setting[name] for name in SCALED})
             dots(ax, scaled, names="name", reference=0.0)
             ax.set_xlabel(
-                f"gold loss − no edit\n(10⁻³ nats per token, {chosen['n'].max():,} problems)"
+                f"gold loss − no edit\n(10⁻³ nats per token, {of_setting['n'].max():,} problems)"
             )
             ax.set_title(setting)
-            groups = list(chosen["group"])
+            groups = list(of_setting["group"])
             for i in range(1, len(groups)):
                 if groups[i] != groups[i - 1]:
                     ax.axhline(i - 0.5, color="#cccccc", linewidth=0.5)

@@ -45,18 +45,18 @@ def draw(table: pd.DataFrame) -> Figure:
             of_setting = table[table["setting"] == setting]
             texts = list(dict.fromkeys(of_setting["text"]))
             for ax, (metric, (title, xlabel)) in zip(row, PANELS.items(), strict=True):
-                chosen = of_setting[of_setting["metric"] == metric]
+                of_metric = of_setting[of_setting["metric"] == metric]
                 by_splitter = metric in BY_SPLITTER
                 if by_splitter:
-                    chosen = chosen[chosen["method"] == "next_token"]
+                    of_metric = of_metric[of_metric["method"] == "next_token"]
                 else:
-                    chosen = chosen[chosen["splitter"] == splitters[0]]
-                shown = [text for text in texts if (chosen["text"] == text).any()]
+                    of_metric = of_metric[of_metric["splitter"] == splitters[0]]
+                shown = [text for text in texts if (of_metric["text"] == text).any()]
                 dots(
                     ax,
-                    chosen.assign(
-                        method=chosen["method"].map(METHODS),
-                        splitter=[f"steps: {label(name)}s" for name in chosen["splitter"]],
+                    of_metric.assign(
+                        method=of_metric["method"].map(METHODS),
+                        splitter=[f"steps: {label(name)}s" for name in of_metric["splitter"]],
                     ),
                     names="text",
                     hue="splitter" if by_splitter else "method",

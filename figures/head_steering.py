@@ -43,9 +43,9 @@ def draw(table: pd.DataFrame) -> Figure:
             of_outcome = table[table["outcome"] == outcome]
             norm = _norm(of_outcome, outcome)
             for ax, way in zip(row, ways, strict=True):
-                chosen = of_outcome[of_outcome["way"] == way]
-                image = layer_grid(ax, chosen, columns="head", norm=norm)
-                mark_cells(ax, chosen, chosen["p_holm"] < LEVEL, columns="head")
+                of_way = of_outcome[of_outcome["way"] == way]
+                image = layer_grid(ax, of_way, columns="head", norm=norm)
+                mark_cells(ax, of_way, of_way["p_holm"] < LEVEL, columns="head")
                 if outcome == "margin":
                     ax.set_title(WAYS[way])
             n = of_outcome["n"].max()

@@ -1,7 +1,7 @@
 """The best heads of one half of the problems steered on the other half, beside the whole band.
 
 Results: `analyses.head_steering` with ``--found``. Heads were not looked at on the problems that
-they are shown for. Heads by lot are one lot per half, so that their intervals are too narrow.
+they are shown for. Random heads are drawn once per half, so that their intervals are too narrow.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from figures.style import CYCLE, PAGE, new_figure, style
 
 NAME = "head_transfer"
 FOLDER = "head_steering_transfer"
-PICKED = {"top": "best on the other half", "random": "drawn by lot"}
+PICKED = {"top": "best on the other half", "random": "random heads"}
 PANELS = {
     "margin": ("Margin at the error", "nats − no edit"),
     "loss": ("Loss, gold solution", "nats per token − no edit"),
@@ -50,11 +50,11 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 2.3)
         axes = figure.subplots(1, len(PANELS), sharey=True)
         for ax, (outcome, (title, unit)) in zip(axes, PANELS.items(), strict=True):
-            chosen = table[table["outcome"] == outcome]
-            n = 0 if chosen.empty else chosen["n"].max()
+            of_outcome = table[table["outcome"] == outcome]
+            n = 0 if of_outcome.empty else of_outcome["n"].max()
             dots(
                 ax,
-                chosen,
+                of_outcome,
                 names="heads",
                 hue="picked",
                 order=order,
@@ -62,7 +62,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 reference=0.0,
                 xlabel=f"{unit} (n = {n:,})",
             )
-            _band(ax, chosen)
+            _band(ax, of_outcome)
             ax.set_title(title)
         legend_below(figure, axes, ncols=3)
     return figure

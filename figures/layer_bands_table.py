@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import band_name, layer_range, named
-from figures.parts import number, p_value, table_figure, with_interval
+from figures.parts import EFFECT_COLUMNS, group_rules, number, table_figure
 from figures.results import MissingResultsError, read
 from figures.style import PAGE, label, style
 
@@ -37,7 +37,6 @@ def draw(table: pd.DataFrame) -> Figure:
         "p: sign flips of problems against no edit; Holm within the group that a condition was run "
         "in (quarters: the parts)."
     )
-    groups = list(table["group"])
     with style():
         return table_figure(
             table,
@@ -48,13 +47,10 @@ def draw(table: pd.DataFrame) -> Figure:
                 "OEB in": lambda row: layer_range(row["oeb_layers"]),
                 "SMI in": lambda row: layer_range(row["smi_layers"]),
                 "accuracy": lambda row: number(row["mean"]),
-                "− no edit [95%]": with_interval(signed=True),
-                "corrected": lambda row: number(row["corrected"], 0),
-                "broken": lambda row: number(row["broken"], 0),
-                "p (Holm)": lambda row: p_value(row["p_holm"]),
+                **EFFECT_COLUMNS,
             },
             width=PAGE,
-            rules=[i for i in range(1, len(groups)) if groups[i] != groups[i - 1]],
+            rules=group_rules(table),
             note=note,
         )
 

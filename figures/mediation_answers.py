@@ -38,9 +38,9 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 2.4)
         axes = figure.subplots(1, 2)
         for ax, against in zip(axes, ("no edit", "placebo"), strict=True):
-            chosen = table[table["against"] == against]
-            dots(ax, chosen, names="name", reference=0.0)
-            n = chosen["n"].max()
+            of_reference = table[table["against"] == against]
+            dots(ax, of_reference, names="name", reference=0.0)
+            n = of_reference["n"].max()
             ax.set(title=f"Against {against}", xlabel=f"difference in accuracy ({n:,} problems)")
     return figure
 

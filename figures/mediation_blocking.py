@@ -25,7 +25,7 @@ BLOCKS = {
     "bridge total": "OEB: total",
     "bridge with its gain diverted": "OEB: gain diverted",
     "bridge through the bridge": "OEB: through the bridge",
-    "bridge against keys by lot": "OEB: − keys by lot",
+    "bridge against keys by lot": "OEB: − random keys",
     "momentum total": "SMI: total",
     "momentum with the summary cut": "SMI: summary cut",
     "momentum through the summary": "SMI: through the summary",
@@ -57,10 +57,10 @@ def draw(blocks: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
             2, 3, sharey="row", height_ratios=(2 + len(order), 2 + 1.5 * len(names))
         )
         for column, outcome in enumerate(OUTCOMES):
-            chosen = in_unit(blocks[blocks["outcome"] == outcome], outcome)
-            dots(axes[0, column], chosen, names="name", order=order, reference=0.0)
+            of_outcome = in_unit(blocks[blocks["outcome"] == outcome], outcome)
+            dots(axes[0, column], of_outcome, names="name", order=order, reference=0.0)
             title, unit = PANELS[outcome]
-            _titled(axes[0, column], title, unit.partition(" −")[0], chosen)
+            _titled(axes[0, column], title, unit.partition(" −")[0], of_outcome)
             of_outcome = correlations[correlations["outcome"] == outcome]
             dots(
                 axes[1, column],

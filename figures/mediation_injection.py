@@ -1,4 +1,4 @@
-"""Lock-in that is planted: accuracy, and the first errors that appear, against keys by lot.
+"""Lock-in that is planted: accuracy, and the first errors that appear, against random keys.
 
 Results: `analyses.mediation`, part ``injection``.
 """
@@ -16,9 +16,9 @@ from figures.style import PAGE, new_figure, style
 NAME = "mediation_injection"
 CONDITIONS = {
     "lock-in-shallow-0.5": "own step, shallow, mass 0.5",
-    "random-shallow-0.5": "keys by lot, shallow, mass 0.5",
+    "random-shallow-0.5": "random keys, shallow, mass 0.5",
     "lock-in-shallow-0.8": "own step, shallow, mass 0.8",
-    "random-shallow-0.8": "keys by lot, shallow, mass 0.8",
+    "random-shallow-0.8": "random keys, shallow, mass 0.8",
     "lock-in-deep-0.5": "own step, deep, mass 0.5",
 }
 

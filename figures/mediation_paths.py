@@ -19,7 +19,7 @@ CONDITIONS = {
     "oeb-strong-thinking": "OEB, τ 0.3, thinking only",
     "oeb-strong-summary": "OEB, τ 0.3, summary only",
     "oeb-strong-diverted": "OEB, τ 0.3, gain diverted",
-    "oeb-strong-random": "OEB, τ 0.3, keys by lot",
+    "oeb-strong-random": "OEB, τ 0.3, random keys",
     "smi": "SMI, α 0.06",
     "smi-strong": "SMI, α 0.5",
     "smi-strong-direction": "SMI, α 0.5, random directions",
@@ -51,9 +51,9 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 1.3 + 0.32 * len(order))
         axes = figure.subplots(2, 3, sharey=True)
         for ax, (variable, (title, unit)) in zip(axes.flat, PANELS.items(), strict=True):
-            chosen = in_unit(table[table["variable"] == variable], variable)
-            dots(ax, chosen, names="name", order=order, reference=0.0)
-            n = 0 if chosen.empty else chosen["n"].max()
+            of_variable = in_unit(table[table["variable"] == variable], variable)
+            dots(ax, of_variable, names="name", order=order, reference=0.0)
+            n = 0 if of_variable.empty else of_variable["n"].max()
             ax.set_title(title)
             ax.set_xlabel(f"{unit} (n = {n:,})")
     return figure

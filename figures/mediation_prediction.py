@@ -33,11 +33,11 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(PAGE, 1.55)
         axes = figure.subplots(1, 3, sharey=True)
         for ax, (index, (title, xlabel)) in zip(axes, PANELS.items(), strict=True):
-            chosen = table[table["index"] == index]
+            of_index = table[table["index"] == index]
             order = list(CONTROLS.values())
-            dots(ax, chosen, names="name", order=order, reference=0.0, xlabel=xlabel)
+            dots(ax, of_index, names="name", order=order, reference=0.0, xlabel=xlabel)
             ax.set_title(title)
-            for _, row in chosen.iterrows():
+            for _, row in of_index.iterrows():
                 ax.annotate(
                     f"n = {row['n']:,}, {row['ties']:.0%} ties, p = {p_value(row['p_holm'])}",
                     (0.5, order.index(row["name"]) - 0.2),

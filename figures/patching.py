@@ -30,11 +30,11 @@ DIRECTIONS = {
 def load(results: Path) -> pd.DataFrame:
     """Patches of the residual stream, by kind of pair, direction, layer and role of the step."""
     table = read_all(results, "patching", ("smollm2",))
-    chosen = table[(table["site"] == "resid_post") & table["direction"].isin(DIRECTIONS)]
-    chosen = chosen[chosen["role"].isin(ROLES) & chosen["layer"].notna()]
-    if chosen.empty:
+    rows = table[(table["site"] == "resid_post") & table["direction"].isin(DIRECTIONS)]
+    rows = rows[rows["role"].isin(ROLES) & rows["layer"].notna()]
+    if rows.empty:
         raise MissingResultsError("results/patching has no patches of resid_post")
-    return chosen
+    return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -48,14 +48,14 @@ def draw(table: pd.DataFrame) -> Figure:
             words, limits, unit = DIRECTIONS[direction]
             for ax, (setting, kind) in zip(row, panels, strict=True):
                 is_panel = (table["setting"] == setting) & (table["kind"] == kind)
-                chosen = table[is_panel & (table["direction"] == direction)]
-                shown = [role for role in ROLES if (chosen["role"] == role).any()]
-                places = chosen.assign(step=[shown.index(role) for role in chosen["role"]])
+                of_panel = table[is_panel & (table["direction"] == direction)]
+                shown = [role for role in ROLES if (of_panel["role"] == role).any()]
+                places = of_panel.assign(step=[shown.index(role) for role in of_panel["role"]])
                 image = layer_grid(ax, places, columns="step")
                 image.set_clim(*limits)
                 names = [ROLES[role] for role in shown] if number == len(axes) - 1 else []
                 ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
-                n = chosen["n"].max()
+                n = of_panel["n"].max()
                 ax.set_xlabel("" if number < len(axes) - 1 else "step that is patched")
                 if number == 0:
                     ax.set_title(f"{setting.replace(', ', chr(10))}\n{kind} ({n:,} pairs)")

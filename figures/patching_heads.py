@@ -18,11 +18,11 @@ NAME = "patching_heads"
 def load(results: Path) -> pd.DataFrame:
     """Denoising of single heads at the step that the prediction is read from."""
     table = read_all(results, "patching", ("smollm2",))
-    chosen = table[(table["site"] == "z") & (table["direction"] == "denoising")]
-    chosen = chosen[(chosen["role"] == "read") & chosen["head"].notna()]
-    if chosen.empty:
+    rows = table[(table["site"] == "z") & (table["direction"] == "denoising")]
+    rows = rows[(rows["role"] == "read") & rows["head"].notna()]
+    if rows.empty:
         raise MissingResultsError("results/patching has no denoising of single heads")
-    return chosen
+    return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -33,10 +33,12 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = new_figure(COLUMN if len(panels) == 1 else PAGE, 2.4)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, (setting, kind) in zip(axes, panels, strict=True):
-            chosen = table[(table["setting"] == setting) & (table["kind"] == kind)]
-            image = layer_grid(ax, chosen, columns="head")
+            of_panel = table[(table["setting"] == setting) & (table["kind"] == kind)]
+            image = layer_grid(ax, of_panel, columns="head")
             image.set_clim(-most, most)
-            ax.set_title(f"{setting.replace(', ', chr(10))}\n{kind} ({chosen['n'].max():,} pairs)")
+            ax.set_title(
+                f"{setting.replace(', ', chr(10))}\n{kind} ({of_panel['n'].max():,} pairs)"
+            )
         colour_bar(image, axes, "recovery, read step")
     return figure
 

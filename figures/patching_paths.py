@@ -22,12 +22,10 @@ LINES = ("-", "--", "-.", ":")
 def load(results: Path) -> pd.DataFrame:
     """Cuts of edges in all layers, and of the direct ones in each."""
     table = read_all(results, "patching", ("smollm2",))
-    chosen = table[table["site"] == "edge"]
-    if chosen.empty:
+    rows = table[table["site"] == "edge"]
+    if rows.empty:
         raise MissingResultsError("results/patching has no cuts of edges")
-    return chosen.assign(
-        path=chosen["role"].map(PATHS), pair=chosen["setting"] + ", " + chosen["kind"]
-    )
+    return rows.assign(path=rows["role"].map(PATHS), pair=rows["setting"] + ", " + rows["kind"])
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -49,10 +47,10 @@ def draw(table: pd.DataFrame) -> Figure:
         )
         left.set_title("Cut in all layers")
         for number, pair in enumerate(pairs):
-            chosen = table[(table["pair"] == pair) & table["layer"].notna()]
-            if not chosen.empty:
+            of_pair = table[(table["pair"] == pair) & table["layer"].notna()]
+            if not of_pair.empty:
                 look = {"marker": MARKERS[number], "linestyle": LINES[number % len(LINES)]}
-                curve(right, chosen, x="layer", colour=CYCLE[number], **look)
+                curve(right, of_pair, x="layer", colour=CYCLE[number], **look)
         right.axhline(1, color=NEUTRAL, linestyle=":", linewidth=0.8)
         right.set(title="Read step → source, cut in one layer", xlabel="layer", ylabel="recovery")
         legend_below(figure, [left], ncols=2)

@@ -10,9 +10,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from figures.parts import arcs, colour_bar, region_legend, square, step_grid
+from figures.parts import arcs, colour_bar, step_grid
 from figures.results import read
 from figures.style import CORRECT_COLOUR, ERROR_COLOUR, PAGE, new_figure, style
+from step_saliency.plotting.regions import region_legend
 
 NAME = "shallow_and_deep"
 
@@ -33,19 +34,19 @@ def draw(steps: pd.DataFrame, shares: pd.DataFrame) -> Figure:
         maps = []
         panels = [(band, correct) for band in ("shallow", "deep") for correct in (True, False)]
         for column, (band, correct) in enumerate(panels):
-            chosen = shares[(shares["band"] == band) & (shares["is_correct"] == correct)]
+            of_panel = shares[(shares["band"] == band) & (shares["is_correct"] == correct)]
             regions = list(steps.loc[steps["is_correct"] == correct, "region"])
             ax, below = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
-            image = step_grid(ax, square(chosen, value="share"), regions, norm)
+            image = step_grid(ax, of_panel, regions, norm, value="share")
             ax.set_title(f"{band.capitalize()}, {'correct' if correct else 'error'}")
             ax.set_xlabel("key step")
             if column == 0:
                 ax.set_ylabel("query step")
             colour = CORRECT_COLOUR if correct else ERROR_COLOUR
-            arcs(below, chosen, regions, colour=colour, widest=widest)
+            arcs(below, of_panel, regions, colour=colour, widest=widest)
             maps.append(ax)
         colour_bar(image, maps, "share of the row")
-        region_legend(figure, list(steps["region"]), loc="outside lower center", ncols=4)
+        region_legend(figure, set(steps["region"]), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -1,9 +1,9 @@
 """Sizes, colours, words and units that all figures share.
 
 Sizes are in inches: figures are drawn at the width that they are printed at, so that a label of 7
-points is 7 points on paper. Colours are Okabe and Ito's, which stay apart for colour-blind readers;
-where two of them meet in one panel, markers or line styles differ as well. Nothing here changes
-matplotlib's global settings: `style` applies while a figure is drawn, `save` while it is written.
+points is 7 points on paper. Colours are those of `step_saliency.plotting.style`; where two of them
+meet in one panel, markers or line styles differ as well. Nothing here changes matplotlib's global
+settings: `style` applies while a figure is drawn, `save` while it is written.
 """
 
 from collections.abc import Iterator
@@ -14,48 +14,38 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from step_saliency.plotting.style import (
-    BAND_COLOUR,
-    BORDER_COLOUR,
-    DECAY_COLOUR,
-    EMPTY_COLOUR,
-    LOCK_IN_COLOUR,
-    MAP_COLOURS,
-    REGION_COLOURS,
-)
+from step_saliency.plotting import style as plotting
+from step_saliency.plotting.step_maps import MapLook
+from step_saliency.plotting.style import BAND_COLOUR as BAND_COLOUR
+from step_saliency.plotting.style import BORDER_COLOUR as BORDER_COLOUR
+from step_saliency.plotting.style import CORRECT_COLOUR as CORRECT_COLOUR
+from step_saliency.plotting.style import CYCLE as CYCLE
+from step_saliency.plotting.style import DECAY_COLOUR as DECAY_COLOUR
+from step_saliency.plotting.style import EMPTY_COLOUR as EMPTY_COLOUR
+from step_saliency.plotting.style import ERROR_COLOUR as ERROR_COLOUR
+from step_saliency.plotting.style import GRID_COLOUR as GRID_COLOUR
+from step_saliency.plotting.style import LOCK_IN_COLOUR as LOCK_IN_COLOUR
+from step_saliency.plotting.style import MAP_COLOURS as MAP_COLOURS
+from step_saliency.plotting.style import MARKERS as MARKERS
+from step_saliency.plotting.style import NEUTRAL as NEUTRAL
+from step_saliency.plotting.style import REGION_COLOURS as REGION_COLOURS
 from step_saliency.storage.files import replacing
 from step_saliency.storage.tables import write_csv
-
-__all__ = [
-    "BAND_COLOUR",
-    "BORDER_COLOUR",
-    "COLUMN",
-    "CORRECT_COLOUR",
-    "CYCLE",
-    "DECAY_COLOUR",
-    "EMPTY_COLOUR",
-    "ERROR_COLOUR",
-    "LABELS",
-    "LOCK_IN_COLOUR",
-    "MAP_COLOURS",
-    "MARKERS",
-    "NEUTRAL",
-    "PAGE",
-    "REGION_COLOURS",
-    "label",
-    "new_figure",
-    "save",
-    "style",
-]
 
 COLUMN, PAGE = 3.3, 6.9
 """Width of a text column and of a page, in inches."""
 
-CORRECT_COLOUR, ERROR_COLOUR, NEUTRAL = "#0072b2", "#d55e00", "#666666"
-CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PRINT = MapLook(
+    strip=3.0,
+    gap=2.5,
+    border=1.0,
+    most_bordered=0,
+    most_ticks=6,
+    legend=False,
+    bar={"fraction": 0.05, "pad": 0.02, "aspect": 28},
+)
+"""Sizes of what stands around a map in print."""
 
 LABELS = {
     "saliency": "Step-Saliency",
@@ -80,7 +70,7 @@ LABELS = {
     "smi": "SMI",
     "both": "StepFlow",
     "baseline": "no edit",
-    "oeb-bridge": "OEB, keys by lot",
+    "oeb-bridge": "OEB, random keys",
     "oeb-smooth": "OEB, temperature instead",
     "smi-boundaries": "SMI, moved boundaries",
     "smi-direction": "SMI, random directions",
@@ -92,14 +82,10 @@ LABELS = {
     "gsm8k_test": "GSM8K",
 }
 
-_STYLE: Any = {
+_STYLE: Any = plotting.BASE_STYLE | {
     "font.size": 7.5,
     "axes.titlesize": 8,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelsize": 7.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -108,12 +94,12 @@ _STYLE: Any = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "legend.fontsize": 7,
-    "legend.frameon": False,
     "legend.handlelength": 1.4,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.2,
     "figure.dpi": 150,
 }
+_LAYOUT = {"w_pad": 0.03, "h_pad": 0.03, "wspace": 0.04, "hspace": 0.05}
 _SAVE: Any = {"savefig.dpi": 300, "pdf.fonttype": 42, "svg.fonttype": "none"}
 
 
@@ -126,10 +112,7 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float, height: float, *, compress: bool = False) -> Figure:
     """An empty figure, sizes in inches; ``compress`` packs axes of fixed aspect."""
-    layout = ConstrainedLayoutEngine(
-        w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.05, compress=compress
-    )
-    return Figure(figsize=(width, height), layout=layout)
+    return plotting.new_figure(width, height, compress=compress, layout=_LAYOUT)
 
 
 def label(name: str) -> str:

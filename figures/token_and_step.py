@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import colour_bar, log_norm, region_legend, square, step_grid
+from figures.parts import colour_bar, log_norm, step_grid
 from figures.results import read
 from figures.style import PAGE, new_figure, style
+from step_saliency.plotting.regions import region_legend
 
 NAME = "token_and_step"
 
@@ -29,18 +30,17 @@ def draw(steps: pd.DataFrame, tokens: pd.DataFrame, maps: pd.DataFrame) -> Figur
         figure = new_figure(PAGE, 5.6, compress=True)
         axes = figure.subplots(2, 2)
         for column, (table, unit) in enumerate(((tokens, "position"), (maps, "step"))):
-            norm = log_norm(table["saliency"].to_numpy(float))
+            norm = log_norm(table["saliency"])
             for row, correct in enumerate((True, False)):
                 ax = axes[row, column]
                 of_trace = steps[steps["is_correct"] == correct]
                 regions = _regions(of_trace, unit)
-                values = square(table[table["is_correct"] == correct])
-                image = step_grid(ax, values, regions, norm)
+                image = step_grid(ax, table[table["is_correct"] == correct], regions, norm)
                 name = "Correct" if correct else "Error"
                 ax.set_title(f"{name}: {'tokens' if unit == 'position' else 'steps'}")
                 ax.set(xlabel=f"key {unit}", ylabel=f"query {unit}")
             colour_bar(image, axes[:, column], f"saliency between {unit}s ({_unit(steps)})")
-        region_legend(figure, list(steps["region"]), loc="outside lower center", ncols=4)
+        region_legend(figure, set(steps["region"]), loc="outside lower center", ncols=4)
     return figure
 
 

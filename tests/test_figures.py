@@ -96,14 +96,28 @@ def test_a_curve_and_its_band(axes):
 
 
 def test_a_step_grid_shows_values_and_regions(axes):
-    values = np.array([[1.0, np.nan, np.nan], [0.5, 2.0, np.nan], [0.0, 3.0, 4.0]])
-    image = parts.step_grid(axes, values, ["question", "thinking", "summary"], LogNorm(0.1, 4))
+    table = pd.DataFrame(
+        {"query": [0, 1, 1, 2, 2, 2], "key": [0, 0, 1, 0, 1, 2], "saliency": [1, 0.5, 2, 0, 3, 4]}
+    )
+    image = parts.step_grid(axes, table, ["question", "thinking", "summary"], LogNorm(0.1, 4))
     shown = image.get_array()
     assert shown[2, 1] == 3
     assert np.ma.getmaskarray(shown).tolist() == [[0, 1, 1], [0, 0, 1], [1, 0, 0]]
-    strips = [tuple(patch.get_facecolor()[0][:3]) for patch in axes.collections]
-    expected = [to_rgb(style.REGION_COLOURS[name]) for name in ("question", "thinking", "summary")]
-    assert np.allclose(strips, np.repeat(expected, 2, axis=0))
+    strips = [line for line in axes.lines if str(line.get_label()).startswith("_")]
+    expected = [style.REGION_COLOURS[name] for name in ("question", "thinking", "summary")]
+    assert [line.get_color() for line in strips] == list(np.repeat(expected, 2))
+    upright = [line.get_ydata() for line in strips[::2]]
+    assert np.allclose(upright, [(1, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0)])
+
+
+def test_bands_are_shaded_with_their_gaps_and_named_above(axes):
+    table = pd.DataFrame(
+        {"layer": [0, 1, 4, 5, 9, None], "band": ["shallow"] * 2 + ["middle"] + ["deep"] * 3}
+    )
+    parts.shade_bands(axes, table)
+    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches]
+    assert spans == [(-0.5, 1.5), (4.5, 5.5), (8.5, 9.5)]
+    assert [text.get_text() for text in axes.texts] == ["shallow", "deep", "deep"]
 
 
 def test_arcs_are_the_largest_shares_and_their_widths_the_shares(axes):
@@ -307,8 +321,8 @@ def test_ablation_dots_are_in_their_panels(analysed):
     }
     assert shown == {
         "Parts, outer quarters": (["OEB", "SMI", "StepFlow"], spread(0.02, 0.01, 0.03)),
-        "Placebos, outer quarters": (["OEB, keys by lot"], spread(0.005)),
-        "StepFlow in other layers": (["halves", "other layers, lot 2"], spread(0, 0.04)),
+        "Placebos, outer quarters": (["OEB, random keys"], spread(0.005)),
+        "StepFlow in other layers": (["halves", "other layers, draw 2"], spread(0, 0.04)),
         "Parts in one window": (["SMI, layers 3"], spread(0.06)),
     }
 
@@ -337,7 +351,7 @@ def test_the_table_of_bands_says_layers(analysed):
     assert [line[:5] for line in lines[1:5]] == [
         ["outer quarters", "StepFlow", "0", "3", "0.730"],
         ["halves", "StepFlow", "0–1", "3", "0.700"],
-        ["other layers, lot 2", "StepFlow", "0", "3", "0.740"],
+        ["other layers, draw 2", "StepFlow", "0", "3", "0.740"],
         ["window from layer 1", "SMI", "–", "3", "0.760"],
     ]
     assert "0.700" in lines[-1][0]
@@ -399,7 +413,7 @@ def test_kinds_of_error_by_condition(analysed):
     figure, _ = error_kinds.make(analysed)
     corrected, caused, change = figure.axes
     assert rows_of(corrected) == ["premise (10)", "arithmetic (10)"]
-    assert list(hued(corrected)) == ["OEB", "StepFlow", "OEB, keys by lot"]
+    assert list(hued(corrected)) == ["OEB", "StepFlow", "OEB, random keys"]
     assert hued(corrected)["OEB"] == spread(0.4, 0.4)
     assert hued(caused)["OEB"] == spread(0.1, 0.1)
     assert hued(change)["StepFlow"] == spread(-0.1, -0.2)
@@ -408,7 +422,7 @@ def test_kinds_of_error_by_condition(analysed):
 def test_the_table_of_kinds_counts_answers(analysed):
     figure, _ = error_kinds_table.make(analysed)
     lines = cells(figure)
-    assert lines[0][4:] == ["OEB", "keys by lot", "SMI", "moved", "StepFlow"]
+    assert lines[0][4:] == ["OEB", "random keys", "SMI", "moved", "StepFlow"]
     premise = ["premise", "0.100 [0.000, 0.300]", "0.0100", "10", "4 / 1", "4 / 1"]
     assert lines[1][:6] == premise
     assert lines[1][6:] == ["– / –", "– / –", "4 / 1"]
@@ -437,7 +451,7 @@ def test_blocked_paths_stand_over_correlations(analysed):
 
 def test_mediation_answers_name_the_placebo(analysed):
     figure, _ = mediation_answers.make(analysed)
-    assert rows_of(figure.axes[1]) == ["OEB, τ 0.3\n− keys by lot"]
+    assert rows_of(figure.axes[1]) == ["OEB, τ 0.3\n− random keys"]
     assert points(figure.axes[1].containers[0]) == spread(0.07)
 
 
@@ -451,9 +465,9 @@ def test_prediction_tells_pairs_ties_and_test(analysed):
 def test_injection_keeps_conditions_apart(analysed):
     figure, _ = mediation_injection.make(analysed)
     accuracy, kinds = figure.axes
-    own, by_lot = "own step, shallow, mass 0.5", "keys by lot, shallow, mass 0.5"
-    assert hued(accuracy) == {own: spread(-0.3), by_lot: spread(-1.3)}
-    assert hued(kinds)[by_lot] == spread(0.1, 0.1)
+    own, random = "own step, shallow, mass 0.5", "random keys, shallow, mass 0.5"
+    assert hued(accuracy) == {own: spread(-0.3), random: spread(-1.3)}
+    assert hued(kinds)[random] == spread(0.1, 0.1)
     first, second = (container[0] for container in kinds.containers)
     assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
 
@@ -474,7 +488,7 @@ def test_transferred_heads_stand_by_number(analysed):
     margin, _, written = figure.axes
     assert rows_of(margin) == ["1 head", "8 heads", "whole band"]
     assert hued(margin)["best on the other half"] == spread(0.1, 0.2)
-    assert hued(margin)["drawn by lot"] == spread(0.05)
+    assert hued(margin)["random heads"] == spread(0.05)
     assert hued(written)["whole band"] == spread(0.15)
     assert set(data["reference"]) == {"baseline"}
 

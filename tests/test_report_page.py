@@ -9,6 +9,7 @@ from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,11 +17,15 @@ import torch
 from browser import Visit
 from browser import chromium as chromium
 from maps import make_saliency, make_trace, random_maps
+from matplotlib.colors import to_hex
 
 from step_saliency import cli
 from step_saliency.diagnosis import diagnose, mean_curves
+from step_saliency.plotting.style import CORRECT_COLOUR, MAP_COLOURS, REGION_COLOURS
 from step_saliency.report import html_page, page
-from step_saliency.report.html_page import pack_maps
+from step_saliency.report.packing import encoded_length, pack_maps
+from step_saliency.report.sources import SCRIPT
+from step_saliency.report.stored_maps import maps_within
 from step_saliency.runs.folder import RunFolder
 from step_saliency.trace import Step, Trace
 
@@ -136,6 +141,27 @@ def test_the_page_asks_for_nothing_and_forbids_it(sal):
         assert f"{name}-src 'sha256-{digest}'" in policy
 
 
+def test_the_page_takes_its_colours_from_the_palette(sal):
+    text = page(sal)
+    (style,) = Elements(text).contents["style"]
+    light = style.partition("@media screen and (prefers-color-scheme: dark)")[0]
+    for region, colour in REGION_COLOURS.items():
+        assert f"--{region}: {colour};" in light
+    assert f"--correct: {CORRECT_COLOUR};" in light
+    scale = {to_hex(colour) for colour in mpl.colormaps[MAP_COLOURS](np.linspace(0, 1, 2001))}
+    stops = data_of(text)["colours"]
+    assert stops[0] == to_hex(mpl.colormaps[MAP_COLOURS](0.0))
+    assert set(stops) <= scale
+
+
+def test_every_part_of_the_script_is_on_the_page(sal):
+    script = Elements(page(sal)).contents["script"][1]
+    assets = Path(html_page.__file__).with_name("assets")
+    parts = {file.stem: file.read_text(encoding="utf-8") for file in assets.glob("*.js")}
+    assert set(parts) == set(SCRIPT)
+    assert all(part in script for part in parts.values())
+
+
 @pytest.mark.parametrize("n_heads", [None, 8])
 def test_a_page_of_200_steps_in_32_layers_is_below_three_megabytes(n_heads):
     trace = of_texts(["A step of some length, in words. " * 4] * 200, id="long")
@@ -159,17 +185,17 @@ def test_heads_that_are_kept_are_those_with_the_largest_total():
     assert data_of(page(sal))["heads"]["kept"] == [[0, 1, 2, 3, 4]] * 2
     n_entries = 8 * 9 // 2
     of_means, of_a_head = 4 * (3 * n_entries * 2) // 3, 4 * (2 * n_entries) // 3
-    data = html_page._maps(sal, of_means + of_a_head)
+    data = maps_within(sal, of_means + of_a_head)
     assert data["heads"]["kept"] == [[3], [1]]
     assert "2 of 10 heads, those with the largest total, at least 1 of each" in data["precision"]
     maps[1, 4] *= 20
-    data = html_page._maps(sal, of_means + of_a_head + of_a_head // 2)
+    data = maps_within(sal, of_means + of_a_head + of_a_head // 2)
     assert data["heads"]["kept"] == [[3], [1, 4]]
     maps[1, 1] *= 4
-    data = html_page._maps(sal, of_means + of_a_head // 2)
+    data = maps_within(sal, of_means + of_a_head // 2)
     assert data["heads"]["kept"] == [[], [1]]
     assert "1 of 10 heads, those with the largest total, in layers 1." in data["precision"]
-    assert html_page._maps(sal, of_means)["heads"] is None
+    assert maps_within(sal, of_means)["heads"] is None
 
 
 def test_numbers_of_the_diagnosis_are_those_of_the_diagnosis(sal):
@@ -328,9 +354,9 @@ def test_heads_are_chosen_and_shown(visit, sal):
 
 
 def test_a_head_is_itself_where_layers_hold_different_numbers(chromium, sal, tmp_path, monkeypatch):
-    of_layers, of_a_head = html_page._encoded(2 * 5 * 36), html_page._encoded(36)
-    maps = partial(html_page._maps, room=of_layers + 7 * of_a_head)
-    monkeypatch.setattr(html_page, "_maps", lambda sal, room: maps(sal))
+    of_layers, of_a_head = encoded_length(2 * 5 * 36), encoded_length(36)
+    maps = partial(maps_within, room=of_layers + 7 * of_a_head)
+    monkeypatch.setattr(html_page, "maps_within", lambda sal, room: maps(sal))
     text = page(sal)
     kept = data_of(text)["heads"]["kept"]
     assert len({len(of_layer) for of_layer in kept}) > 1

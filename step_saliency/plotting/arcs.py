@@ -19,7 +19,7 @@ def arcs(
     queries: Int[np.ndarray, "arc"],
     keys: Int[np.ndarray, "arc"],
     shares: Float[np.ndarray, "arc"],
-    regions: Sequence[Region],
+    regions: Sequence[str],
     *,
     colour: str,
     widest: float = 1.0,
@@ -42,7 +42,7 @@ def arcs(
         PathCollection(paths, facecolors="none", edgecolors=colour, alpha=0.75, linewidths=widths),
         autolim=False,
     )
-    colours = [REGION_COLOURS[region] for region in regions]
+    colours = [REGION_COLOURS[Region(region)] for region in regions]
     ax.scatter(range(len(regions)), [0] * len(regions), c=colours, s=9, zorder=3)
     tallest = float((queries - keys).max(initial=1))
     ax.set(xlim=(-0.8, len(regions) - 0.2), ylim=(-0.08 * tallest, 0.8 * tallest))

@@ -3,20 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from step_saliency.plotting.style import BAND_COLOUR, NEUTRAL
 
-Interval = tuple[Sequence[float], Sequence[float]]
+Values = Sequence[float] | Sequence[int] | Float[np.ndarray, "place"]
+"""One number for each place along x."""
 
 
 def curve(
     ax: Axes,
-    x: Sequence[float],
-    values: Sequence[float],
+    x: Values,
+    values: Values,
     *,
     colour: str,
-    interval: Interval | None = None,
+    interval: tuple[Values, Values] | None = None,
     name: str | None = None,
     marker: str = "o",
     linestyle: str = "-",

@@ -1,5 +1,6 @@
 """Rows and columns of a map as a picture: what each cell is, and what is written on the axes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,6 +26,11 @@ class Grid:
     numbers: Int[np.ndarray, "cell"]
     regions: tuple[Region, ...]
     block: int = 1
+
+    @classmethod
+    def of_regions(cls, regions: Sequence[str]) -> "Grid":
+        """A row and column for each of these regions, numbered from 0."""
+        return cls(np.arange(len(regions)), tuple(Region(region) for region in regions))
 
     @property
     def runs(self) -> list[tuple[Region, int, int]]:

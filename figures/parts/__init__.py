@@ -1,0 +1,33 @@
+"""Parts that figures are made of: dots with intervals, curves with bands, maps, arcs, tables.
+
+Every part draws into axes that it is given, from a table with the columns it names; lines, maps and
+arcs themselves are drawn by `step_saliency.plotting`. Where a table has ``estimate, lower, upper``,
+the interval is drawn as it stands; where they are missing, none is. No statistic is computed here.
+"""
+
+from figures.parts.curves import curve, shade_bands
+from figures.parts.dots import dots
+from figures.parts.grids import layer_grid, mark_cells
+from figures.parts.legends import colour_bar, legend_below
+from figures.parts.maps import arcs, log_norm, step_grid
+from figures.parts.numbers import number, p_value, with_interval
+from figures.parts.tables import EFFECT_COLUMNS, group_rules, table_figure
+
+__all__ = [
+    "EFFECT_COLUMNS",
+    "arcs",
+    "colour_bar",
+    "curve",
+    "dots",
+    "group_rules",
+    "layer_grid",
+    "legend_below",
+    "log_norm",
+    "mark_cells",
+    "number",
+    "p_value",
+    "shade_bands",
+    "step_grid",
+    "table_figure",
+    "with_interval",
+]
