@@ -43,7 +43,7 @@ from analyses.material.conditions import (
 )
 from analyses.material.flows import flow_layers, model_flow
 from analyses.material.problems import TASK, Item, read_items
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.stats.equivalence import equivalence
 from step_saliency.stats.multiplicity import with_holm
@@ -56,14 +56,14 @@ LAYERS = ("oeb_layers", "smi_layers")
 
 
 def ablation(
-    model: Any, items: Sequence[Item], chosen: Sequence[Condition], settings: AnswerSettings
+    model: Any, items: Sequence[Item], some: Sequence[Condition], settings: AnswerSettings
 ) -> pd.DataFrame:
     """Answers to problems under conditions.
 
     Args:
         model: The model.
         items: Problems.
-        chosen: Conditions.
+        some: Conditions.
         settings: How answers are written.
 
     Returns:
@@ -71,7 +71,7 @@ def ablation(
         ``oeb_layers, smi_layers``.
     """
     tables = []
-    for condition in chosen:
+    for condition in some:
         flow = model_flow(model, condition, settings)
         _, frame = answers(model, items, flow, settings)
         tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
@@ -79,11 +79,11 @@ def ablation(
 
 
 def losses(
-    model: Any, items: Sequence[Item], chosen: Sequence[Condition], settings: AnswerSettings
+    model: Any, items: Sequence[Item], some: Sequence[Condition], settings: AnswerSettings
 ) -> pd.DataFrame:
     """Teacher-forced loss of the gold solutions under conditions; otherwise as `ablation`."""
     tables = []
-    for condition in chosen:
+    for condition in some:
         flow = model_flow(model, condition, settings)
         frame = gold_losses(model, items, flow)
         tables.append(frame.assign(**condition.columns(), **flow_layers(flow)))
@@ -265,14 +265,7 @@ def _accuracy(values: pd.DataFrame, seed: int) -> pd.DataFrame:
     return described(mean_table(values, "is_correct", by=["condition"], seed=seed), values)
 
 
-ANALYSIS = Analysis(
-    "ablation",
-    AblationSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits"),
-)
+ANALYSIS = Analysis("ablation", AblationSettings, units, run_unit, summarise, checks=EDITS)
 
 if __name__ == "__main__":
     main("analyses.ablation")

@@ -39,13 +39,12 @@ from analyses.material.answers import AnswerSettings, answers
 from analyses.material.comparisons import against, answers_against
 from analyses.material.conditions import BASELINE, METHODS, Condition
 from analyses.material.flows import model_flow
-from analyses.material.problems import TASK, Item, read_items
-from analyses.running.runner import Analysis, Unit, main
+from analyses.material.problems import TASK, Item, is_right, read_items
+from analyses.running.runner import EDITS, Analysis, Unit, main
 from step_saliency.models.facts import n_layers
 from step_saliency.stats.binary import binary_table
 from step_saliency.stats.problems import mean_table
 from step_saliency.stats.statistic import bootstrap_means, ratio
-from step_saliency.tasks.answers import is_correct
 from step_saliency.trace import Trace
 
 VOTES = (2, 4, 8)
@@ -142,19 +141,11 @@ def _limited(
         prompts = frame["prompt_tokens"].to_numpy(int)
         for at in np.flatnonzero(share < 1).tolist():
             tokens = traces[at].tokens[prompts[at] : prompts[at] + limit]
-            correct[at] = _is_right(items[at], model.tokenizer.decode(tokens))
+            correct[at] = is_right(items[at], model.tokenizer.decode(tokens))
         cut = {name: frame[name].to_numpy(float) * share for name in ("cpu_seconds", "flops")}
         cut["tokens"] = frame["tokens"].clip(upper=limit)
         tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
     return pd.concat(tables, ignore_index=True)
-
-
-def _is_right(item: Item, text: str) -> bool:
-    if item.problem is not None:
-        return item.problem.grade(text).is_correct
-    assert item.row is not None
-    assert item.row.gold is not None
-    return is_correct(text, item.row.gold)
 
 
 def _votes(
@@ -288,14 +279,7 @@ def summarise(values: pd.DataFrame, settings: ComputeSettings) -> Mapping[str, p
     }
 
 
-ANALYSIS = Analysis(
-    "compute_matched",
-    ComputeSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits"),
-)
+ANALYSIS = Analysis("compute_matched", ComputeSettings, units, run_unit, summarise, checks=EDITS)
 
 if __name__ == "__main__":
     main("analyses.compute_matched")

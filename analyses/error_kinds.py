@@ -35,7 +35,7 @@ from analyses.material.error_states import (
 )
 from analyses.material.flows import model_flow
 from analyses.material.problems import check_task, read_items
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
 
 PLACEBO_OF = {"oeb": "oeb-bridge", "smi": "smi-boundaries"}
@@ -142,13 +142,7 @@ def summarise(values: pd.DataFrame, settings: ErrorSettings) -> Mapping[str, pd.
 
 
 ANALYSIS = Analysis(
-    "error_kinds",
-    ErrorSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits"),
-    keep_values=False,
+    "error_kinds", ErrorSettings, units, run_unit, summarise, checks=EDITS, keep_values=False
 )
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from analyses.material.answers import answers
 from analyses.material.conditions import BASELINE
 from analyses.material.error_states import changes, with_states
 from analyses.material.problems import read_items
-from analyses.mediation import prediction
+from analyses.mediation import blocking, injection, prediction
 from analyses.mediation.blocking import blocking_table, path_correlations, path_table
 from analyses.mediation.edits import PLACEBOS, forced_edits, injected_edits
 from analyses.mediation.mediators import forced, forced_pass
 from analyses.mediation.prediction import cut_before, indices, prediction_table
 from analyses.mediation.written import against_placebos
+from analyses.running.runner import run_analysis
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.labels import KeyGroup, key_groups
@@ -40,6 +42,7 @@ from tests.shuffled import (
     within_bounds,
 )
 
+QUESTIONS = (blocking, injection, prediction)
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
 
@@ -116,9 +119,12 @@ def test_planted_lock_in_is_diagnosed_in_its_layers(
 
     nothing, idle = lock_in(), lock_in(LockIn(planted, 0))
     assert torch.equal(nothing, idle)
-    there, by_lot = lock_in(LockIn(planted, 0.95)), lock_in(LockIn(planted, 0.95, keys="random"))
+    there, random_keys = (
+        lock_in(LockIn(planted, 0.95)),
+        lock_in(LockIn(planted, 0.95, keys="random")),
+    )
     assert (there[list(planted)] > nothing[list(planted)] + 0.1).all()
-    assert (there[list(planted)] > by_lot[list(planted)] + 0.1).all()
+    assert (there[list(planted)] > random_keys[list(planted)] + 0.1).all()
     index = Bands.quarters(8).shallow == planted
     moved = float((there - nothing)[:2].mean())
     assert (moved > 0.1) == index
@@ -452,6 +458,38 @@ def test_false_positive_rate_against_placebos() -> None:
     assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_by_itself_gives_the_tables_that_it_gives_with_the_others(
+    question: Any, model: Any, tmp_path: Path
+) -> None:
+    parts = {blocking: ("forced", "answers"), injection: ("injection",)}
+    shared: dict[str, Any] = {"n": 6, "level": "hard", "max_new_tokens": 100}
+    if question is not injection:
+        shared |= {"n_maps": 6, "map_chunk": 3}
+    whole_settings = mediation.MediationSettings(
+        **shared, parts=parts.get(question, ("prediction",))
+    )
+    alone, whole = (
+        run_analysis(analysis, settings, out=tmp_path / name, model=model, progress=False)
+        for name, analysis, settings in (
+            ("alone", question.ANALYSIS, question.ANALYSIS.settings(**shared)),
+            ("whole", mediation.ANALYSIS, whole_settings),
+        )
+    )
+    assert alone.values is not None
+    pd.testing.assert_frame_equal(alone.values, whole.values)
+    assert list(alone.tables) == list(whole.tables)
+    for name, table in alone.tables.items():
+        pd.testing.assert_frame_equal(table, whole.tables[name])
+
+
+def test_the_units_of_all_parts_are_those_of_the_questions() -> None:
+    settings = mediation.MediationSettings(n=300, depth=30)
+    names = [unit.name for question in QUESTIONS for unit in question.units(settings)]
+    assert [unit.name for unit in mediation.units(settings)] == names
+    assert len(set(names)) == len(names)
+
+
 def test_small_run_of_every_part(model: Any) -> None:
     settings = mediation.MediationSettings(n=3, n_maps=3, level="hard")
     items = read_items(settings)
@@ -462,5 +500,3 @@ def test_small_run_of_every_part(model: Any) -> None:
     assert cut["summary_mass"].max() < 1e-6 < base["summary_mass"].min()
     cuts = prediction.prediction(model, items, settings, samples=3)
     assert set(cuts["outcome"]) <= {"error", "correct"}
-    names = {unit.name for unit in mediation.units(settings)}
-    assert len(names) == len(mediation.units(settings))

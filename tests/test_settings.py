@@ -74,12 +74,14 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
 
 
 def test_every_analysis_has_its_command_line_on_record() -> None:
-    names = {
-        file.parent.name if file.stem == "__main__" else file.stem
+    files = [
+        file.relative_to(ROOT / "analyses").with_suffix("")
         for file in (ROOT / "analyses").rglob("*.py")
         if "\nANALYSIS = " in file.read_text(encoding="utf-8")
-    }
-    assert names >= set(COMMAND_LINES)
+    ]
+    names = {".".join(part for part in file.parts if part != "__init__") for file in files}
+    assert names == set(COMMAND_LINES)
+    assert all(analysis_of(name).name == name for name in names)
 
 
 @pytest.mark.parametrize("name", COMMAND_LINES)

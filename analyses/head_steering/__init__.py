@@ -51,7 +51,7 @@ from analyses.instruments.forced import group_of
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.conditions import BASELINE
 from analyses.material.problems import check_task, read_items
-from analyses.running.runner import Analysis, Unit
+from analyses.running.runner import EDITS, Analysis, Unit
 from analyses.running.settings import option
 
 __all__ = [
@@ -161,10 +161,5 @@ def summarise(values: pd.DataFrame, settings: HeadSettings) -> Mapping[str, pd.D
 
 
 ANALYSIS = Analysis(
-    "head_steering",
-    HeadSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits", "pattern_rows"),
+    "head_steering", HeadSettings, units, run_unit, summarise, checks=(*EDITS, "pattern_rows")
 )

@@ -1,1 +1,1 @@
-"""What a question measures with: knockout, edits, maps, losses."""
+"""What questions measure with: cuts, edits, maps, losses, margins; no statistics."""

@@ -64,9 +64,9 @@ def cut_hooks(model: Any, cuts: Sequence[Cut], n_tokens: int) -> list[NamedHook]
             edges[row, 0, torch.tensor(cut.queries)[:, None], torch.tensor(cut.keys)] = True
     hooks = []
     for layer in range(n_layers(model)):
-        chosen = [cut.layers is None or layer in cut.layers for cut in cuts]
-        if any(chosen):
-            rows = torch.tensor(chosen, device=device)[:, None, None, None]
+        acts = [cut.layers is None or layer in cut.layers for cut in cuts]
+        if any(acts):
+            rows = torch.tensor(acts, device=device)[:, None, None, None]
             hooks.append(_cut_hook(layer, edges & rows, [cut.heads for cut in cuts]))
     live_names(model, [name for name, _ in hooks])
     return hooks
@@ -80,10 +80,10 @@ def _cut_hook(
     def cut(
         scores: Float[Tensor, "batch head query key"], hook: Any
     ) -> Float[Tensor, "batch head query key"]:
-        wanted = edges[..., -scores.shape[-2] :, :]
+        mask = edges[..., -scores.shape[-2] :, :]
         if any(some is not None for some in heads):
-            wanted = wanted & _head_mask(heads, scores.shape[1]).to(edges.device)
-        return cut_scores(scores, wanted)
+            mask = mask & _head_mask(heads, scores.shape[1]).to(edges.device)
+        return cut_scores(scores, mask)
 
     return f"blocks.{layer}.attn.hook_attn_scores", cut
 
@@ -169,33 +169,33 @@ def logits_at(
     tokens = tokens.to(device_of(model))
     start = 0 if prefix is None else prefix.length
     cache = None if prefix is None else prefix.expanded(len(tokens))
-    chosen = torch.tensor(list(positions), device=tokens.device) - start
+    places = torch.tensor(list(positions), device=tokens.device) - start
     with model.hooks(fwd_hooks=list(hooks)):
         if backend_of(model) == "hooked":
             depth, rest = n_layers(model), tokens[:, start:]
             mask = torch.ones_like(rest)
             resid = model(rest, attention_mask=mask, past_kv_cache=cache, stop_at_layer=depth)
-            logits: Tensor = model(resid[:, chosen], start_at_layer=depth, return_type="logits")
+            logits: Tensor = model(resid[:, places], start_at_layer=depth, return_type="logits")
             return logits
-        return _bridge_logits(model, tokens, chosen, start, cache)
+        return _bridge_logits(model, tokens, places, start, cache)
 
 
 def _bridge_logits(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
-    chosen: Int[Tensor, "query"],
+    places: Int[Tensor, "query"],
     start: int,
     cache: Any,
 ) -> Float[Tensor, "batch query vocab"]:
     options: dict[str, Any] = {"return_type": "logits"}
     if cache is not None:
         options = {"return_type": "logits_and_cache", "past_key_values": cache, "use_cache": True}
-        places = torch.arange(start, tokens.shape[1], device=tokens.device)
-        options["position_ids"] = places.expand(len(tokens), -1)
-    keep = _keep(model, chosen)
-    found = model(tokens[:, start:], attention_mask=torch.ones_like(tokens), **keep, **options)
-    logits: Tensor = found if cache is None else found[0]
-    return logits if keep else logits[:, chosen]
+        positions = torch.arange(start, tokens.shape[1], device=tokens.device)
+        options["position_ids"] = positions.expand(len(tokens), -1)
+    keep = _keep(model, places)
+    output = model(tokens[:, start:], attention_mask=torch.ones_like(tokens), **keep, **options)
+    logits: Tensor = output if cache is None else output[0]
+    return logits if keep else logits[:, places]
 
 
 def cut_logits(

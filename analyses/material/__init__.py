@@ -1,1 +1,1 @@
-"""What questions are asked of: problems, answers under conditions."""
+"""What questions are asked of: problems, answers, conditions; nothing is measured here."""

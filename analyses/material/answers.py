@@ -16,10 +16,9 @@ from typing import Any
 import pandas as pd
 
 import step_saliency as ss
-from analyses.material.problems import Item, SourceSettings, asked
+from analyses.material.problems import Item, SourceSettings, asked, is_right
 from analyses.running.settings import Settings, option
 from step_saliency.options import Decoding
-from step_saliency.tasks.answers import is_correct
 from step_saliency.tasks.grading import split_response
 from step_saliency.trace import Region, Trace
 
@@ -109,10 +108,8 @@ def _graded(item: Item, trace: Trace) -> dict[str, Any]:
         "first_wrong_step": None,
     }
     if item.problem is None:
-        assert item.row is not None
-        assert item.row.gold is not None
-        correct = is_correct(trace.response, item.row.gold)
-        return row | {"is_correct": correct, "n_steps": len(trace.region_steps(Region.THINKING))}
+        steps = trace.region_steps(Region.THINKING)
+        return row | {"is_correct": is_right(item, trace.response), "n_steps": len(steps)}
     grade = item.problem.grade(trace.response)
     return row | {
         "is_correct": grade.is_correct,

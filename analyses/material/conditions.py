@@ -78,8 +78,6 @@ PLACEBOS = (
     Condition("smi-direction", "placebo", "smi", placebo="direction"),
     Condition("smi-other", "placebo", "smi", placebo="other"),
 )
-
-
 CORE = tuple(condition for condition in PLACEBOS if condition.name in CORE_PLACEBOS)
 
 
@@ -99,7 +97,7 @@ def layers_in(
         bands: Name, see the module docstring.
         n_layers: Layers of the model.
         seed: Of random layers.
-        automatic: What was found, for ``"automatic"``.
+        automatic: Bands of the model, for ``"automatic"``.
 
     Raises:
         ValueError: an unknown name, or a window that does not fit.
@@ -144,31 +142,37 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
     Raises:
         ValueError: an unknown name.
     """
-    bands = [
-        Condition(f"both-{name}", "bands", "both", bands=name)
-        for name in ("third", "half", "automatic")
-    ]
-    bands += [
+    every = (*METHODS, *PLACEBOS, *_doses(), *_other_bands(), *_sliding(n_layers))
+    sets = {"methods": METHODS, "core": (*METHODS, *CORE), "all": every}
+    if which in sets:
+        return tuple(c for c in sets[which] if not _is_repeated(c, n_layers))
+    known = {condition.name: condition for condition in every}
+    names = list(dict.fromkeys([BASELINE, *which.split(",")]))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"conditions {unknown} are unknown; choose {SETS} or of {sorted(known)}")
+    return tuple(known[name] for name in names)
+
+
+def _doses() -> list[Condition]:
+    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in TAUS]
+    return doses + [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in ALPHAS]
+
+
+def _other_bands() -> list[Condition]:
+    names = ("third", "half", "automatic")
+    bands = [Condition(f"both-{name}", "bands", "both", bands=name) for name in names]
+    return bands + [
         Condition(f"both-random-{i}", "bands", "both", bands="random", seed=i) for i in (0, 1)
     ]
-    sliding = [
+
+
+def _sliding(n_layers: int) -> list[Condition]:
+    return [
         Condition(f"{edit}-{name}", "sliding", edit, bands=name)
         for edit in ("oeb", "smi")
         for name in windows(n_layers)
     ]
-    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in TAUS]
-    doses += [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in ALPHAS]
-    every = (*METHODS, *PLACEBOS, *doses, *bands, *sliding)
-    core = [c for c in PLACEBOS if c.name in CORE_PLACEBOS]
-    named = {"methods": METHODS, "core": (*METHODS, *core), "all": every}
-    if which in named:
-        return tuple(c for c in named[which] if not _is_repeated(c, n_layers))
-    known = {condition.name: condition for condition in every}
-    wanted = list(dict.fromkeys([BASELINE, *which.split(",")]))
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ValueError(f"conditions {unknown} are unknown; choose {SETS} or of {sorted(known)}")
-    return tuple(known[name] for name in wanted)
 
 
 def _is_repeated(condition: Condition, n_layers: int) -> bool:

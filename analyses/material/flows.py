@@ -38,7 +38,7 @@ def condition_flow(
     Args:
         condition: The condition.
         n_layers: Layers of the model.
-        automatic: Bands that were found, for ``bands="automatic"``.
+        automatic: Bands of the model, for ``bands="automatic"``.
         bank: Steps of other traces, for ``placebo="other"``.
 
     Raises:
@@ -61,7 +61,7 @@ def condition_flow(
 
 
 def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
-    """`condition_flow` with bands and banks made on other problems where they are wanted."""
+    """`condition_flow` with bands and banks made on other problems where it asks for them."""
     source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
     automatic = bank = None
     if condition.bands == "automatic":

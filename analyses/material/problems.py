@@ -150,6 +150,15 @@ def asked(item: Item, instruction: str) -> str:
     return f"{item.question}\n{instruction}" if item.row and instruction else item.question
 
 
+def is_right(item: Item, text: str) -> bool:
+    """Whether a response ends in the answer of the task, or in a file's gold answer."""
+    if item.problem is not None:
+        return item.problem.grade(text).is_correct
+    assert item.row is not None
+    assert item.row.gold is not None
+    return is_correct(text, item.row.gold)
+
+
 def _labelled(item: Item, trace: Trace) -> Trace:
     correct = trace.meta.get("is_correct")
     if item.problem is not None:

@@ -22,7 +22,7 @@ from analyses.mediation import blocking, injection, prediction
 from analyses.mediation.blocking import BlockingSettings
 from analyses.mediation.injection import InjectionSettings
 from analyses.mediation.prediction import PredictionSettings
-from analyses.running.runner import Analysis, Unit
+from analyses.running.runner import EDITS, MAPS, Analysis, Unit
 from analyses.running.settings import option
 
 Part = Literal["forced", "answers", "injection", "prediction"]
@@ -77,10 +77,5 @@ def summarise(values: pd.DataFrame, settings: MediationSettings) -> Mapping[str,
 
 
 ANALYSIS = Analysis(
-    "mediation",
-    MediationSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits", "gradients", "pattern_rows", "local_gradients"),
+    "mediation", MediationSettings, units, run_unit, summarise, checks=(*EDITS, *MAPS)
 )

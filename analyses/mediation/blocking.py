@@ -34,7 +34,7 @@ from analyses.mediation.written import (
     written,
     written_units,
 )
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import EDITS, Analysis, Unit, main
 from step_saliency.models.facts import n_layers
 from step_saliency.stats.ranks import rank_correlation_over_problems
 
@@ -139,7 +139,7 @@ def forced_units(settings: BlockingSettings) -> list[Unit]:
 
 def answer_units(settings: BlockingSettings) -> list[Unit]:
     """Conditions under which answers are written, chunk by chunk."""
-    return written_units("answers", [*forced_edits(settings.depth)], settings)
+    return written_units("answers", forced_edits(settings.depth), settings)
 
 
 def run_unit(model: Any, unit: Unit, settings: BlockingSettings) -> pd.DataFrame:
@@ -178,10 +178,10 @@ def written_tables(values: pd.DataFrame, *, seed: int) -> Mapping[str, pd.DataFr
 ANALYSIS = Analysis(
     "mediation.blocking",
     BlockingSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits", "pattern_rows"),
+    units,
+    run_unit,
+    summarise,
+    checks=(*EDITS, "pattern_rows"),
 )
 
 if __name__ == "__main__":

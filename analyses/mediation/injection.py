@@ -26,7 +26,7 @@ from analyses.material.error_states import (
 from analyses.material.problems import check_task, read_items
 from analyses.mediation.edits import injected_edits
 from analyses.mediation.written import answer_tables, answered, written, written_units
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import EDITS, Analysis, Unit, main
 from step_saliency.models.facts import n_layers
 
 
@@ -38,7 +38,7 @@ class InjectionSettings(DepthSettings, AnswerSettings):
 def units(settings: InjectionSettings) -> list[Unit]:
     """Conditions, chunk by chunk."""
     check_task(settings, "margins and kinds of error")
-    return written_units("injection", [*injected_edits(settings.depth)], settings)
+    return written_units("injection", injected_edits(settings.depth), settings)
 
 
 def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFrame:
@@ -64,12 +64,7 @@ def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str,
 
 
 ANALYSIS = Analysis(
-    "mediation.injection",
-    InjectionSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("score_edits", "head_edits"),
+    "mediation.injection", InjectionSettings, units, run_unit, summarise, checks=EDITS
 )
 
 if __name__ == "__main__":

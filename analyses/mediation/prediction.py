@@ -23,7 +23,7 @@ from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, check_task, read_items
 from analyses.mediation.written import part_unit
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import MAPS, Analysis, Unit, main
 from step_saliency.diagnosis import diagnose
 from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
@@ -211,12 +211,7 @@ def summarise(values: pd.DataFrame, settings: PredictionSettings) -> Mapping[str
 
 
 ANALYSIS = Analysis(
-    "mediation.prediction",
-    PredictionSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("gradients", "pattern_rows", "local_gradients"),
+    "mediation.prediction", PredictionSettings, units, run_unit, summarise, checks=MAPS
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Accuracy of answers written under edits, against none and against placebos."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,9 +20,7 @@ def part_unit(part: str, name: str, span: tuple[int, int]) -> Unit:
     return Unit("-".join(filter(None, (part, name, f"{span[0]:05d}"))), (part, name, span))
 
 
-def written_units(
-    part: str, names: Iterator[str] | Sequence[str], settings: AnswerSettings
-) -> list[Unit]:
+def written_units(part: str, names: Iterable[str], settings: AnswerSettings) -> list[Unit]:
     """Conditions under which answers are written, chunk by chunk."""
     return [part_unit(part, name, span) for name in names for span in settings.spans]
 

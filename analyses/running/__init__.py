@@ -1,1 +1,1 @@
-"""Runs units of work into a results folder: resumable, in one process or many."""
+"""Runs units of work into a results folder, by settings; knows of no question."""

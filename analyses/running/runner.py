@@ -52,6 +52,10 @@ from step_saliency.models import load_model, require_capabilities
 
 S = TypeVar("S", bound=Settings)
 
+EDITS = ("score_edits", "head_edits")
+MAPS = ("gradients", "pattern_rows", "local_gradients")
+"""Capabilities that a model must have to be edited by StepFlow, and to be mapped."""
+
 
 @dataclass(frozen=True)
 class Analysis(Generic[S]):
@@ -156,26 +160,26 @@ def run_analysis(
     folder = AnalysisFolder.open(Path(out), analysis.name, described)
     if folder.is_finished:
         return _finished(folder, len(units))
-    kept = {unit.name: folder.read_part(unit.name) for unit in units}
-    missing = [unit for unit in units if kept[unit.name] is None]
+    parts_before = {unit.name: folder.read_part(unit.name) for unit in units}
+    missing = [unit for unit in units if parts_before[unit.name] is None]
     skipped = len(units) - len(missing)
     facts: dict[str, Any] = {"settings": described, "command": command}
     facts |= {"workers": workers, "units": len(units)}
     started = time.time()
     folder.write_manifest({**facts, "finished": False, "tables": []}, started)
-    chosen = executor or _executor(workers, ray, model)
+    run = executor or _executor(workers, ray, model)
     loader = load or _loader(analysis)
     job = Job(analysis.run_unit, loader, settings)
     bar = tqdm(
         total=len(units), initial=skipped, disable=not progress, unit="unit", desc=analysis.name
     )
-    seen = [part.model for part in kept.values() if part is not None]
+    seen = [part.model for part in parts_before.values() if part is not None]
     _check_one_model(folder, seen)
     with bar:
-        for done in chosen(job, missing) if missing else ():
-            _check_one_model(folder, [*seen[:1], done.model])
-            folder.write_part(done)
-            seen.append(done.model)
+        for finished in run(job, missing) if missing else ():
+            _check_one_model(folder, [*seen[:1], finished.model])
+            folder.write_part(finished)
+            seen.append(finished.model)
             bar.update()
     parts = [_whole(folder, unit) for unit in units]
     facts["model"] = seen[0]
@@ -201,8 +205,8 @@ def _seeded(units: Sequence[Unit], seed: int) -> list[Unit]:
     names = [unit.name for unit in units]
     wrong = [name for name in names if not re.fullmatch(r"[\w.+-]+", name) or name[0] == "."]
     if wrong or len(set(names)) < len(names) or not names:
-        told = f"{wrong[:3]} are no file names" if wrong else "they repeat, or there are none"
-        raise ValueError(f"unit names must be distinct plain file names: {told}")
+        reason = f"{wrong[:3]} are no file names" if wrong else "they repeat, or there are none"
+        raise ValueError(f"unit names must be distinct plain file names: {reason}")
     return [replace(unit, seed=unit_seed(seed, number)) for number, unit in enumerate(units)]
 
 
@@ -248,8 +252,8 @@ def _check_one_model(folder: AnalysisFolder, models: Sequence[Mapping[str, Any] 
         other: Mapping[str, Any] = model or {}
         names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
         if names:
-            told = ", ".join(f"{n}: {first.get(n)!r} and {other.get(n)!r}" for n in names)
-            raise ValueError(f"units in {folder.path} come from different models ({told})")
+            pairs = ", ".join(f"{n}: {first.get(n)!r} and {other.get(n)!r}" for n in names)
+            raise ValueError(f"units in {folder.path} come from different models ({pairs})")
 
 
 def parser_for(analysis: Analysis[Any], *, doc: str = "") -> argparse.ArgumentParser:

@@ -145,14 +145,14 @@ class _Kind:
 
     def keywords(self, default: Any) -> dict[str, Any]:
         """For ``add_argument``, which takes no empty ones."""
-        found = {
+        keywords = {
             "type": None if self.choices else self.type,
             "choices": self.choices,
             "nargs": ("+" if default else "*") if self.many else None,
             "default": None if default is MISSING else default,
             "required": default is MISSING,
         }
-        return {name: value for name, value in found.items() if value or name == "default"}
+        return {name: value for name, value in keywords.items() if value or name == "default"}
 
 
 def _typed(owner: Any) -> Iterator[tuple[Field[Any], _Kind]]:

@@ -148,7 +148,11 @@ def _run_in_worker(unit: Unit) -> Done:
 
 
 def process_pool(workers: int) -> Executor:
-    """A pool of fresh processes on this machine, each with its own copy of the model."""
+    """A pool of fresh processes on this machine, each with its own copy of the model.
+
+    Those of joblib 1.6 outlive a parent that is killed, and would need
+    `_end_with_parent` all the same.
+    """
 
     def run(job: Job, units: Sequence[Unit]) -> Iterator[Done]:
         pool = ProcessPoolExecutor(
