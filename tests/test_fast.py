@@ -11,9 +11,11 @@ import torch
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
-from step_saliency.intervene import fast
-from step_saliency.intervene.edit import Edit, EditContext, EditGroup
+from step_saliency.intervene.context import EditContext
+from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.fast import call
+from step_saliency.intervene.fast.groups import relative_changes
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
 from step_saliency.intervene.oeb import OddsEqualBridge, bridge_floor, odds_equal_factors
 from step_saliency.intervene.smi import StepMomentumInjection
@@ -118,8 +120,12 @@ EDITS: dict[str, Callable[[], Edit | EditGroup]] = {
     "random": lambda: OddsEqualBridge([0, 1], tau_max=0.7, bridge="random"),
     "smooth": lambda: OddsEqualBridge([0, 1], tau_max=0.7, placebo="smooth"),
     "two": lambda: EditGroup([OddsEqualBridge([1], tau_max=0.4), HeadRedirect("L1H2", "question")]),
-    "twins": lambda: EditGroup(
+    "two bridges": lambda: EditGroup(
         [OddsEqualBridge([0], tau_max=0.4), OddsEqualBridge([1], tau_max=0.7)]
+    ),
+    "one edit twice": lambda: EditGroup([HeadScale(["L0H1"], 0.3)] * 2),
+    "the same numbers twice": lambda: EditGroup(
+        [HeadScale(["L0H1"], 0.3), HeadScale(["L0H1"], 0.3)]
     ),
     "scale": lambda: HeadScale(["L0H1", "L2H3"], 0.0),
     "project": lambda: ValueProjection([0, 1], strength=2.0),
@@ -150,7 +156,7 @@ def test_sums_of_groups_and_scores_of_blocks_are_one(
     options = {"temperature": 0, "tokenizer": tiny_tokenizer()}
     sums = decode(model, "fast", flow=OddsEqualBridge([0, 1], tau_max=0.6), **options)
     assert decode(model, "fast", flow=ByScores([0, 1], tau_max=0.6), **options) == sums
-    monkeypatch.setattr(fast, "SCORES_AT_A_TIME", 800)
+    monkeypatch.setattr(call, "SCORES_AT_A_TIME", 800)
     assert decode(model, "fast", flow=ByScores([0, 1], tau_max=0.6), **options) == sums
     assert decode(model, "fast", **options) != sums
 
@@ -165,7 +171,7 @@ def test_factors_are_those_of_the_projection() -> None:
     for tau in (0.15, 0.9):
         floor = bridge_floor(n_bridge.double(), n_current.double(), tau)
         acts = (n_bridge > 0) & (n_current > 0)
-        changes = fast.relative_changes(sums, floor * acts)
+        changes = relative_changes(sums, floor * acts)
         other = 1 - sums.sum(-1)
         exact = odds_equal_factors(sums[..., 0], sums[..., 1], other, n_bridge, n_current, tau)
         torch.testing.assert_close(1 + changes[..., 0], exact.bridge, rtol=1e-5, atol=1e-9)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from stepflow_reference import loop_bridge, loop_floor
 
-from step_saliency.intervene.labels import KeyGroup, StepLabels, key_groups
+from step_saliency.intervene.groups import KeyGroup, key_groups
+from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.oeb import (
     OddsEqualBridge,
     bridge_floor,

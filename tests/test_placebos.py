@@ -10,12 +10,13 @@ from tiny import BACKENDS
 from torch.nn.functional import cosine_similarity, normalize
 
 from step_saliency.intervene import OddsEqualBridge, StepFlow, StepMomentumInjection
-from step_saliency.intervene.labels import KeyGroup, StepLabels
+from step_saliency.intervene.choices import PLACEBOS
+from step_saliency.intervene.groups import KeyGroup
+from step_saliency.intervene.injections import injections
+from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.oeb import random_bridge
 from step_saliency.intervene.placebos import (
-    PLACEBOS,
     MomentumBank,
-    injections,
     momentum_bank,
     random_directions,
     random_layers,
@@ -100,10 +101,10 @@ def test_a_drawn_bridge_is_as_large_as_that_of_the_flow(bridge: Any) -> None:
     groups = drawn.groups(labels, len(TRACE))
     assert torch.equal(groups, real.oeb.groups(labels, len(TRACE)))
     causal = torch.ones(1, len(TRACE), len(TRACE), dtype=torch.bool).tril()
-    lots = random_bridge(groups, causal, labels, seed=drawn.seed)
+    drawn_groups = random_bridge(groups, causal, labels, seed=drawn.seed)
     for group in KeyGroup:
-        assert torch.equal((lots == group).sum(-1), (groups == group).sum(-1))
-    assert (lots != groups).any()
+        assert torch.equal((drawn_groups == group).sum(-1), (groups == group).sum(-1))
+    assert (drawn_groups != groups).any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -114,12 +115,12 @@ def test_a_drawn_bridge_holds_its_bound_and_the_rest(backend: str) -> None:
     labels = StepLabels.from_traces([TRACE])
     groups = drawn.oeb.groups(labels, len(TRACE))
     causal = torch.ones(1, len(TRACE), len(TRACE), dtype=torch.bool).tril()
-    lots = random_bridge(groups, causal, labels, seed=drawn.oeb.seed)[0]
+    drawn_groups = random_bridge(groups, causal, labels, seed=drawn.oeb.seed)[0]
     moved = (q != p).any(-1)
-    on_bridge, other = ((lots == group) for group in (KeyGroup.BRIDGE, KeyGroup.OTHER))
+    on_bridge, other = ((drawn_groups == group) for group in (KeyGroup.BRIDGE, KeyGroup.OTHER))
     assert torch.allclose((q * other).sum(-1), (p * other).sum(-1), atol=1e-6)
     feasible = moved & ((p * ~other).sum(-1) > 0.4)
-    share = on_bridge.sum(-1) / (lots != KeyGroup.OTHER).sum(-1).clamp(min=1)
+    share = on_bridge.sum(-1) / (drawn_groups != KeyGroup.OTHER).sum(-1).clamp(min=1)
     tau = share.sqrt().clamp(max=0.4).expand_as(moved).double()
     assert feasible.any()
     assert torch.allclose((q * on_bridge).sum(-1)[feasible], tau[feasible], atol=1e-6)
@@ -233,7 +234,7 @@ def test_random_directions_are_even_and_have_the_norms() -> None:
     assert not zero.any()
 
 
-def test_layers_by_lot() -> None:
+def test_random_layers() -> None:
     drawn = {random_layers(8, 3, seed, avoid=(0, 1)) for seed in range(200)}
     assert all(len(set(layers)) == 3 and list(layers) == sorted(layers) for layers in drawn)
     assert set().union(*drawn) == set(range(2, 8))

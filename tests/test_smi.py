@@ -11,8 +11,8 @@ from tiny import BACKENDS, Backend
 
 import step_saliency as ss
 from step_saliency.intervene import StepLabels
+from step_saliency.intervene.injections import plan_injections, step_momentum
 from step_saliency.intervene.placebos import momentum_bank
-from step_saliency.intervene.smi import plan_injections, step_momentum
 
 POINTS = ("attn.hook_v", "attn.hook_z", "hook_resid_pre", "hook_resid_post")
 

@@ -1,7 +1,7 @@
 """Edits that plant or block what the diagnosis speaks of. All act on attention scores.
 
     LockIn         the current step gets at least ``mass`` of each row, from question and earlier
-                   steps: lock-in, planted. With ``keys="random"`` as many keys drawn by lot get it
+                   steps: lock-in, planted. With ``keys="random"`` as many random keys get it
     RegionBridge   the bridge, in queries of some regions only
     Diverted       what the bridge would take from the current part goes to template tokens (with
                    BOS) instead: the current part loses as much, the bridge gains nothing
@@ -15,47 +15,51 @@ those that never looked far.
 """
 
 from collections.abc import Sequence, Set
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
-from step_saliency.intervene.edit import checked_layers
-from step_saliency.intervene.heads import acts_in, chosen_queries
-from step_saliency.intervene.labels import REGION_CODE, WRITTEN, KeyGroup, key_groups
+from step_saliency.intervene import Edit, EditContext, KeyGroup, OddsEqualBridge, StepLabels
+from step_saliency.intervene.groups import earlier_keys, key_groups, written
+from step_saliency.intervene.heads import acts_in, queries_in
+from step_saliency.intervene.labels import REGION_CODE, WRITTEN
 from step_saliency.intervene.oeb import (
     odds_equal_scores,
     projected_scores,
     random_bridge,
     visible_keys,
 )
+from step_saliency.intervene.places import checked_layers
 from step_saliency.options import check_option
-from step_saliency.trace import Region
+from step_saliency.segment import Region
 
-KEYS = ("step", "random")
+Keys = Literal["step", "random"]
+NO_MASS = 1e-30
+"""Mass from which on there is something to raise."""
 
 
 def locked_groups(labels: StepLabels, n_queries: int) -> Int[Tensor, "batch query key"]:
     """For queries of thinking and summary: own step BRIDGE, what else is no template CURRENT."""
     last = slice(len(labels) - n_queries, None)
-    places = torch.arange(len(labels), device=labels.step.device)
-    codes = torch.tensor(sorted(WRITTEN), device=labels.step.device)
-    acts = torch.isin(labels.region[:, last], codes)[..., None]
-    counts = acts & (labels.region > 0)[:, None] & (places <= places[last, None])
+    acts = written(labels)[:, last, None]
+    counts = acts & (labels.region > 0)[:, None] & earlier_keys(labels, n_queries)
     own = labels.step[:, None] == labels.step[:, last, None]
     groups = torch.where(own, int(KeyGroup.BRIDGE), int(KeyGroup.CURRENT))
     return torch.where(counts, groups, int(KeyGroup.OTHER)).to(torch.int8)
 
 
+@dataclass(frozen=True, eq=False)
 class LockIn(Edit):
     """Hold a minimum of each row of thinking and summary on the step that is being written.
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
         mass: Minimum, in [0, 1).
-        keys: ``"step"``, or ``"random"``: as many keys, drawn by lot from all that are no template.
-        seed: Of the lots.
+        keys: ``"step"``, or ``"random"``: as many keys, drawn from all that are no template.
+        seed: Of the draws.
 
     Raises:
         ValueError: an option out of range.
@@ -63,16 +67,17 @@ class LockIn(Edit):
 
     site = "scores"
 
-    def __init__(
-        self, layers: Sequence[int], mass: float | int, *, keys: str = "step", seed: int = 0
-    ) -> None:
-        check_option("keys", keys, KEYS)
-        if not 0 <= mass < 1:
-            raise ValueError(f"mass={mass} is not in [0, 1)")
-        self.layers = checked_layers(layers)
-        self.mass = mass
-        self.keys = keys
-        self.seed = seed
+    layers: Sequence[int]
+    mass: float | int
+    _: KW_ONLY
+    keys: Keys = "step"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_option("keys", self.keys, get_args(Keys))
+        if not 0 <= self.mass < 1:
+            raise ValueError(f"mass={self.mass} is not in [0, 1)")
+        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return not WRITTEN.isdisjoint(regions)
@@ -88,25 +93,25 @@ class LockIn(Edit):
             visible = visible_keys(activation[:, 0])
             groups = random_bridge(groups, visible, context.labels, seed=self.seed)
         edited, _ = projected_scores(
-            activation, groups[:, None], mass=self.mass, sinks=_sinks(context)
+            activation, groups[:, None], mass=self.mass, sinks=context.sink_scores()
         )
         return edited
 
 
+@dataclass(frozen=True, eq=False)
 class RegionBridge(OddsEqualBridge):
     """The bridge in queries of some regions only.
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
         regions: Regions of the queries.
-        tau_max: Upper bound of tau_B.
     """
 
-    def __init__(
-        self, layers: Sequence[int], regions: Sequence[str], *, tau_max: float = 0.15
-    ) -> None:
-        super().__init__(layers, tau_max=tau_max)
-        self.regions = tuple(Region(region) for region in regions)
+    regions: Sequence[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "regions", tuple(Region(region) for region in self.regions))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return acts_in(self.regions, regions)
@@ -114,23 +119,27 @@ class RegionBridge(OddsEqualBridge):
     def groups(self, labels: StepLabels, n_queries: int) -> Int[Tensor, "batch query key"]:
         """As in `OddsEqualBridge`; queries of other regions have no bridge."""
         groups = super().groups(labels, n_queries)
-        chosen = chosen_queries(labels, n_queries, regions=self.regions)
-        return torch.where(chosen[..., None], groups, int(KeyGroup.OTHER)).to(torch.int8)
+        queries = queries_in(labels, n_queries, regions=self.regions)
+        return torch.where(queries[..., None], groups, int(KeyGroup.OTHER)).to(torch.int8)
 
 
+@dataclass(frozen=True, eq=False)
 class Diverted(Edit):
     """Take from the current part what the bridge would take, and give it to template tokens.
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
         tau_max: Of the bridge whose size it has.
     """
 
     site = "scores"
 
-    def __init__(self, layers: Sequence[int], *, tau_max: float = 0.15) -> None:
-        self.layers = checked_layers(layers)
-        self.tau_max = tau_max
+    layers: Sequence[int]
+    _: KW_ONLY
+    tau_max: float | int = 0.15
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return not WRITTEN.isdisjoint(regions)
@@ -139,10 +148,8 @@ class Diverted(Edit):
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
     ) -> Float[Tensor, "batch head query key"]:
         """Scores whose current part lost the mass, and whose bridge kept its own."""
-        groups = key_groups(
-            context.labels, n_queries=context.n_queries, bridge="auto", current="region"
-        )[:, None]
-        sinks = _sinks(context)
+        groups = key_groups(context.labels, n_queries=context.n_queries)[:, None]
+        sinks = context.sink_scores()
         _, shifts = odds_equal_scores(activation, groups, tau_max=self.tau_max, sinks=sinks)
         if shifts is None or not shifts.shifted.any():
             return activation
@@ -150,24 +157,27 @@ class Diverted(Edit):
         other = visible & (groups == KeyGroup.OTHER)
         on_other = _mass_on(activation, other, sinks)
         gained = torch.where(shifts.shifted, shifts.mass_after - shifts.mass_before, 0.0)
-        acts = shifts.shifted & (on_other > 1e-30)
-        to_other = torch.log1p(gained / on_other.clamp(min=1e-30))
+        acts = shifts.shifted & (on_other > NO_MASS)
+        to_other = torch.log1p(gained / on_other.clamp(min=NO_MASS))
         shift = torch.where(groups == KeyGroup.CURRENT, shifts.current[..., None], 0.0)
         shift = torch.where(other, to_other[..., None], shift)
         return torch.where(acts[..., None] & visible, activation + shift, activation)
 
 
+@dataclass(frozen=True, eq=False)
 class SummaryCut(Edit):
     """Queries of the summary do not see the thinking.
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
     """
 
     site = "scores"
 
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = checked_layers(layers)
+    layers: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return REGION_CODE[Region.SUMMARY] in regions
@@ -176,15 +186,16 @@ class SummaryCut(Edit):
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
     ) -> Float[Tensor, "batch head query key"]:
         """Scores with these edges cut."""
-        cut = self._edges(context.labels, context.n_queries)[:, None]
+        cut = _summary_to_thinking(context.labels, context.n_queries)[:, None]
         if not cut.any():
             return activation
         return activation.masked_fill(cut, torch.finfo(activation.dtype).min)
 
-    def _edges(self, labels: StepLabels, n_queries: int) -> Bool[Tensor, "batch query key"]:
-        groups = key_groups(labels, n_queries=n_queries, bridge="auto", current="region")
-        summary = chosen_queries(labels, n_queries, regions=[Region.SUMMARY.value])
-        return summary[..., None] & (groups == KeyGroup.BRIDGE)
+
+def _summary_to_thinking(labels: StepLabels, n_queries: int) -> Bool[Tensor, "batch query key"]:
+    groups = key_groups(labels, n_queries=n_queries)
+    summary = queries_in(labels, n_queries, regions=[Region.SUMMARY])
+    return summary[..., None] & (groups == KeyGroup.BRIDGE)
 
 
 def _mass_on(
@@ -198,7 +209,3 @@ def _mass_on(
         return on_keys
     total = scores.logsumexp(-1)
     return on_keys * (total - torch.logaddexp(total, sinks.to(total.dtype))).exp()
-
-
-def _sinks(context: EditContext) -> Float[Tensor, "head 1"] | None:
-    return None if context.sinks is None else context.sinks[:, None]

@@ -22,7 +22,7 @@ from analyses.instruments.margins import FirstError, greedy_errors, margin
 from analyses.material.answers import AnswerSettings
 from analyses.material.problems import Item, gold_trace
 from step_saliency.intervene import Edit, StepLabels
-from step_saliency.intervene.labels import KeyGroup, key_groups
+from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers
 from step_saliency.models.hooking import NamedHook

@@ -85,7 +85,7 @@ class Job:
         if self.flow is None:
             return ()
         if isinstance(self.flow, EditGroup):
-            return self.flow.edits
+            return tuple(self.flow.edits)
         return (self.flow,) if isinstance(self.flow, Edit) else None
 
     def rows(self, questions: Sequence[str], numbers: Sequence[int]) -> list[Row]:

@@ -2,31 +2,26 @@
 
 What an intervention does, with one thing about it made meaningless and all else kept:
 
-    bridge       as many keys on the bridge, but drawn by lot from bridge and current part
+    bridge       as many keys on the bridge, but drawn at random from bridge and current part
     smooth       the same rows, moved as far (equal KL), by a temperature instead of a bridge
     layers       as many layers, others
-    boundaries   as many injections of the same vectors, but not where steps begin
+    boundaries   as many injections of the same vectors, but not where steps begin (`injections`)
     direction    injected vectors of the same norm, in random directions
     other        injected vectors of the same norm, from steps of other traces
 
-All lots are hashes of the seed and of places in the sequence: the same in a cached pass and a full
+All draws are hashes of the seed and of places in the sequence: the same in a cached pass and a full
 one, alone and in a batch, on any device.
 
-Moved boundaries. The injection at the first token s of a step moves to the first token from
-s + d on that is in thinking or summary and begins no step, with d drawn evenly from 1 to the length
-of the step before. How long a step will be is not known when it begins, so that an injection can
-land in a later step; it is lost only if the sequence ends before.
-
-When they mislead: lots among bridge and current part share many keys with the bridge itself where
-the bridge is the larger part (in expectation |B| / (|B| + |S|) of them), so that a random bridge
-can work for that reason; "smooth" holds what all keys together have, not what the rest O has; the
-layers next to a band can do what the band does.
+When they mislead: keys drawn from bridge and current part are often those of the bridge itself, if
+it is the larger part (in expectation |B| / (|B| + |S|) of them), so that a random bridge can work
+for that reason; "smooth" holds what all keys together have, not what the rest O has; the layers
+next to a band can do what the band does.
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,29 +29,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from step_saliency.intervene.labels import REGION_CODE, StepLabels, hashed
-from step_saliency.models.facts import device_of
+from step_saliency.intervene.choices import Source
+from step_saliency.intervene.hashing import HASH_RANGE, hashed
+from step_saliency.intervene.reading import activations_of
 from step_saliency.models.hooking import live_names
-from step_saliency.trace import Region, Trace
-
-Placebo = Literal["bridge", "smooth", "layers", "boundaries", "direction", "other"]
-PLACEBOS: tuple[Placebo, ...] = get_args(Placebo)
-BOUNDARY_PLACEBOS = ("random",)
-MOMENTUM_PLACEBOS = ("random", "other")
-
-_ACTING = (REGION_CODE[Region.THINKING], REGION_CODE[Region.SUMMARY])
-_LOT_RANGE = 2.0**62
+from step_saliency.segment.regions import Region
+from step_saliency.trace import Trace
 
 
 def random_layers(
     n_layers: int, n: int, seed: int = 0, *, avoid: Collection[int] = ()
 ) -> tuple[int, ...]:
-    """Different layers by lot, in order.
+    """Different layers at random, in order.
 
     Args:
         n_layers: Layers of the model.
-        n: How many are wanted.
-        seed: Seed of the lot.
+        n: How many to draw.
+        seed: Seed of the draw.
         avoid: Layers that are not to be drawn.
 
     Raises:
@@ -72,64 +61,6 @@ def random_layers(
     return tuple(sorted(drawn.tolist()))
 
 
-@dataclass(frozen=True, eq=False)
-class Injections:
-    """Where momentum is injected, one entry each.
-
-    Attributes:
-        row: Row of the batch.
-        start: Position of the first token of the step that the injection belongs to, in the
-            padded sequence.
-        target: Position where the vector is added.
-        source: Step whose momentum it is: the last before that is no template.
-    """
-
-    row: Int[Tensor, "injection"]
-    start: Int[Tensor, "injection"]
-    target: Int[Tensor, "injection"]
-    source: Int[Tensor, "injection"]
-
-
-def injections(
-    labels: StepLabels, n_queries: int, *, boundaries: str = "step", seed: int = 0
-) -> Injections:
-    """Injections into the last positions.
-
-    Args:
-        labels: What every position so far is.
-        n_queries: The positions are the last ones, this many.
-        boundaries: ``"step"``, first tokens of thinking and summary steps; or the placebo
-            ``"random"``, of which the module docstring tells.
-        seed: Seed of the lots.
-    """
-    acts = torch.isin(labels.region, torch.tensor(_ACTING, device=labels.region.device))
-    starts = labels.starts & acts & (labels.previous >= 0)
-    row, start = starts.nonzero().unbind(-1)
-    source = labels.previous[row, start]
-    target = start
-    if boundaries == "random":
-        target = _moved(labels, acts & ~labels.starts, row, start, source, seed)
-    here = (target >= len(labels) - n_queries) & (target < len(labels))
-    return Injections(row[here], start[here], target[here], source[here])
-
-
-def _moved(
-    labels: StepLabels,
-    allowed: Tensor,
-    row: Int[Tensor, "injection"],
-    start: Int[Tensor, "injection"],
-    source: Int[Tensor, "injection"],
-    seed: int,
-) -> Int[Tensor, "injection"]:
-    n_keys = len(labels)
-    length = (labels.step[row] == source[:, None]).sum(-1)
-    delay = 1 + hashed(seed, labels.position[row, start]) % length
-    places = torch.arange(n_keys, device=row.device)
-    due = torch.where(allowed, places, n_keys).flip(-1).cummin(-1).values.flip(-1)
-    none = due.new_full((len(due), 1), n_keys)
-    return torch.cat([due, none], dim=1)[row, (start + delay).clamp(max=n_keys)]
-
-
 def random_directions(
     like: Float[Tensor, "injection *head dim"],
     positions: Int[Tensor, "injection"],
@@ -142,13 +73,13 @@ def random_directions(
     Args:
         like: Vectors along the last axis.
         positions: Position of each injection's step in its own sequence.
-        layer: Layer, which is part of the lot.
+        layer: Layer, which is part of the draw.
         seed: Seed.
     """
     entries = torch.arange(math.prod(like.shape[1:]), device=like.device).view(like.shape[1:])
     at = positions.to(like.device).view(-1, *[1] * (like.ndim - 1))
     even = [
-        ((hashed(seed, layer, at, entries, part).double() + 0.5) / _LOT_RANGE) for part in range(2)
+        ((hashed(seed, layer, at, entries, part).double() + 0.5) / HASH_RANGE) for part in range(2)
     ]
     normal = (-2 * even[0].log()).sqrt() * (2 * math.pi * even[1]).cos()
     return norm_matched(normal.to(like.dtype), like)
@@ -177,13 +108,13 @@ class MomentumBank:
 
     def drawn(
         self,
-        source: Literal["value", "resid_post"],
+        source: Source,
         positions: Int[Tensor, "injection"],
         *,
         layer: int,
         seed: int,
     ) -> Float[Tensor, "injection *head dim"]:
-        """An entry by lot for each injection, the same in all layers.
+        """A random entry for each injection, the same in all layers.
 
         Raises:
             ValueError: the bank lacks the layer.
@@ -194,8 +125,8 @@ class MomentumBank:
                 f"the bank has no layer {layer}, only {sorted(self.values)}; make it with "
                 "momentum_bank(model, traces, layers=...)"
             )
-        lots = hashed(seed, positions) % len(entries)
-        return entries.to(positions.device)[lots]
+        numbers = hashed(seed, positions) % len(entries)
+        return entries.to(positions.device)[numbers]
 
 
 @torch.no_grad()
@@ -215,26 +146,28 @@ def momentum_bank(
     """
     points = ("attn.hook_v", "hook_resid_post")
     names = live_names(model, [f"blocks.{layer}.{point}" for layer in layers for point in points])
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    entries: dict[str, list[Tensor]] = {name: [] for name in names}
     for trace in tqdm(traces, unit="trace", disable=not progress):
         spans = [(s.start, s.stop) for s in trace.steps if s.region is Region.THINKING]
-
-        def keep(
-            activation: Tensor, hook: Any, name: str, spans: list[tuple[int, int]] = spans
-        ) -> None:
-            found[name] += [activation[0, start:stop].mean(0) for start, stop in spans]
-
-        hooks = [
-            (name, lambda x, hook, name=name, keep=keep: keep(x, hook, name)) for name in names
-        ]
-        tokens = trace.tokens[None].to(device_of(model))
-        if spans:
-            with model.hooks(fwd_hooks=hooks):
-                model(tokens, attention_mask=torch.ones_like(tokens))
-    if not all(found.values()):
+        for name, means in _step_means(model, trace, names, spans).items():
+            entries[name].extend(means)
+    if not all(entries.values()):
         raise ValueError("no trace has a thinking step to take momentum from")
-    made = {name: torch.stack(entries) for name, entries in found.items()}
+    stacked = {name: torch.stack(of_point) for name, of_point in entries.items()}
     return MomentumBank(
-        values={layer: made[f"blocks.{layer}.{points[0]}"] for layer in layers},
-        resid={layer: made[f"blocks.{layer}.{points[1]}"] for layer in layers},
+        values={layer: stacked[f"blocks.{layer}.{points[0]}"] for layer in layers},
+        resid={layer: stacked[f"blocks.{layer}.{points[1]}"] for layer in layers},
     )
+
+
+def _step_means(
+    model: Any, trace: Trace, names: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> dict[str, Float[Tensor, "step ..."]]:
+    """Mean of each hook point over the tokens of each span."""
+    if not spans:
+        return {}
+
+    def means(activation: Float[Tensor, "pos ..."]) -> Float[Tensor, "step ..."]:
+        return torch.stack([activation[start:stop].mean(0) for start, stop in spans])
+
+    return activations_of(model, trace, names, means)

@@ -5,7 +5,7 @@ block have the number of queries and keys and, on the diagonal, which positions 
 position that may not attend to itself); a bridge's cache has the number of earlier positions, which
 scores do not show where a layer with a sliding window lets go of keys. `StepStream` makes labels of
 these. Scores that lack such keys are shown to edits with these keys masked. Values and residuals
-of earlier positions are kept where an edit asks for them.
+of earlier positions are kept where an edit asks for them (`observed`).
 
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
@@ -16,7 +16,7 @@ by the model itself (as `HookedTransformer.generate` does).
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -24,20 +24,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from step_saliency.intervene.edit import (
-    SITE_HOOKS,
-    VALUE_HOOK,
-    Edit,
+from step_saliency.intervene.context import (
+    AnyEdit,
     EditContext,
-    changed,
+    NamedEdit,
+    context_for,
+    named_edits,
 )
-from step_saliency.intervene.effects import Effects, distinct_names
+from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.labels import StepLabels
-from step_saliency.intervene.past import PastStore
+from step_saliency.intervene.observed import ObservedLayer
+from step_saliency.intervene.sites import SITE_HOOKS, changed
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
-from step_saliency.models.facts import backend_of, n_heads, n_layers, output_weights, sink_logits
+from step_saliency.models.facts import backend_of, n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
 from step_saliency.trace import Trace
 
@@ -45,7 +46,7 @@ CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "resid
 FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
 
 
-class Session:
+class Session(AbstractContextManager["Session"]):
     """Edits that are attached to a model; what `edit.attached(model)` returns and yields.
 
     Attributes:
@@ -67,7 +68,7 @@ class Session:
     def __init__(
         self,
         model: Any,
-        edits: Sequence[Edit],
+        edits: Sequence[AnyEdit],
         *,
         trace: Trace | None = None,
         traces: Sequence[Trace] | None = None,
@@ -80,34 +81,22 @@ class Session:
         self.edits = tuple(edits)
         self.effects = Effects()
         self.labels: StepLabels | None = None
-        self._n_layers = n_layers(model)
         for edit in self.edits:
-            edit.check(n_layers=self._n_layers, n_heads=n_heads(model))
+            edit.check(n_layers=n_layers(model), n_heads=n_heads(model))
         known = [trace] if trace is not None else traces
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
-        self._names = distinct_names([edit.name for edit in self.edits])
-        self._values = self._stores("needs_values")
-        self._resid = self._stores("needs_resid")
-        self._resid_pre: dict[int, Float[Tensor, "batch pos d_model"]] = {}
-        self._sinks: dict[int, Float[Tensor, "head"] | None] = {}
+        self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
         self._n_queries = 0
         self._exit = ExitStack()
 
-    def _stores(self, need: str) -> dict[int, PastStore]:
-        layers = {layer for edit in self.edits if getattr(edit, need) for layer in edit.layers}
-        return {layer: PastStore() for layer in sorted(layers)}
-
     def __enter__(self) -> "Session":
         with silenced_hooks(self.model):
             require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
         with ExitStack() as stack:
-            stack.enter_context(
-                added_hooks(
-                    self.model, [(FIRST_SCORES, self._observe)], prepend=True, permanent=True
-                )
-            )
+            observing = [(FIRST_SCORES, self._observe)]
+            stack.enter_context(added_hooks(self.model, observing, prepend=True, permanent=True))
             stack.enter_context(added_hooks(self.model, self._hooks(), permanent=True))
             embedding = self.model.embed.register_forward_pre_hook(self._embed, with_kwargs=True)
             stack.callback(embedding.remove)
@@ -120,9 +109,7 @@ class Session:
 
     def __exit__(self, *error: Any) -> None:
         self._exit.close()
-        self._values.clear()
-        self._resid.clear()
-        self._resid_pre.clear()
+        self._layers = {}
 
     def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""
@@ -134,23 +121,17 @@ class Session:
         Args:
             rows: Indices of rows of the last pass.
         """
-        chosen = torch.as_tensor(rows, dtype=torch.long)
-        self._stream.keep(chosen)
-        for store in (*self._values.values(), *self._resid.values()):
-            store.keep(chosen)
+        indices = torch.as_tensor(rows, dtype=torch.long)
+        self._stream.keep(indices)
+        for layer in self._layers.values():
+            layer.keep(indices)
 
     def _hooks(self) -> list[NamedHook]:
-        hooks: list[NamedHook] = []
-        for layer, store in self._values.items():
-            hooks.append((f"blocks.{layer}.{VALUE_HOOK}", partial(_show, store)))
-        for layer in {a for edit in self.edits if edit.needs_resid_pre for a in edit.layers}:
-            hooks.append((f"blocks.{layer}.hook_resid_pre", partial(self._keep_resid, layer)))
-        for layer, store in self._resid.items():
-            hooks.append((f"blocks.{layer}.hook_resid_post", partial(_show, store)))
-        for edit, name in zip(self.edits, self._names, strict=True):
-            for layer in edit.layers:
-                function = partial(self._edit, edit, name, layer)
-                hooks.append((f"blocks.{layer}.{SITE_HOOKS[edit.site]}", function))
+        hooks = [hook for layer in self._layers.values() for hook in layer.hooks()]
+        for named in named_edits(self.edits):
+            for layer in named.edit.layers:
+                function = partial(self._edit, named, self._layers[layer])
+                hooks.append((f"blocks.{layer}.{SITE_HOOKS[named.edit.site]}", function))
         return hooks
 
     def _embed(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,14 +142,6 @@ class Session:
     def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
         self._n_past = 0 if cache is None else int(cache.get_seq_length())
-
-    def _keep_resid(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        hook: Any,  # noqa: ARG002
-    ) -> None:
-        self._resid_pre[layer] = resid.detach()
 
     def _observe(
         self,
@@ -194,13 +167,13 @@ class Session:
 
     def _edit(
         self,
-        edit: Edit,
-        name: str,
-        layer: int,
+        named: NamedEdit,
+        layer: ObservedLayer,
         activation: Tensor,
         hook: Any,  # noqa: ARG002
     ) -> Tensor | None:
-        context = self._context(edit, name, layer, activation)
+        edit = named.edit
+        context = self._context(named, layer, activation)
         n_lost = len(context.labels) - activation.shape[-1] if edit.site == "scores" else 0
         if n_lost == 0:
             return changed(activation, edit.apply(activation, context))
@@ -209,36 +182,23 @@ class Session:
         edited = changed(whole, edit.apply(whole, context))
         return None if edited is None else edited[..., n_lost:]
 
-    def _context(self, edit: Edit, name: str, layer: int, activation: Tensor) -> EditContext:
-        n_pos = activation.shape[2 if edit.site == "scores" else 1]
-        if self.labels is None or (len(self.labels.step), self._n_queries) != (
-            len(activation),
-            n_pos,
-        ):
+    def _context(self, named: NamedEdit, layer: ObservedLayer, activation: Tensor) -> EditContext:
+        edit = named.edit
+        shown = len(activation), activation.shape[2 if edit.site == "scores" else 1]
+        if self.labels is None or (len(self.labels.step), self._n_queries) != shown:
             raise ValueError(
-                f"layer {layer} ran on positions that did not pass the first layer; run the model "
-                "from its tokens, or attach the edits outside of this pass"
+                f"layer {layer.index} ran on positions that did not pass the first layer; run the "
+                "model from its tokens, or attach the edits outside of this pass"
             )
         self.labels = self.labels.to(activation.device)
-        n_keys = len(self.labels)
-        return EditContext(
-            layer=layer,
-            n_layers=self._n_layers,
-            labels=self.labels,
-            n_queries=self._n_queries,
-            values=self._values[layer].all(n_keys) if edit.needs_values else None,
-            resid=self._resid[layer].all(n_keys) if edit.needs_resid else None,
-            resid_pre=self._resid_pre.get(layer) if edit.needs_resid_pre else None,
-            sinks=self._sinks_of(layer) if edit.site == "scores" else None,
-            w_o=partial(output_weights, self.model, layer),
-            record=partial(self.effects.add, name, layer),
-        )
-
-    def _sinks_of(self, layer: int) -> Float[Tensor, "head"] | None:
-        if layer not in self._sinks:
-            self._sinks[layer] = sink_logits(self.model, layer)
-        return self._sinks[layer]
+        record = partial(self.effects.add, named.name, layer.index)
+        return context_for(edit, layer, self.labels, self._n_queries, record=record)
 
 
-def _show(store: PastStore, activation: Float[Tensor, "batch pos ..."], hook: Any) -> None:
-    store.show(activation)
+def _observed(model: Any, edits: Sequence[AnyEdit]) -> dict[int, ObservedLayer]:
+    """The layers in which edits act, by number."""
+    numbers = sorted({layer for edit in edits for layer in edit.layers})
+    return {
+        number: ObservedLayer(model, number, [edit for edit in edits if number in edit.layers])
+        for number in numbers
+    }

@@ -24,108 +24,37 @@ token where no step begins). In models that normalise what attention returns (Ge
 adds what would have been normalised.
 """
 
-import copy
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from step_saliency.intervene.edit import Edit, EditContext, checked_layers, point_of
-from step_saliency.intervene.labels import WRITTEN, StepLabels
-from step_saliency.intervene.placebos import (
-    BOUNDARY_PLACEBOS,
-    MOMENTUM_PLACEBOS,
-    MomentumBank,
-    injections,
-    norm_matched,
-    random_directions,
+from step_saliency.intervene.choices import (
+    BOUNDARIES,
+    MOMENTA,
+    SOURCES,
+    SPACES,
+    Boundaries,
+    Momentum,
+    Source,
+    Space,
 )
+from step_saliency.intervene.context import EditContext
+from step_saliency.intervene.edit import Edit
+from step_saliency.intervene.injections import InjectionPlan, plan_injections, step_momentum
+from step_saliency.intervene.labels import WRITTEN
+from step_saliency.intervene.placebos import MomentumBank, norm_matched, random_directions
+from step_saliency.intervene.places import checked_layers
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
+from step_saliency.intervene.sites import Site
 from step_saliency.options import check_option
-
-SPACES = ("value", "residual")
-SOURCES = ("value", "resid_post")
-MOMENTA = ("step", *MOMENTUM_PLACEBOS)
-BOUNDARIES = ("step", *BOUNDARY_PLACEBOS)
 
 
 @dataclass(frozen=True, eq=False)
-class InjectionPlan:
-    """Where a pass gets momentum, and from where.
-
-    Attributes:
-        row: Row of the batch.
-        query: Index of the token among the positions of the pass.
-        position: Position of the step's first token in its own sequence, for lots.
-        previous: Positions that momentum is the mean over, for each injection.
-    """
-
-    row: Int[Tensor, "injection"]
-    query: Int[Tensor, "injection"]
-    position: Int[Tensor, "injection"]
-    previous: list[Int[Tensor, "..."]]
-
-    def __len__(self) -> int:
-        return len(self.previous)
-
-
-def plan_injections(
-    labels: StepLabels,
-    *,
-    n_queries: int,
-    window: int | None = None,
-    boundaries: str = "step",
-    seed: int = 0,
-) -> InjectionPlan:
-    """Which of the last ``n_queries`` positions get momentum, and of which keys.
-
-    Args:
-        labels: What every position so far is.
-        n_queries: The positions of the pass are the last ones, this many.
-        window: Take only so many last tokens of the previous step; None for all.
-        boundaries: ``"step"``, or a placebo; see `injections`.
-        seed: Seed of the lots.
-    """
-    key = "injections", n_queries, window, boundaries, seed
-    return labels.made(key, lambda: _plan(labels, n_queries, window, boundaries, seed))
-
-
-def _plan(
-    labels: StepLabels, n_queries: int, window: int | None, boundaries: str, seed: int
-) -> InjectionPlan:
-    found = injections(labels, n_queries, boundaries=boundaries, seed=seed)
-    from_source = labels.step[found.row] == found.source[:, None]
-    previous = [keys.nonzero().flatten() for keys in from_source]
-    return InjectionPlan(
-        row=found.row,
-        query=found.target - (len(labels) - n_queries),
-        position=labels.position[found.row, found.start],
-        previous=previous if window is None else [keys[-window:] for keys in previous],
-    )
-
-
-def step_momentum(
-    source: Float[Tensor, "batch key ..."], plan: InjectionPlan
-) -> Float[Tensor, "injection ..."]:
-    """Mean of the source over the previous step's tokens, for each injection.
-
-    Args:
-        source: Values or residuals of all positions so far.
-        plan: At least one injection.
-    """
-    rows = zip(plan.row.tolist(), plan.previous, strict=True)
-    return torch.stack([_mean(source[row].index_select(0, keys)) for row, keys in rows])
-
-
-def _mean(rows: Float[Tensor, "previous ..."]) -> Float[Tensor, "..."]:
-    return rows.to(torch.promote_types(rows.dtype, torch.float32)).mean(0)
-
-
 class StepMomentumInjection(Edit):
     """Begin each step with the mean value of the step before.
 
@@ -133,7 +62,7 @@ class StepMomentumInjection(Edit):
         >>> with StepMomentumInjection(layers=[26, 27], alpha=0.06).attached(model) as session:
         ...     text = model.generate(prompt)
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
         alpha: Strength, 0 or above: a number, a mapping by layer, or a function of depth.
         space: ``"value"`` adds to head outputs, ``"residual"`` to the residual after the block.
@@ -142,55 +71,53 @@ class StepMomentumInjection(Edit):
         momentum: ``"step"``; or the placebos ``"random"`` and ``"other"``.
         boundaries: ``"step"``, or the placebo ``"random"``.
         bank: For ``momentum="other"``: steps of other traces, see `momentum_bank`.
-        seed: Seed of the lots.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: an option out of range; a bank that is missing, or not used.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[int],
-        *,
-        alpha: Strength = 0.06,
-        space: str = "value",
-        source: str = "value",
-        window: int | None = None,
-        momentum: str = "step",
-        boundaries: str = "step",
-        bank: MomentumBank | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.layers = checked_layers(layers)
-        check_strength("alpha", alpha)
-        check_option("space", space, SPACES)
-        check_option("source", source, SOURCES)
-        check_option("momentum", momentum, MOMENTA)
-        check_option("boundaries", boundaries, BOUNDARIES)
-        if space == "value" and source != "value":
-            raise ValueError(f"source={source!r} needs space='residual'")
-        if window is not None and window < 1:
-            raise ValueError(f"window={window} is below 1")
-        if (momentum == "other") != (bank is not None):
-            raise ValueError(
-                f"momentum={momentum!r} with {'a' if bank else 'no'} bank: a bank goes with "
-                "momentum='other', and the other way round"
-            )
-        self.alpha = alpha
-        self.space = space
-        self.source = source
-        self.window = window
-        self.momentum = momentum
-        self.boundaries = boundaries
-        self.bank = bank
-        self.seed = seed
-        self._set_site()
+    layers: Sequence[int]
+    _: KW_ONLY
+    alpha: Strength = 0.06
+    space: Space = "value"
+    source: Source = "value"
+    window: int | None = None
+    momentum: Momentum = "step"
+    boundaries: Boundaries = "step"
+    bank: MomentumBank | None = None
+    seed: int = 0
+    site: Site = field(init=False, repr=False)
+    needs_values: bool = field(init=False, repr=False)
+    needs_resid: bool = field(init=False, repr=False)
+    needs_resid_pre: bool = field(init=False, repr=False)
 
-    def _set_site(self) -> None:
-        self.site = "z" if self.space == "value" else "resid_post"
-        self.needs_values = self.source == "value"
-        self.needs_resid = self.source == "resid_post"
-        self.needs_resid_pre = self.space == "value"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+        self._check_options()
+        for name, value in {
+            "site": "z" if self.space == "value" else "resid_post",
+            "needs_values": self.source == "value",
+            "needs_resid": self.source == "resid_post",
+            "needs_resid_pre": self.space == "value",
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def _check_options(self) -> None:
+        check_strength("alpha", self.alpha)
+        check_option("space", self.space, SPACES)
+        check_option("source", self.source, SOURCES)
+        check_option("momentum", self.momentum, MOMENTA)
+        check_option("boundaries", self.boundaries, BOUNDARIES)
+        if self.space == "value" and self.source != "value":
+            raise ValueError(f"source={self.source!r} needs space='residual'")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} is below 1")
+        if (self.momentum == "other") != (self.bank is not None):
+            raise ValueError(
+                f"momentum={self.momentum!r} with {'a' if self.bank else 'no'} bank: a bank goes "
+                "with momentum='other', and the other way round"
+            )
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:
         return not WRITTEN.isdisjoint(starting if self.boundaries == "step" else regions)
@@ -211,22 +138,14 @@ class StepMomentumInjection(Edit):
             raise ValueError(f"alpha={alpha} in layer {layer} is below 0")
         return alpha
 
-    def hook(self, activation: Tensor, hook: Any) -> Tensor | None:
-        """As `Edit.hook`, going by the hook point.
+    def at(self, point: str) -> "StepMomentumInjection":
+        """By hand at ``hook_resid_post`` it adds the mean of the residual itself.
 
-        At ``hook_v`` it remembers the values and at ``hook_z`` adds their mean; at
-        ``hook_resid_post`` it adds the mean of the residual itself, unless ``space="residual"``
-        with ``source="value"`` was asked for.
-
-        Raises:
-            ValueError: as `Edit.hook`; at ``hook_z``, if no ``hook_v`` came before.
+        Not so if ``space="residual"`` with ``source="value"`` was asked for.
         """
-        if self.space == "value" and point_of(str(hook.name)) == "resid_post":
-            twin = copy.copy(self)
-            twin.space, twin.source = "residual", "resid_post"
-            twin._set_site()
-            return twin.hook(activation, hook)
-        return super().hook(activation, hook)
+        if self.space == "value" and point == "resid_post":
+            return replace(self, space="residual", source="resid_post")
+        return self
 
     def apply(
         self, activation: Float[Tensor, "batch pos ..."], context: EditContext
@@ -267,8 +186,7 @@ class StepMomentumInjection(Edit):
     ) -> Float[Tensor, "injection *shape"]:
         if self.bank is None:
             return random_directions(momentum, positions, layer=layer, seed=self.seed)
-        source: Literal["value", "resid_post"] = "value" if self.needs_values else "resid_post"
-        drawn = self.bank.drawn(source, positions, layer=layer, seed=self.seed)
+        drawn = self.bank.drawn(self.source, positions, layer=layer, seed=self.seed)
         return norm_matched(drawn.to(momentum), momentum)
 
     def _carried(

@@ -8,13 +8,15 @@ When it misleads: quarters of the layers and the strengths are the paper's one c
 model. Whether they are right for a model is a question of its own, see `ss.calibrate`.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-from step_saliency.intervene.edit import EditGroup
-from step_saliency.intervene.oeb import OddsEqualBridge
-from step_saliency.intervene.placebos import PLACEBOS, MomentumBank, random_layers
+from step_saliency.intervene.bound import BoundEdit, BoundGroup, labels_for
+from step_saliency.intervene.choices import PLACEBOS, PaddingSide, Placebo
+from step_saliency.intervene.edit import Edit, EditGroup
+from step_saliency.intervene.oeb.edit import OddsEqualBridge
+from step_saliency.intervene.placebos import MomentumBank, random_layers
 from step_saliency.intervene.schedule import Strength, strength_at
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.models.bands import Bands
@@ -22,9 +24,8 @@ from step_saliency.models.facts import n_layers as layers_of
 from step_saliency.options import check_option
 from step_saliency.trace import Trace
 
-_FlowType = TypeVar("_FlowType", bound="StepFlow")
 _HalfType = TypeVar("_HalfType", OddsEqualBridge, StepMomentumInjection)
-_CHANGES: Mapping[str, tuple[str, Mapping[str, str | None]]] = {
+_CHANGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "bridge": ("oeb", {"placebo": "random"}),
     "smooth": ("oeb", {"placebo": "smooth"}),
     "boundaries": ("smi", {"boundaries": "random"}),
@@ -34,6 +35,25 @@ _CHANGES: Mapping[str, tuple[str, Mapping[str, str | None]]] = {
 """Of each kind of placebo: which half it changes, and how."""
 
 
+@dataclass(frozen=True, eq=False)
+class BoundFlow(BoundGroup):
+    """Bridge and momentum that are bound to the steps of a trace.
+
+    Attributes:
+        oeb: The bridge.
+        smi: The momentum.
+    """
+
+    edits: tuple[BoundEdit, ...] = field(init=False, repr=False)
+    oeb: BoundEdit | None
+    smi: BoundEdit | None
+
+    def __post_init__(self) -> None:
+        halves = (self.oeb, self.smi)
+        object.__setattr__(self, "edits", tuple(edit for edit in halves if edit is not None))
+
+
+@dataclass(frozen=True, eq=False)
 class StepFlow(EditGroup):
     """Bridge and momentum, either of which may be left out.
 
@@ -51,16 +71,15 @@ class StepFlow(EditGroup):
         ValueError: both are None.
     """
 
-    def __init__(
-        self,
-        oeb: OddsEqualBridge | None = None,
-        smi: StepMomentumInjection | None = None,
-    ) -> None:
-        if oeb is None and smi is None:
+    edits: Sequence[Edit] = field(init=False, repr=False)
+    oeb: OddsEqualBridge | None = None
+    smi: StepMomentumInjection | None = None
+
+    def __post_init__(self) -> None:
+        if self.oeb is None and self.smi is None:
             raise ValueError("oeb=None and smi=None leave nothing to do; give one of them")
-        self.oeb = oeb
-        self.smi = smi
-        super().__init__([edit for edit in (oeb, smi) if edit is not None])
+        halves = (self.oeb, self.smi)
+        object.__setattr__(self, "edits", tuple(edit for edit in halves if edit is not None))
 
     @classmethod
     def for_model(
@@ -79,14 +98,14 @@ class StepFlow(EditGroup):
             tau_max: Upper bound of tau_B.
             alpha: Strength of momentum.
         """
-        taken = bands or Bands.quarters(_depth(model))
-        oeb = OddsEqualBridge(taken.shallow, tau_max=tau_max) if taken.shallow else None
-        smi = StepMomentumInjection(taken.deep, alpha=alpha) if taken.deep else None
+        bands = bands or Bands.quarters(_depth(model))
+        oeb = OddsEqualBridge(bands.shallow, tau_max=tau_max) if bands.shallow else None
+        smi = StepMomentumInjection(bands.deep, alpha=alpha) if bands.deep else None
         return cls(oeb=oeb, smi=smi)
 
     def placebo(
         self,
-        kind: str,
+        kind: Placebo,
         seed: int = 0,
         *,
         n_layers: int | None = None,
@@ -98,7 +117,7 @@ class StepFlow(EditGroup):
             kind: ``"bridge"`` or ``"smooth"``, which change the bridge and leave momentum as it is;
                 ``"boundaries"``, ``"direction"`` or ``"other"``, the other way round; or
                 ``"layers"``, which moves each to as many layers that it is not in.
-            seed: Seed of the lots.
+            seed: Seed of the draws.
             n_layers: Layers of the model, for ``"layers"``.
             bank: Steps of other traces, for ``"other"``; see `momentum_bank`.
 
@@ -108,35 +127,33 @@ class StepFlow(EditGroup):
         """
         check_option("kind", kind, PLACEBOS)
         if kind == "layers":
-            return StepFlow(
-                oeb=None if self.oeb is None else _elsewhere(self.oeb, n_layers, seed),
-                smi=None if self.smi is None else _elsewhere(self.smi, n_layers, seed),
-            )
+            oeb = None if self.oeb is None else _elsewhere(self.oeb, n_layers, seed)
+            smi = None if self.smi is None else _elsewhere(self.smi, n_layers, seed)
+            return StepFlow(oeb=oeb, smi=smi)
         if kind == "other" and bank is None:
             raise ValueError("kind='other' needs bank=momentum_bank(model, other_traces, ...)")
         half, changes = _CHANGES[kind]
-        halves: dict[str, Any] = {"oeb": self.oeb, "smi": self.smi}
-        if halves[half] is None:
+        edit = getattr(self, half)
+        if edit is None:
             raise ValueError(f"kind={kind!r} is a placebo of {half}, which this flow has not")
-        halves[half] = copy.copy(halves[half])
-        vars(halves[half]).update(changes, seed=seed)
         if kind == "other":
-            halves[half].bank = bank
-        return StepFlow(**halves)
+            changes = {**changes, "bank": bank}
+        return replace(self, **{half: replace(edit, **changes, seed=seed)})
 
     def bound_to(
-        self: _FlowType,
+        self,
         trace: Trace | Sequence[Trace],
         *,
-        padding_side: Literal["left", "right"] = "left",
+        padding_side: PaddingSide = "left",
         model: Any = None,
-    ) -> _FlowType:
+    ) -> BoundFlow:
         """As `Edit.bound_to`, for both."""
-        twin = super().bound_to(trace, padding_side=padding_side, model=model)
-        bound = dict(zip(self.edits, twin.edits, strict=True))
-        twin.oeb = bound.get(self.oeb)  # type: ignore[arg-type, assignment]
-        twin.smi = bound.get(self.smi)  # type: ignore[arg-type, assignment]
-        return twin
+        labels = labels_for(trace, padding_side)
+        oeb, smi = (
+            None if edit is None else BoundEdit(edit, labels, model)
+            for edit in (self.oeb, self.smi)
+        )
+        return BoundFlow(oeb=oeb, smi=smi)
 
 
 def _elsewhere(edit: _HalfType, n_layers: int | None, seed: int) -> _HalfType:
@@ -145,16 +162,21 @@ def _elsewhere(edit: _HalfType, n_layers: int | None, seed: int) -> _HalfType:
         raise ValueError("kind='layers' needs n_layers=, the number of the model's layers")
     layers = random_layers(n_layers, len(edit.layers), seed, avoid=edit.layers)
     moved = dict(zip(edit.layers, layers, strict=True))
-    twin = copy.copy(edit)
-    twin.layers = layers
-    strength = "tau_max" if isinstance(edit, OddsEqualBridge) else "alpha"
-    given = getattr(edit, strength)
-    if not isinstance(given, float | int):
-        by_layer = {new: strength_at(given, old, n_layers) for old, new in moved.items()}
-        setattr(twin, strength, by_layer)
-    if isinstance(twin, OddsEqualBridge) and isinstance(twin.heads, Mapping):
-        twin.heads = {moved[layer]: heads for layer, heads in twin.heads.items()}
-    return twin
+    changes: dict[str, Any] = {"layers": layers}
+    if isinstance(edit, StepMomentumInjection):
+        changes["alpha"] = _moved_strength(edit.alpha, moved, n_layers)
+    else:
+        changes["tau_max"] = _moved_strength(edit.tau_max, moved, n_layers)
+    if isinstance(edit, OddsEqualBridge) and isinstance(edit.heads, Mapping):
+        changes["heads"] = {moved[layer]: heads for layer, heads in edit.heads.items()}
+    return replace(edit, **changes)
+
+
+def _moved_strength(strength: Strength, moved: Mapping[int, int], n_layers: int) -> Strength:
+    """The strength of each layer in the layer that takes its place."""
+    if isinstance(strength, float | int):
+        return strength
+    return {new: strength_at(strength, old, n_layers) for old, new in moved.items()}
 
 
 def _depth(model: Any) -> int:

@@ -14,133 +14,19 @@ say, by what the model masks; no token id means padding by itself.
 When it misleads: rows of a cache that change places (beam search) look like rows that go on.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from step_saliency.intervene.expected import ExpectedRows
-from step_saliency.intervene.labels import (
-    PADDING,
-    REGION_CODE,
-    StepLabels,
-    step_labels,
-    trace_labels,
-)
+from step_saliency.intervene.labels import PADDING, StepLabels
+from step_saliency.intervene.rows import Label, Row, TracedRow, TrackedRow, padded_labels
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
-from step_saliency.trace import Region, Trace
-
-Label = tuple[int, int, int]
-
-
-@runtime_checkable
-class Row(Protocol):
-    """Labels of one sequence."""
-
-    ids: list[int]
-
-    def read(self, ids: Sequence[int]) -> list[Label]:
-        """Labels of the next tokens."""
-
-    def reopens(self, ids: Sequence[int]) -> bool:
-        """Whether these tokens, coming next, belong to a prompt, so that all must be read anew."""
-
-    def rewound(self, n_kept: int) -> "Row":
-        """A row that has read nothing and will read the first tokens of this one, and others."""
-
-
-class TracedRow:
-    """A sequence whose trace is known."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.ids: list[int] = []
-        self._trace = trace
-        self._labels = trace_labels(trace)
-
-    def read(self, ids: Sequence[int]) -> list[Label]:
-        begin = len(self.ids)
-        known = self._trace.tokens[begin : begin + len(ids)].tolist()
-        if list(ids) != known:
-            pairs = enumerate(zip(ids, known, strict=False))
-            wrong = next((i for i, (id_, other) in pairs if id_ != other), len(known))
-            raise ValueError(
-                f"the model reads {list(ids)[wrong : wrong + 3]} at position {begin + wrong}, the "
-                f"trace of {len(self._trace)} tokens has {known[wrong : wrong + 3]} there"
-            )
-        self.ids += ids
-        return self._labels[begin : begin + len(ids)]
-
-    def reopens(self, ids: Sequence[int]) -> bool:  # noqa: ARG002
-        return False
-
-    def rewound(self, n_kept: int) -> "TracedRow":  # noqa: ARG002
-        return TracedRow(self._trace)
-
-
-class TrackedRow:
-    """A sequence whose steps are found as its tokens come."""
-
-    def __init__(
-        self,
-        tracker: StepTracker,
-        reader: Callable[[], PromptReader],
-        *,
-        question: str | None = None,
-        n_prompt: int | None = None,
-    ) -> None:
-        self.ids: list[int] = []
-        self._tracker = tracker
-        self._reader = reader
-        self._question = question
-        self._given = n_prompt
-        self._n_prompt = n_prompt or 0
-        self._previous = PADDING
-
-    def read(self, ids: Sequence[int]) -> list[Label]:
-        if self.ids or not ids:
-            return self._follow(ids)
-        if self._given is None:
-            self._n_prompt = self._reader().prompt_length(ids)
-        prompt = list(ids[: self._n_prompt])
-        steps = self._reader().steps(prompt) if self._question is None else None
-        self._tracker.start(prompt, question=self._question, prompt_steps=steps)
-        self.ids = prompt
-        labels = step_labels(self._tracker.starts, self._tracker.regions, len(prompt))
-        self._end_step(self._tracker.regions)
-        return [*labels, *self._follow(ids[len(prompt) :])]
-
-    def _follow(self, ids: Sequence[int]) -> list[Label]:
-        labels = []
-        for token in ids:
-            event = self._tracker.push(token)
-            if event.starts_step:
-                self._end_step(self._tracker.regions[: event.step])
-            labels.append((event.step, REGION_CODE[event.region], self._previous))
-        self.ids += ids
-        return labels
-
-    def _end_step(self, regions: Sequence[Region]) -> None:
-        """Of the steps that have ended, remember the last one that is no template."""
-        real = (i for i in range(len(regions) - 1, -1, -1) if regions[i] is not Region.TEMPLATE)
-        self._previous = next(real, PADDING)
-
-    def reopens(self, ids: Sequence[int]) -> bool:
-        if self._given is not None:
-            return len(self.ids) < self._given
-        framed = self._reader().framed_length([*self.ids, *ids])
-        return framed is not None and framed > max(self._n_prompt, len(self.ids))
-
-    def rewound(self, n_kept: int) -> "TrackedRow":
-        kept = self._n_prompt if n_kept >= self._n_prompt else None
-        return TrackedRow(
-            self._tracker.copy(),
-            self._reader,
-            question=self._question,
-            n_prompt=self._given if self._given is not None else kept,
-        )
+from step_saliency.trace import Trace
 
 
 class StepStream:
@@ -206,10 +92,10 @@ class StepStream:
             self._begin(len(tokens))
         elif tokens.shape[1] == n_keys:
             tokens, real = tokens[:, -1:], real[:, -1:]
-        kept = n_keys - tokens.shape[1]
-        self._check_growth(len(tokens), kept)
-        if kept < self._width or self._reopens(tokens, real):
-            tokens, real = self._rewind(kept, tokens, real)
+        n_past = n_keys - tokens.shape[1]
+        self._check_growth(len(tokens), n_past)
+        if n_past < self._width or self._reopens(tokens, real):
+            tokens, real = self._rewind(n_past, tokens, real)
         self._append(tokens, real)
         step, region, previous = self._columns[:, :, : self._width]
         return StepLabels(step, region, previous)
@@ -248,11 +134,11 @@ class StepStream:
             self._reader = PromptReader(self._tokenizer)
         return self._reader
 
-    def _check_growth(self, batch: int, kept: int) -> None:
-        if kept > self._width or kept < 0:
+    def _check_growth(self, batch: int, n_past: int) -> None:
+        if n_past > self._width or n_past < 0:
             raise ValueError(
-                f"the model attends to {kept} earlier positions, of which {self._width} were read "
-                "here: fill its cache inside of the context too"
+                f"the model attends to {n_past} earlier positions, of which {self._width} were "
+                "read here: fill its cache inside of the context too"
             )
         if batch != len(self._rows):
             raise ValueError(
@@ -267,22 +153,22 @@ class StepStream:
         return any(row.reopens(ids[is_real].tolist()) for row, ids, is_real in rows)
 
     def _rewind(
-        self, kept: int, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]
+        self, n_past: int, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]
     ) -> tuple[Int[Tensor, "batch key"], Bool[Tensor, "batch key"]]:
         """Forget all labels; tokens kept and new, to be read together."""
-        was_real = self._columns[0, :, :kept] >= 0
-        n_kept = was_real.sum(-1).tolist()
+        was_real = self._columns[0, :, :n_past] >= 0
+        n_read = was_real.sum(-1).tolist()
         changed = self._reopens(tokens, real)
         self._rows = [
-            row.rewound(0 if changed else n) for row, n in zip(self._rows, n_kept, strict=True)
+            row.rewound(0 if changed else n) for row, n in zip(self._rows, n_read, strict=True)
         ]
         self._width = 0
-        seen = self._token_ids[:, :kept].to(tokens.device)
+        seen = self._token_ids[:, :n_past].to(tokens.device)
         return torch.cat([seen, tokens], -1), torch.cat([was_real.to(real.device), real], -1)
 
     def _append(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
         rows = zip(self._rows, tokens.tolist(), real.tolist(), strict=True)
-        labels = self.newest = [_labels_of(row, ids, is_real) for row, ids, is_real in rows]
+        labels = self.newest = [padded_labels(row, ids, is_real) for row, ids, is_real in rows]
         start, stop = self._width, self._width + tokens.shape[1]
         self._reserve(len(self._rows), stop, tokens.device)
         new = torch.tensor(labels, dtype=torch.long, device=tokens.device)
@@ -305,16 +191,11 @@ class StepStream:
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """The batch goes on with these rows only, in this order."""
-        chosen = torch.as_tensor(rows, dtype=torch.long).cpu()
-        self._rows = [self._rows[row] for row in chosen.tolist()]
-        self._columns = self._columns[:, chosen.to(self._columns.device)]
-        self._token_ids = self._token_ids[chosen]
-
-
-def _labels_of(row: Row, ids: Sequence[int], real: Sequence[bool]) -> list[Label]:
-    """Labels of the next positions of a row, padding among them."""
-    labels = iter(row.read([token for token, is_real in zip(ids, real, strict=True) if is_real]))
-    return [next(labels) if is_real else (PADDING, PADDING, PADDING) for is_real in real]
+        indices = torch.as_tensor(rows, dtype=torch.long).cpu()
+        self._rows = [self._rows[row] for row in indices.tolist()]
+        self.newest = [self.newest[row] for row in indices.tolist()]
+        self._columns = self._columns[:, indices.to(self._columns.device)]
+        self._token_ids = self._token_ids[indices]
 
 
 def _of_row(values: Sequence[Any], row: int, batch: int, name: str) -> Any:

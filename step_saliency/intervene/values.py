@@ -16,26 +16,29 @@ parts overlap with U, so that removing U takes part of what they say too.
 """
 
 from collections.abc import Sequence, Set
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from step_saliency.intervene.edit import (
-    Edit,
-    EditContext,
+from step_saliency.intervene.choices import BASES, Basis
+from step_saliency.intervene.context import EditContext
+from step_saliency.intervene.edit import Edit
+from step_saliency.intervene.heads.queries import acts_in, check_queries, queries_in
+from step_saliency.intervene.labels import REGION_CODE, StepLabels
+from step_saliency.intervene.once import once_per_labels
+from step_saliency.intervene.places import (
     Heads,
     check_heads,
     checked_layers,
     heads_in,
+    over_all_heads,
 )
-from step_saliency.intervene.heads import acts_in, check_queries, chosen_queries
-from step_saliency.intervene.labels import REGION_CODE, StepLabels
 from step_saliency.intervene.schedule import Strength, strength_at
 from step_saliency.options import check_option
-from step_saliency.trace import Region
+from step_saliency.segment.regions import Region
 
-BASES = ("previous", "question", "thinking")
 _NO_VARIANCE = 1e-12
 """Share of the largest squared singular value below which a direction is rounding."""
 
@@ -72,7 +75,7 @@ def projected(
     return (exact + strength * torch.einsum("thr,hdr->thd", along, shared)).to(z.dtype)
 
 
-def basis_tokens(labels: StepLabels, row: int, step: int, basis: str) -> Bool[Tensor, "key"]:
+def basis_tokens(labels: StepLabels, row: int, step: int, basis: Basis) -> Bool[Tensor, "key"]:
     """Tokens whose values are the basis of the queries of a step.
 
     Args:
@@ -89,6 +92,27 @@ def basis_tokens(labels: StepLabels, row: int, step: int, basis: str) -> Bool[Te
     return region & (steps >= 0) & (steps < step)
 
 
+@once_per_labels
+def _edited_steps(
+    labels: StepLabels,
+    n_queries: int,
+    basis: Basis,
+    regions: Sequence[str] | None,
+    steps: Sequence[int] | None,
+) -> list[tuple[int, Int[Tensor, "query"], Int[Tensor, "key"]]]:
+    """Row, queries and basis tokens of each step that is edited."""
+    queries = queries_in(labels, n_queries, regions=regions, steps=steps)
+    step_of = torch.where(queries, labels.step[:, len(labels) - n_queries :], -1)
+    groups = []
+    for row, of_row in enumerate(step_of):
+        for step in of_row[of_row >= 0].unique().tolist():
+            keys = basis_tokens(labels, row, step, basis).nonzero()[:, 0]
+            if len(keys):
+                groups.append((row, (of_row == step).nonzero()[:, 0], keys))
+    return groups
+
+
+@dataclass(frozen=True, eq=False)
 class ValueProjection(Edit):
     """Remove or amplify what head outputs have in the subspace of another part's values.
 
@@ -97,7 +121,7 @@ class ValueProjection(Edit):
         >>> with edit.attached(model):
         ...     text = model.generate(prompt)
 
-    Args:
+    Attributes:
         layers: Layers in which it acts.
         basis: Whose values: ``"previous"``, the last step before the query's own that is no
             template; ``"question"``; or ``"thinking"``, the thinking steps before it. Queries
@@ -116,28 +140,24 @@ class ValueProjection(Edit):
     site = "z"
     needs_values = True
 
-    def __init__(
-        self,
-        layers: Sequence[int],
-        *,
-        basis: str = "previous",
-        rank: int | None = 4,
-        strength: Strength = -1.0,
-        heads: Heads = None,
-        regions: Sequence[str] | None = ("thinking", "summary"),
-        steps: Sequence[int] | None = None,
-    ) -> None:
-        check_option("basis", basis, BASES)
-        check_queries(regions, steps)
-        if rank is not None and rank < 1:
-            raise ValueError(f"rank={rank} is below 1; None takes the whole span")
-        self.layers = checked_layers(layers)
-        self.basis = basis
-        self.rank = rank
-        self.strength = strength
-        self.heads = heads
-        self.regions = None if regions is None else tuple(regions)
-        self.steps = None if steps is None else tuple(steps)
+    layers: Sequence[int]
+    _: KW_ONLY
+    basis: Basis = "previous"
+    rank: int | None = 4
+    strength: Strength = -1.0
+    heads: Heads = None
+    regions: Sequence[str] | None = ("thinking", "summary")
+    steps: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_option("basis", self.basis, BASES)
+        check_queries(self.regions, self.steps)
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank={self.rank} is below 1; None takes the whole span")
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+        for name in ("regions", "steps"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return acts_in(self.regions, regions)
@@ -160,33 +180,18 @@ class ValueProjection(Edit):
         for row, queries, keys in groups:
             directions = principal_directions(context.values[row, keys], self.rank)
             edited[row, queries] = projected(activation[row, queries], directions, strength)
-        count = torch.full((activation.shape[2],), float(sum(len(q) for _, q, _ in groups)))
+        n_heads = activation.shape[2]
+        n_edited = float(sum(len(queries) for _, queries, _ in groups))
+        count = torch.full((n_heads if heads is None else len(heads),), n_edited)
+        counts = over_all_heads(count, heads, n_heads)
+        context.record(rows_seen=counts, rows_shifted=counts)
         if heads is None:
-            context.record(rows_seen=count, rows_shifted=count)
             return edited
         index = torch.tensor(heads, device=activation.device)
-        count = torch.zeros_like(count).index_copy(0, index.cpu(), count[: len(heads)])
-        context.record(rows_seen=count, rows_shifted=count)
         return activation.index_copy(2, index, edited.index_select(2, index))
 
     def _groups(
         self, context: EditContext
     ) -> list[tuple[int, Int[Tensor, "query"], Int[Tensor, "key"]]]:
-        """Row, queries and basis tokens of each step that is edited; layers of a pass share it."""
-        key = "value basis", context.n_queries, self.basis, self.regions, self.steps
-        return context.labels.made(
-            key, lambda: self._made_groups(context.labels, context.n_queries)
-        )
-
-    def _made_groups(
-        self, labels: StepLabels, n_queries: int
-    ) -> list[tuple[int, Int[Tensor, "query"], Int[Tensor, "key"]]]:
-        chosen = chosen_queries(labels, n_queries, regions=self.regions, steps=self.steps)
-        steps = torch.where(chosen, labels.step[:, len(labels) - n_queries :], -1)
-        groups = []
-        for row in range(len(steps)):
-            for step in steps[row][steps[row] >= 0].unique().tolist():
-                keys = basis_tokens(labels, row, step, self.basis).nonzero()[:, 0]
-                if len(keys):
-                    groups.append((row, (steps[row] == step).nonzero()[:, 0], keys))
-        return groups
+        labels, n_queries = context.labels, context.n_queries
+        return _edited_steps(labels, n_queries, self.basis, self.regions, self.steps)

@@ -1,0 +1,53 @@
+"""Attaching a fast session to a transformers model, and taking it off again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from step_saliency.intervene.context import AnyEdit
+from step_saliency.intervene.fast.layer import FastLayer
+from step_saliency.intervene.fast.session import FastSession
+from step_saliency.models.adapter import adapted_attention, decoder_layers
+
+
+@contextmanager
+def fast_session(
+    model: PreTrainedModel, edits: Sequence[AnyEdit], tokenizer: Any, *, bridge: Any = None
+) -> Iterator[FastSession]:
+    """Context in which a transformers model runs with edits.
+
+    Args:
+        model: transformers model whose attention comes from the registry.
+        edits: The edits; there may be none, and the model runs with SDPA where it can.
+        tokenizer: Its tokenizer, by which steps are found.
+        bridge: The TransformerBridge that the model is inside of, if it is.
+
+    Raises:
+        ValueError: the model has its attention from elsewhere, or lacks layers or heads.
+    """
+    session = FastSession(model, edits, tokenizer)
+    blocks = decoder_layers(model) if bridge is None else list(bridge.blocks)
+    with (
+        adapted_attention(model, session.attention, masked=True, bridge=bridge),
+        ExitStack() as stack,
+    ):
+        for layer, block in zip(session.layers, blocks, strict=True):
+            if layer.needs_resid_pre:
+                handle = block.register_forward_pre_hook(layer.see_input, with_kwargs=True)
+                stack.callback(handle.remove)
+            if layer.on_resid:
+                handle = block.register_forward_hook(_resid_hook(session, layer))
+                stack.callback(handle.remove)
+        yield session
+
+
+def _resid_hook(session: FastSession, layer: FastLayer) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        is_tuple = isinstance(output, tuple)
+        edited = session.edit_resid(layer, output[0] if is_tuple else output)
+        return (edited, *output[1:]) if is_tuple else edited
+
+    return hook

@@ -1,0 +1,99 @@
+"""What one decoder layer's edits are, and what they read of it besides their activation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from step_saliency.intervene.context import NamedEdit
+from step_saliency.intervene.fast.call import AttentionCall
+from step_saliency.intervene.past import PastStore
+
+OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
+
+
+class FastLayer:
+    """A layer of a transformers model; a `LayerView` of the pass that is running.
+
+    Attributes:
+        index: The layer.
+        n_layers: Layers of the model.
+        on_scores: Edits of its scores, in order.
+        on_z: Edits of its head outputs.
+        on_resid: Edits of what it returns.
+    """
+
+    def __init__(self, index: int, n_layers: int, edits: Sequence[NamedEdit]) -> None:
+        mine = [named for named in edits if index in named.edit.layers]
+        self.index = index
+        self.n_layers: int | None = n_layers
+        self.on_scores = [named for named in mine if named.edit.site == "scores"]
+        self.on_z = [named for named in mine if named.edit.site == "z"]
+        self.on_resid = [named for named in mine if named.edit.site == "resid_post"]
+        self.needs_resid = any(named.edit.needs_resid for named in mine)
+        self.needs_resid_pre = any(named.edit.needs_resid_pre for named in mine)
+        self._needs_values = any(named.edit.needs_values for named in mine)
+        self._attention: Any = None
+        self._sinks: Float[Tensor, "head"] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin another batch."""
+        self._values: Float[Tensor, "batch kv_head key d_value"] | None = None
+        self._resid: Float[Tensor, "batch key d_model"] | None = None
+        self._resid_pre: Float[Tensor, "batch pos d_model"] | None = None
+        self._past = PastStore()
+
+    def keep(self, rows: Int[Tensor, "row"]) -> None:
+        """Go on with these rows only; values come with the next call."""
+        self._values = None
+        self._resid = None
+        self._past.keep(rows)
+
+    def see(self, call: AttentionCall) -> None:
+        """Keep what edits may read of a call of the layer's attention."""
+        if self._needs_values:
+            self._values = call.value
+        self._attention = call.module
+        self._sinks = call.sinks
+
+    def see_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keep what the block reads in this pass."""
+        self._resid_pre = args[0] if args else kwargs["hidden_states"]
+
+    def see_output(self, resid: Float[Tensor, "batch pos d_model"], n_keys: int) -> None:
+        """Keep what comes before edits, of all positions."""
+        self._past.show(resid)
+        self._resid = self._past.all(n_keys)
+
+    def values(self, n_keys: int) -> Float[Tensor, "batch key kv_head d_head"]:
+        assert self._values is not None
+        return self._values.transpose(1, 2)[:, :n_keys]
+
+    def resid(self, n_keys: int) -> Float[Tensor, "batch key d_model"] | None:
+        return None if self._resid is None else self._resid[:, :n_keys]
+
+    def resid_pre(self) -> Float[Tensor, "batch pos d_model"] | None:
+        return self._resid_pre
+
+    def sinks(self) -> Float[Tensor, "head"] | None:
+        return self._sinks
+
+    def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output projection of the layer's heads."""
+        projection = _output_projection(self._attention)
+        weight = projection.weight
+        by_input = weight if type(projection).__name__ == "Conv1D" else weight.T
+        return by_input.unflatten(0, (-1, int(self._attention.head_dim)))
+
+
+def _output_projection(attention: Any) -> Any:
+    for name in OUTPUT_PROJECTIONS:
+        projection = getattr(attention, name, None)
+        if projection is not None:
+            return projection
+    raise ValueError(
+        f"{type(attention).__name__} has no output projection that is known "
+        f"({', '.join(OUTPUT_PROJECTIONS)})"
+    )

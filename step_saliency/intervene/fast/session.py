@@ -1,0 +1,234 @@
+"""Edits in force in a transformers model while it decodes."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeGuard
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from step_saliency.intervene.context import (
+    AnyEdit,
+    EditContext,
+    NamedEdit,
+    context_for,
+    named_edits,
+)
+from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.intervene.fast.call import AttentionCall, beyond_sdpa, sdpa
+from step_saliency.intervene.fast.counts import PutOffCounts, projection_counts
+from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
+from step_saliency.intervene.fast.layer import FastLayer
+from step_saliency.intervene.labels import PADDING, StepLabels
+from step_saliency.intervene.oeb.edit import OddsEqualBridge
+from step_saliency.intervene.places import head_mask
+from step_saliency.intervene.stream import StepStream
+
+
+class FastSession:
+    """Edits in force in a transformers model while it decodes; none before `start`.
+
+    Attributes:
+        edits: The edits.
+        labels: What every position so far is.
+        layers: The layers of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, edits: Sequence[AnyEdit], tokenizer: Any) -> None:
+        config = model.config.get_text_config(decoder=True)
+        n_layers = int(config.num_hidden_layers)
+        for edit in edits:
+            edit.check(n_layers=n_layers, n_heads=int(config.num_attention_heads))
+        self.edits = tuple(edits)
+        self.labels: StepLabels | None = None
+        self._named = named_edits(self.edits)
+        self.layers = [FastLayer(layer, n_layers, self._named) for layer in range(n_layers)]
+        self._counts = PutOffCounts(Effects())
+        self._groups: SharedGroups | None = None
+        self._stream = StepStream(tokenizer)
+        self._last_steps: list[int] = []
+        self._acting: frozenset[NamedEdit] = frozenset()
+        self._idle = [True] * n_layers
+
+    @property
+    def effects(self) -> Effects:
+        """Counters, as of `Session`."""
+        self._counts.settle()
+        return self._counts.effects
+
+    def expect(self, rows: ExpectedRows) -> None:
+        """Say what is known of the next batch; see `StepStream.expect`."""
+        self._stream.expect(rows)
+
+    def start(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> None:
+        """Begin a batch.
+
+        Args:
+            tokens: Its prompts.
+            real: Which of these tokens are no padding.
+        """
+        self.labels = None
+        self._groups = None
+        self._last_steps = [PADDING] * len(tokens)
+        self._advance(tokens, real)
+        for layer in self.layers:
+            layer.forget()
+
+    def push(self, tokens: Int[Tensor, "batch"], real: Sequence[bool]) -> None:
+        """Say what each row's next token is, and which rows are not done yet."""
+        is_real = torch.tensor(real, device=tokens.device)
+        self._advance(tokens.unsqueeze(1), is_real.unsqueeze(1))
+        self._counts.next_pass()
+
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
+        """Go on with these rows only."""
+        indices = torch.as_tensor(rows, dtype=torch.long)
+        self._stream.keep(indices)
+        if self.labels is not None:
+            self.labels = self.labels.each(lambda label: label[indices.to(label.device)])
+            self._groups = SharedGroups(self.labels, self._stream.newest)
+        self._last_steps = [self._last_steps[row] for row in indices.tolist()]
+        for layer in self.layers:
+            layer.keep(indices)
+
+    def _advance(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
+        before = len(self.labels) if len(tokens[0]) == 1 and self.labels is not None else 0
+        self.labels = self._stream.advance(tokens, real, n_keys=before + tokens.shape[1])
+        newest = self._stream.newest
+        if self._groups is None:
+            self._groups = SharedGroups(self.labels, newest)
+        else:
+            self._groups = self._groups.next_pass(self.labels, newest)
+        regions, starting = self._regions_of_pass()
+        self._acting = frozenset(
+            named for named in self._named if named.edit.may_act(regions, starting)
+        )
+        self._idle = [
+            self._acting.isdisjoint((*layer.on_scores, *layer.on_z, *layer.on_resid))
+            for layer in self.layers
+        ]
+
+    def _regions_of_pass(self) -> tuple[set[int], set[int]]:
+        """Regions of the new positions, and of those of them that begin a step."""
+        regions: set[int] = set()
+        starting: set[int] = set()
+        for row, labels in enumerate(self._stream.newest):
+            for step, region, _ in labels:
+                regions.add(region)
+                if step > self._last_steps[row]:
+                    starting.add(region)
+                    self._last_steps[row] = step
+        return regions, starting
+
+    def attention(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "batch head query d_head"],
+        key: Float[Tensor, "batch kv_head key d_head"],
+        value: Float[Tensor, "batch kv_head key d_value"],
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
+        """Attention with the edits, with the arguments of transformers' functions."""
+        if self._idle[int(module.layer_idx)] and not beyond_sdpa(options):  # type: ignore[arg-type]
+            return sdpa(module, query, key, value, attention_mask, options), None
+        call = AttentionCall(module, query, key, value, attention_mask, options)
+        return self._attend(call), None
+
+    def _attend(self, call: AttentionCall) -> Float[Tensor, "batch query head d_value"]:
+        """One layer's attention, with the edits that can act in this pass."""
+        layer = self.layers[call.layer]
+        layer.see(call)
+        n_queries = call.query.shape[2]
+        on_scores = [named for named in layer.on_scores if named in self._acting]
+        if not on_scores:
+            z = call.plain()
+        elif n_queries == 1 and len(on_scores) == 1 and is_projection(on_scores[0].edit):
+            z = self._projected(call, on_scores[0], on_scores[0].edit)
+        else:
+            z = self._edited_scores(call, layer, on_scores)
+        for named in layer.on_z:
+            if named in self._acting:
+                z = named.edit.apply(z, self._context(named, layer, n_queries)).to(z.dtype)
+        return z
+
+    def _projected(
+        self, call: AttentionCall, named: NamedEdit, edit: OddsEqualBridge
+    ) -> Float[Tensor, "batch 1 head d_value"]:
+        """Attention of single queries, its softmax sums over bridge and current part re-weighted.
+
+        Nothing here waits for the device, and keys and values are not repeated for the heads that
+        share them.
+        """
+        heads, tau = edit.heads_in(call.layer), edit.tau_in(call.layer, len(self.layers))
+        if heads == () or tau == 0:
+            return call.plain()
+        assert self._groups is not None
+        dtype = torch.promote_types(call.query.dtype, torch.float32)
+        groups = self._groups.of(edit, call.mask, call.key.shape[2], dtype)
+        pattern = call.single_pattern(groups.bias)
+        sums = pattern @ groups.members
+        changes = relative_changes(sums, groups.floor.clamp(max=tau))
+        if heads is not None:
+            mask = head_mask(heads, sums.shape[1], sums.device)
+            changes = torch.where(mask.unsqueeze(-1), changes, 0.0)
+        counts_of = partial(projection_counts, tau=tau, heads=heads)
+        self._counts.put(named, call.layer, counts_of, sums, *groups.counts)
+        pattern = torch.addcmul(pattern, pattern, changes @ groups.gaining)
+        return call.head_outputs(pattern.unsqueeze(2))
+
+    def _edited_scores(
+        self, call: AttentionCall, layer: FastLayer, edits: Sequence[NamedEdit]
+    ) -> Float[Tensor, "batch query head d_value"]:
+        n_later = call.query.shape[2]
+
+        def edit_block(
+            scores: Float[Tensor, "batch head query key"], queries: slice
+        ) -> Float[Tensor, "batch head query key"]:
+            length = len(self._all_labels) - n_later + queries.stop
+            for named in edits:
+                context = self._context(named, layer, queries.stop - queries.start, length=length)
+                scores = named.edit.apply(scores, context)
+            return scores
+
+        return call.blockwise(edit_block)
+
+    def edit_resid(
+        self, layer: FastLayer, resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """A decoder layer's output, edited."""
+        if self.labels is None:
+            return resid
+        if layer.needs_resid:
+            layer.see_output(resid, len(self.labels))
+        for named in layer.on_resid:
+            if named in self._acting:
+                context = self._context(named, layer, resid.shape[1])
+                resid = named.edit.apply(resid, context).to(resid.dtype)
+        return resid
+
+    @property
+    def _all_labels(self) -> StepLabels:
+        assert self.labels is not None
+        return self.labels
+
+    def _context(
+        self, named: NamedEdit, layer: FastLayer, n_queries: int, *, length: int | None = None
+    ) -> EditContext:
+        labels = self._all_labels
+        return context_for(
+            named.edit,
+            layer,
+            labels if length is None else labels.up_to(length),
+            n_queries,
+            record=partial(self._counts.effects.add, named.name, layer.index),
+            put_off=partial(self._counts.put, named, layer.index),
+        )
+
+
+def is_projection(edit: AnyEdit) -> TypeGuard[OddsEqualBridge]:
+    """Whether an edit is the projection of three groups itself, and no placebo of it."""
+    return type(edit) is OddsEqualBridge and edit.placebo is None

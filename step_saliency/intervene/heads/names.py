@@ -1,0 +1,43 @@
+"""Heads by name: ``"L3H5"`` or ``(3, 5)``, layer and head from 0."""
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias
+
+HeadNames: TypeAlias = str | Sequence[str | tuple[int, int]] | Mapping[int, Sequence[int]]
+"""Heads as pairs, as names, or by layer."""
+
+
+def parse_heads(heads: HeadNames) -> Mapping[int, tuple[int, ...]]:
+    """Heads by layer.
+
+    Args:
+        heads: Pairs (layer, head) or names such as ``"L3H5"``; one name stands for itself; or heads
+            by layer already.
+
+    Raises:
+        ValueError: no heads, a name that is none, or a head named twice.
+    """
+    pairs = _pairs(heads)
+    if not pairs or len(set(pairs)) < len(pairs) or any(min(pair) < 0 for pair in pairs):
+        raise ValueError(f"heads={heads!r} must name heads, each once, numbers 0 or above")
+    by_layer: dict[int, tuple[int, ...]] = {}
+    for layer, head in sorted(pairs):
+        by_layer[layer] = (*by_layer.get(layer, ()), head)
+    return MappingProxyType(by_layer)
+
+
+def _pairs(heads: HeadNames) -> list[tuple[int, int]]:
+    if isinstance(heads, Mapping):
+        return [(layer, head) for layer, numbers in heads.items() for head in numbers]
+    return [_pair(head) for head in ([heads] if isinstance(heads, str) else heads)]
+
+
+def _pair(head: str | tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(head, str):
+        return int(head[0]), int(head[1])
+    match = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head)
+    if match is None:
+        raise ValueError(f"{head!r} names no head; write 'L3H5' or (3, 5)")
+    return int(match[1]), int(match[2])

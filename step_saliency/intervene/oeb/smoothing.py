@@ -1,0 +1,63 @@
+"""The placebo of a bridge: the same rows, moved as far by a temperature.
+
+Rows that the bridge would shift get scores beta * scores instead, sink and total mass of the keys
+held, with beta < 1 such that KL(q || p) is the same (or beta = 0 where no beta reaches it).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from step_saliency.intervene.groups import KeyGroup
+from step_saliency.intervene.oeb.masses import log_sum, with_sinks
+from step_saliency.intervene.oeb.projection import OddsEqualShifts
+
+_BISECTIONS = 60
+
+
+def smoothed(
+    scores: Float[Tensor, "*lead query key"],
+    visible: Bool[Tensor, "*lead query key"],
+    groups: Int[Tensor, "*#lead query key"],
+    shifts: OddsEqualShifts,
+    sinks: Float[Tensor, "..."] | None,
+) -> tuple[Float[Tensor, "*lead query key"], OddsEqualShifts]:
+    """Scores with the shifted rows flattened instead, and what the bridge has of them then."""
+    rows = shifts.shifted
+    log_keys = log_sum(scores, visible)
+    log_all = with_sinks(log_keys, sinks)
+    on_keys = (log_keys - log_all).exp()
+    flat = smoothed_rows(scores[rows], visible[rows], (shifts.divergence / on_keys)[rows])
+    edited = scores.clone()
+    edited[rows] = flat.to(scores.dtype)
+    on_bridge = log_sum(edited, visible & (groups == KeyGroup.BRIDGE))
+    after = torch.where(rows, (on_bridge - log_all).exp(), shifts.mass_before)
+    return edited, shifts._replace(mass_after=after)
+
+
+def smoothed_rows(
+    scores: Float[Tensor, "row key"],
+    visible: Bool[Tensor, "row key"],
+    divergence: Float[Tensor, "row"],
+) -> Float[Tensor, "row key"]:
+    """Rows at a higher temperature, with the same log-sum-exp, at a given KL from what they were.
+
+    Args:
+        scores: Scores.
+        visible: Keys that take part.
+        divergence: KL(softmax(beta * scores) || softmax(scores)) that is to be reached by the
+            choice of beta in [0, 1]; where even 0 does not reach it, beta is 0.
+    """
+    exact = torch.where(visible, scores.double(), 0.0)
+    log_before = log_sum(exact, visible)
+    low, high = torch.zeros_like(log_before), torch.ones_like(log_before)
+    for _ in range(_BISECTIONS):
+        beta = (low + high) / 2
+        scaled = beta[:, None] * exact
+        log_after = log_sum(scaled, visible)
+        weights = torch.where(visible, (scaled - log_after[:, None]).exp(), 0.0)
+        reached = (weights * (scaled - exact)).sum(-1) - log_after + log_before
+        too_flat = reached > divergence
+        low, high = torch.where(too_flat, beta, low), torch.where(too_flat, high, beta)
+    scaled = low[:, None] * exact
+    return scaled + (log_before - log_sum(scaled, visible))[:, None]
