@@ -1,6 +1,5 @@
 """Calibration: a planted best candidate is found, and none is where there is none."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,20 +14,15 @@ from edit_passes import a_trace, load
 from tiny import BACKENDS
 
 import step_saliency as ss
-from step_saliency.calibration.calibrate import (
-    NO_FLOW,
-    Candidate,
-    Intervals,
-    band_candidates,
-    best_of,
-    calibrate,
-    cross_validated,
-    fold_numbers,
-)
+from step_saliency.calibration import band_pairs, trials
+from step_saliency.calibration.band_pairs import band_candidates, label_free
+from step_saliency.calibration.calibrate import calibrate
+from step_saliency.calibration.candidates import NO_FLOW, Candidate
+from step_saliency.calibration.folds import Intervals, best_of, cross_validated, fold_numbers
 from step_saliency.diagnosis import BandChoice, Bands, diagnose, find_bands
+from step_saliency.options import Decoding, Draws
 from step_saliency.trace import Trace
 
-MODULE = sys.modules[calibrate.__module__]
 BANDS = {
     name: Bands.named({"shallow": shallow, "deep": deep}, 8)
     for name, shallow, deep in (("a", [0], [7]), ("b", [1, 2], [6]), ("c", [3], [4, 5]))
@@ -75,13 +69,14 @@ class Answers:
         self.asked: list[tuple[Any, ...]] = []
 
     def __call__(
-        self, _model: Any, questions: Sequence[str], *, flow: Any, n: int, **_: Any
+        self, _model: Any, questions: Sequence[str], *, flow: Any, decoding: Decoding, **_: Any
     ) -> list[Trace]:
         candidate = candidate_of(flow)
         self.asked.append(candidate)
         chance = self.chance(*candidate)
         draws = np.random.default_rng([self.seed, 0 if self.paired else len(self.asked)])
-        return [RIGHT if draw < chance else WRONG for draw in draws.random(len(questions) * n)]
+        n_responses = len(questions) * decoding.n
+        return [RIGHT if draw < chance else WRONG for draw in draws.random(n_responses)]
 
 
 def planted(shallow: tuple[int, ...], deep: tuple[int, ...], tau: float, alpha: float) -> float:
@@ -97,7 +92,7 @@ def planted(shallow: tuple[int, ...], deep: tuple[int, ...], tau: float, alpha: 
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answers]:
     def use(chance: Callable[..., float], **options: Any) -> Answers:
         made = Answers(chance, **options)
-        monkeypatch.setattr(MODULE, "generate", made)
+        monkeypatch.setattr(trials, "generate", made)
         return made
 
     return use
@@ -150,7 +145,7 @@ def test_held_out_gains_are_unbiased_where_nothing_helps() -> None:
         tosses = rng.integers(0, 2, size=(13, 30)).astype(float)
         scores = dict(zip(candidates, tosses[1:], strict=True))
         folds = fold_numbers(30, 5, seed)
-        intervals = Intervals(30, 0.95, 2, 0)
+        intervals = Intervals(Draws(n_resamples=2))
         by_fold, total = cross_validated(
             {NO_FLOW: tosses[0], **scores},
             folds,
@@ -238,7 +233,7 @@ def test_the_label_free_choice_is_a_candidate(
     model = load("qwen2", n_layers=8)
     bands = Bands.named({"shallow": [0, 1, 2], "deep": [7]}, 8)
     choice = BandChoice(bands, {"lock_in": 1.0, "decay": 1.0}, {}, pd.DataFrame())
-    monkeypatch.setattr(MODULE, "_label_free", lambda *_: choice)
+    monkeypatch.setattr(band_pairs, "label_free", lambda *_: choice)
     answers(lambda shallow, deep, *_: 0.8 if (shallow, deep) == ((0, 1, 2), (7,)) else 0.3)
     found = calibrate(model, stubs(60), **OPTIONS)
     assert found.label_free is choice
@@ -250,7 +245,7 @@ def test_label_free_bands_of_traces() -> None:
     model = load("qwen2", n_layers=4)
     traces = [replace(a_trace(seed=seed), question=f"question {seed}") for seed in range(3)]
     cut = replace(a_trace(regions="_QT", lengths=(1, 3, 5)), question="cut")
-    found = MODULE._label_free(model, [*traces, cut])
+    found = label_free(model, [*traces, cut])
     truth = find_bands([diagnose(ss.step_saliency(model, trace)) for trace in traces])
     assert found.bands == truth.bands
     assert found.layers.equals(truth.layers)
@@ -261,6 +256,40 @@ def test_folds() -> None:
     assert sorted(np.bincount(folds).tolist()) == [4, 4, 5, 5, 5]
     assert np.array_equal(folds, fold_numbers(23, 5, seed=1))
     assert not np.array_equal(folds, fold_numbers(23, 5, seed=2))
+
+
+def test_objects_and_keywords_are_one_call(answers: Callable[..., Answers]) -> None:
+    """One seed for answers, folds and intervals, unless the draws have one of their own."""
+    options: dict[str, Any] = {"bands": BANDS, "progress": False}
+    answers(planted)
+    keywords = calibrate(None, stubs(20), n=2, seed=3, confidence=0.8, n_resamples=50, **options)
+    shared = Decoding(n=2, seed=3)
+    answers(planted)
+    objects = calibrate(
+        None,
+        stubs(20),
+        decoding=shared,
+        draws=Draws(confidence=0.8, n_resamples=50, seed=3),
+        **options,
+    )
+    answers(planted)
+    both = calibrate(
+        None,
+        stubs(20),
+        decoding=shared,
+        draws=Draws(seed=3),
+        confidence=0.8,
+        n_resamples=50,
+        **options,
+    )
+    for other in (objects, both):
+        for name in ("curve", "differences", "folds", "held_out"):
+            pd.testing.assert_frame_equal(getattr(other, name), getattr(keywords, name))
+    answers(planted)
+    own_seed = Draws(confidence=0.8, n_resamples=50, seed=9)
+    other = calibrate(None, stubs(20), decoding=shared, draws=own_seed, **options)
+    assert other.curve["estimate"].equals(keywords.curve["estimate"])
+    assert not other.curve["lower"].equals(keywords.curve["lower"])
 
 
 class BrokenOff(KeyboardInterrupt):
@@ -284,7 +313,7 @@ def test_a_real_run_goes_on_where_it_was_broken_off(
         **OPTIONS,
     }
     unbroken = calibrate(model, problems, out=tmp_path / "unbroken", **options)
-    real, calls = MODULE.generate, []
+    real, calls = trials.generate, []
 
     def broken(*arguments: Any, **named: Any) -> list[Trace]:
         calls.append(named["flow"])
@@ -292,12 +321,12 @@ def test_a_real_run_goes_on_where_it_was_broken_off(
             raise BrokenOff
         return real(*arguments, **named)
 
-    monkeypatch.setattr(MODULE, "generate", broken)
+    monkeypatch.setattr(trials, "generate", broken)
     with pytest.raises(BrokenOff):
         calibrate(model, problems, out=tmp_path / "out", **options)
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out/answers").glob("*.jsonl")}
     assert len(done) == 2
-    monkeypatch.setattr(MODULE, "generate", real)
+    monkeypatch.setattr(trials, "generate", real)
     resumed = calibrate(model, problems, out=tmp_path / "out", **options)
     assert all(file.stat().st_mtime_ns == at for file, at in done.items()), "nothing is done again"
     for name in ("curve", "folds", "held_out", "differences"):

@@ -1,5 +1,10 @@
-"""Which layers, which strengths: chosen on some problems, judged on others."""
+"""Layers and strengths of `StepFlow`: chosen on some problems, judged on others.
 
-from step_saliency.calibration.calibrate import Calibration, calibrate
+Responses come from `decoding`, intervals from `stats`, edits from `intervene`; nothing of these is
+done here.
+"""
+
+from step_saliency.calibration.calibrate import calibrate
+from step_saliency.calibration.result import Calibration
 
 __all__ = ["Calibration", "calibrate"]

@@ -1,1 +1,4 @@
-"""How responses are decoded: rows and their stop rules, sampling, and two loops that draw them."""
+"""Questions in, traces out: rows, stop rules, sampling, two loops that draw tokens, and the vote.
+
+Edits of the model come from `intervene`; no maps are made here.
+"""
