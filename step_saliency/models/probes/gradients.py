@@ -1,6 +1,6 @@
 """Do gradients arrive, are they those of the values, and do they stay at their own position?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from step_saliency.models.probes.measure import (
     capture,
     layer_names,
     precision_of,
+    recorder,
     run,
     worse,
 )
@@ -54,17 +55,10 @@ def _gradients(
     model: Any, tokens: Int[Tensor, "1 pos"], *hooks: str
 ) -> dict[str, Float[Tensor, "..."]]:
     gradients: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[..., None]:
-        def keep(gradient: Tensor, hook: Any) -> None:
-            gradients[name] = gradient.detach().clone()
-
-        return keep
-
     names = layer_names(model, *hooks)
     with (
         _gradients_from_first_block(model),
-        model.hooks(bwd_hooks=[(name, keeper(name)) for name in names]),
+        model.hooks(bwd_hooks=[(name, recorder(gradients, name)) for name in names]),
     ):
         _next_token_loss(run(model, tokens), tokens).sum().backward()
     return gradients

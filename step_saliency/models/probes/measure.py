@@ -87,19 +87,25 @@ def layer_names(model: Any, *hooks: str) -> list[str]:
     return list(live_names(model, names))
 
 
+def recorder(record: dict[str, Tensor], name: str) -> Callable[..., None]:
+    """A hook that files a copy of what it is shown under a name."""
+
+    def file_copy(tensor: Float[Tensor, "..."], hook: Any) -> None:
+        record[name] = tensor.detach().clone()
+
+    return file_copy
+
+
 def capture(
     model: Any, tokens: Int[Tensor, "batch pos"], *hooks: str
 ) -> dict[str, Float[Tensor, "..."]]:
+    """Activations at the given hooks of every layer, by full name."""
     activations: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[..., None]:
-        def keep(activation: Tensor, hook: Any) -> None:
-            activations[name] = activation.detach().clone()
-
-        return keep
-
     names = layer_names(model, *hooks)
-    with torch.no_grad(), model.hooks(fwd_hooks=[(name, keeper(name)) for name in names]):
+    with (
+        torch.no_grad(),
+        model.hooks(fwd_hooks=[(name, recorder(activations, name)) for name in names]),
+    ):
         run(model, tokens)
     return activations
 

@@ -1,6 +1,8 @@
 """Step attention: causal attention whose backward pass sums |A * dL/dA| into pairs of steps.
 
-`naive` is the truth, `chunked` runs anywhere, `triton` on CUDA; one signature, see `types`.
+`naive` is the truth, `chunked` runs anywhere, `triton` on CUDA. The three have one signature, which
+each spells out so that it can be read, and checked, beside its truth; what the arguments mean is
+said in `naive`, the definitions are in `types`.
 """
 
 from importlib import import_module
