@@ -59,8 +59,8 @@ def adapted_attention(
     with ExitStack() as stack:
         for block in () if bridge is None else bridge.blocks:
             own = bridged_attention(block)
-            stack.enter_context(replaced_methods(own, {"forward": unbridged_forward(own)}))
-        stack.enter_context(attention_implementation(model, name))
+            stack.enter_context(replaced_methods(own, {"forward": _unbridged_forward(own)}))
+        stack.enter_context(_implementation(model, name))
         stack.callback(_current.reset, _current.set(attention))
         yield
 
@@ -71,7 +71,7 @@ def _registered_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor | 
 
 
 @contextmanager
-def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Have a model's layers look up their attention under another name for a while.
 
     Raises:
@@ -130,7 +130,7 @@ def bridged_attention(block: Any) -> Any:
     return attention
 
 
-def unbridged_forward(attention: Any) -> Callable[..., Any]:
+def _unbridged_forward(attention: Any) -> Callable[..., Any]:
     """A bridge's attention computed by the transformers attention inside it."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
