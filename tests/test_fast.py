@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from flows import random_trace
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
@@ -15,8 +16,10 @@ from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import call
-from step_saliency.intervene.fast.groups import relative_changes
+from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
+from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
+from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.oeb import OddsEqualBridge, bridge_floor, odds_equal_factors
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.intervene.stepflow import StepFlow
@@ -179,6 +182,44 @@ def test_factors_are_those_of_the_projection() -> None:
         assert (changes[~exact.shifts.shifted] == 0).all()
         assert exact.shifts.shifted.any()
         assert exact.shifts.infeasible.any()
+
+
+def newest_of(labels: StepLabels) -> list[list[tuple[int, int, int]]]:
+    """Step, region and previous step of each row's last position."""
+    rows = torch.stack(labels.tensors, dim=-1)[:, -1].tolist()
+    return [[(step, region, previous)] for step, region, previous in rows]
+
+
+@pytest.mark.parametrize("current", ["region", "step"])
+def test_groups_grow_token_by_token(current: Any) -> None:
+    """As they are read from the labels of each pass anew, also where rows change their region."""
+    edit = OddsEqualBridge([0], current=current)
+    whole = StepLabels.from_traces([random_trace(seed) for seed in (0, 1, 2)])
+    first = whole.up_to(8)
+    shared = SharedGroups(first, newest_of(first))
+    for length in range(8, len(whole) + 1):
+        labels = whole.up_to(length)
+        shared = shared.next_pass(labels, newest_of(labels))
+        members = shared.of(edit, None, length, torch.float32).members
+        groups = key_groups(labels, n_queries=1, current=current)[:, 0]
+        expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
+        assert torch.equal(members, expected.float())
+
+
+def test_layers_with_one_mask_share_groups_and_others_do_not() -> None:
+    labels = StepLabels.from_traces([random_trace(0)])
+    n = len(labels)
+    shared, edit = SharedGroups(labels, newest_of(labels)), OddsEqualBridge([0, 1])
+    everything = torch.ones(1, 1, 1, n, dtype=torch.bool)
+    window = everything & (torch.arange(n) >= n - 4)
+    whole, near = (shared.of(edit, mask, n, torch.float32) for mask in (everything, window))
+    assert shared.of(edit, everything, n, torch.float32) is whole
+    assert shared.of(OddsEqualBridge([2]), window, n, torch.float32) is near
+    assert shared.of(OddsEqualBridge([2], current="step"), window, n, torch.float32) is not near
+    assert near.members[:, : n - 4].sum() == 0
+    assert torch.equal(near.members[:, n - 4 :], whole.members[:, n - 4 :])
+    last_four = shared.of(edit, everything[..., :4], 4, torch.float32)
+    assert torch.equal(last_four.members, whole.members[:, n - 4 :])
 
 
 @pytest.mark.parametrize("kind", ["reference", "transformers", "bridge"])

@@ -52,7 +52,26 @@ def locked_groups(labels: StepLabels, n_queries: int) -> Int[Tensor, "batch quer
 
 
 @dataclass(frozen=True, eq=False)
-class LockIn(Edit):
+class ScoreEdit(Edit):
+    """An edit of scores that acts on queries of thinking and summary, if on any.
+
+    Attributes:
+        layers: Layers in which it acts.
+    """
+
+    site = "scores"
+
+    layers: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+
+    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
+        return not WRITTEN.isdisjoint(regions)
+
+
+@dataclass(frozen=True, eq=False)
+class LockIn(ScoreEdit):
     """Hold a minimum of each row of thinking and summary on the step that is being written.
 
     Attributes:
@@ -65,22 +84,16 @@ class LockIn(Edit):
         ValueError: an option out of range.
     """
 
-    site = "scores"
-
-    layers: Sequence[int]
     mass: float | int
     _: KW_ONLY
     keys: Keys = "step"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_option("keys", self.keys, get_args(Keys))
         if not 0 <= self.mass < 1:
             raise ValueError(f"mass={self.mass} is not in [0, 1)")
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-
-    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
-        return not WRITTEN.isdisjoint(regions)
 
     def apply(
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
@@ -124,7 +137,7 @@ class RegionBridge(OddsEqualBridge):
 
 
 @dataclass(frozen=True, eq=False)
-class Diverted(Edit):
+class Diverted(ScoreEdit):
     """Take from the current part what the bridge would take, and give it to template tokens.
 
     Attributes:
@@ -132,17 +145,8 @@ class Diverted(Edit):
         tau_max: Of the bridge whose size it has.
     """
 
-    site = "scores"
-
-    layers: Sequence[int]
     _: KW_ONLY
     tau_max: float | int = 0.15
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-
-    def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
-        return not WRITTEN.isdisjoint(regions)
 
     def apply(
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
@@ -165,19 +169,12 @@ class Diverted(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class SummaryCut(Edit):
+class SummaryCut(ScoreEdit):
     """Queries of the summary do not see the thinking.
 
     Attributes:
         layers: Layers in which it acts.
     """
-
-    site = "scores"
-
-    layers: Sequence[int]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return REGION_CODE[Region.SUMMARY] in regions
