@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
-from figures.parts import EFFECT_COLUMNS, group_rules, table_figure, with_interval
+from figures.parts import effects_figure, with_interval
 from figures.results import read
-from figures.style import PAGE, style
+from figures.style import style
 
 NAME = "ablation_table"
 GROUPS = ("method", "placebo")
@@ -37,16 +37,13 @@ def draw(table: pd.DataFrame) -> Figure:
         "p: sign flips of problems against no edit, Holm within each block."
     )
     with style():
-        return table_figure(
+        return effects_figure(
             table,
             title="Halves of StepFlow and their placebos",
             columns={
                 "condition": "name",
                 "accuracy [95%]": with_interval(prefix="accuracy_"),
-                **EFFECT_COLUMNS,
             },
-            width=PAGE,
-            rules=group_rules(table),
             note=note,
         )
 

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import band_name, layer_range, named
-from figures.parts import EFFECT_COLUMNS, group_rules, number, table_figure
+from figures.parts import effects_figure, number
 from figures.results import MissingResultsError, read
-from figures.style import PAGE, label, style
+from figures.style import label, style
 
 NAME = "layer_bands_table"
 GROUPS = ("bands", "sliding")
@@ -38,7 +38,7 @@ def draw(table: pd.DataFrame) -> Figure:
         "in (quarters: the parts)."
     )
     with style():
-        return table_figure(
+        return effects_figure(
             table,
             title="StepFlow in other layers",
             columns={
@@ -47,10 +47,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 "OEB in": lambda row: layer_range(row["oeb_layers"]),
                 "SMI in": lambda row: layer_range(row["smi_layers"]),
                 "accuracy": lambda row: number(row["mean"]),
-                **EFFECT_COLUMNS,
             },
-            width=PAGE,
-            rules=group_rules(table),
             note=note,
         )
 

@@ -37,12 +37,12 @@ def paths(names: Sequence[str] = ()) -> list[Path]:
     Raises:
         ValueError: a name that no notebook begins with.
     """
-    found = sorted(FOLDER.glob("*.ipynb"))
-    known = [path.stem for path in found]
+    notebooks = sorted(FOLDER.glob("*.ipynb"))
+    known = [path.stem for path in notebooks]
     for name in names:
         if not any(stem.startswith(name) for stem in known):
             raise ValueError(f"no notebook begins with {name!r}; there are {known}")
-    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+    return [path for path in notebooks if not names or path.stem.startswith(tuple(names))]
 
 
 def executed(path: Path, folder: Path, *, timeout: int = 300) -> NotebookNode:
@@ -109,9 +109,9 @@ def faults(notebook: NotebookNode) -> Iterator[str]:
         for output in cell.outputs:
             if output.output_type == "error" or _is_stderr(output):
                 yield f"cell [{number}] has an error or a warning among its outputs"
-        found = _MACHINE_PATH.search("\n".join(_texts(cell.source, cell.outputs)))
-        if found:
-            yield f"cell [{number}] names a place on a machine: {found[0]}..."
+        place = _MACHINE_PATH.search("\n".join(_texts(cell.source, cell.outputs)))
+        if place:
+            yield f"cell [{number}] names a place on a machine: {place[0]}..."
     size = len(nbformat.writes(notebook).encode())
     if size > MOST_BYTES:
         yield f"it is {size:,} bytes long; at most {MOST_BYTES:,} are kept"

@@ -93,7 +93,7 @@ def test_a_picture_keeps_its_size_and_nearly_its_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("notebook", "found"),
+    ("notebook", "text"),
     [
         (one_cell("1", result(), count=2), "not run once each"),
         (one_cell("1", result(), count=None), "not run once each"),
@@ -107,9 +107,9 @@ def test_a_picture_keeps_its_size_and_nearly_its_colours() -> None:
         (one_cell("1", result(**{"text/html": "x" * MOST_BYTES})), "bytes long"),
     ],
 )
-def test_what_is_unfit_is_told(notebook: nbformat.NotebookNode, found: str) -> None:
-    (told,) = faults(notebook)
-    assert found in told
+def test_what_is_unfit_is_said(notebook: nbformat.NotebookNode, text: str) -> None:
+    (fault,) = faults(notebook)
+    assert text in fault
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,14 @@ from figures.parts.grids import layer_grid, mark_cells
 from figures.parts.legends import colour_bar, legend_below
 from figures.parts.maps import arcs, log_norm, step_grid
 from figures.parts.numbers import number, p_value, with_interval
-from figures.parts.tables import EFFECT_COLUMNS, group_rules, table_figure
+from figures.parts.tables import effects_figure, table_figure
 
 __all__ = [
-    "EFFECT_COLUMNS",
     "arcs",
     "colour_bar",
     "curve",
     "dots",
-    "group_rules",
+    "effects_figure",
     "layer_grid",
     "legend_below",
     "log_norm",

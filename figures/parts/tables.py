@@ -9,17 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.parts.numbers import number, p_value, with_interval
-from figures.style import BORDER_COLOUR, COLUMN, NEUTRAL, new_figure
+from figures.style import BORDER_COLOUR, COLUMN, NEUTRAL, PAGE, new_figure
 
 Columns = Mapping[str, str | Callable[[pd.Series], str]]
 
-EFFECT_COLUMNS: Columns = {
+_EFFECTS: Columns = {
     "− no edit [95%]": with_interval(signed=True),
     "corrected": lambda row: number(row["corrected"], 0),
     "broken": lambda row: number(row["broken"], 0),
     "p (Holm)": lambda row: p_value(row["p_holm"]),
 }
-"""What an edit did to the answers, beside the same problems without it."""
 
 
 def table_figure(
@@ -59,10 +58,20 @@ def table_figure(
     return figure
 
 
-def group_rules(table: pd.DataFrame) -> list[int]:
-    """Rows at which another ``group`` begins."""
+def effects_figure(table: pd.DataFrame, *, title: str, columns: Columns, note: str) -> Figure:
+    """A table of what edits did to the answers, beside the same problems without an edit.
+
+    Args:
+        table: Columns ``estimate, lower, upper, corrected, broken, p_holm`` and ``group``, before
+            whose changes a rule stands.
+        title: Heading.
+        columns: What stands before the effects, as for `table_figure`.
+        note: Written under the table.
+    """
     groups = list(table["group"])
-    return [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+    rules = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+    columns = {**columns, **_EFFECTS}
+    return table_figure(table, title=title, columns=columns, width=PAGE, rules=rules, note=note)
 
 
 def _cells(table: pd.DataFrame, columns: Columns) -> list[list[str]]:

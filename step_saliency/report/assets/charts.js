@@ -58,9 +58,9 @@ function keyRow(lines) {
 function curveTable() {
   const lines = data.diagnosis.charts.flatMap((c) => c.lines.map((l) => ({ ...l, name: `${c.title}, ${l.name}` })));
   const cell = (v) => (v === null ? "–" : v.toFixed(3).replace("-", "−"));
-  const told = (l, i) => (l.lower && l.lower[i] !== null ? `${cell(l.values[i])} [${cell(l.lower[i])}, ${cell(l.upper[i])}]` : cell(l.values[i]));
+  const spelled = (l, i) => (l.lower && l.lower[i] !== null ? `${cell(l.values[i])} [${cell(l.lower[i])}, ${cell(l.upper[i])}]` : cell(l.values[i]));
   const head = make("tr", {}, make("th", { scope: "col" }, "layer"), ...lines.map((l) => make("th", { scope: "col", class: "n" }, l.name)));
-  const body = data.layers.map((layer, i) => make("tr", {}, make("th", { scope: "row" }, String(layer)), ...lines.map((l) => make("td", { class: "n" }, told(l, i)))));
+  const body = data.layers.map((layer, i) => make("tr", {}, make("th", { scope: "row" }, String(layer)), ...lines.map((l) => make("td", { class: "n" }, spelled(l, i)))));
   return make("details", {}, make("summary", {}, "Numbers of the curves"), make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))));
 }
 function diagnosis() {

@@ -27,20 +27,19 @@ function paint() {
   context.putImageData(image, 0, 0);
 }
 function runs() {
-  const found = [];
+  const spans = [];
   shown.forEach((step, cell) => {
     const region = data.steps[step].region;
-    if (!found.length || found[found.length - 1].region !== region) found.push({ region, start: cell, stop: cell });
-    found[found.length - 1].stop = cell + 1;
+    if (!spans.length || spans[spans.length - 1].region !== region) spans.push({ region, start: cell, stop: cell });
+    spans[spans.length - 1].stop = cell + 1;
   });
-  return found;
+  return spans;
 }
 function frame() {
   const n = shown.length, overlay = $("overlay"), gap = 0.008 * n, strip = 0.014 * n;
   overlay.setAttribute("viewBox", `0 0 ${n} ${n}`);
   overlay.replaceChildren();
   for (const { region, start, stop } of runs()) {
-    const style = `fill: var(--${region})`;
     overlay.append(
       styled(draw("rect", { x: -gap - strip, y: start, width: strip, height: stop - start }), region),
       styled(draw("rect", { x: start, y: n + gap, width: stop - start, height: strip }), region));

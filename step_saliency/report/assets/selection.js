@@ -17,12 +17,12 @@ function describe(query, key) {
   const part = percent(share(query, key));
   const unit = Number.isNaN(at(query, key)) ? "" : ` ${data.unit}`;
   const head = `${layerName(state.layer)}, ${headName()}: step ${query} ← step ${key}: ${number(at(query, key))}${unit}${part && `, ${part} of the row`}`;
-  const told = (word, step) => make("p", { class: `region-${data.steps[step].region}` }, make("b", {}, `${word} ${stepName(step)}`), ` ${excerpt(step)}`);
-  return [make("p", { class: "head" }, head), told("writing", query), told("looking at", key)];
+  const line = (word, step) => make("p", { class: `region-${data.steps[step].region}` }, make("b", {}, `${word} ${stepName(step)}`), ` ${excerpt(step)}`);
+  return [make("p", { class: "head" }, head), line("writing", query), line("looking at", key)];
 }
 function links() {
-  const found = shown.filter((k) => k <= state.query && at(state.query, k) > 0).sort((a, b) => at(state.query, b) - at(state.query, a)).slice(0, 6);
-  const rows = found.map((k) => {
+  const keys = shown.filter((k) => k <= state.query && at(state.query, k) > 0).sort((a, b) => at(state.query, b) - at(state.query, a)).slice(0, 6);
+  const rows = keys.map((k) => {
     const button = make("button", { type: "button" }, excerpt(k, 70));
     button.addEventListener("click", () => select(state.query, k, true));
     return make("tr", {}, make("td", { class: "n" }, String(k)), make("td", {}, button), make("td", { class: "n" }, number(at(state.query, k))), make("td", { class: "n" }, percent(share(state.query, k))));
