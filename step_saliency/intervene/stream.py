@@ -100,11 +100,6 @@ class StepStream:
         step, region, previous = self._columns[:, :, : self._width]
         return StepLabels(step, region, previous)
 
-    @property
-    def n_rows(self) -> int:
-        """Rows of the batch; 0 before there is one."""
-        return len(self._rows)
-
     def _is_reread(self, tokens: Int[Tensor, "batch new"]) -> bool:
         """Whether these are the tokens so far and one more: decoding without a cache."""
         if tokens.shape != (len(self._rows), self._width + 1) or not self._width:
