@@ -110,12 +110,12 @@ class Ways:
     def plain(self) -> None:
         prompts = [prompt_tokens(self.tokenizer, question) for question in self.questions]
         tokens, mask = left_padded(prompts, self.reference.device)
-        done = self.reference.generate(
+        written = self.reference.generate(
             tokens,
             attention_mask=mask,
             generation_config=GenerationConfig(max_new_tokens=self.n_tokens, do_sample=False),
         )
-        assert done.shape[1] == tokens.shape[1] + self.n_tokens
+        assert written.shape[1] == tokens.shape[1] + self.n_tokens
 
     def ours(self, model: Any, method: Any, flow: Any) -> None:
         traces = ss.generate(

@@ -56,13 +56,13 @@ def work(path: Path, args: argparse.Namespace) -> None:
 def start(path: Path, args: argparse.Namespace) -> "subprocess.Popen[bytes]":
     """A process that works on a file."""
     options = ["model", "count", "tokens", "batch", "seed"]
-    chosen = [part for name in options for part in (f"--{name}", str(getattr(args, name)))]
+    arguments = [part for name in options for part in (f"--{name}", str(getattr(args, name)))]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__)), "--work", str(path), *chosen], env=environment
+        [sys.executable, str(Path(__file__)), "--work", str(path), *arguments], env=environment
     )
 
 
@@ -136,13 +136,13 @@ def main() -> int:
     finish(broken, args)
     print(f"taken up to {lines_of(broken):,} responses ({time.time() - begun:.0f} s)", flush=True)
     finish(unbroken, args)
-    found = compare(broken, unbroken)
+    differences = compare(broken, unbroken)
     whole = dict(tokens_of(unbroken))
     print(
         f"unbroken run: {len(whole):,} responses ({time.time() - begun:.0f} s); "
-        + ", ".join(f"{name} {count}" for name, count in found.items())
+        + ", ".join(f"{name} {count}" for name, count in differences.items())
     )
-    return int(any(found.values()) or len(whole) < args.count)
+    return int(any(differences.values()) or len(whole) < args.count)
 
 
 if __name__ == "__main__":

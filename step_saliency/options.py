@@ -15,6 +15,7 @@ where annotations are checked at run time.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import (
@@ -246,12 +247,16 @@ def check_keywords(call: str, keywords: Mapping[str, Any], known: type) -> None:
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
 
 
-def shows_keywords(known: type, defaults: Mapping[str, Any]) -> Callable[[_Call], _Call]:
-    """Decorator: signatures name the keywords and their defaults in place of ``**options``.
+def shows_keywords(
+    known: type, defaults: Mapping[str, Any], *, documented_by: type | None = None
+) -> Callable[[_Call], _Call]:
+    """Decorator: help and signatures name the keywords in place of ``**options``.
 
     Args:
         known: The TypedDict of the keywords.
         defaults: Their defaults, among others.
+        documented_by: Class whose attributes they are; what its docstring says of those that the
+            call does not document itself is added to the arguments.
     """
 
     def show(call: _Call) -> _Call:
@@ -265,6 +270,30 @@ def shows_keywords(known: type, defaults: Mapping[str, Any]) -> Callable[[_Call]
         ]
         shown = signature.replace(parameters=[*named, *keywords])
         call.__signature__ = shown  # type: ignore[attr-defined]
+        if documented_by is not None and call.__doc__ and documented_by.__doc__:
+            call.__doc__ = _with_entries(call.__doc__, documented_by.__doc__)
         return call
 
     return show
+
+
+def _with_entries(of_call: str, of_class: str) -> str:
+    """Docstring of a call with the attributes of a class among its arguments."""
+    text = inspect.cleandoc(of_call)
+    before, arguments = _section(text, "Args:")
+    _, attributes = _section(inspect.cleandoc(of_class), "Attributes:")
+    known = set(_entries(arguments))
+    new = [entry for name, entry in _entries(attributes).items() if name not in known]
+    return text.replace(before + arguments, "\n".join([before + arguments, *new]))
+
+
+def _section(text: str, title: str) -> tuple[str, str]:
+    """A docstring up to a section's title, and the section's lines."""
+    before, _, rest = text.partition(f"{title}\n")
+    return f"{before}{title}\n", rest.partition("\n\n")[0]
+
+
+def _entries(section: str) -> dict[str, str]:
+    """Lines of each name that a section explains."""
+    entries = re.split(r"\n(?=    \S)", section)
+    return {entry.strip().partition(":")[0]: entry for entry in entries}

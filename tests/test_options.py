@@ -31,6 +31,17 @@ def test_signatures_show_every_keyword_with_its_default(call: Callable[..., Any]
     assert not [name for name in shown if f"    {name}: " not in documented]
 
 
+def test_help_explains_keywords_in_the_words_of_the_object_or_the_calls_own() -> None:
+    generating, calibrating = inspect.getdoc(ss.generate) or "", inspect.getdoc(ss.calibrate) or ""
+    for text in (generating, calibrating):
+        assert text.count("    top_k: Sample from this many most probable tokens.\n") == 1
+        arguments = text.partition("Args:\n")[2].partition("\n\n")[0]
+        assert "\n    stop_texts: " in arguments
+    assert "    seed: Seed of all samples.\n" in generating
+    assert calibrating.count("    seed: ") == 1
+    assert "    seed: Of all samples, of the folds and of the intervals.\n" in calibrating
+
+
 @pytest.mark.parametrize("call", [ss.generate, ss.calibrate])
 def test_an_unknown_keyword_is_named(call: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match=rf"{call.__name__}\(\) got .* argument 'temprature'"):

@@ -66,7 +66,7 @@ class CalibrationOptions(DecodingOptions, total=False):
 DEFAULTS: dict[str, Any] = vars(CALIBRATION_DRAWS) | vars(Decoding()) | {"method": "auto"}
 
 
-@shows_keywords(CalibrationOptions, DEFAULTS)
+@shows_keywords(CalibrationOptions, DEFAULTS, documented_by=Decoding)
 def calibrate(
     model: Any,
     problems: Sequence[Any],
@@ -112,19 +112,9 @@ def calibrate(
         out: Folder to which every response is written as it is done, and the tables at the end; a
             second call with the same settings goes on where the first was broken off.
         progress: Show a progress bar, and say how many responses are to come.
-        n: Responses per problem and candidate.
-        temperature: As for `generate`.
-        top_p: As for `generate`.
-        top_k: As for `generate`.
-        max_new_tokens: As for `generate`.
-        seed: Of all samples, of the folds and of the intervals.
-        batch_size: As for `generate`.
-        system: As for `generate`.
-        format: As for `generate`.
-        splitter: As for `generate`.
-        stop_tokens: As for `generate`.
-        stop_texts: As for `generate`.
+        options: Fields of `Decoding`, and those below.
         method: As for `generate`.
+        seed: Of all samples, of the folds and of the intervals.
         confidence: Level of the intervals.
         n_resamples: Draws of problems.
 

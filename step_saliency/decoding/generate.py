@@ -38,7 +38,7 @@ from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
 
 
-@shows_keywords(DecodingOptions, vars(Decoding()))
+@shows_keywords(DecodingOptions, vars(Decoding()), documented_by=Decoding)
 def generate(
     model: Any,
     questions: str | Sequence[Any],
@@ -78,19 +78,7 @@ def generate(
             in the same batches, so that the texts are those of an unbroken run.
         effects: Counters of edits, to which those of this call are added.
         progress: Show a progress bar.
-        n: Responses per question.
-        temperature: Of the softmax; 0 decodes greedily.
-        top_p: Sample from the smallest set of tokens with this share of the probability.
-        top_k: Sample from this many most probable tokens.
-        max_new_tokens: Tokens after which a response is cut, if the context does not end before.
-        seed: Seed of all samples.
-        batch_size: Responses decoded together.
-        system: System prompt.
-        format: Format of the responses, see `Trace.from_text`.
-        splitter: How responses are cut into steps.
-        stop_tokens: Token ids that end a response; by default the model's own.
-        stop_texts: Texts that end a response as soon as they stand in it; the token that completes
-            the text is the last.
+        options: Fields of `Decoding`, which change it.
 
     Returns:
         ``n`` traces per question, questions in order. ``meta`` holds question_index, sample, seed,
