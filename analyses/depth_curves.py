@@ -17,7 +17,7 @@ nearer, and ``n_tokens`` among them says how near.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -54,7 +54,9 @@ def diagnosed_answers(
         reading: ``objective``, ``pool`` and ``rows`` of `step_saliency`.
     """
     questions = [problem.question for problem in problems]
-    written = ss.generate(model, questions, n=samples, temperature=TEMPERATURE, seed=seed, progress=False)
+    written = ss.generate(
+        model, questions, n=samples, temperature=TEMPERATURE, seed=seed, progress=False
+    )
     frames = []
     for number, answer in enumerate(written):
         problem = problems[number // samples]
@@ -67,14 +69,7 @@ def diagnosed_answers(
 
 def _labelled(problem: Problem, trace: Trace, number: int) -> Trace:
     meta = {"problem": problem.id, "is_correct": problem.grade(trace).is_correct}
-    return Trace(
-        tokens=trace.tokens,
-        steps=trace.steps,
-        id=f"{problem.id}#{number}",
-        question=trace.question,
-        response=trace.response,
-        meta=meta,
-    )
+    return replace(trace, id=f"{problem.id}#{number}", meta=meta)
 
 
 @dataclass(frozen=True, kw_only=True)

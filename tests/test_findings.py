@@ -1,16 +1,40 @@
-"""The page of findings says what the tables say."""
+"""The page of findings says what the tables say, and no number of it is typed."""
 
+import inspect
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from jinja2 import nodes
+from safetensors import safe_open
 
-from analyses.findings.findings import CLAIMS, one_row, render
+import step_saliency
+from analyses.findings import depth, facts, wording
+from analyses.findings.page import TEMPLATES, environment, render
+from analyses.findings.sources import SOURCES
+from analyses.findings.tables import Results, Source, one_row
 
 RESULTS = Path(__file__).parents[1] / "results"
 NUMBER = r"([+-][\d.e+-]+)"
 LINE = re.compile(rf"^\| (.+?) \| (?:estimate|control) \| {NUMBER} \[{NUMBER}, {NUMBER}\] ")
+NAMES = re.compile(r"R1-Distill|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values")
+IN_WORDS = r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twice|\w+teen"
+IN_WORDS += r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?"
+WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
+PROSE_NUMBER = re.compile(rf"[-−]?\d[\d.,]*\d|\d|\b(?:none|one|{IN_WORDS})\b", re.IGNORECASE)
+
+
+NAMED_BY_CONDITIONS = ["eight", "two", "0.8"]
+"""Sizes of votes and strengths that a condition is named by."""
+
+
+def typed(text: str) -> list[str]:
+    """Numbers in a text, in digits or words."""
+    plain = NAMES.sub("", text)
+    return re.findall(r"\d", plain) + WORD.findall(plain)
 
 
 def test_the_page_is_what_the_tables_give() -> None:
@@ -28,8 +52,10 @@ def test_numbers_are_those_of_a_row_read_by_hand() -> None:
 
 
 def test_what_was_not_run_is_told(tmp_path: Path) -> None:
+    lines = re.findall(r"^\| (?!measured).+ \| (?:estimate|control) \|", render(RESULTS), re.M)
     page = render(tmp_path)
-    assert page.count("| not run |") == sum(len(claim.lines) for claim in CLAIMS)
+    assert page.count("| not run |") == len(lines) > 150
+    assert "`ablation/summary` was not run." in page
 
 
 def test_a_row_must_be_the_only_one() -> None:
@@ -44,9 +70,176 @@ def test_a_row_must_be_the_only_one() -> None:
 def test_the_readme_quotes_the_page() -> None:
     readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
     claims = readme.partition("**The paper's claims**")[2].partition("**Is a map right?**")[0]
-    cuts = readme.partition("**Does a map foretell a cut?**")[2].partition("**Real traces.**")[0]
+    cuts = readme.partition("**Does a map predict a cut?**")[2].partition("**Real traces.**")[0]
+    assert cuts
     quoted = re.findall(rf"{NUMBER} (\[[^\]]+\])", claims + cuts)
     assert len(quoted) > 20
     page = render(RESULTS)
     missing = [pair for pair in quoted if " ".join(pair) not in page]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "file", sorted(TEMPLATES.rglob("*.jinja")), ids=lambda file: file.name.partition(".")[0]
+)
+def test_no_number_is_typed_in_a_template(file: Path) -> None:
+    tree = environment().parse(file.read_text(encoding="utf-8"))
+    prose = "".join(data.data for data in tree.find_all(nodes.TemplateData))
+    assert not typed(prose)
+    for call in tree.find_all(nodes.Call):
+        labels = [
+            text.value
+            for argument in call.args
+            for text in [argument, *argument.find_all(nodes.Const)]
+            if isinstance(text, nodes.Const) and isinstance(text.value, str)
+        ]
+        assert not typed("".join(labels))
+    outputs = [value for output in tree.find_all(nodes.Output) for value in output.nodes]
+    filtered = [value.node for value in tree.find_all(nodes.Filter)]
+    constants = [v.value for v in (*outputs, *filtered) if isinstance(v, nodes.Const)]
+    assert not typed("".join(map(str, constants)))
+
+
+def test_the_scan_finds_numbers() -> None:
+    assert typed("SmolLM2 gains 4 points") == ["4"]
+    assert typed("a vote of Eight, of sixty problems") == ["Eight", "sixty"]
+    assert not typed("one of the heads of R1-Distill")
+
+
+def changed_tables(results: Path, folder: Path) -> None:
+    """Copies of the tables in which every result is another."""
+    shutil.copytree(results, folder)
+    for file in folder.rglob("*.parquet"):
+        table = pd.read_parquet(file)
+        for column in table.columns:
+            table[column] = _changed(column, table)
+        table.to_parquet(file)
+    for file in folder.rglob("manifest.json"):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in manifest["settings"].items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                manifest["settings"][name] = value * 21
+        file.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _changed(column: str, table: pd.DataFrame) -> pd.Series:
+    values = table[column]
+    if column in ("n", "n_pairs", "corrected", "broken", "n_parts"):
+        return values * 3 + 2
+    if column in ("tau_max", "alpha", "detectable", "mean_reference"):
+        return values * 21
+    if column in ("auroc", "ties"):
+        return values * 0.7
+    if column.startswith("p_") or column == "p":
+        return values * 0.7 + 0.01
+    if column.endswith("_layers"):
+        return values.map(lambda text: " ".join(map(str, range(40, 41 + len(text.split())))))
+    if column in ("estimate", "lower", "upper"):
+        if "site" in table.columns:
+            keys = ["kind", "direction", "site", "role", "head"]
+            below = table.groupby(keys, dropna=False)[column].shift(1)
+            return below.fillna(values) + 0.023
+        return values * 1.7 + 0.023 + values**2 / 1000
+    return values
+
+
+def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None:
+    before = render(RESULTS)
+    changed_tables(RESULTS, tmp_path / "results")
+    for given in (facts.PAPER, facts.STRONG):
+        for name in given.keys() - {"venue"}:
+            monkeypatch.setitem(given, name, given[name] * 7)
+    monkeypatch.setitem(facts.PAPER, "venue", "ACL 2099")
+    monkeypatch.setattr(facts, "SAMPLING_TEMPERATURE", 0.5)
+    monkeypatch.setattr(facts, "reasoner_parameters", lambda: 9e6)
+    after = render(tmp_path / "results")
+    assert len(before.splitlines()) == len(after.splitlines())
+    stayed = []
+    for old, new in zip(before.splitlines(), after.splitlines(), strict=True):
+        if old.startswith("| "):
+            cells = [line.split(" | ")[2:5] for line in (old, new)]
+            stayed += [(old, a) for a, b in zip(*cells, strict=True) if a.strip() and a == b]
+        else:
+            found = [PROSE_NUMBER.findall(NAMES.sub("", line)) for line in (old, new)]
+            assert len(found[0]) == len(found[1]), (old, new)
+            stayed += [(old, a) for a, b in zip(*found, strict=True) if a == b]
+    counted = r"^(## )?\d+\. |^\| measured |of which \d is its|^questions of this project"
+    left = [number for line, number in stayed if not re.search(counted, line)]
+    assert [number for number in left if number.lower() not in ("one", "none")] == NAMED_BY_CONDITIONS
+
+
+def test_what_no_table_has_is_what_the_code_does() -> None:
+    from analyses import depth_curves, mediation
+    from step_saliency.intervene import OddsEqualBridge, StepMomentumInjection
+
+    defaults = {
+        "tau_max": inspect.signature(OddsEqualBridge).parameters["tau_max"].default,
+        "alpha": inspect.signature(StepMomentumInjection).parameters["alpha"].default,
+    }
+    assert defaults == {name: facts.PAPER[name] for name in defaults}
+    assert depth_curves.TEMPERATURE == facts.SAMPLING_TEMPERATURE
+    assert facts.STRONG == {"tau_max": mediation.TAU, "alpha": mediation.ALPHA}
+    weights = Path(step_saliency.__file__).parent / "models/bundled/reasoner/model.safetensors"
+    with safe_open(weights, framework="numpy") as file:
+        total = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+    assert facts.reasoner_parameters() == total
+
+
+def test_numbers_in_words() -> None:
+    assert [wording.words(n) for n in (1, 12, 19, 20, 42, 60)] == [
+        "one",
+        "twelve",
+        "nineteen",
+        "twenty",
+        "forty-two",
+        "sixty",
+    ]
+    assert (wording.words(0, zero="none"), wording.words(0.4), wording.words(1000)) == (
+        "none",
+        "zero",
+        "1,000",
+    )
+    assert (wording.times(2.0), wording.times(8)) == ("twice", "eight times")
+    assert (wording.decimals(-4.107, 1), wording.percent(0.588)) == ("−4.1", "59%")
+    assert (wording.up_to(1.4, 0.5), wording.up_to(1.5, 0.5)) == ("1.5", "1.5")
+    assert wording.millions(1_530_752) == "1.5M"
+
+
+def test_layers_in_words() -> None:
+    assert wording.layers("0 1 2") == "0 to 2"
+    assert wording.layers("6 7") == "6 and 7"
+    assert wording.layers([5]) == "5"
+    assert wording.layers([1, 3, 4]) == "1, 3 and 4"
+
+
+def test_layers_that_a_curve_speaks_of() -> None:
+    falling = {0: 1.0, 1: 0.9, 2: 0.3, 3: 0.95}
+    assert depth.last_layer(falling, at_least=0.8) == 1
+    assert depth.last_layer({0: 1.0, 1: 1.0}, at_least=0.8) == 1
+    rising = {0: 0.0, 1: 0.9, 2: 0.1, 3: 0.85, 4: 1.0}
+    assert depth.first_layer(rising, at_least=0.8) == 3
+    assert depth.lowest_layer(rising) == 0
+    assert depth.rising_layers(rising, by=0.2) == [1, 3]
+
+
+def test_labels_are_filled_from_the_row(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    table = pd.DataFrame(
+        {
+            "condition": ["top-4"],
+            "oeb_layers": ["0 1"],
+            "estimate": [0.5],
+            "lower": [-0.75],
+            "upper": [0.7],
+        }
+    )
+    table.to_parquet(tmp_path / "mine" / "summary.parquet")
+    row = Results(tmp_path).row(Source("mine/summary", scale=100), condition="top-4")
+    text = wording.label("{number} heads of {oeb_layers}, {alpha}", row)
+    assert text == "4 heads of 0 and 1, …"
+    assert (row["estimate"], row["bound"]) == (50.0, 75.0)
+
+
+def test_every_source_is_used() -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in TEMPLATES.rglob("*.jinja"))
+    assert not [name for name in SOURCES if f'"{name}"' not in text]

@@ -1,1 +1,1 @@
-"""The page of findings, written from the tables."""
+"""The page of findings, a template filled from the tables; it measures nothing itself."""

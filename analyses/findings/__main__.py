@@ -1,3 +1,3 @@
-from analyses.findings.findings import main
+from analyses.findings.page import main
 
 main()

@@ -1,0 +1,46 @@
+"""Which tables the page reads, under the names that its templates use."""
+
+from analyses.findings.tables import Source
+
+POINTS, MILLI = 100, 1000
+_WHOLE_MODEL = {"scope": "all", "fraction": None}
+_STEERED = {"reference": "baseline"}
+_PREMISES = {"family": "symbols", "edge": "premise", "layer": None}
+_RESID = {"direction": "denoising", "site": "resid_post", "head": None}
+_EDGE = {"kind": "premise", "site": "edge", "head": None}
+
+SOURCES = {
+    "index": Source("depth_curves/comparison", {"layer": None}),
+    "index_log_odds": Source("depth_curves_log_odds/comparison", {"layer": None}),
+    "before_the_error": Source("mediation/prediction"),
+    "accuracy": Source("ablation/summary", scale=POINTS),
+    "share_right": Source("ablation/accuracy"),
+    "placebo": Source("ablation/placebos", scale=POINTS),
+    "interaction": Source("ablation/contrasts", {"contrast": "interaction"}, POINTS),
+    "gold_loss": Source("ablation/losses", {"outcome": "loss"}, MILLI),
+    "answer_loss": Source("ablation/losses", {"outcome": "answer_loss"}, MILLI),
+    "gold_loss_placebo": Source("ablation/loss_placebos", {"outcome": "loss"}, MILLI),
+    "answer_loss_placebo": Source("ablation/loss_placebos", {"outcome": "answer_loss"}, MILLI),
+    "format_errors": Source("error_kinds/changes", {"state": "format"}, POINTS),
+    "flow": Source("error_kinds/flow", scale=POINTS),
+    "log_odds": Source("mediation/paths", {"variable": "margin"}),
+    "log_odds_contrast": Source("mediation/summary", {"outcome": "margin"}),
+    "answers_placebo": Source("mediation/answers_placebos", scale=POINTS),
+    "planted": Source("mediation/injection_accuracy", scale=POINTS),
+    "decoding": Source("compute_matched/comparisons", scale=POINTS),
+    "decoding_cost": Source("compute_matched/summary", {"outcome": "tokens"}),
+    "steered_log_odds": Source("head_steering_transfer/summary", {**_STEERED, "outcome": "margin"}),
+    "steered_loss": Source(
+        "head_steering_transfer/summary", {**_STEERED, "outcome": "loss"}, MILLI
+    ),
+    "steered_accuracy": Source("head_steering_transfer/accuracy", _STEERED, POINTS),
+    "cut": Source("faithfulness/summary", _WHOLE_MODEL),
+    "cut_difference": Source(
+        "faithfulness/differences", {"scope": "all", "reference": "attention mass"}
+    ),
+    "premises": Source("gold_graph/headline", {**_PREMISES, "pool": "mass"}),
+    "premises_unpooled": Source("gold_graph/headline", {**_PREMISES, "pool": None}),
+    "patched": Source("patching/summary", _RESID),
+    "edge_cut": Source("patching/summary", _EDGE),
+    "text": Source("granularity/summary", {"splitter": "sentence"}),
+}
