@@ -135,19 +135,23 @@ def measure(args: argparse.Namespace, method: str, n_tokens: int) -> Row:
         note = note or f"time extrapolated from {SAMPLED_BACKWARDS} backward passes"
     if device_name(args.device):
         note = "; ".join(filter(None, [note, device_name(args.device)]))
-    mine, theirs = seconds.get(method, []), seconds.get("plain", [])
-    ratios = [a / b for a, b in zip(mine, theirs, strict=False)] if method != "plain" else []
+    own_seconds, plain_seconds = seconds.get(method, []), seconds.get("plain", [])
+    ratios = (
+        [a / b for a, b in zip(own_seconds, plain_seconds, strict=False)]
+        if method != "plain"
+        else []
+    )
     return Row(
         shape=args.shape,
         device=args.device,
         method=method,
         n_tokens=n_tokens,
-        seconds=statistics.median(mine) if mine else None,
-        plain_seconds=statistics.median(theirs) if theirs else None,
+        seconds=statistics.median(own_seconds) if own_seconds else None,
+        plain_seconds=statistics.median(plain_seconds) if plain_seconds else None,
         ratio=statistics.median(ratios) if ratios else None,
         ratio_lowest=min(ratios, default=None),
         ratio_highest=max(ratios, default=None),
-        pairs=len(mine),
+        pairs=len(own_seconds),
         peak_bytes=memory.get("peak_bytes"),
         note=note,
     )
@@ -236,11 +240,11 @@ def main() -> None:
         write_text(args.answer, json.dumps(work(args.worker)))
         return
     lengths = SHAPES[args.shape].lengths
-    chosen = args.methods or [name for name in lengths if name not in PEERS or args.with_peers]
+    methods = args.methods or [name for name in lengths if name not in PEERS or args.with_peers]
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{args.shape}-{args.device}"
     rows = {(row.method, row.n_tokens): row for row in read_csv(stem.with_suffix(".csv"))}
-    for method in chosen:
+    for method in methods:
         for n_tokens in args.lengths or lengths.get(method, ()):
             if (method, n_tokens) in rows and not args.again:
                 continue

@@ -81,9 +81,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
     for method in dict.fromkeys(row.method for row in rows):
-        mine = [row for row in rows if row.method == method]
-        seconds = [(row.n_tokens, row.seconds) for row in mine if row.seconds is not None]
-        memory = [(row.n_tokens, row.peak_bytes / 1e9) for row in mine if row.peak_bytes]
+        of_method = [row for row in rows if row.method == method]
+        seconds = [(row.n_tokens, row.seconds) for row in of_method if row.seconds is not None]
+        memory = [(row.n_tokens, row.peak_bytes / 1e9) for row in of_method if row.peak_bytes]
         for axes, points in ((time_axes, seconds), (memory_axes, memory)):
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", label=method)
