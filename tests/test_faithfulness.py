@@ -9,18 +9,11 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from analyses.faithfulness import (
-    KEYS,
-    Scope,
-    correlations,
-    differences,
-    edge_effects,
-    faithfulness,
-    rows_of_edges,
-    scopes,
-    summarise,
-    trace_maps,
-)
+from analyses.faithfulness import faithfulness
+from analyses.faithfulness.agreement import KEYS, correlations
+from analyses.faithfulness.effects import Scope, edge_effects, rows_of_edges, scopes
+from analyses.faithfulness.readings import trace_maps
+from analyses.faithfulness.summary import differences, summarise
 from analyses.instruments.knockout import (
     Cut,
     cut_hooks,

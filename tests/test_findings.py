@@ -27,7 +27,7 @@ WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
 PROSE_NUMBER = re.compile(rf"[-−]?\d[\d.,]*\d|\d|\b(?:none|one|{IN_WORDS})\b", re.IGNORECASE)
 
 
-NAMED_BY_CONDITIONS = ["eight", "two", "0.8"]
+IN_CONDITIONS = ["eight", "two", "0.8"]
 """Sizes of votes and strengths that a condition is named by."""
 
 
@@ -165,11 +165,12 @@ def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None
             stayed += [(old, a) for a, b in zip(*found, strict=True) if a == b]
     counted = r"^(## )?\d+\. |^\| measured |of which \d is its|^questions of this project"
     left = [number for line, number in stayed if not re.search(counted, line)]
-    assert [number for number in left if number.lower() not in ("one", "none")] == NAMED_BY_CONDITIONS
+    assert [number for number in left if number.lower() not in ("one", "none")] == IN_CONDITIONS
 
 
 def test_what_no_table_has_is_what_the_code_does() -> None:
-    from analyses import depth_curves, mediation
+    from analyses import depth_curves
+    from analyses.mediation.edits import ALPHA, TAU
     from step_saliency.intervene import OddsEqualBridge, StepMomentumInjection
 
     defaults = {
@@ -178,7 +179,7 @@ def test_what_no_table_has_is_what_the_code_does() -> None:
     }
     assert defaults == {name: facts.PAPER[name] for name in defaults}
     assert depth_curves.TEMPERATURE == facts.SAMPLING_TEMPERATURE
-    assert facts.STRONG == {"tau_max": mediation.TAU, "alpha": mediation.ALPHA}
+    assert facts.STRONG == {"tau_max": TAU, "alpha": ALPHA}
     weights = Path(step_saliency.__file__).parent / "models/bundled/reasoner/model.safetensors"
     with safe_open(weights, framework="numpy") as file:
         total = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118

@@ -5,20 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.gold_graph import (
-    KEYS,
-    auroc,
-    average_precision,
-    differences,
-    edge_kinds,
-    gold_graph,
-    headline,
-    pick_best_heads,
-    pick_best_layers,
-    rank_edges,
-    readings,
-    summarise,
-)
+from analyses.gold_graph.picks import KEYS, pick_best_heads, pick_best_layers
+from analyses.gold_graph.scores import edge_kinds, gold_graph, readings
+from analyses.gold_graph.summary import differences, headline, summarise
+from analyses.instruments.edge_ranking import auroc, average_precision, rank_edges
 from analyses.instruments.maps import Maps, rollout
 from step_saliency.models.convert import from_transformers
 from step_saliency.tasks import Difficulty, make_problems

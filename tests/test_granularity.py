@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import step_saliency as ss
-from analyses import granularity as gr
-from analyses.granularity import Text, make_text, relevance
+from analyses.granularity import summarise
+from analyses.granularity.relevance import granularity, mass_maps, relevance
+from analyses.granularity.texts import Text, make_text, plain_solution
 from analyses.material.problems import Item
 from step_saliency.runs.inputs import Row
 from step_saliency.tasks import make_problems
@@ -39,7 +40,7 @@ def word_items(n: int) -> list[Item]:
 def test_solutions_lose_their_calculator_marks() -> None:
     solution = "She has 2+3=<<2+3=5>>5 left.\nSo 5*2=<<5*2=10>>10.\n#### 10"
     expected = "She has 2+3=5 left.\nSo 5*2=10.\n\nThe answer is 10."
-    assert gr._plain(solution) == expected
+    assert plain_solution(solution) == expected
 
 
 def test_dialogue_has_a_part_for_every_turn(model: Any) -> None:
@@ -124,7 +125,7 @@ def by_lot(n_sets: int, n_problems: int, *, favour: float = 1.0, seed: int = 0) 
 
 
 def excess_p_values(values: pd.DataFrame) -> pd.Series:
-    return gr.summarise(values.astype({"layer": "Int64"}), {"seed": 0})["summary"]["p"]
+    return summarise(values.astype({"layer": "Int64"}), {"seed": 0})["summary"]["p"]
 
 
 def test_false_positive_rate_of_the_excess() -> None:
@@ -146,13 +147,13 @@ def test_random_maps_have_no_excess() -> None:
 def test_attention_map_sums_to_one(model: Any) -> None:
     mine, *others = items(2)
     text = make_text(model.tokenizer, "dialogue", mine, others)
-    _, maps = gr.mass_maps(model, text.trace, "attention")
+    _, maps = mass_maps(model, text.trace, "attention")
     assert maps.sum(-1).numpy() == pytest.approx(np.ones(maps.shape[:2]), abs=1e-4)
 
 
 def test_small_run(model: Any) -> None:
     mine, *others = items(3)
-    frame = gr.granularity(
+    frame = granularity(
         model,
         [mine],
         [mine, *others],
@@ -160,8 +161,8 @@ def test_small_run(model: Any) -> None:
         splitters=["sentence", "paragraph"],
         n_others=2,
     )
-    assert set(frame["metric"]) == set(gr.METRICS)
-    again = gr.granularity(
+    assert set(frame["metric"]) == set(METRICS)
+    again = granularity(
         model,
         [mine],
         [mine, *others],
@@ -170,13 +171,13 @@ def test_small_run(model: Any) -> None:
         n_others=2,
     )
     assert frame.equals(again)
-    tables = gr.summarise(frame, {"seed": 0})
+    tables = summarise(frame, {"seed": 0})
     summary = tables["summary"]
     tested = summary["metric"] == "excess"
     assert summary.loc[tested, "p"].notna().all()
     assert (summary.loc[tested, "p_holm"] >= summary.loc[tested, "p"]).all()
     assert summary.loc[~tested, ["p", "p_holm"]].isna().all(axis=None)
-    other = gr.summarise(frame, {"seed": 1})["summary"]
+    other = summarise(frame, {"seed": 1})["summary"]
     drawn = ["lower", "upper", "p", "p_holm"]
     pd.testing.assert_frame_equal(summary.drop(columns=drawn), other.drop(columns=drawn))
     dialogue = tables["summary"].query("text == 'dialogue' and metric == 'relevant'")

@@ -6,26 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
+from analyses.instruments.patching import Patch, patch_hooks, record, replace_rows
 from analyses.material.problems import Item
-from analyses.patching import (
+from analyses.patching import PatchingSettings, by_role, item_pairs, summarise
+from analyses.patching.pairs import (
     Pair,
-    Patch,
-    PatchingSettings,
     answer_pair,
-    by_role,
-    item_pairs,
-    logit_diff,
     make_pair,
     own_pair,
-    patch_hooks,
-    patch_pair,
-    patched_logit_diffs,
     planted_pair,
     premise_pair,
-    record,
-    replace_rows,
-    summarise,
 )
+from analyses.patching.recovery import logit_diff, patch_pair, patched_logit_diffs
 from analyses.running.runner import main
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Trace

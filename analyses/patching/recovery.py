@@ -1,0 +1,158 @@
+"""How much of the clean prediction each patch brings back, and each cut takes away."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.instruments.knockout import Prefix, cut_logits, logits_at
+from analyses.instruments.patching import (
+    Patch,
+    Site,
+    hook_name,
+    patch_hooks,
+    record,
+)
+from analyses.patching.pairs import Pair
+from analyses.patching.targets import STEP_SITES, head_patches, path_cuts, step_patches
+from step_saliency.models.facts import n_heads, n_layers
+
+Direction = Literal["denoising", "noising"]
+KEYS = ["kind", "direction", "site", "layer", "head", "role"]
+
+
+def logit_diff(logits: Float[Tensor, "vocab"], pair: Pair) -> float:
+    """Logit of the correct minus logit of the wrong token."""
+    both = logits[[pair.correct, pair.wrong]].detach().double()
+    return float(both[0] - both[1])
+
+
+def patched_logit_diffs(
+    model: Any, pair: Pair, patches: Sequence[Patch], *, direction: Direction, batch_size: int = 16
+) -> list[float]:
+    """Logit difference under each patch."""
+    into, source = pair.corrupted.tokens, pair.clean.tokens
+    if direction == "noising":
+        into, source = source, into
+    found = []
+    prefix = Prefix.shared(model, into[: pair.clean.steps[pair.source_step].start])
+    ordered = sorted(range(len(patches)), key=lambda i: (patches[i].site, patches[i].layer))
+    by_site = {site: [i for i in ordered if patches[i].site == site] for site in get_args(Site)}
+    for chosen in by_site.values():
+        names = list(dict.fromkeys(hook_name(patches[i].site, patches[i].layer) for i in chosen))
+        sources = record(model, source, names) if names else {}
+        for start in range(0, len(chosen), batch_size):
+            batch = chosen[start : start + batch_size]
+            hooks = patch_hooks([patches[i] for i in batch], sources, len(into))
+            tokens = into.expand(len(batch), -1)
+            logits = logits_at(model, tokens, [pair.position], hooks, prefix=prefix)[:, 0]
+            found += [(i, logit_diff(row, pair)) for i, row in zip(batch, logits, strict=True)]
+    return [value for _, value in sorted(found)]
+
+
+def patch_pair(
+    model: Any,
+    pair: Pair,
+    *,
+    sites: Sequence[Site] = STEP_SITES,
+    directions: Sequence[Direction] = ("denoising", "noising"),
+    heads: bool = True,
+    paths: bool = True,
+    layers: Sequence[int] | None = None,
+    min_gap: float = 1.0,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Every patch of one pair.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        pair: Two matching sequences.
+        sites: What is patched by step and layer.
+        directions: Which run is patched.
+        heads: Patch single heads as well.
+        paths: Cut the paths from the source to what is read as well.
+        layers: Layers; all by default.
+        min_gap: Smallest d_clean - d_corrupted, in logits, at which a pair counts.
+        batch_size: Patches computed together.
+
+    Returns:
+        One row per direction, site, layer, head and step (``role``): ``recovery, logit_diff``, with
+        ``problem, kind, clean, corrupted`` (logit differences) and ``dropped``; a pair whose gap is
+        too small is one row, with ``dropped`` set and nothing else.
+    """
+    chosen = range(n_layers(model)) if layers is None else layers
+    clean, corrupted = (
+        logit_diff(logits_at(model, trace.tokens[None], [pair.position])[0, 0], pair)
+        for trace in (pair.clean, pair.corrupted)
+    )
+    facts: dict[str, Any] = {
+        "problem": pair.problem,
+        "kind": pair.kind,
+        "clean": clean,
+        "corrupted": corrupted,
+    }
+    if clean - corrupted < min_gap:
+        return typed(pd.DataFrame([{**facts, "dropped": True}]))
+    patches = step_patches(pair, chosen, sites)
+    patches += head_patches(pair, chosen, n_heads(model)) if heads else []
+    rows: list[dict[str, Any]] = []
+    for direction in directions:
+        found = patched_logit_diffs(
+            model, pair, patches, direction=direction, batch_size=batch_size
+        )
+        for patch, value in zip(patches, found, strict=True):
+            names = ("site", "layer", "head", "role", "step")
+            row = {name: getattr(patch, name) for name in names}
+            rows.append({**row, "direction": direction, "logit_diff": value})
+    if paths:
+        rows += _cut_paths(model, pair, chosen, batch_size)
+    table = pd.DataFrame(rows).assign(**facts, dropped=False)
+    table["recovery"] = (table["logit_diff"] - corrupted) / (clean - corrupted)
+    return typed(table)
+
+
+def _cut_paths(
+    model: Any, pair: Pair, layers: Sequence[int], batch_size: int
+) -> list[dict[str, Any]]:
+    cuts = path_cuts(pair, layers)
+    logits = cut_logits(
+        model,
+        pair.clean.tokens,
+        [cut for _, _, cut in cuts],
+        [pair.position],
+        batch_size=batch_size,
+    )
+    shared = {"site": "edge", "direction": "noising"}
+    return [
+        {**shared, "role": path, "layer": layer, "logit_diff": logit_diff(row[0], pair)}
+        for (path, layer, _), row in zip(cuts, logits, strict=True)
+    ]
+
+
+COLUMNS = {
+    "problem": "string",
+    "kind": "string",
+    "direction": "string",
+    "site": "string",
+    "layer": "Int64",
+    "head": "Int64",
+    "role": "string",
+    "step": "Int64",
+    "recovery": "float64",
+    "logit_diff": "float64",
+    "clean": "float64",
+    "corrupted": "float64",
+    "dropped": "bool",
+}
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    return table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def patching(model: Any, pairs: Sequence[Pair], **options: Any) -> pd.DataFrame:
+    """`patch_pair` of several pairs, one table."""
+    frames = [patch_pair(model, pair, **options) for pair in pairs]
+    return pd.concat(frames, ignore_index=True) if frames else typed(pd.DataFrame())
