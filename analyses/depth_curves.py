@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 import step_saliency as ss
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import ModelSettings, option
 from step_saliency.diagnosis import compare, diagnose, mean_curves
 from step_saliency.options import ObjectiveLiteral, PoolName, RowsName
@@ -113,13 +113,7 @@ def summarise(values: pd.DataFrame, settings: CurveSettings) -> Mapping[str, pd.
 
 
 ANALYSIS = Analysis(
-    "depth_curves",
-    CurveSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("gradients", "pattern_rows", "local_gradients"),
-    keep_values=False,
+    "depth_curves", CurveSettings, units, run_unit, summarise, checks=MAPS, keep_values=False
 )
 
 if __name__ == "__main__":

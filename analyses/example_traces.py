@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import step_saliency as ss
-from analyses.running.runner import Analysis, Unit, main
+from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import ModelSettings, option
 from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
@@ -174,13 +174,7 @@ def summarise(values: pd.DataFrame, settings: ExampleSettings) -> Mapping[str, p
 
 
 ANALYSIS = Analysis(
-    "example_traces",
-    ExampleSettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("gradients", "pattern_rows", "local_gradients"),
-    keep_values=False,
+    "example_traces", ExampleSettings, units, run_unit, summarise, checks=MAPS, keep_values=False
 )
 
 if __name__ == "__main__":

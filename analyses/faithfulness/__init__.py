@@ -11,7 +11,7 @@ attention from i to j is cut in all layers, in a band of layers or in one head
 
 (the last two for cuts in all layers)
 
-How well does a map foretell it?
+How well does a map predict it?
 
     rho_kl, rho_loss, ...  Spearman's rho between the map's row and the size of the effect, mean
                            over the rows of a trace
@@ -36,14 +36,15 @@ that are not the model's own ask about text that it would not have written.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 
 from analyses.faithfulness.agreement import KEYS, correlations, gold_agreement
 from analyses.faithfulness.curves import curves
+from analyses.faithfulness.design import Design, DesignOptions
 from analyses.faithfulness.effects import (
     edge_effects,
     rows_of_edges,
@@ -52,13 +53,14 @@ from analyses.faithfulness.effects import (
 from analyses.faithfulness.readings import read_peers, trace_maps
 from analyses.faithfulness.summary import differences, summarise
 from analyses.material.problems import Item, SourceSettings, item_trace, item_units
-from analyses.running.runner import Analysis, Unit
+from analyses.running.runner import MAPS, Analysis, Unit
 from analyses.running.settings import option
 from step_saliency.models.facts import n_layers
-from step_saliency.options import Pool, Rows
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
+
+COLUMNS = ["problem", *KEYS, "value", "n_rows"]
 
 
 def faithfulness(
@@ -66,17 +68,10 @@ def faithfulness(
     traces: Sequence[Trace],
     *,
     edges: Sequence[EdgeMatrices | None] | None = None,
-    pools: Sequence[Pool] = ("mean", "mass", "block_mean", "sum"),
-    rows: Rows = "target",
-    bands: bool = True,
-    heads: Sequence[tuple[int, int]] = (),
-    with_curves: bool = True,
-    curve_pools: Sequence[Pool] = ("mean", "mass"),
-    max_rows: int | None = None,
-    max_keys: int | None = None,
     peers: str | Path | None = None,
-    batch_size: int = 16,
     seed: int = 0,
+    design: Design | None = None,
+    **options: Unpack[DesignOptions],
 ) -> pd.DataFrame:
     """Hold every map of every trace against measured cuts.
 
@@ -84,49 +79,56 @@ def faithfulness(
         model: HookedTransformer or TransformerBridge.
         traces: Traces; ``meta["problem"]`` names the problem, else ``id``.
         edges: Gold graph of each trace, where known.
-        pools: How maps are pooled for the correlations.
-        rows: Which predictions are a step's, see the module docstring.
-        bands: Cut in the bottom, middle and top third of the layers besides all of them.
-        heads: Single heads (layer, head) to cut in.
-        with_curves: Measure deletion and insertion curves.
-        curve_pools: How maps are pooled for the curves.
-        max_rows: Examine so many query steps of a trace, chosen at random.
-        max_keys: Examine so many key steps of each, chosen at random.
         peers: File of other packages' maps of these traces, see `analyses.instruments.peers_span`.
-        batch_size: Cuts computed together.
         seed: Of the choice and of the random map.
+        design: What is cut, and how maps are read.
+        options: Fields of the design that are to be others.
 
     Returns:
         One row per problem, method, objective, pool, scope, measure and fraction (of curves):
         ``value`` and ``n_rows``, the number of rows it is the mean of.
     """
+    changed = replace(design or Design(), **options)
     known = [None] * len(traces) if edges is None else list(edges)
     frames = []
     for number, (trace, gold) in enumerate(zip(traces, known, strict=True)):
-        layout = step_layout(trace.step_ids, rows=rows)
-        chosen = rows_of_edges(
-            trace, layout, max_rows=max_rows, max_keys=max_keys, seed=seed + number
-        )
-        if not chosen:
-            continue
-        where = scopes(n_layers(model), bands=bands, heads=heads)
-        effects = edge_effects(model, trace, chosen, layout, where, batch_size=batch_size)
-        maps = trace_maps(model, trace, rows=rows, seed=seed + number, edges=gold)
-        maps += [] if peers is None else read_peers(peers, trace, rows=rows)
-        found = list(correlations(effects, maps, layout, where, pools))
-        if gold is not None:
-            found += gold_agreement(effects, gold)
-        if with_curves:
-            found += curves(model, trace, effects, maps, layout, curve_pools, batch_size=batch_size)
+        rows = trace_values(model, trace, changed, gold=gold, peers=peers, seed=seed + number)
         name = trace.meta.get("problem") or trace.id
-        frames.append(pd.DataFrame(found, columns=[*KEYS, "value", "n_rows"]).assign(problem=name))
+        frames.append(pd.DataFrame(rows, columns=COLUMNS[1:]).assign(problem=name))
+    frames = [frame for frame in frames if len(frame)]
     if not frames:
-        return pd.DataFrame(columns=["problem", *KEYS, "value", "n_rows"])
+        return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(frames, ignore_index=True)
     names = {key: "string" for key in ["problem", *KEYS] if key != "fraction"}
-    return table.astype({**names, "fraction": float, "value": "float32"})[
-        ["problem", *KEYS, "value", "n_rows"]
-    ]
+    return table.astype({**names, "fraction": float, "value": "float32"})[COLUMNS]
+
+
+def trace_values(
+    model: Any,
+    trace: Trace,
+    design: Design,
+    *,
+    gold: EdgeMatrices | None,
+    peers: str | Path | None,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Every measure of one trace; none where it has too few steps."""
+    layout = step_layout(trace.step_ids, rows=design.rows)
+    limits = {"max_rows": design.max_rows, "max_keys": design.max_keys}
+    keys_of_rows = rows_of_edges(trace, layout, seed=seed, **limits)
+    if not keys_of_rows:
+        return []
+    where = scopes(n_layers(model), bands=design.bands, heads=design.heads)
+    size = design.batch_size
+    effects = edge_effects(model, trace, keys_of_rows, layout, where, batch_size=size)
+    maps = trace_maps(model, trace, rows=design.rows, seed=seed, edges=gold)
+    maps += [] if peers is None else read_peers(peers, trace, rows=design.rows)
+    values = list(correlations(effects, maps, layout, where, design.pools))
+    if gold is not None:
+        values += gold_agreement(effects, gold)
+    if design.with_curves:
+        values += curves(model, trace, effects, maps, layout, design.curve_pools, batch_size=size)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,26 +149,26 @@ def run_unit(model: Any, unit: Unit, settings: FaithfulnessSettings) -> pd.DataF
     """One problem."""
     item: Item = unit.payload
     trace = item_trace(model, item, settings)
-    edges = None
-    if item.problem is not None:
-        try:
-            edges = item.problem.edges(trace)
-        except ValueError:  # a response that does not keep to the task's notation
-            edges = None
-    return faithfulness(
-        model,
-        [trace],
-        edges=[edges],
+    design = Design(
         rows=settings.rows,
         heads=[_parse_head(name) for name in settings.heads],
         bands=settings.bands,
         with_curves=settings.curves,
         max_rows=settings.max_rows,
         max_keys=settings.max_keys,
-        peers=settings.peers,
         batch_size=settings.batch_size,
-        seed=unit.seed % 2**31,
     )
+    seed = unit.seed % 2**31
+    edges = [_known_edges(item, trace)]
+    return faithfulness(model, [trace], edges=edges, peers=settings.peers, seed=seed, design=design)
+
+
+def _known_edges(item: Item, trace: Trace) -> EdgeMatrices | None:
+    """Gold graph; none of a row of a file, or of a response in another notation than the task's."""
+    try:
+        return item.problem.edges(trace) if item.problem is not None else None
+    except ValueError:
+        return None
 
 
 def _parse_head(name: str) -> tuple[int, int]:
@@ -188,9 +190,9 @@ def tables(values: pd.DataFrame, settings: FaithfulnessSettings) -> dict[str, pd
 ANALYSIS = Analysis(
     "faithfulness",
     FaithfulnessSettings,
-    units=item_units,
-    run_unit=run_unit,
-    summarise=tables,
-    checks=("gradients", "pattern_rows", "local_gradients", "score_edits", "cached_decoding"),
+    item_units,
+    run_unit,
+    tables,
+    checks=(*MAPS, "score_edits", "cached_decoding"),
     keep_values=False,
 )

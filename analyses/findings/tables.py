@@ -62,7 +62,8 @@ class Results:
             ValueError: there is no such row, or more than one.
         """
         name = self.table_name(source)
-        values = one_row(_table(self.path, name), {**source.where, **where}, name=name).to_dict()
+        entries = one_row(_table(self.path, name), {**source.where, **where}, name=name)
+        values = {str(column): value for column, value in entries.items()}
         scaled = {column: values[column] * source.scale for column in SCALED if column in values}
         bound = max(abs(scaled["lower"]), abs(scaled["upper"]))
         number = re.search(r"[\d.]+$", str(values.get("condition", "")))

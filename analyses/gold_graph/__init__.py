@@ -37,7 +37,7 @@ import pandas as pd
 import step_saliency as ss
 from analyses.gold_graph.scores import Edge, gold_graph
 from analyses.gold_graph.summary import differences, headline, summarise
-from analyses.running.runner import Analysis, Unit
+from analyses.running.runner import MAPS, Analysis, Unit
 from analyses.running.settings import ModelSettings, option
 from step_saliency.tasks import Family, Level, Problem, make_problems
 
@@ -92,11 +92,5 @@ def tables(values: pd.DataFrame, settings: GraphSettings) -> dict[str, pd.DataFr
 
 
 ANALYSIS = Analysis(
-    "gold_graph",
-    GraphSettings,
-    units=problem_units,
-    run_unit=run_unit,
-    summarise=tables,
-    checks=("gradients", "pattern_rows", "local_gradients"),
-    keep_values=False,
+    "gold_graph", GraphSettings, problem_units, run_unit, tables, checks=MAPS, keep_values=False
 )

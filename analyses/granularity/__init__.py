@@ -36,7 +36,7 @@ import pandas as pd
 from analyses.granularity.relevance import granularity
 from analyses.granularity.texts import SPLITTERS, TEXTS, SplitterName, TextName
 from analyses.material.problems import TASK, SourceSettings, read_items
-from analyses.running.runner import Analysis, Unit
+from analyses.running.runner import MAPS, Analysis, Unit
 from analyses.running.settings import option
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.problems import mean_table
@@ -90,11 +90,5 @@ def summarise(values: pd.DataFrame, settings: GranularitySettings) -> Mapping[st
 
 
 ANALYSIS = Analysis(
-    "granularity",
-    GranularitySettings,
-    units=units,
-    run_unit=run_unit,
-    summarise=summarise,
-    checks=("gradients", "pattern_rows", "local_gradients"),
-    keep_values=False,
+    "granularity", GranularitySettings, units, run_unit, summarise, checks=MAPS, keep_values=False
 )

@@ -135,9 +135,9 @@ def tables(values: pd.DataFrame, settings: PatchingSettings) -> dict[str, pd.Dat
 ANALYSIS = Analysis(
     "patching",
     PatchingSettings,
-    units=item_units,
-    run_unit=run_unit,
-    summarise=tables,
+    item_units,
+    run_unit,
+    tables,
     checks=("residual_edits", "head_edits", "score_edits", "cached_decoding"),
     keep_values=False,
 )
