@@ -28,7 +28,7 @@ from analyses.mediation.written import against_placebos
 from analyses.running.runner import run_analysis
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
-from step_saliency.intervene.labels import KeyGroup, key_groups
+from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.stats.binary import binary_table
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
