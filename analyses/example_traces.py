@@ -81,20 +81,20 @@ def example_tables(
 ) -> dict[str, pd.DataFrame]:
     """Steps, step maps, token maps and band shares of one trace; template steps are left out."""
     saliency = ss.step_saliency(model, trace, objective=objective)
-    kept = [i for i, step in enumerate(trace.steps) if step.region != Region.TEMPLATE]
+    shown = [i for i, step in enumerate(trace.steps) if step.region != Region.TEMPLATE]
     steps = pd.DataFrame(
         {
-            "step": range(len(kept)),
-            "region": [trace.steps[i].region.value for i in kept],
-            "start": [trace.steps[i].start for i in kept],
-            "stop": [trace.steps[i].stop for i in kept],
-            "text": [trace.steps[i].text for i in kept],
+            "step": range(len(shown)),
+            "region": [trace.steps[i].region.value for i in shown],
+            "start": [trace.steps[i].start for i in shown],
+            "stop": [trace.steps[i].stop for i in shown],
+            "text": [trace.steps[i].text for i in shown],
             "objective": objective,
         }
     )
-    maps = saliency.maps[:, kept][:, :, kept]
+    maps = saliency.maps[:, shown][:, :, shown]
     by_layer = [_long(layer, maps[row]) for row, layer in enumerate(saliency.layers)]
-    positions = [p for i in kept for p in range(trace.steps[i].start, trace.steps[i].stop)]
+    positions = [p for i in shown for p in range(trace.steps[i].start, trace.steps[i].stop)]
     tokens = torch.stack(
         [
             ss.token_map(model, trace, layer=layer, objective=objective)
@@ -105,7 +105,7 @@ def example_tables(
         "steps": steps,
         "step_maps": pd.concat([_long(None, maps.mean(0)), *by_layer], ignore_index=True),
         "token_maps": _long(None, tokens),
-        "band_shares": _band_shares(saliency, kept),
+        "band_shares": _band_shares(saliency, shown),
     }
 
 
@@ -127,12 +127,12 @@ def _half(values: Float[np.ndarray, "entry"]) -> Float[np.ndarray, "entry"]:
     return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32)
 
 
-def _band_shares(saliency: StepSaliency, kept: Sequence[int]) -> pd.DataFrame:
+def _band_shares(saliency: StepSaliency, shown: Sequence[int]) -> pd.DataFrame:
     bands = Bands.quarters(saliency.n_layers)
     shares = row_shares(saliency.mean_heads, saliency.trace.regions)
     frames = []
     for band, layers in (("shallow", bands.shallow), ("deep", bands.deep)):
-        mean = shares[list(layers)].nanmean(0)[kept][:, kept]
+        mean = shares[list(layers)].nanmean(0)[shown][:, shown]
         long = _long(None, mean.nan_to_num()).rename(columns={"saliency": "share"})
         frames.append(long.drop(columns="layer").assign(band=band))
     return pd.concat(frames, ignore_index=True)

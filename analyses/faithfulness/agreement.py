@@ -46,8 +46,8 @@ def correlations(
                 size = row[effect].abs().to_numpy(float)
                 if not np.isnan(size).any():
                     rhos[effect].append(rank_correlation(scores, size))
-        for effect, found in rhos.items():
-            stacked = np.stack(found) if found else np.empty((0, len(read)))
+        for effect, of_rows in rhos.items():
+            stacked = np.stack(of_rows) if of_rows else np.empty((0, len(read)))
             counts = (~np.isnan(stacked)).sum(0)
             sums = np.nansum(stacked, 0)
             for number, (label, _) in enumerate(read):
@@ -73,11 +73,11 @@ def gold_agreement(effects: pd.DataFrame, edges: EdgeMatrices) -> Iterator[dict[
             continue
         matrix = np.zeros(truth.shape)
         matrix[table["query_step"], table["key_step"]] = table[effect].abs()
-        found = rank_edges(matrix[None], truth, candidate, ranking="row")["auroc"][0]
+        area = rank_edges(matrix[None], truth, candidate, ranking="row")["auroc"][0]
         yield {
             **named(("knockout", effect, None)),
             "scope": "all",
             "measure": "auroc_gold",
-            "value": found,
+            "value": area,
             "n_rows": int(candidate.any(1).sum()),
         }

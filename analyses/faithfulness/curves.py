@@ -72,13 +72,13 @@ def curves(
         for key, curve in row_curves:
             curves_of.setdefault(key, []).append(curve)
     grid = np.array([0.0, *fractions, 1.0])
-    for (label, kind), found in curves_of.items():
-        total = np.sum(found, axis=0)
+    for (label, kind), of_rows in curves_of.items():
+        total = np.sum(of_rows, axis=0)
         full = total[-1] if kind == "deletion" else total[0]
         if full < MIN_KL:
             continue
         curve = total / full
-        base = {**named(label), "scope": "all", "n_rows": len(found)}
+        base = {**named(label), "scope": "all", "n_rows": len(of_rows)}
         for fraction, value in zip(grid, curve, strict=True):
             yield {**base, "measure": kind, "fraction": fraction, "value": value}
         yield {**base, "measure": f"{kind}_auc", "value": float(np.trapezoid(curve, grid))}
@@ -96,16 +96,16 @@ def _row_curves(
 ) -> Iterator[tuple[Any, Float[np.ndarray, "point"]]]:
     """Effect along each curve, in nats; each set of edges is cut once."""
     every = frozenset(keys.tolist())
-    wanted: dict[Any, list[frozenset[int]]] = {}
+    cut_sets: dict[Any, list[frozenset[int]]] = {}
     for ranking in rankings:
         # Equal scores are cut in the order of the steps, latest first.
         order = keys[np.lexsort((-keys, -ranking.scores))].tolist()
         tops = [frozenset(order[: math.ceil(part * len(keys))]) for part in fractions]
-        wanted[ranking.label, "deletion"] = tops
-        wanted[ranking.label, "insertion"] = [every - top for top in tops]
-    sets = list(dict.fromkeys([every, *(s for some in wanted.values() for s in some)]))
+        cut_sets[ranking.label, "deletion"] = tops
+        cut_sets[ranking.label, "insertion"] = [every - top for top in tops]
+    sets = list(dict.fromkeys([every, *(s for some in cut_sets.values() for s in some)]))
     effect = _joint_effects(model, trace, layout, query_step, sets, batch_size)
-    for (label, kind), some in wanted.items():
+    for (label, kind), some in cut_sets.items():
         inner = [effect[one] for one in some]
         ends = (0.0, effect[every])
         first, last = ends if kind == "deletion" else reversed(ends)

@@ -44,12 +44,12 @@ def scopes(total: int, *, bands: bool = True, heads: Sequence[tuple[int, int]] =
     beyond = [layer for layer, _ in heads if not 0 <= layer < total]
     if beyond:
         raise ValueError(f"layers {beyond} of the heads are not among 0 to {total - 1}")
-    chosen = [Scope("all", tuple(range(total)))]
+    where = [Scope("all", tuple(range(total)))]
     if bands and total >= 3:
         cuts = [round(total * part / 3) for part in range(4)]
         names = ("bottom", "middle", "top")
-        chosen += [Scope(names[i], tuple(range(cuts[i], cuts[i + 1]))) for i in range(3)]
-    return chosen + [Scope(f"L{layer}H{head}", (layer,), head) for layer, head in heads]
+        where += [Scope(names[i], tuple(range(cuts[i], cuts[i + 1]))) for i in range(3)]
+    return where + [Scope(f"L{layer}H{head}", (layer,), head) for layer, head in heads]
 
 
 def rows_of_edges(
@@ -78,11 +78,11 @@ def rows_of_edges(
         if region in (Region.THINKING, Region.SUMMARY) and layout.counts[i] > 0
     ]
     rows = {i: [j for j in keys if j < i] for i in queries}
-    rows = {i: found for i, found in rows.items() if len(found) >= MIN_KEYS}
-    chosen = list(rows)
-    if max_rows is not None and len(chosen) > max_rows:
-        chosen = sorted(rng.choice(chosen, max_rows, replace=False).tolist())
-    return {i: _some(rows[i], max_keys, rng) for i in chosen}
+    rows = {i: earlier for i, earlier in rows.items() if len(earlier) >= MIN_KEYS}
+    picked = list(rows)
+    if max_rows is not None and len(picked) > max_rows:
+        picked = sorted(rng.choice(picked, max_rows, replace=False).tolist())
+    return {i: _some(rows[i], max_keys, rng) for i in picked}
 
 
 def _some(keys: list[int], limit: int | None, rng: np.random.Generator) -> list[int]:
@@ -116,7 +116,7 @@ def edge_effects(
         are missing without a summary and for other scopes than the first.
     """
     answer = [position - 1 for position in answer_positions(trace)]
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for query_step, key_steps in rows.items():
         queries = step_positions(layout.row_steps, query_step)
         for read_at, some in ((answer, where[:1]), ([], where[1:])):
@@ -128,8 +128,8 @@ def edge_effects(
             logits = cut_logits(model, tokens, cuts, reader.positions, batch_size=batch_size)
             for (scope, key), after in zip(names, logits, strict=True):
                 edge = {"query_step": query_step, "key_step": key, "scope": scope.name}
-                found.append({**edge, **reader.effects(clean, after)})
-    return pd.DataFrame(found, columns=["query_step", "key_step", "scope", *EFFECTS])
+                entries.append({**edge, **reader.effects(clean, after)})
+    return pd.DataFrame(entries, columns=["query_step", "key_step", "scope", *EFFECTS])
 
 
 def _cut(layout: StepLayout, queries: Sequence[int], key_step: int, scope: Scope) -> Cut:
@@ -140,8 +140,8 @@ def _cut(layout: StepLayout, queries: Sequence[int], key_step: int, scope: Scope
 
 
 def step_positions(steps: Int[Tensor, "pos"], step: int) -> list[int]:
-    found: list[int] = (steps == step).nonzero().squeeze(-1).tolist()
-    return found
+    positions: list[int] = (steps == step).nonzero().squeeze(-1).tolist()
+    return positions
 
 
 class _Reader:
@@ -160,14 +160,14 @@ class _Reader:
         self, clean: Float[Tensor, "query vocab"], after: Float[Tensor, "query vocab"]
     ) -> dict[str, float]:
         change = cross_entropy(after, self.targets) - cross_entropy(clean, self.targets)
-        found = {
+        values = {
             "kl": float(divergence(clean[self.queries], after[self.queries]).mean()),
             "loss": float(change[self.queries].mean()),
         }
         if self.answer:
-            found["answer"] = float(change[self.answer].mean())
-            found["logit_diff"] = self._logit_diff(clean, after)
-        return found
+            values["answer"] = float(change[self.answer].mean())
+            values["logit_diff"] = self._logit_diff(clean, after)
+        return values
 
     def _logit_diff(
         self, clean: Float[Tensor, "query vocab"], after: Float[Tensor, "query vocab"]

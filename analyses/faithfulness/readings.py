@@ -35,16 +35,16 @@ def readings(
     if source.method in PEERS:
         if scope.name != "all":
             return
-        chosen = maps[0, 0]
+        totals = maps[0, 0]
     elif source.method == "rollout":
         if scope.head is not None:
             return
-        chosen = maps[max(scope.layers), 0]
+        totals = maps[max(scope.layers), 0]
     else:
         of_layers = maps[list(scope.layers)]
-        chosen = (of_layers.mean(1) if scope.head is None else of_layers[:, scope.head]).mean(0)
+        totals = (of_layers.mean(1) if scope.head is None else of_layers[:, scope.head]).mean(0)
     for pool in pools:
-        yield pool, normalise(chosen, layout, pool)
+        yield pool, normalise(totals, layout, pool)
 
 
 def gold_map(edges: EdgeMatrices) -> Maps:
@@ -59,17 +59,17 @@ def read_peers(path: str | Path, trace: Trace, *, rows: Rows) -> list[Maps]:
         ValueError: the file has no map of this trace, with these rows.
     """
     name, digest = trace.meta.get("problem") or trace.id, digest_of(trace.tokens.tolist())
-    found = []
+    maps = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if (entry["problem"], entry["tokens"], entry["rows"]) == (name, digest, rows):
             matrix = torch.tensor(entry["map"])[None, None]
-            found.append(Maps(entry["method"], None, matrix))
-    if not found:
+            maps.append(Maps(entry["method"], None, matrix))
+    if not maps:
         raise ValueError(
             f"{path} has no map of the tokens of {name!r} with rows={rows!r}; write the traces anew"
         )
-    return found
+    return maps
 
 
 def trace_maps(
@@ -79,5 +79,5 @@ def trace_maps(
     objectives: tuple[ObjectiveUsed, ...] = get_args(ObjectiveUsed)
     if not answer_positions(trace):
         objectives = tuple(name for name in objectives if name not in ("answer", "logit_diff"))
-    found = list(all_maps(model, trace, rows=rows, seed=seed, saliency=objectives))
-    return found + ([gold_map(edges)] if edges is not None else [])
+    maps = list(all_maps(model, trace, rows=rows, seed=seed, saliency=objectives))
+    return maps + ([gold_map(edges)] if edges is not None else [])

@@ -102,15 +102,15 @@ def render(results: Path) -> str:
 
 
 def section(templates: Environment, claim: Claim, results: Path) -> dict[str, str]:
-    """The texts of a claim: ``claim, verdict, found, measured, carries, model``."""
+    """The texts of a claim: ``claim, verdict, finding, measured, carries, model``."""
     template = templates.get_template(f"claims/{claim.name}.md.jinja")
     values = claim_context(Results(results, SUFFIXES[claim.model]))
-    texts = {name: _block(template, name, values) for name in ("claim", "found", "carries")}
+    texts = {name: _block(template, name, values) for name in ("claim", "finding", "carries")}
     texts = {name: " ".join(text.split()) for name, text in texts.items()}
     model = templates.get_template(f"models/{claim.model}.md.jinja").render(values)
     lines = _block(template, "measured", values).splitlines()
     measured = "\n".join(line for line in lines if line)
-    return {**texts, "measured": measured, "verdict": _verdict(texts["found"]), "model": model}
+    return {**texts, "measured": measured, "verdict": _verdict(texts["finding"]), "model": model}
 
 
 def claim_context(results: Results) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def _block(template: Template, name: str, values: Mapping[str, Any]) -> str:
         return f"`{error}` was not run."
 
 
-def _verdict(found: str) -> str:
+def _verdict(finding: str) -> str:
     """The first words of what was found, up to a stop or colon."""
-    first = re.split(r"[.:] ", found)[0]
+    first = re.split(r"[.:] ", finding)[0]
     return first[0].lower() + first[1:]
 
 

@@ -61,7 +61,7 @@ def score_trace(
             stacked, names = readings(Maps(source.method, source.objective, maps))
             for edge, truth, candidate in edge_kinds(edges, trace):
                 for ranking in get_args(Ranking):
-                    found = rank_edges(stacked, truth, candidate, ranking=ranking)
+                    values = rank_edges(stacked, truth, candidate, ranking=ranking)
                     yield {
                         "problem": problem.id,
                         "family": problem.family,
@@ -72,7 +72,7 @@ def score_trace(
                         "ranking": ranking,
                         "layer": [layer for layer, _ in names],
                         "head": [head for _, head in names],
-                        **found,
+                        **values,
                     }
 
 

@@ -67,13 +67,13 @@ def headline(
     Where a layer is named it is picked on the same problems that it is reported for: an upper
     bound. ``head="best_layer"`` is not.
     """
-    chosen = summary[
+    precision = summary[
         (summary["edge"] == edge)
         & (summary["ranking"] == ranking)
         & (summary["metric"] == "average_precision")
     ]
-    whole = chosen[chosen["layer"].isna()]
-    per_layer = chosen[chosen["layer"].notna() & (chosen["head"] == "mean")]
+    whole = precision[precision["layer"].isna()]
+    per_layer = precision[precision["layer"].notna() & (precision["head"] == "mean")]
     keys = ["family", "method", "objective", "pool"]
     best = per_layer.loc[per_layer.groupby(keys, dropna=False)["estimate"].idxmax()]
     table = pd.concat([whole, best]).sort_values([*keys, "head", "layer"])

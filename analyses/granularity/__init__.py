@@ -6,7 +6,7 @@ is known:
     single      one question and its answer
     dialogue    earlier questions and answers of other problems, then the question: relevant is the
                 last question among the earlier turns
-    document    passages (other problems' questions) with the relevant one in a place drawn by lot,
+    document    passages (other problems' questions) with the relevant one in a random place,
                 then a request for the answer to it: relevant is that passage
 
 with responses cut by ``splitter``: sentences, lines or paragraphs. For each trace, teacher-forced:

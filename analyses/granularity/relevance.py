@@ -36,19 +36,19 @@ def mass_maps(
 @torch.no_grad()
 def _attention_map(model: Any, trace: Trace) -> Float[Tensor, "layer step step"]:
     layout = step_layout(trace.step_ids)
-    found: dict[int, Tensor] = {}
+    maps: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:
         def hook(pattern: Float[Tensor, "1 head query key"], hook: Any) -> None:
             sums = sum_tokens(pattern[0].float().mean(0), layout)
-            found[layer] = normalise(sums, layout, "mass").cpu()
+            maps[layer] = normalise(sums, layout, "mass").cpu()
 
         return f"blocks.{layer}.attn.hook_pattern", hook
 
     tokens = trace.tokens[None].to(device_of(model))
     with model.hooks(fwd_hooks=[keep(layer) for layer in range(n_layers(model))]):
         model(tokens, attention_mask=torch.ones_like(tokens))
-    return torch.stack([found[layer] for layer in range(n_layers(model))])
+    return torch.stack([maps[layer] for layer in range(n_layers(model))])
 
 
 def relevance(maps: Float[Tensor, "layer step step"], text: Text) -> dict[str, float]:
@@ -85,7 +85,7 @@ def granularity(
         texts: Kinds of text.
         splitters: How responses are cut; those after the first for Step-Saliency's loss alone.
         n_others: Earlier turns or other passages.
-        seed: Of the lots.
+        seed: Of the other problems and of places.
 
     Returns:
         One row per problem, text, splitter, method, metric and layer (missing: over layers):
@@ -100,10 +100,14 @@ def granularity(
             for splitter in splitters:
                 text = make_text(model.tokenizer, kind, item, others, splitter=splitter, seed=seed)
                 for method in METHODS if splitter == splitters[0] else METHODS[:1]:
-                    told: dict[str, Any] = {"problem": item.id, "text": kind, "splitter": splitter}
-                    told |= {"method": method, "n_tokens": len(text.trace)}
-                    told |= {"n_steps": text.trace.n_steps, "n_parts": len(text.parts)}
-                    rows += [told | row for row in _metric_rows(model, text, method)]
+                    labels: dict[str, Any] = {
+                        "problem": item.id,
+                        "text": kind,
+                        "splitter": splitter,
+                    }
+                    labels |= {"method": method, "n_tokens": len(text.trace)}
+                    labels |= {"n_steps": text.trace.n_steps, "n_parts": len(text.parts)}
+                    rows += [labels | row for row in _metric_rows(model, text, method)]
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
@@ -112,10 +116,10 @@ def _metric_rows(model: Any, text: Text, method: str) -> list[dict[str, Any]]:
     rows = [{"metric": m, "layer": None, "value": v} for m, v in relevance(maps, text).items()]
     if saliency is None:
         return rows
-    found = diagnose(saliency)
-    rows.append({"metric": "lock_in_index", "layer": None, "value": found.lock_in_index})
-    rows.append({"metric": "decay_index", "layer": None, "value": found.decay_index})
-    for metric, curve in (("lock_in", found.lock_in), ("decay", found.decay)):
+    diagnosis = diagnose(saliency)
+    rows.append({"metric": "lock_in_index", "layer": None, "value": diagnosis.lock_in_index})
+    rows.append({"metric": "decay_index", "layer": None, "value": diagnosis.decay_index})
+    for metric, curve in (("lock_in", diagnosis.lock_in), ("decay", diagnosis.decay)):
         values = curve.tolist()
         rows += [{"metric": metric, "layer": at, "value": v} for at, v in enumerate(values)]
     return rows

@@ -80,11 +80,11 @@ def _patch_hook(
     n_tokens: int,
 ) -> Callable[..., Tensor]:
     heads = source.shape[2] if patches[0].site == "z" else 1
-    chosen = torch.zeros(n_rows, n_tokens, heads, dtype=torch.bool)
+    places = torch.zeros(n_rows, n_tokens, heads, dtype=torch.bool)
     for row, patch in zip(rows, patches, strict=True):
         head = slice(None) if patch.head is None else slice(patch.head, patch.head + 1)
-        chosen[row, list(patch.positions), head] = True
-    mask = (chosen.unsqueeze(-1) if source.ndim == 4 else chosen).to(source.device)
+        places[row, list(patch.positions), head] = True
+    mask = (places.unsqueeze(-1) if source.ndim == 4 else places).to(source.device)
 
     def put_in(activation: Float[Tensor, "batch pos *rest"], hook: Any) -> Tensor:
         last = slice(-activation.shape[1], None)
@@ -100,14 +100,14 @@ def record(model: Any, tokens: Int[Tensor, "pos"], names: Sequence[str]) -> dict
     Raises:
         ValueError: a hook point that the model lacks or never reaches.
     """
-    kept: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def look(activation: Tensor, hook: Any) -> None:
-            kept[name] = activation.detach().clone()
+            activations[name] = activation.detach().clone()
 
         return look
 
     hooks = [(name, keep(name)) for name in live_names(model, names)]
     logits_at(model, tokens[None], [len(tokens) - 1], hooks)
-    return kept
+    return activations

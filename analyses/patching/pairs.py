@@ -151,13 +151,13 @@ def _numbers(
     trace: Trace, texts: Sequence[str], regions: Sequence[Region]
 ) -> list[tuple[int, int]]:
     """Longest runs of tokens that are digits, within steps of some regions."""
-    found = []
+    spans = []
     for step in trace.steps:
         if step.region in regions:
             marks = "".join("d" if t.isdecimal() else "." for t in texts[step.start : step.stop])
             runs = re.finditer("d+", marks)
-            found += [(step.start + run.start(), step.start + run.end()) for run in runs]
-    return found
+            spans += [(step.start + run.start(), step.start + run.end()) for run in runs]
+    return spans
 
 
 def _other_number(

@@ -36,20 +36,20 @@ def patched_logit_diffs(
     into, source = pair.corrupted.tokens, pair.clean.tokens
     if direction == "noising":
         into, source = source, into
-    found = []
+    diffs = []
     prefix = Prefix.shared(model, into[: pair.clean.steps[pair.source_step].start])
     ordered = sorted(range(len(patches)), key=lambda i: (patches[i].site, patches[i].layer))
     by_site = {site: [i for i in ordered if patches[i].site == site] for site in get_args(Site)}
-    for chosen in by_site.values():
-        names = list(dict.fromkeys(hook_name(patches[i].site, patches[i].layer) for i in chosen))
+    for places in by_site.values():
+        names = list(dict.fromkeys(hook_name(patches[i].site, patches[i].layer) for i in places))
         sources = record(model, source, names) if names else {}
-        for start in range(0, len(chosen), batch_size):
-            batch = chosen[start : start + batch_size]
+        for start in range(0, len(places), batch_size):
+            batch = places[start : start + batch_size]
             hooks = patch_hooks([patches[i] for i in batch], sources, len(into))
             tokens = into.expand(len(batch), -1)
             logits = logits_at(model, tokens, [pair.position], hooks, prefix=prefix)[:, 0]
-            found += [(i, logit_diff(row, pair)) for i, row in zip(batch, logits, strict=True)]
-    return [value for _, value in sorted(found)]
+            diffs += [(i, logit_diff(row, pair)) for i, row in zip(batch, logits, strict=True)]
+    return [value for _, value in sorted(diffs)]
 
 
 def patch_pair(
@@ -82,7 +82,7 @@ def patch_pair(
         ``problem, kind, clean, corrupted`` (logit differences) and ``dropped``; a pair whose gap is
         too small is one row, with ``dropped`` set and nothing else.
     """
-    chosen = range(n_layers(model)) if layers is None else layers
+    of_layers = range(n_layers(model)) if layers is None else layers
     clean, corrupted = (
         logit_diff(logits_at(model, trace.tokens[None], [pair.position])[0, 0], pair)
         for trace in (pair.clean, pair.corrupted)
@@ -95,19 +95,19 @@ def patch_pair(
     }
     if clean - corrupted < min_gap:
         return typed(pd.DataFrame([{**facts, "dropped": True}]))
-    patches = step_patches(pair, chosen, sites)
-    patches += head_patches(pair, chosen, n_heads(model)) if heads else []
+    patches = step_patches(pair, of_layers, sites)
+    patches += head_patches(pair, of_layers, n_heads(model)) if heads else []
     rows: list[dict[str, Any]] = []
     for direction in directions:
-        found = patched_logit_diffs(
+        diffs = patched_logit_diffs(
             model, pair, patches, direction=direction, batch_size=batch_size
         )
-        for patch, value in zip(patches, found, strict=True):
+        for patch, value in zip(patches, diffs, strict=True):
             names = ("site", "layer", "head", "role", "step")
             row = {name: getattr(patch, name) for name in names}
             rows.append({**row, "direction": direction, "logit_diff": value})
     if paths:
-        rows += _cut_paths(model, pair, chosen, batch_size)
+        rows += _cut_paths(model, pair, of_layers, batch_size)
     table = pd.DataFrame(rows).assign(**facts, dropped=False)
     table["recovery"] = (table["logit_diff"] - corrupted) / (clean - corrupted)
     return typed(table)

@@ -16,16 +16,16 @@ STEP_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mlp_out")
 def step_patches(pair: Pair, layers: Sequence[int], sites: Sequence[Site]) -> list[Patch]:
     """One patch per step from the source on, layer and site; and all positions together."""
     length = len(pair.clean.tokens)
-    found = []
+    patches = []
     for site in sites:
         for layer in layers:
-            found.append(Patch(site, layer, tuple(range(length)), "all"))
+            patches.append(Patch(site, layer, tuple(range(length)), "all"))
             for number, step in enumerate(pair.clean.steps):
                 role = pair.role(number)
                 if role is not None and number >= pair.source_step:
                     span = tuple(range(step.start, step.stop))
-                    found.append(Patch(site, layer, span, role, number))
-    return found
+                    patches.append(Patch(site, layer, span, role, number))
+    return patches
 
 
 def head_patches(pair: Pair, layers: Sequence[int], heads: int) -> list[Patch]:
@@ -56,9 +56,9 @@ def path_cuts(pair: Pair, layers: Sequence[int]) -> list[tuple[str, int | None, 
     read = set(_tokens_of(pair, pair.read_step)) | {pair.position}
     direct = tuple(position for position in after if position in read)
     indirect = tuple(position for position in after if position not in read)
-    found: list[tuple[str, int | None, Cut]] = [
+    whole: list[tuple[str, int | None, Cut]] = [
         ("direct", None, Cut(direct, keys)),
         ("indirect", None, Cut(indirect, keys)),
         ("both", None, Cut(tuple(after), keys)),
     ]
-    return found + [("direct", layer, Cut(direct, keys, (layer,))) for layer in layers]
+    return whole + [("direct", layer, Cut(direct, keys, (layer,))) for layer in layers]
