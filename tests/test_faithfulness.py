@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from analyses.faithfulness import faithfulness
 from analyses.faithfulness.agreement import KEYS, correlations
+from analyses.faithfulness.design import Design
 from analyses.faithfulness.effects import Scope, edge_effects, rows_of_edges, scopes
 from analyses.faithfulness.readings import trace_maps
 from analyses.faithfulness.summary import differences, summarise
@@ -279,6 +280,20 @@ def test_a_trace_without_an_answer_has_no_answer_effects():
     values = faithfulness(model, [trace], with_curves=False, bands=False)
     assert set(values["measure"]) == {"rho_kl", "rho_loss"}
     assert not values["objective"].isin(["answer", "logit_diff"]).any()
+
+
+def test_keywords_change_the_design_and_unknown_ones_are_refused(trace):
+    model = tiny_model("qwen2", backend=BACKEND)
+    few = Design(with_curves=False, bands=False, pools=["mass"], max_rows=2)
+    by_design = faithfulness(model, [trace], design=few)
+    by_keywords = faithfulness(
+        model, [trace], design=Design(max_rows=2), with_curves=False, bands=False, pools=["mass"]
+    )
+    pd.testing.assert_frame_equal(by_design, by_keywords)
+    assert set(by_design["scope"]) == {"all"}
+    assert set(by_design["pool"].dropna()) == {"mass"}
+    with pytest.raises(TypeError, match="curve_pool'"):
+        faithfulness(model, [trace], curve_pool=["mass"])
 
 
 def test_tables_hold_every_map_and_pair_differences_by_problem(trace):
