@@ -54,7 +54,7 @@ class BandChoice:
     layers: pd.DataFrame
 
 
-@shows_keywords(DrawsOptions, vars(BAND_DRAWS))
+@shows_keywords(DrawsOptions, vars(BAND_DRAWS), documented_by=Draws)
 def find_bands(
     diagnoses: Iterable[Diagnosis],
     *,

@@ -57,7 +57,7 @@ Control = Literal["none", "length"]
 TRACE_COLUMNS = ["problem", "trace", "is_correct"]
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def compare(
     data: Iterable[Diagnosis] | pd.DataFrame,
     *,

@@ -27,7 +27,7 @@ from step_saliency.stats.problems import mean_intervals
 Group = Literal["all", "correct", "error"]
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def mean_curves(
     data: Iterable[Diagnosis] | pd.DataFrame,
     *,

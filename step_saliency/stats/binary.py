@@ -29,7 +29,7 @@ from step_saliency.stats.paired import paired_table, with_reference
 from step_saliency.stats.problems import check_columns
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def binary_table(
     frame: pd.DataFrame,
     value: str = "is_correct",

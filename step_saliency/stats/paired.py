@@ -25,7 +25,7 @@ from step_saliency.stats.permutation import sign_flip_p
 from step_saliency.stats.problems import check_columns, mean_intervals, reduce_to_problems
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def paired_table(
     frame: pd.DataFrame,
     value: str,

@@ -22,7 +22,7 @@ from step_saliency.stats.permutation import sign_flip_p
 from step_saliency.stats.resampling import Bootstrap, Levels
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def mean_table(
     frame: pd.DataFrame,
     value: str,

@@ -61,7 +61,7 @@ def unit_ranks(values: Float[np.ndarray, "row key"]) -> Float[np.ndarray, "row k
     return ranks / np.where(length > 0, length, np.nan)
 
 
-@shows_keywords(DrawsOptions, vars(PROBLEM_CORRELATION_DRAWS))
+@shows_keywords(DrawsOptions, vars(PROBLEM_CORRELATION_DRAWS), documented_by=Draws)
 def rank_correlation_over_problems(
     x: Float[np.ndarray, "problem"],
     y: Float[np.ndarray, "problem"],
@@ -89,7 +89,7 @@ def rank_correlation_over_problems(
     return Estimate(rho, float(lower[0]), float(upper[0]), n, p=_permutation_p(null, rho))
 
 
-@shows_keywords(DrawsOptions, vars(CORRELATION_DRAWS))
+@shows_keywords(DrawsOptions, vars(CORRELATION_DRAWS), documented_by=Draws)
 def correlation_table(
     frame: pd.DataFrame,
     score: str,

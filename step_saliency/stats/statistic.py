@@ -35,7 +35,7 @@ STATISTIC_DRAWS = Draws(n_resamples=1000)
 """Of `bootstrap`, which calls the statistic once a draw."""
 
 
-@shows_keywords(DrawsOptions, vars(STATISTIC_DRAWS))
+@shows_keywords(DrawsOptions, vars(STATISTIC_DRAWS), documented_by=Draws)
 def bootstrap(
     frame: pd.DataFrame,
     statistic: Callable[[pd.DataFrame], float],
@@ -72,7 +72,7 @@ def bootstrap(
     return Estimate(statistic(frame), *limits, n=len(members))
 
 
-@shows_keywords(DrawsOptions, vars(Draws()))
+@shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
 def bootstrap_means(
     values: Float[np.ndarray, "problem column"],
     function: Callable[[Float[np.ndarray, "*draw column"]], Values],
