@@ -463,9 +463,10 @@ def test_a_question_by_itself_gives_the_tables_that_it_gives_with_the_others(
     question: Any, model: Any, tmp_path: Path
 ) -> None:
     parts = {blocking: ("forced", "answers"), injection: ("injection",)}
-    shared: dict[str, Any] = {"n": 6, "level": "hard", "max_new_tokens": 100}
+    n = 8 if question is prediction else 4
+    shared: dict[str, Any] = {"n": n, "level": "hard", "seed": 2}
     if question is not injection:
-        shared |= {"n_maps": 6, "map_chunk": 3}
+        shared |= {"n_maps": n, "map_chunk": n // 2}
     whole_settings = mediation.MediationSettings(
         **shared, parts=parts.get(question, ("prediction",))
     )
@@ -478,7 +479,7 @@ def test_a_question_by_itself_gives_the_tables_that_it_gives_with_the_others(
     )
     assert alone.values is not None
     pd.testing.assert_frame_equal(alone.values, whole.values)
-    assert list(alone.tables) == list(whole.tables)
+    assert list(alone.tables) == list(whole.tables) != []
     for name, table in alone.tables.items():
         pd.testing.assert_frame_equal(table, whole.tables[name])
 

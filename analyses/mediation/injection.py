@@ -54,13 +54,14 @@ def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str,
     """Accuracy, and what becomes of right answers and of errors."""
     seed, answers = settings.seed, answered(values)
     stated = with_states(answers)
-    return {
+    tables = {
         **answer_tables(answers, "injection", seed=seed),
         "injection_kinds": changes(stated, seed=seed),
         "injection_rates": rates(stated, seed=seed),
         "injection_caused": transitions(stated, seed=seed),
         "injection_flow": flow_against_local(stated, seed=seed),
     }
+    return {name: table for name, table in tables.items() if not table.empty}
 
 
 ANALYSIS = Analysis(

@@ -206,8 +206,9 @@ def run_unit(model: Any, unit: Unit, settings: PredictionSettings) -> pd.DataFra
 
 
 def summarise(values: pd.DataFrame, settings: PredictionSettings) -> Mapping[str, pd.DataFrame]:
-    """Error minus correct, by index and control."""
-    return {"prediction": prediction_table(values, seed=settings.seed)}
+    """Error minus correct, by index and control; nothing where no pair is there."""
+    table = prediction_table(values, seed=settings.seed)
+    return {} if table.empty else {"prediction": table}
 
 
 ANALYSIS = Analysis(

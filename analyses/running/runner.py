@@ -28,7 +28,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from analyses.running.folder import AnalysisFolder, Part
+from analyses.running.folder import AnalysisFolder, Done, Part
 from analyses.running.settings import (
     ModelSettings,
     Place,
@@ -160,39 +160,47 @@ def run_analysis(
     folder = AnalysisFolder.open(Path(out), analysis.name, described)
     if folder.is_finished:
         return _finished(folder, len(units))
-    parts_before = {unit.name: folder.read_part(unit.name) for unit in units}
-    missing = [unit for unit in units if parts_before[unit.name] is None]
-    skipped = len(units) - len(missing)
+    parts = {unit.name: folder.read_part(unit.name) for unit in units}
+    missing = [unit for unit in units if parts[unit.name] is None]
     facts: dict[str, Any] = {"settings": described, "command": command}
     facts |= {"workers": workers, "units": len(units)}
     started = time.time()
     folder.write_manifest({**facts, "finished": False, "tables": []}, started)
+    job = Job(analysis.run_unit, load or _loader(analysis), settings)
     run = executor or _executor(workers, ray, model)
-    loader = load or _loader(analysis)
-    job = Job(analysis.run_unit, loader, settings)
-    bar = tqdm(
-        total=len(units), initial=skipped, disable=not progress, unit="unit", desc=analysis.name
-    )
-    seen = [part.model for part in parts_before.values() if part is not None]
-    _check_one_model(folder, seen)
-    with bar:
-        for finished in run(job, missing) if missing else ():
-            _check_one_model(folder, [*seen[:1], finished.model])
-            folder.write_part(finished)
-            seen.append(finished.model)
-            bar.update()
-    parts = [_whole(folder, unit) for unit in units]
-    facts["model"] = seen[0]
-    values = folder.write_values(parts)
+    models = [part.model for part in parts.values() if part is not None]
+    with tqdm(
+        total=len(units), initial=len(models), disable=not progress, unit="unit", desc=analysis.name
+    ) as bar:
+        facts["model"] = _keep(folder, run(job, missing) if missing else (), models, bar)
+    whole = [_whole(folder, unit) for unit in units]
+    facts["unit_seconds"] = round(sum(part.seconds for part in whole), 1)
+    values = folder.write_values(whole)
     tables = analysis.summarise(values, settings)
     folder.write_tables(tables)
-    written = [*(["values"] if analysis.keep_values else []), *tables]
-    facts["unit_seconds"] = round(sum(part.seconds for part in parts), 1)
-    folder.write_manifest({**facts, "finished": True, "tables": written}, started)
+    names = [*(["values"] if analysis.keep_values else []), *tables]
+    folder.write_manifest({**facts, "finished": True, "tables": names}, started)
     folder.clear_parts()
     if not analysis.keep_values:
         folder.remove_values()
-    return Results(folder.path, values, tables, len(missing), skipped)
+    return Results(folder.path, values, tables, len(missing), len(models))
+
+
+def _keep(
+    folder: AnalysisFolder,
+    finished: Iterable[Done],
+    models: Sequence[Mapping[str, Any] | None],
+    bar: Any,
+) -> Mapping[str, Any] | None:
+    """Write units as they come; the model that all were computed on."""
+    _check_one_model(folder, models)
+    first = list(models[:1])
+    for unit in finished:
+        first = first or [unit.model]
+        _check_one_model(folder, [*first, unit.model])
+        folder.write_part(unit)
+        bar.update()
+    return first[0]
 
 
 def _loader(analysis: Analysis[Any]) -> Callable[[Any], Any]:
