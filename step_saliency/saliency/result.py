@@ -1,33 +1,28 @@
 """A map of one trace, with everything that is needed to read it."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from step_saliency.models.bands import spell_layers
 from step_saliency.options import Pool, Rows
+from step_saliency.saliency.frame import map_frame
+from step_saliency.saliency.map_files import read_maps, write_maps
 from step_saliency.saliency.pooling import StepLayout, defined_pairs, step_layout
-from step_saliency.storage.files import replacing
 from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:
     import circuitsvis.utils.render
     import matplotlib.axes
     import matplotlib.figure
-
-FORMAT = "step-saliency-map/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,24 +91,9 @@ class StepSaliency:
             the pairs that are `defined`. ``head`` is missing throughout without ``per_head``;
             regions are categories in the order of `Region`. Template steps are included.
         """
-        query, key = self.defined.nonzero(as_tuple=True)
-        n_heads = self.maps.shape[1] if self.per_head else 1
-        n_pairs, n_maps = len(query), len(self.layers) * n_heads
-        heads = torch.arange(n_heads).repeat_interleave(n_pairs).repeat(len(self.layers))
-        layers = torch.tensor(self.layers, dtype=torch.long).repeat_interleave(n_heads * n_pairs)
-        query, key = query.repeat(n_maps), key.repeat(n_maps)
-        saliency = self.maps.detach().cpu()[..., self.defined].flatten()
-        return pd.DataFrame(
-            {
-                "layer": layers.numpy(),
-                "head": pd.array(heads.numpy(), dtype="Int64") if self.per_head else pd.NA,
-                "query_step": query.numpy(),
-                "key_step": key.numpy(),
-                "query_region": self._regions_of(query),
-                "key_region": self._regions_of(key),
-                "saliency": saliency.to(torch.promote_types(saliency.dtype, torch.float32)).numpy(),
-            }
-        ).astype({"head": "Int64"})
+        return map_frame(
+            self.maps, layers=self.layers, defined=self.defined, regions=self.trace.regions
+        )
 
     def save(self, path: str | Path) -> None:
         """Write maps and trace to one safetensors file.
@@ -123,11 +103,7 @@ class StepSaliency:
         Args:
             path: File to write; one that is there is replaced. Its folder is made.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"maps": self.maps.detach().cpu().contiguous()}
-        with replacing(path) as part:
-            save_file(tensors, part, metadata={"format": FORMAT, "saliency": self._description()})
+        write_maps(Path(path), self.maps, self._description())
 
     @classmethod
     def load(cls, path: str | Path) -> "StepSaliency":
@@ -137,17 +113,7 @@ class StepSaliency:
             FileNotFoundError: there is no such file.
             ValueError: the file is cut short or is no map.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                maps = file.get_tensor("maps").clone() if metadata.get("format") == FORMAT else None
-        except SafetensorError as error:
-            raise ValueError(f"{path} is cut short or no safetensors file: {error}") from error
-        if maps is None:
-            raise ValueError(
-                f"{path} is no saved map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
-            )
-        fields = json.loads(metadata["saliency"])
+        maps, fields = read_maps(path)
         trace, layers = Trace.from_dict(fields.pop("trace")), tuple(fields.pop("layers"))
         return cls(maps=maps, trace=trace, layers=layers, **fields)
 
@@ -342,12 +308,7 @@ class StepSaliency:
         counts = Counter(self.trace.regions)
         return ", ".join(f"{counts[region]} {region.value}" for region in Region if counts[region])
 
-    def _regions_of(self, steps: Tensor) -> pd.api.extensions.ExtensionArray:
-        names = [region.value for region in Region]
-        codes = np.array([names.index(region.value) for region in self.trace.regions], np.int8)
-        return pd.Categorical.from_codes(codes[steps.numpy()], categories=pd.Index(names))
-
-    def _description(self) -> str:
+    def _description(self) -> dict[str, Any]:
         scalars = ("n_layers", "objective", "method", "pool", "rows", "last_row")
         fields = {name: getattr(self, name) for name in scalars}
-        return json.dumps({"trace": self.trace.to_dict(), "layers": list(self.layers), **fields})
+        return {"trace": self.trace.to_dict(), "layers": list(self.layers), **fields}
