@@ -23,16 +23,23 @@ from typing import Any
 import pandas as pd
 
 import step_saliency as ss
+from analyses.material.answers import chunks
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import ModelSettings, option
 from step_saliency.diagnosis import compare, diagnose, mean_curves
-from step_saliency.options import ObjectiveLiteral, PoolName, RowsName
+from step_saliency.options import (
+    ObjectiveLiteral,
+    ObjectiveName,
+    Pool,
+    PoolName,
+    Rows,
+    RowsName,
+)
 from step_saliency.tasks import Level, Problem, make_problems
 from step_saliency.trace import Trace
 
 CHUNK = 5
 TEMPERATURE = 1.0
-READING = ("objective", "pool", "rows")
 METRICS = ("lock_in", "decay", "share", "lock_in_index", "decay_index")
 
 
@@ -42,7 +49,9 @@ def diagnosed_answers(
     *,
     samples: int,
     seed: int,
-    **reading: Any,
+    objective: ObjectiveName = "next_token",
+    pool: Pool = "mean",
+    rows: Rows = "query",
 ) -> pd.DataFrame:
     """Diagnosis of several answers to each problem, as `Diagnosis.to_frame` writes it.
 
@@ -51,7 +60,9 @@ def diagnosed_answers(
         problems: Problems of the bundled task.
         samples: Answers to each.
         seed: Of the answers.
-        reading: ``objective``, ``pool`` and ``rows`` of `step_saliency`.
+        objective: As for `step_saliency`, like the other two.
+        pool: How tokens are pooled to steps.
+        rows: Which predictions are a step's.
     """
     questions = [problem.question for problem in problems]
     written = ss.generate(
@@ -61,7 +72,7 @@ def diagnosed_answers(
     for number, answer in enumerate(written):
         problem = problems[number // samples]
         trace = _labelled(problem, problem.trace(model.tokenizer, answer.response), number)
-        saliency = ss.step_saliency(model, trace, **reading)
+        saliency = ss.step_saliency(model, trace, objective=objective, pool=pool, rows=rows)
         frame = diagnose(saliency).to_frame()
         frames.append(frame[frame["metric"].isin(METRICS)])
     return pd.concat(frames, ignore_index=True)
@@ -85,8 +96,7 @@ class CurveSettings(ModelSettings):
 
 def units(settings: CurveSettings) -> list[Unit]:
     """Problems in chunks."""
-    starts = range(0, settings.n, CHUNK)
-    return [Unit(f"problems-{a:04d}", (a, min(a + CHUNK, settings.n))) for a in starts]
+    return [Unit(f"problems-{a:04d}", (a, b)) for a, b in chunks(settings.n, CHUNK)]
 
 
 def run_unit(model: Any, unit: Unit, settings: CurveSettings) -> pd.DataFrame:
@@ -98,7 +108,9 @@ def run_unit(model: Any, unit: Unit, settings: CurveSettings) -> pd.DataFrame:
         problems[first:last],
         samples=settings.samples,
         seed=unit.seed,
-        **{name: getattr(settings, name) for name in READING},
+        objective=settings.objective,
+        pool=settings.pool,
+        rows=settings.rows,
     )
 
 

@@ -59,7 +59,7 @@ from analyses.patching.pairs import (
 )
 from analyses.patching.recovery import (
     KEYS,
-    patching,
+    patch_pair,
 )
 from analyses.running.runner import Analysis, Unit
 from analyses.running.settings import option
@@ -116,15 +116,17 @@ def item_pairs(model: Any, item: Item, settings: PatchingSettings, *, seed: int)
 
 def run_unit(model: Any, unit: Unit, settings: PatchingSettings) -> pd.DataFrame:
     """One problem."""
-    pairs = list(item_pairs(model, unit.payload, settings, seed=unit.seed % 2**31))
-    values = patching(
-        model,
-        pairs,
-        heads=settings.heads,
-        min_gap=settings.min_gap,
-        batch_size=settings.batch_size,
-    )
-    return by_role(values) if len(values) else pd.DataFrame()
+    frames = [
+        patch_pair(
+            model,
+            pair,
+            heads=settings.heads,
+            min_gap=settings.min_gap,
+            batch_size=settings.batch_size,
+        )
+        for pair in item_pairs(model, unit.payload, settings, seed=unit.seed % 2**31)
+    ]
+    return by_role(pd.concat(frames, ignore_index=True)) if frames else pd.DataFrame()
 
 
 def tables(values: pd.DataFrame, settings: PatchingSettings) -> dict[str, pd.DataFrame]:

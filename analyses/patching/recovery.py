@@ -150,9 +150,3 @@ COLUMNS = {
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def patching(model: Any, pairs: Sequence[Pair], **options: Any) -> pd.DataFrame:
-    """`patch_pair` of several pairs, one table."""
-    frames = [patch_pair(model, pair, **options) for pair in pairs]
-    return pd.concat(frames, ignore_index=True) if frames else typed(pd.DataFrame())
