@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import step_saliency as ss
-from analyses.granularity import summarise
-from analyses.granularity.relevance import granularity, mass_maps, relevance
+from analyses.granularity import GranularitySettings, summarise
+from analyses.granularity.relevance import METRICS, granularity, mass_maps, relevance
 from analyses.granularity.texts import Text, make_text, plain_solution
 from analyses.material.problems import Item
 from step_saliency.runs.inputs import Row
@@ -125,7 +125,7 @@ def by_lot(n_sets: int, n_problems: int, *, favour: float = 1.0, seed: int = 0) 
 
 
 def excess_p_values(values: pd.DataFrame) -> pd.Series:
-    return summarise(values.astype({"layer": "Int64"}), {"seed": 0})["summary"]["p"]
+    return summarise(values.astype({"layer": "Int64"}), GranularitySettings(seed=0))["summary"]["p"]
 
 
 def test_false_positive_rate_of_the_excess() -> None:
@@ -171,13 +171,13 @@ def test_small_run(model: Any) -> None:
         n_others=2,
     )
     assert frame.equals(again)
-    tables = summarise(frame, {"seed": 0})
+    tables = summarise(frame, GranularitySettings(seed=0))
     summary = tables["summary"]
     tested = summary["metric"] == "excess"
     assert summary.loc[tested, "p"].notna().all()
     assert (summary.loc[tested, "p_holm"] >= summary.loc[tested, "p"]).all()
     assert summary.loc[~tested, ["p", "p_holm"]].isna().all(axis=None)
-    other = summarise(frame, {"seed": 1})["summary"]
+    other = summarise(frame, GranularitySettings(seed=1))["summary"]
     drawn = ["lower", "upper", "p", "p_holm"]
     pd.testing.assert_frame_equal(summary.drop(columns=drawn), other.drop(columns=drawn))
     dialogue = tables["summary"].query("text == 'dialogue' and metric == 'relevant'")
