@@ -1,4 +1,13 @@
-"""Activations of one run put into another, as hooks: row b of a batch runs with its own patch."""
+"""Activations of one run put into another, as hooks: row b of a batch runs with its own patch.
+
+    activation[b, positions of patch b] = source[positions of patch b]
+
+for one site and layer; the other positions, layers and rows stay as they are. What is patched comes
+from `record`, a run of a sequence of the same length.
+
+When it misleads: the patched run is in a state that neither sequence leads to. Content may have
+moved on to later positions, so that patching it where it was first does little in upper layers.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
