@@ -7,7 +7,7 @@ import torch
 from maps import make_saliency, make_trace, random_maps
 from safetensors.torch import save_file
 
-from step_saliency.saliency import result
+from step_saliency.saliency import map_files
 from step_saliency.saliency.result import StepSaliency
 
 TRACE = make_trace(
@@ -117,7 +117,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_no_other(tmp_path, monk
         name.write_bytes(data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(result, "save_file", half)
+    monkeypatch.setattr(map_files, "save_file", half)
     with pytest.raises(OSError, match="disk full"):
         make_saliency(random_maps(TRACE, 2, seed=1), TRACE).save(path)
     assert path.read_bytes() == before
