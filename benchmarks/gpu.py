@@ -46,11 +46,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 import step_saliency as ss
 from step_saliency.intervene.effects import Effects
+from step_saliency.saliency.cost.speed import seconds_of, wait
 from step_saliency.saliency.kernels.step_attention import load_kernel
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec, StepIndex
 from step_saliency.saliency.objectives import NextToken
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.saliency.streaming import streaming_maps
+from step_saliency.storage.files import write_text
 from step_saliency.trace import Region, Step, Trace
 
 OUT = Path(__file__).parent / "results" / "qwen2-7b-cuda.md"
@@ -113,20 +115,6 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device has done it."""
-    _wait(device)
-    start = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def peak_above(run: Callable[[], Any], device: torch.device) -> float | None:
     """Peak memory above what is held before, in GB; None off CUDA."""
     if device.type != "cuda":
@@ -137,7 +125,7 @@ def peak_above(run: Callable[[], Any], device: torch.device) -> float | None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
-    _wait(device)
+    wait(device)
     return (torch.cuda.max_memory_allocated() - before) / 1e9
 
 
@@ -488,9 +476,9 @@ def main() -> None:
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()
             print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-            args.out.write_text(render(tables, args), encoding="utf-8")
+            write_text(args.out, render(tables, args))
             rows = {table.title: table.rows for table in tables}
-            args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            write_text(args.out.with_suffix(".json"), json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ def test_document_is_cut_at_its_passages(model: Any, seed: int) -> None:
     for place, passage in enumerate(passages):
         assert passage.lstrip().startswith(f"Problem {place + 1}.")
         assert passage.count("Problem") == 1
-    lots = {
+    places = {
         make_text(model.tokenizer, "document", mine, others, seed=s).relevant for s in range(12)
     }
-    assert len(lots) > 1
+    assert len(places) > 1
 
 
 def test_unknown_text_is_refused(model: Any) -> None:
@@ -102,8 +102,8 @@ def test_relevance_by_hand() -> None:
     assert relevance(*planted([5.0, 1.0, 1.0]))["top"] == 0
 
 
-def by_lot(n_sets: int, n_problems: int, *, favour: float = 1.0, seed: int = 0) -> pd.DataFrame:
-    """Excess of maps that know nothing of which part is relevant: it is drawn by lot.
+def at_random(n_sets: int, n_problems: int, *, favour: float = 1.0, seed: int = 0) -> pd.DataFrame:
+    """Excess of maps that know nothing of which part is relevant: it is drawn at random.
 
     They follow the length of parts roughly, and favour the first one; ``favour`` is what the
     relevant part gets besides.
@@ -129,10 +129,10 @@ def excess_p_values(values: pd.DataFrame) -> pd.Series:
 
 
 def test_false_positive_rate_of_the_excess() -> None:
-    p = excess_p_values(by_lot(N_SETS, 40))
+    p = excess_p_values(at_random(N_SETS, 40))
     assert len(p) == N_SETS
     assert BOUNDS[0] <= (p <= LEVEL).mean() <= BOUNDS[1]
-    assert (excess_p_values(by_lot(20, 40, favour=3.0)) <= LEVEL).mean() > 0.9
+    assert (excess_p_values(at_random(20, 40, favour=3.0)) <= LEVEL).mean() > 0.9
 
 
 def test_random_maps_have_no_excess() -> None:

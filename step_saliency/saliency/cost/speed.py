@@ -29,20 +29,22 @@ def _shortest(run: Callable[[], Tensor], device: torch.device) -> float:
     """Seconds of the fastest of a few runs, or of one that is long enough to be exact."""
     best = float("inf")
     for _ in range(4):
-        best = min(best, _seconds(run, device))
+        best = min(best, seconds_of(run, device))
         if best > ENOUGH_SECONDS:
             break
     return best
 
 
-def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    _wait(device)
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device has done it."""
+    wait(device)
     start = time.perf_counter()
     run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Return once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
