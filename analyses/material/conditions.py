@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from analyses.running.settings import Settings, option
+from step_saliency.intervene.choices import PlaceboName
 from step_saliency.intervene.placebos import random_layers
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
@@ -50,7 +51,7 @@ class Condition:
     bands: str = "quarter"
     tau_max: float = 0.15
     alpha: float = 0.06
-    placebo: str | None = None
+    placebo: PlaceboName | None = None
     seed: int = 0
 
     def columns(self) -> dict[str, Any]:
