@@ -179,6 +179,7 @@ def test_slope_of_a_linear_dose_response() -> None:
     assert table["estimate"].item() == pytest.approx(-1.0)
 
 
+@pytest.mark.nightly
 def test_false_positive_rate() -> None:
     names = [BASELINE, "oeb", "smi", "both"]
 
@@ -195,6 +196,7 @@ def described(values: pd.DataFrame) -> pd.DataFrame:
     return values.merge(about, on="condition").assign(oeb_layers="", smi_layers="")
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_contrasts_with_placebos() -> None:
     names = [BASELINE, "oeb", "smi", *CORE_PLACEBOS]
     # fewer answers that differ make the test conservative: their sum takes few values
@@ -206,6 +208,7 @@ def test_false_positive_rate_of_contrasts_with_placebos() -> None:
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_trends() -> None:
     names = [BASELINE, "oeb", "smi", "oeb-tau-0.3", "oeb-tau-0.6", "smi-alpha-0.25"]
     # with 200 sets, rates of both doses, which share their baseline, lie within 0.025 to 0.075
@@ -218,6 +221,7 @@ def test_false_positive_rate_of_trends() -> None:
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_gold_losses() -> None:
     def p_values(values: pd.DataFrame) -> np.ndarray:
         whole = described(values).rename(columns={"value": "loss"})
@@ -228,6 +232,7 @@ def test_false_positive_rate_of_gold_losses() -> None:
     assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_gold_losses_against_placebos() -> None:
     def p_values(values: pd.DataFrame) -> np.ndarray:
         whole = described(values).rename(columns={"value": "loss"})

@@ -92,6 +92,7 @@ def _as_values(frame: pd.DataFrame) -> pd.DataFrame:
     return both.astype({"limit": "Int64", "sample": "Int64"})
 
 
+@pytest.mark.nightly
 def test_false_positive_rate() -> None:
     def p_values(values: pd.DataFrame) -> np.ndarray:
         return cm.comparisons(_as_values(values), **FAST)["p"].to_numpy()
@@ -101,6 +102,7 @@ def test_false_positive_rate() -> None:
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_costs() -> None:
     def p_values(values: pd.DataFrame) -> np.ndarray:
         counted = values.assign(

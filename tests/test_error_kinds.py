@@ -121,6 +121,7 @@ def test_placebo_takes_away_what_any_change_corrects() -> None:
     assert pick(found, state="order")["p"] < 0.01
 
 
+@pytest.mark.nightly
 def test_false_positive_rates() -> None:
     rng = np.random.default_rng(1)
     kinds = [CORRECT, "order", "premise", "arithmetic"]
@@ -141,6 +142,7 @@ def test_false_positive_rates() -> None:
     assert BOUNDS[0] <= np.mean(apart) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_against_placebo() -> None:
     rng = np.random.default_rng(2)
     kinds = np.array([CORRECT, "order", "premise", "arithmetic"])

@@ -324,6 +324,7 @@ def test_tables_hold_every_map_and_pair_differences_by_problem(trace):
     assert row["estimate"] == pytest.approx(mass["estimate"].item() - near["estimate"].item())
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_differences_between_maps():
     labels = {"attention mass": ("attention", None, "mass"), "distance": ("distance", None, None)}
     labels["saliency"] = ("saliency", "next_token", "mass")

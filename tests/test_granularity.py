@@ -128,6 +128,7 @@ def excess_p_values(values: pd.DataFrame) -> pd.Series:
     return summarise(values.astype({"layer": "Int64"}), GranularitySettings(seed=0))["summary"]["p"]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_the_excess() -> None:
     p = excess_p_values(at_random(N_SETS, 40))
     assert len(p) == N_SETS

@@ -87,6 +87,7 @@ def test_halves_agree_on_planted_heads_only() -> None:
     assert abs(np.mean(nothing)) < 0.25
 
 
+@pytest.mark.nightly
 def test_false_positive_rate() -> None:
     def p_values(frame: pd.DataFrame) -> np.ndarray:
         return hs.effects(frame, **FAST)["p"].to_numpy()
@@ -95,6 +96,7 @@ def test_false_positive_rate() -> None:
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_transfer() -> None:
     def p_values(values: pd.DataFrame) -> np.ndarray:
         return hs.transfer_table(values.assign(outcome="margin"), **FAST)["p"].to_numpy()

@@ -373,6 +373,7 @@ def test_matched_traces_are_of_other_problems_cut_at_the_same_step() -> None:
     assert prediction._matched(values[values["has_pair"]]).empty
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_of_the_prediction() -> None:
     sets = (predicted(60, 0.0, seed) for seed in range(N_SETS))
 
@@ -439,6 +440,7 @@ def independent_paths(*, n: int = 40, seed: int = 3) -> Iterator[pd.DataFrame]:
         yield values
 
 
+@pytest.mark.nightly
 def test_false_positive_rates_of_paths() -> None:
     tests = {
         "correlations": lambda values: path_correlations(values, **FAST)["p"],
@@ -448,6 +450,7 @@ def test_false_positive_rates_of_paths() -> None:
     assert within_bounds(rates), rates
 
 
+@pytest.mark.nightly
 def test_false_positive_rate_against_placebos() -> None:
     names = ["oeb-strong", *PLACEBOS["oeb-strong"]]
 
