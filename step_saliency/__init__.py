@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from step_saliency import segment as segment
     from step_saliency import tasks as tasks
     from step_saliency.calibration import Calibration as Calibration
     from step_saliency.calibration import calibrate as calibrate
@@ -76,7 +77,7 @@ _HOME = {
     "token_map": "saliency.api",
     "vote": "decoding.vote",
 }
-_MODULES = ("tasks",)
+_MODULES = ("segment", "tasks")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -36,8 +36,22 @@ MethodName = Literal["auto", "hooks", "streaming"]
 QuantityName = Literal["saliency", "attention", "gradient"]
 ObjectiveLiteral = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
 DecodingMethodName = Literal["auto", "hooks", "fast"]
-FormatLiteral = Literal["auto", "think", "harmony", "plain"]
-SplitterName = Literal["sentence", "paragraph", "line"]
+FormatLiteral = Literal[
+    "auto",
+    "think",
+    "harmony",
+    "plain",
+    "harmony_text",
+    "openthoughts",
+    "mistral",
+    "kimi",
+    "thought",
+    "seed",
+    "thinking",
+    "reasoning",
+    "answer",
+]
+SplitterName = Literal["sentence", "paragraph", "line", "code"]
 
 POOLS: tuple[str, ...] = get_args(PoolName)
 ROWS: tuple[str, ...] = get_args(RowsName)

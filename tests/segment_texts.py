@@ -15,3 +15,14 @@ texts = st.lists(st.sampled_from(_FRAGMENTS.split("~")), max_size=24).map("".joi
     max_size=60
 )
 """Any text, the empty one included, half of them made of what splitters and formats look for."""
+
+_MARKS = (
+    "<|begin_of_thought|>~<|end_of_thought|>~<|begin_of_solution|>~<|end_of_solution|>~[THINK]~"
+    "[/THINK]~◁think▷~◁/think▷~<thought>~</thought>~<seed:think>~</seed:think>~<thinking>~"
+    "</thinking>~<reasoning>~</reasoning>~<answer>~</answer>~<think>~</think>~analysis~final~"
+    "assistantfinal~assistantanalysis~<|channel|>~<|message|>~<|start|>~<|end|>~<|im_end|>~</s>~"
+    "<|eot_id|>~`~``~```\n~\"~'~“~”~<~[~/~|~ ~\n~\n\n~.~We add 3. ~The answer is~ so 7~x = (1~"
+    "def f():\n    pass\n~Wait, ~漢字。"
+)
+marked_texts = st.lists(st.sampled_from(_MARKS.split("~")), max_size=24).map("".join)
+"""Texts with the marks of many formats, quoted or not, and with code."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from segment_texts import texts
+from segment_texts import marked_texts, texts
 from segment_tokenizers import (
     byte_level,
     ids,
@@ -17,10 +17,13 @@ from segment_tokenizers import (
     word_piece,
 )
 
+from step_saliency.options import FORMATS
 from step_saliency.segment import StepTracker, TokenPieces, split_text
+from step_saliency.segment.harmony import begins_with_header
 from step_saliency.trace import Region, Trace
 
-splitters = st.sampled_from(["sentence", "paragraph", "line"])
+splitters = st.sampled_from(["sentence", "paragraph", "line", "code"])
+formats = st.sampled_from([name for name in FORMATS if name != "auto"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,11 +60,11 @@ def track(tokenizer, tokens: list[int], **options) -> tuple[list[int], StepTrack
     return [event.position for event in events if event.starts_step], tracker
 
 
-def check_tokens(tokenizer, text: str, splitter: str, part: float) -> None:
+def check_tokens(tokenizer, text: str, splitter: str, part: float, form: str = "plain") -> None:
     """Tracker, tracker of a prefix and offline cut agree on the tokens of a text."""
     tokens = ids(tokenizer, text)
     assume(tokens and text.strip())
-    starts, tracker = track(tokenizer, tokens, format="plain", splitter=splitter)
+    starts, tracker = track(tokenizer, tokens, format=form, splitter=splitter)
     trace = Trace.from_tracker(tracker)
     assert trace.starts == starts
     assert trace.tokens.tolist() == tokens
@@ -70,11 +73,11 @@ def check_tokens(tokenizer, text: str, splitter: str, part: float) -> None:
         "".join(pieces[step.start : step.stop]) for step in trace.steps
     ]
     cut = int(part * len(tokens))
-    before, _ = track(tokenizer, tokens[:cut], format="plain", splitter=splitter)
+    before, _ = track(tokenizer, tokens[:cut], format=form, splitter=splitter)
     assert before == [start for start in starts if start < cut]
     if not trace.response.strip():
         return
-    offline = Trace.from_generation(tokenizer, [], tokens, format="plain", splitter=splitter)
+    offline = Trace.from_generation(tokenizer, [], tokens, format=form, splitter=splitter)
     assert offline.starts == starts
     assert offline.regions == tracker.regions
 
@@ -101,6 +104,54 @@ def test_online_equals_offline_on_metaspace(text, part):
 @given(texts, st.floats(0, 1))
 def test_online_equals_offline_where_text_is_lost(text, part):
     check_tokens(word_piece(), text, "sentence", part)
+
+
+@settings(max_examples=600, deadline=None)
+@given(marked_texts, splitters, st.floats(0, 1), formats, st.sampled_from([byte_level, smollm2]))
+def test_online_equals_offline_in_every_format(text, splitter, part, form, make):
+    check_tokens(make(), text, splitter, part, form)
+
+
+@settings(max_examples=300, deadline=None)
+@given(marked_texts, splitters, st.floats(0, 1), formats)
+def test_online_equals_offline_in_every_format_on_metaspace(text, splitter, part, form):
+    check_tokens(metaspace(), text, splitter, part, form)
+
+
+PROMPTS = ["Q?\n<think>\n", "Q?\n[THINK]", "Q?<think>\n\n</think>\n\n", "<|start|>assistant"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(marked_texts, st.sampled_from(PROMPTS), st.floats(0, 1))
+def test_a_tracker_that_chooses_the_format_sees_no_later_token(text, prompt, part):
+    tokenizer = byte_level()
+    tokens = ids(tokenizer, text)
+    before, whole, early = ids(tokenizer, prompt), StepTracker(tokenizer), StepTracker(tokenizer)
+    whole.start(before)
+    early.start(before)
+    cut = int(part * len(tokens))
+    events = [whole.push(token) for token in tokens]
+    assert [early.push(token) for token in tokens[:cut]] == events[:cut]
+
+
+OPENED = ["Q?\n<think>\n", "Q?\n[THINK]", "Q?\n<reasoning>\n"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(marked_texts, st.sampled_from(OPENED))
+def test_the_chosen_format_is_the_same_with_hindsight(text, prompt):
+    """Where the prompt opens the thinking; header words alone need the letter after them."""
+    assume(not begins_with_header(text))
+    tokenizer = byte_level()
+    tokens, before = ids(tokenizer, text), ids(tokenizer, prompt)
+    assume(text.strip())
+    tracker = StepTracker(tokenizer)
+    tracker.start(before)
+    for token in tokens:
+        tracker.push(token)
+    offline = Trace.from_generation(tokenizer, before, tokens)
+    assert offline.regions == tracker.regions
+    assert offline.starts == tracker.starts
 
 
 @settings(max_examples=800, deadline=None)

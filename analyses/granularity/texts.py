@@ -16,7 +16,7 @@ from step_saliency.trace import Region, Trace
 TextName = Literal["single", "dialogue", "document"]
 TEXTS: tuple[TextName, ...] = get_args(TextName)
 SplitterName = Literal["sentence", "line", "paragraph"]
-SPLITTERS: tuple[SplitterName, ...] = get_args(SplitterName)
+SPLITTERS: tuple[SplitterName, ...] = ("sentence", "paragraph", "line")
 ASK = "Answer the question of problem {number} only."
 
 

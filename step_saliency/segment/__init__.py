@@ -11,9 +11,12 @@ from step_saliency.segment.build import (
     segment_messages,
     segment_text,
 )
+from step_saliency.segment.choice import detect_format
+from step_saliency.segment.code import CodeSplitter
 from step_saliency.segment.cutter import Cutter
-from step_saliency.segment.formats import detect_format, make_format
+from step_saliency.segment.formats import make_format
 from step_saliency.segment.gaps import GapSplitter
+from step_saliency.segment.marks import register_format
 from step_saliency.segment.online import StepEvent, StepTracker
 from step_saliency.segment.pieces import TokenPieces
 from step_saliency.segment.reader import Format
@@ -23,6 +26,7 @@ from step_saliency.segment.sentences import SentenceSplitter
 from step_saliency.segment.splitters import make_splitter, split_text
 
 __all__ = [
+    "CodeSplitter",
     "Cutter",
     "Format",
     "FormatName",
@@ -41,6 +45,7 @@ __all__ = [
     "make_format",
     "make_splitter",
     "prompt_tokens",
+    "register_format",
     "segment_generation",
     "segment_messages",
     "segment_text",

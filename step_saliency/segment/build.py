@@ -9,7 +9,8 @@ from typing import Any
 
 from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterLike
 from step_saliency.segment import prompt as prompts
-from step_saliency.segment.formats import check_format, detect_format
+from step_saliency.segment.choice import detect_format
+from step_saliency.segment.formats import check_format
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
@@ -19,6 +20,7 @@ from step_saliency.segment.splitters import (
     make_splitter,
     split_text,
 )
+from step_saliency.segment.unread import warn_of_unread_marks
 
 
 def segment_text(
@@ -206,17 +208,18 @@ def _cut_tokens(
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
 ) -> Segmentation:
-    if format == "auto":
-        format = detect_format(prompt=prompt.text, response=response)  # noqa: A001
+    name = detect_format(prompt=prompt.text, response=response) if format == "auto" else format
     if not tokens:
         raise ValueError(f"the tokenizer makes no tokens of the response {response[:60]!r}")
     split = make_splitter(splitter)
     causal = split if isinstance(split, Splitter) else None
-    tracker = StepTracker(tokenizer, format=format, splitter=causal)
+    tracker = StepTracker(tokenizer, format=name, splitter=causal)
     tracker.start(prompt.tokens, prompt_steps=prompt.steps)
     for token in tokens:
         tracker.push(token)
     whole = tracker.segmentation()
+    if format == "auto":
+        warn_of_unread_marks(whole, name)
     return whole if isinstance(split, Splitter) else _recut(whole, split)
 
 

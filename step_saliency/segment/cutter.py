@@ -31,6 +31,7 @@ class Cutter:
         self._region = format.region
         self._at_region_start = True
         self._at_line_start = True
+        self._last = ""
 
     @property
     def region(self) -> Region:
@@ -55,6 +56,7 @@ class Cutter:
             self._cut(self.chars, self._region)
             self.format.begin_step()
         self.chars += 1
+        self._last = char
         self._at_line_start = char == "\n" or (self._at_line_start and char.isspace())
         cue = self.format.push(char)
         if cue:
@@ -71,7 +73,7 @@ class Cutter:
             return False
         if self.splitter is not None and self.splitter.push(char):
             return True
-        if char not in "<|" or not self._may_open_mark(char):
+        if char.isspace() or not self._may_open_mark(char):
             return False
         self._restart_splitter(char)
         return True
@@ -79,7 +81,8 @@ class Cutter:
     def _may_open_mark(self, char: str) -> bool:
         if getattr(self.splitter, "in_code", False):
             return False
-        inside = bool(self.cuts) and self.cuts[-1].char == self.chars - 1
+        begun = bool(self.cuts) and self.cuts[-1].char == self.chars - 1
+        inside = begun and not self._last.isalnum()
         return not inside and self.format.may_open_mark(char, self._at_line_start)
 
     def _restart_splitter(self, char: str) -> None:

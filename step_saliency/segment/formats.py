@@ -2,193 +2,136 @@
 
 A reader is fed the response character by character and keeps ``region``, that of the text to come.
 
-``think``
-    ``<think>`` thinking ``</think>`` summary (R1, QwQ, Qwen3). The opening mark may stand in the
-    prompt or be missing: a response begins as thinking. Without a closing mark all is thinking.
-``harmony``
-    Channels of GPT-OSS: ``<|channel|>NAME<|message|>`` text ``<|end|>``. ``analysis`` and
-    ``commentary`` are thinking, ``final`` is summary; headers are template.
+``think`` and the other rows of the table
+    ``<think>`` thinking ``</think>`` summary (R1, QwQ, Qwen3), and the same with other marks, see
+    :mod:`step_saliency.segment.marks`. Without a closing mark all is thinking.
+``harmony``, ``harmony_text``
+    Channels of GPT-OSS, with and without their special tokens, see
+    :mod:`step_saliency.segment.harmony`.
 ``plain``
     No marks. The summary is opened by the step that announces the final answer, see
     :mod:`step_saliency.segment.plain`.
+
+A quoted mark does nothing, see :mod:`step_saliency.segment.quotes`. End marks of any tokenizer
+(``<|im_end|>``) are template in every format.
 
 The *boundary* of a step is known at its first token. The *region* of a step is known there too, but
 for two cases in which it is known a few tokens later, in the same step: the announcing step of
 ``plain`` (known when the announcement is complete) and a mark that the tokenizer spells in several
 tokens at the start of a line. A mark in the middle of a line that is spelled in several tokens
-becomes template from the token that completes it.
+becomes template from the token that completes it, or from its second character where what stands
+before it is the end of a sentence.
 """
 
-import re
-
-from step_saliency.options import FormatName
-from step_saliency.segment.plain import PlainFormat
-from step_saliency.segment.reader import Cue, Format
+from step_saliency.options import FORMATS
+from step_saliency.segment.choice import deciding_format, format_of_prompt
+from step_saliency.segment.harmony import (
+    FIRST_WORDS,
+    HARMONY_MARKS,
+    HEADER_WORDS,
+    HarmonyRules,
+    HeaderRules,
+)
+from step_saliency.segment.marks import END_MARKS, row_of, rows
+from step_saliency.segment.plain import PlainRules
+from step_saliency.segment.reader import Cue, Format, Rules
+from step_saliency.segment.reading import Reading, ends_sentence
 from step_saliency.segment.regions import Region
+from step_saliency.segment.tags import TagRules
 
 
-class _Marks:
-    """Finds marks, ``<...>``, as their last character comes."""
+class FormatReader:
+    """Reader of a format by its name.
 
-    def __init__(self, marks: frozenset[str]) -> None:
-        self._marks = marks
-        self._longest = max(map(len, marks), default=0)
-        self._open = ""
-
-    @property
-    def opened(self) -> bool:
-        """Whether the last character was ``<``."""
-        return self._open == "<"
-
-    def push(self, char: str) -> str:
-        if char == "<":
-            self._open = char
-        elif self._open:
-            self._open += char
-            if char == ">" and self._open in self._marks:
-                mark, self._open = self._open, ""
-                return mark
-            if len(self._open) >= self._longest:
-                self._open = ""
-        return ""
-
-
-class ThinkFormat:
-    """``<think>`` ... ``</think>`` ..."""
-
-    MARKS = frozenset({"<think>", "</think>"})
-
-    def __init__(self) -> None:
-        self.start("")
-
-    def start(self, prompt: str) -> None:
-        closed = prompt.rstrip().endswith("</think>")
-        self.region = Region.SUMMARY if closed else Region.THINKING
-        self.mark = ""
-        self._marks = _Marks(self.MARKS)
-
-    def begin_step(self) -> None:
-        pass
-
-    def push(self, char: str) -> Cue:
-        mark = self._marks.push(char)
-        if not mark:
-            return ""
-        self.mark = mark
-        self.region = Region.THINKING if mark == "<think>" else Region.SUMMARY
-        return "mark"
-
-    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
-        return at_line_start and char == "<"
-
-
-class HarmonyFormat:
-    """Channels of GPT-OSS."""
-
-    MARKS = frozenset(
-        {
-            "<|start|>",
-            "<|channel|>",
-            "<|constrain|>",
-            "<|message|>",
-            "<|end|>",
-            "<|return|>",
-            "<|call|>",
-        }
-    )
-
-    def __init__(self) -> None:
-        self.start("")
-
-    def start(self, prompt: str) -> None:
-        self.region = Region.THINKING
-        self.mark = ""
-        self._marks = _Marks(self.MARKS)
-        self._header = ""
-        self._channel: str | None = None
-        begun = prompt.rfind("<|start|>")
-        for char in prompt[begun:] if begun >= 0 else "":
-            self.push(char)
-
-    def begin_step(self) -> None:
-        pass
-
-    def push(self, char: str) -> Cue:
-        if self.region is Region.TEMPLATE:
-            self._header += char
-        mark = self._marks.push(char)
-        if not mark:
-            return ""
-        self.mark = mark
-        if mark == "<|message|>":
-            self._read_channel(self._header.removesuffix(mark))
-            final = self._channel in (None, "final")
-            self.region = Region.SUMMARY if final else Region.THINKING
-        else:
-            self._enter_header(mark)
-        return "mark"
-
-    def _enter_header(self, mark: str) -> None:
-        if mark in ("<|start|>", "<|end|>", "<|return|>", "<|call|>"):
-            self._channel = None
-            self._header = ""
-        elif mark == "<|channel|>":
-            self._header = mark
-        self.region = Region.TEMPLATE
-
-    def _read_channel(self, header: str) -> None:
-        _, mark, name = header.partition("<|channel|>")
-        words = re.split(r"[\s<]+", name.strip())
-        self._channel = words[0] if mark and words[0] else None
-
-    def may_open_mark(self, char: str, at_line_start: bool) -> bool:
-        return (at_line_start and char == "<") or (char == "|" and self._marks.opened)
-
-
-class AutoFormat:
-    """Plain until a mark of another format comes; then that format.
-
-    For a tracker that has neither a name nor a prompt to go by.
+    ``auto`` reads as the prompt says, else as plain, until the first mark that decides for another
+    format; then that format.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.start("")
 
     def start(self, prompt: str) -> None:
-        self._marked: tuple[Format, ...] = (ThinkFormat(), HarmonyFormat())
-        self._now: Format = PlainFormat()
-        for reader in (*self._marked, self._now):
-            reader.start(prompt)
+        self._reading = Reading(known_marks())
+        self._opened = format_of_prompt(prompt) if self._name == "auto" else None
+        self._undecided = self._name == "auto"
+        plain = "plain" if self._undecided else self._name
+        self._rules = make_rules(self._opened or plain)
+        self._rules.start(prompt)
         self.mark = ""
 
     @property
     def region(self) -> Region:
         """Region of the text to come."""
-        return self._now.region
+        return self._rules.region
 
     def begin_step(self) -> None:
-        self._now.begin_step()
+        self._rules.begin_step()
 
     def push(self, char: str) -> Cue:
-        if self._now not in self._marked:
-            for reader in self._marked:
-                if reader.push(char):
-                    self._now, self.mark = reader, reader.mark
-                    return "mark"
-        cue = self._now.push(char)
-        self.mark = self._now.mark
-        return cue
+        mark = self._reading.push(char)
+        cue = self._rules.push(char)
+        if not mark or not self._takes(mark):
+            return cue
+        self._reading.begin()
+        self.mark = mark
+        return "mark"
+
+    def _takes(self, mark: str) -> bool:
+        if self._undecided:
+            self._decide(mark)
+        return self._rules.read(mark, self._reading) or self._ends(mark)
+
+    def _decide(self, mark: str) -> None:
+        name = deciding_format(mark, self._reading, prompted=self._opened)
+        if name is None:
+            return
+        self._undecided = False
+        if name != self._rules.name:
+            self._rules = make_rules(name)
+
+    def _ends(self, mark: str) -> bool:
+        struck_through = mark == "</s>" and "<s>" in self._reading.tail
+        return mark in END_MARKS and not struck_through
 
     def may_open_mark(self, char: str, at_line_start: bool) -> bool:
-        return any(reader.may_open_mark(char, at_line_start) for reader in self._marked)
+        if self._undecided and self._opened is None:
+            return HarmonyRules().may_open(char, at_line_start, self._reading)
+        if self._rules.may_open(char, at_line_start, self._reading):
+            return True
+        return self._may_open_end(char)
+
+    def _may_open_end(self, char: str) -> bool:
+        """An end mark shows at its second character after a sentence, else at its third."""
+        tail = self._reading.tail
+        if tail[-1:] in ("<", "["):
+            return char == "｜" or (char in "|e" and ends_sentence(tail[:-1]))
+        if tail[-2:] == "</":
+            return char == "s" and ends_sentence(tail[:-2])
+        if tail[-2:] != "<|" or not _begins_end_mark(f"<|{char}"):
+            return False
+        before = tail[-3:-2]
+        return before.isalnum() or before in (")", "]", "}", "$", "%")
 
 
-_FORMATS: dict[str, type[Format]] = {
-    "auto": AutoFormat,
-    "think": ThinkFormat,
-    "harmony": HarmonyFormat,
-    "plain": PlainFormat,
-}
+def _begins_end_mark(head: str) -> bool:
+    return any(mark.startswith(head) for mark in END_MARKS)
+
+
+def known_marks() -> frozenset[str]:
+    """All marks of all formats."""
+    marks = {mark for row in rows() for mark in row.marks}
+    return frozenset(marks | HARMONY_MARKS | END_MARKS | set(HEADER_WORDS) | set(FIRST_WORDS))
+
+
+def make_rules(name: str) -> Rules:
+    """Rules of a format other than ``auto``."""
+    row = row_of(name)
+    if row is not None:
+        return TagRules(row)
+    if name == "harmony":
+        return HarmonyRules()
+    return HeaderRules() if name == "harmony_text" else PlainRules()
 
 
 def make_format(name: str) -> Format:
@@ -198,26 +141,14 @@ def make_format(name: str) -> Format:
         ValueError: An unknown format.
     """
     check_format(name)
-    return _FORMATS[name]()
+    return FormatReader(name)
 
 
 def check_format(name: str) -> None:
     """Raise ``ValueError`` for a format that is not known."""
-    if name not in _FORMATS:
-        known = ", ".join(map(repr, _FORMATS))
-        raise ValueError(f"unknown format {name!r}; take one of {known}")
-
-
-def detect_format(*, prompt: str = "", response: str | None = None) -> FormatName:
-    """Format by the end of the prompt and, where it is known, the whole response.
-
-    With the response unknown (while decoding) and a prompt that does not tell: ``"auto"``.
-    """
-    end = prompt.rstrip()
-    if end.endswith(("<think>", "</think>")):
-        return "think"
-    if "<|start|>" in end or "<|channel|>" in (response or ""):
-        return "harmony"
-    if response is None:
-        return "auto"
-    return "think" if "</think>" in response or "<think>" in response else "plain"
+    known = list(dict.fromkeys((*FORMATS, *(row.name for row in rows()))))
+    if name not in known:
+        raise ValueError(
+            f"unknown format {name!r}; take one of {', '.join(map(repr, known))}, or teach its "
+            "marks with step_saliency.segment.register_format(open, close)"
+        )

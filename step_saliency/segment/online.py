@@ -19,7 +19,7 @@ from typing import Any
 
 from step_saliency.options import FormatName, Splitter, SplitterLike
 from step_saliency.segment.cutter import Cut, Cutter
-from step_saliency.segment.formats import detect_format, make_format
+from step_saliency.segment.formats import make_format
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import PromptStep, cut_prompt
 from step_saliency.segment.regions import Region
@@ -58,9 +58,9 @@ class StepTracker:
 
     Args:
         tokenizer: The tokenizer of the model.
-        format: Format of the response. ``"auto"`` goes by the end of the prompt, else by the first
-            mark that comes, and reads a response without marks as plain.
-        splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, or a causal ``Splitter``.
+        format: Format of the response. ``"auto"`` goes by the end of the prompt and by the first
+            mark that decides for another, and reads a response without marks as plain.
+        splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, ``"code"``, or a causal ``Splitter``.
 
     Raises:
         ValueError: An unknown format or splitter; a splitter that is a function of the whole text,
@@ -122,8 +122,7 @@ class StepTracker:
 
     def _begin_response(self) -> None:
         prompt = "".join(self._pieces[-64:])
-        name = self._format if self._format != "auto" else detect_format(prompt=prompt)
-        reader = make_format(name)
+        reader = make_format(self._format)
         reader.start(prompt)
         if self._splitter is not None:
             self._splitter = copy.deepcopy(self._splitter)

@@ -12,6 +12,7 @@ When it misleads: an announcement is taken at its word, also where a problem is 
 import re
 
 from step_saliency.segment.reader import Cue
+from step_saliency.segment.reading import Reading
 from step_saliency.segment.regions import Region
 
 _MARKUP = r"[\s>*_#$\\\[({\"'“-]*"
@@ -42,15 +43,16 @@ _HEAD = 96
 _CJK = "\u2e80"
 
 
-class PlainFormat:
+class PlainRules:
     """No marks; announcements of the final answer."""
+
+    name = "plain"
 
     def __init__(self) -> None:
         self.start("")
 
     def start(self, prompt: str) -> None:  # noqa: ARG002
         self.region = Region.THINKING
-        self.mark = ""
         self._line_head = ""
         self._recent = ""
         self.begin_step()
@@ -91,7 +93,10 @@ class PlainFormat:
         self.region = Region.THINKING
         return "step_cue"
 
-    def may_open_mark(self, char: str, at_line_start: bool) -> bool:  # noqa: ARG002
+    def read(self, mark: str, reading: Reading) -> bool:  # noqa: ARG002
+        return False
+
+    def may_open(self, char: str, at_line_start: bool, reading: Reading) -> bool:  # noqa: ARG002
         return False
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from step_saliency.segment.marks import rows
 from step_saliency.segment.pieces import TokenPieces, TokenTable
 from step_saliency.segment.regions import Region
 
@@ -116,7 +117,9 @@ def find_question(prompt: str, question: str) -> Span:
 def whole_prompt(prompt: str) -> Span:
     """The prompt without a mark that opens the thinking."""
     body = prompt.rstrip()
-    return 0, len(body.removesuffix("<think>").rstrip()) if body.endswith("<think>") else len(body)
+    openings = (row.open for row in rows() if row.open)
+    mark = next((mark for mark in openings if body.endswith(mark)), "")
+    return 0, len(body.removesuffix(mark).rstrip())
 
 
 def tokenize_prompt(tokenizer: Any, text: str, *, add_special: bool) -> tuple[list[int], int]:

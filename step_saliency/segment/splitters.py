@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from step_saliency.options import SPLITTERS, SplitFunction, Splitter, SplitterLike
+from step_saliency.segment.code import CodeSplitter
 from step_saliency.segment.gaps import GapSplitter
 from step_saliency.segment.sentences import SentenceSplitter
 
@@ -26,6 +27,8 @@ def make_splitter(splitter: SplitterLike) -> Splitter | SplitFunction:
         return GapSplitter(2)
     if splitter == "line":
         return GapSplitter(1)
+    if splitter == "code":
+        return CodeSplitter()
     if isinstance(splitter, Splitter) or callable(splitter):
         return splitter
     known = ", ".join(map(repr, SPLITTERS))
