@@ -75,10 +75,12 @@ def test_a_map_folder_of_the_first_version_is_taken_up(tmp_path: Path) -> None:
     answers = folder.read_generated({"q": "d"})
     assert {name: answer.to_dict() for name, answer in answers.items()} == {"q#0": trace.to_dict()}
     folder.append_generated("r#0", "e", trace)
-    assert (tmp_path / "generated.jsonl").read_text().splitlines() == [
-        *lines,
-        json.dumps({"name": "r#0", "row_digest": "e", "trace": trace.to_dict()}),
-    ]
+    *earlier, added = (tmp_path / "generated.jsonl").read_text().splitlines()
+    assert earlier == lines
+    entry = json.loads(added)
+    assert len(entry.pop("sha256")) == 64
+    assert entry == {"name": "r#0", "row_digest": "e", "trace": trace.to_dict()}
+    folder.close()
     with pytest.raises(ValueError, match=r"\(n: 2 then, 3 now\)"):
         RunFolder.open(tmp_path, MapSettings(n=3, layers=(0, 3)).to_dict())
 

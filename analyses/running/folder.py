@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from step_saliency.storage.files import is_file, make_folder
 from step_saliency.storage.folder import ResultFolder
 from step_saliency.storage.tables import read_noted, write_csv, write_table
 
@@ -60,10 +61,12 @@ class AnalysisFolder(ResultFolder):
 
     @classmethod
     def open(cls, path: Path, name: str, settings: Mapping[str, Any]) -> "AnalysisFolder":
-        """Make the folder, or take up an earlier run in it.
+        """Make the folder, or take up an earlier run in it; locked until it is left.
 
         Raises:
-            ValueError: the folder holds something else, or a run with other settings.
+            ValueError: the folder holds something else, or a run with other settings, or another
+                run writes into it.
+            WriteError: it cannot be written.
         """
         folder = cls(path, name)
         folder.take_up(settings)
@@ -83,24 +86,30 @@ class AnalysisFolder(ResultFolder):
         if not self.has_manifest:
             return False
         manifest = self.manifest()
-        return manifest["finished"] and all(
-            self.table(name).is_file() for name in manifest["tables"]
+        tables = manifest.get("tables")
+        return (
+            manifest.get("finished") is True
+            and isinstance(tables, list)
+            and all(isinstance(name, str) and is_file(self.table(name)) for name in tables)
         )
 
     def write_part(self, done: Done) -> None:
         """Keep a finished unit."""
         file = self.part(done.unit)
-        file.parent.mkdir(exist_ok=True)
+        make_folder(self.check_within("parts"))
         table = pa.Table.from_pandas(done.frame, preserve_index=False)
         write_table(file, table, note={"seconds": done.seconds, "model": done.model})
 
     def read_part(self, unit: str) -> Part | None:
-        """A finished unit, or None if it is not there or cut short."""
+        """A finished unit, or None if it is not there, cut short or damaged."""
         noted = read_noted(self.part(unit))
         if noted is None:
             return None
         table, note = noted
-        return Part(table, note["seconds"], note["model"])
+        seconds, model = note.get("seconds"), note.get("model")
+        if not isinstance(seconds, int | float) or not isinstance(model, Mapping | None):
+            return None
+        return Part(table, seconds, model)
 
     def write_values(self, parts: Sequence[Part]) -> pd.DataFrame:
         """Join the parts in their order into ``values.parquet``."""

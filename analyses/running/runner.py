@@ -157,17 +157,31 @@ def run_analysis(
     """
     units = _seeded(analysis.units(settings), settings.seed)
     described = {**settings.as_json(), "units": digest_of(units)}
-    folder = AnalysisFolder.open(Path(out), analysis.name, described)
-    if folder.is_finished:
-        return _finished(folder, len(units))
+    with AnalysisFolder.open(Path(out), analysis.name, described) as folder:
+        if folder.is_finished:
+            return _finished(folder, len(units))
+        facts: dict[str, Any] = {"settings": described, "command": command}
+        facts |= {"workers": workers, "units": len(units)}
+        run = executor or _executor(workers, ray, model)
+        job = Job(analysis.run_unit, load or _loader(analysis), settings)
+        return _run_missing(analysis, folder, units, facts, job, run, progress=progress)
+
+
+def _run_missing(
+    analysis: Analysis[S],
+    folder: AnalysisFolder,
+    units: Sequence[Unit],
+    facts: dict[str, Any],
+    job: Job,
+    run: Executor,
+    *,
+    progress: bool,
+) -> Results:
+    """Compute what is missing in a folder that is ours, then its tables."""
     parts = {unit.name: folder.read_part(unit.name) for unit in units}
     missing = [unit for unit in units if parts[unit.name] is None]
-    facts: dict[str, Any] = {"settings": described, "command": command}
-    facts |= {"workers": workers, "units": len(units)}
     started = time.time()
     folder.write_manifest({**facts, "finished": False, "tables": []}, started)
-    job = Job(analysis.run_unit, load or _loader(analysis), settings)
-    run = executor or _executor(workers, ray, model)
     models = [part.model for part in parts.values() if part is not None]
     with tqdm(
         total=len(units), initial=len(models), disable=not progress, unit="unit", desc=analysis.name
@@ -176,7 +190,7 @@ def run_analysis(
     whole = [_whole(folder, unit) for unit in units]
     facts["unit_seconds"] = round(sum(part.seconds for part in whole), 1)
     values = folder.write_values(whole)
-    tables = analysis.summarise(values, settings)
+    tables = analysis.summarise(values, job.settings)
     folder.write_tables(tables)
     names = [*(["values"] if analysis.keep_values else []), *tables]
     folder.write_manifest({**facts, "finished": True, "tables": names}, started)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from step_saliency.runs.folder import PROBLEMS, RunFolder
 from step_saliency.runs.map_file import map_file
 from step_saliency.runs.overview import overview
 from step_saliency.runs.settings import MapSettings
-from step_saliency.storage.files import write_text
+from step_saliency.storage.files import make_folder, read_bytes, write_text
 from step_saliency.tasks import make_problems
 
 SAMPLES = 4
@@ -26,11 +27,10 @@ def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = Tru
     Returns:
         Exit status: 0 if there are maps.
     """
-    source = out.with_name(out.name + "-problems.jsonl")
-    _write_problems(source, n_problems, seed)
     settings = MapSettings(
         model="reasoner", format="think", splitter="line", n=SAMPLES, temperature=1.0, seed=seed
     )
+    source = _write_problems(RunFolder(out), settings, n_problems, seed)
     report = map_file(source, out, settings, progress=progress)
     print(report)
     if not report.done + report.kept:
@@ -40,19 +40,32 @@ def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = Tru
     return 0
 
 
-def _write_problems(path: Path, n_problems: int, seed: int) -> None:
+def _write_problems(folder: RunFolder, settings: MapSettings, n_problems: int, seed: int) -> Path:
+    """The demo's input, in its own folder.
+
+    Raises:
+        ValueError: the folder is not the demo's, or holds another file of that name.
+    """
+    folder.check(settings.to_dict())
+    source = folder.path / PROBLEMS
     rows = [
         {"id": f"problem-{number:02d}", "question": problem.question, "answer": problem.answer}
         for number, problem in enumerate(make_problems(n=n_problems, level="medium", seed=seed))
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    is_ours = folder.has_manifest and folder.manifest().get("input") == str(source)
+    if source.exists() and not is_ours and read_bytes(source) != text.encode():
+        raise ValueError(f"{source} is there and is not the demo's; choose another --out")
+    make_folder(folder.path)
+    write_text(source, text)
+    return source
 
 
 def _whereabouts(out: Path) -> str:
     traces = pd.read_parquet(out / "traces.parquet")
     shown = traces[["trace", "is_correct", "n_tokens", "n_steps", "lock_in_index", "decay_index"]]
-    picture = out / "figures" / f"{traces['trace'].iloc[0].replace('#', '-')}.png"
+    first, _, sample = str(traces["trace"].iloc[0]).partition("#")
+    picture = RunFolder(out).figure(RunFolder(out).name_of(first, int(sample or 0)))
     return (
         f"{shown.head(8).to_string(index=False, float_format='{:+.3f}'.format)}\n\n"
         f"pictures, such as {picture}\n"

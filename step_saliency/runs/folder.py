@@ -3,6 +3,7 @@
 What all results folders have in common stands in `step_saliency.storage.folder`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.storage.files import make_folder
 from step_saliency.storage.folder import ResultFolder
+from step_saliency.storage.names import earlier_file_name, file_name, names_of_id
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
+
+PROBLEMS = "problems.jsonl"
+"""What `step-saliency demo` asks, in its own folder."""
+PLAIN_NAME = re.compile(r"[\w.~-]+")
 
 
 @dataclass(frozen=True)
@@ -21,17 +28,21 @@ class RunFolder(ResultFolder):
 
     FORMAT = "step-saliency-run/1"
     FREE_SETTINGS = ("figures", "batch_size")
+    FOLDERS = ("maps", "figures")
+    BEFORE_MANIFEST = (PROBLEMS,)
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> "RunFolder":
-        """Make the folder, or take up an earlier run in it.
+        """Make the folder, or take up an earlier run in it; locked until it is left.
 
         Raises:
-            ValueError: the folder holds something else, or a run with other settings.
+            ValueError: the folder holds something else, or a run with other settings, or another
+                run writes into it.
+            WriteError: it cannot be written.
         """
         folder = cls(path)
         folder.take_up(settings)
-        (path / "maps").mkdir(exist_ok=True)
+        make_folder(path / "maps")
         return folder
 
     @classmethod
@@ -57,33 +68,116 @@ class RunFolder(ResultFolder):
         """File of a figure."""
         return self.path / "figures" / f"{name}.png"
 
-    def read_map(self, name: str) -> StepSaliency | None:
-        """A map, or None if it is not there or cut short."""
+    def name_of(self, row: str, sample: int | None = None) -> str:
+        """File name, without ending, of what belongs to a row or to one sample of it.
+
+        A map that lies here under the name of an earlier version keeps it.
+        """
+        name, earlier = file_name(row, sample), earlier_file_name(row, sample)
+        if name == earlier or not earlier or self.map(name).exists():
+            return name
+        return name if self.read_map(earlier, row=row, sample=sample) is None else earlier
+
+    def read_map(
+        self, name: str, *, row: str | None = None, sample: int | None = None
+    ) -> StepSaliency | None:
+        """A map, or None if it is not there, cut short or damaged, or of another trace.
+
+        Args:
+            name: Its file name.
+            row: Row that it has to be of, where that is known better than by the name.
+            sample: Sample of the row.
+        """
         try:
-            return StepSaliency.load(self.map(name))
+            sal = self.checked_map(name)
         except (FileNotFoundError, ValueError):
             return None
+        trace = row if sample is None else f"{row}#{sample}"
+        return None if row is not None and sal.trace.id != trace else sal
 
-    def map_files(self) -> list[Path]:
-        """Files of the maps, by name."""
-        return sorted((self.path / "maps").glob("*.safetensors"))
-
-    def all_maps(self) -> list[StepSaliency]:
-        """Every map in the folder, by file name.
+    def checked_map(self, name: str) -> StepSaliency:
+        """A map of this run.
 
         Raises:
-            ValueError: there is none, or some are cut short.
+            FileNotFoundError: there is none.
+            ValueError: it is cut short or damaged, of another trace than its name says, or made
+                with other settings than those of this folder.
         """
-        files = self.map_files()
-        broken = [file.stem for file in files if self.read_map(file.stem) is None]
-        if broken:
+        sal = StepSaliency.load(self.map(name))
+        if sal.trace.id is not None and name not in names_of_id(sal.trace.id):
+            raise ValueError(f"{self.map(name)} is a map of {sal.trace.id!r}")
+        self._check_settings(name, sal)
+        return sal
+
+    def _check_settings(self, name: str, sal: StepSaliency) -> None:
+        settings = self._settings
+        facts = {key: getattr(sal, key) for key in ("objective", "pool", "rows", "per_head")}
+        if settings.get("layers") is not None:
+            facts["layers"] = list(sal.layers)
+        for key, value in facts.items():
+            if settings.get(key, value) != value:
+                raise ValueError(
+                    f"{self.map(name)} was made with {key}={value!r}, this folder with "
+                    f"{settings[key]!r}"
+                )
+
+    @cached_property
+    def _settings(self) -> Mapping[str, Any]:
+        settings: Mapping[str, Any] = self.manifest()["settings"] if self.has_manifest else {}
+        return settings
+
+    def map_names(self) -> list[str]:
+        """File names, without ending, of the maps of the last run, by name.
+
+        Maps of rows that its input no longer had lie in the folder too and are not among them.
+        Folders of version 0.1.0 do not say which these are: every map counts there.
+        """
+        manifest = self.manifest() if self.has_manifest else {}
+        names = manifest.get("names")
+        here = {file.stem for file in (self.path / "maps").glob("*.safetensors")}
+        if not isinstance(names, list):
+            return sorted(here)
+        plain = {name for name in names if isinstance(name, str) and PLAIN_NAME.fullmatch(name)}
+        return sorted(plain if manifest.get("finished") else plain & here)
+
+    def n_left_out(self) -> int:
+        """Maps in the folder that are not of the last run's input."""
+        names = set(self.map_names())
+        return sum(file.stem not in names for file in (self.path / "maps").glob("*.safetensors"))
+
+    def maps(self) -> dict[str, StepSaliency]:
+        """Every map of the last run, by file name.
+
+        Raises:
+            ValueError: there is none, or some are missing, cut short or damaged; all are named.
+        """
+        names = self.map_names()
+        maps: dict[str, StepSaliency] = {}
+        faults: dict[str, Exception] = {}
+        for name in names:
+            try:
+                maps[name] = self.checked_map(name)
+            except (FileNotFoundError, ValueError) as error:
+                faults[name] = error
+        if faults:
+            reason = next(iter(faults.values()))
             raise ValueError(
-                f"{len(broken)} of {len(files)} maps in {self.path} are cut short "
-                f"({', '.join(broken[:3])}); run the same `step-saliency map` again to redo them"
+                f"{len(faults)} of {len(names)} maps in {self.path} are missing, damaged or cut "
+                f"short ({', '.join(faults)}); run the same `step-saliency map` again to redo "
+                f"them. The first: {reason}"
             )
-        if not files:
+        if not maps:
             raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
-        return [StepSaliency.load(file) for file in files]
+        _check_one_model(self.path, maps)
+        return maps
+
+    def all_maps(self) -> list[StepSaliency]:
+        """Every map of the last run, by file name.
+
+        Raises:
+            ValueError: as for `maps`.
+        """
+        return list(self.maps().values())
 
     @cached_property
     def generated(self) -> TraceLog:
@@ -113,3 +207,15 @@ class RunFolder(ResultFolder):
             trace: What the model wrote.
         """
         self.generated.append(trace, name=name, row_digest=digest)
+
+
+def _check_one_model(path: Path, maps: Mapping[str, StepSaliency]) -> None:
+    """Refuse maps of models of different depth, which no run makes."""
+    depths = {name: sal.n_layers for name, sal in maps.items()}
+    if len(set(depths.values())) > 1:
+        first = next(iter(depths))
+        other = next(name for name in depths if depths[name] != depths[first])
+        raise ValueError(
+            f"{path} holds maps of different models: {first} of {depths[first]} layers, {other} "
+            f"of {depths[other]}"
+        )

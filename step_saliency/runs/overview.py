@@ -26,6 +26,7 @@ class Overview:
         comparison: Error against correct traces of the same problems, as `compare` gives it; None
             where no problem has both.
         missing: Why there is no comparison.
+        n_left_out: Maps in the folder that are not counted: their rows are no longer in the input.
     """
 
     folder: Path
@@ -34,12 +35,15 @@ class Overview:
     by_layer: pd.DataFrame
     comparison: pd.DataFrame | None
     missing: str | None
+    n_left_out: int = 0
 
     def __str__(self) -> str:
         total, correct, wrong = self.n_traces
         unknown = total - correct - wrong
         known = f"{correct} correct, {wrong} wrong, {unknown} of unknown correctness"
         counts = f"{total} traces: {known}"
+        if self.n_left_out:
+            counts += f"; {self.n_left_out} maps of an earlier input are not counted"
         return "\n\n".join([counts, self._layers(), self._compared()])
 
     def _layers(self) -> str:
@@ -75,7 +79,8 @@ def overview(
         seed: Of the resampling.
 
     Raises:
-        ValueError: the folder holds no maps, or some are cut short.
+        ValueError: the folder holds no maps, or some are damaged, which are named.
+        WriteError: a table cannot be written.
     """
     run = RunFolder.existing(folder)
     diagnoses = [diagnose(sal, bands=bands) for sal in run.all_maps()]
@@ -92,6 +97,7 @@ def overview(
         by_layer=_by_layer(frame),
         comparison=comparison,
         missing=missing,
+        n_left_out=run.n_left_out(),
     )
 
 

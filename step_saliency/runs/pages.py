@@ -10,7 +10,10 @@ from step_saliency.diagnosis import Diagnosis, compare, diagnose, mean_curves
 from step_saliency.report.html_page import page
 from step_saliency.runs.folder import RunFolder
 from step_saliency.saliency.result import StepSaliency
-from step_saliency.storage.files import write_text
+from step_saliency.storage.files import is_file, make_folder, read_bytes, write_text
+
+PAGE_START = b"<!doctype html>"
+"""How pages begin, in lower case."""
 
 
 def write_reports(
@@ -37,34 +40,33 @@ def write_reports(
         The files written.
 
     Raises:
-        ValueError: there is no such run, map or trace, or the effects are no table of effects.
+        ValueError: there is no such run, map or trace, the effects are no table of effects, or a
+            file that is no page is in the place of one.
+        WriteError: a file cannot be written.
     """
     table = None if effects is None else _read_effects(effects)
-    if run.is_file():
+    if is_file(run):
         _check_alone(trace)
         target = out or run.with_suffix(".html")
+        _check_target(target)
         return [_write(target, StepSaliency.load(run), table)]
     folder = RunFolder.existing(run)
-    maps = {file.stem: sal for file, sal in zip(folder.map_files(), folder.all_maps(), strict=True)}
+    maps = folder.maps()
     diagnoses = {name: diagnose(sal) for name, sal in maps.items()}
     over_run = _over_run(list(diagnoses.values()), seed)
     facts = _model_facts(folder.manifest())
     names = list(maps) if trace is None else [_find(maps, trace, run)]
+    targets = {name: _target(folder, name, out, alone=trace is not None) for name in names}
+    for target in targets.values():
+        _check_target(target)
     return [
-        _write(
-            _target(run, name, out, alone=trace is not None),
-            maps[name],
-            table,
-            diagnosis=diagnoses[name],
-            facts=facts,
-            **over_run,
-        )
-        for name in names
+        _write(target, maps[name], table, diagnosis=diagnoses[name], facts=facts, **over_run)
+        for name, target in targets.items()
     ]
 
 
 def _write(target: Path, sal: StepSaliency, effects: pd.DataFrame | None, **more: Any) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     if effects is not None and "trace" in effects.columns:
         effects = effects[effects["trace"] == sal.trace.id].drop(columns="trace")
     text = page(sal, effects=effects, **more)
@@ -102,10 +104,18 @@ def _find(maps: Mapping[str, StepSaliency], trace: str, run: Path) -> str:
     )
 
 
-def _target(run: Path, name: str, out: Path | None, *, alone: bool) -> Path:
+def _target(run: RunFolder, name: str, out: Path | None, *, alone: bool) -> Path:
     if out is None:
-        return run / "report" / f"{name}.html"
+        return run.check_within("report") / f"{name}.html"
     return out if alone and out.suffix == ".html" else out / f"{name}.html"
+
+
+def _check_target(target: Path) -> None:
+    """Refuse to write over a file that is no page, since it is somebody else's."""
+    if target.exists() and not target.is_dir():
+        start = read_bytes(target)[: len(PAGE_START)] if is_file(target) else b""
+        if start.lower() != PAGE_START and (start or not is_file(target)):
+            raise ValueError(f"{target} is there and is no page of a trace; choose another --out")
 
 
 def _check_alone(trace: str | None) -> None:
@@ -114,6 +124,9 @@ def _check_alone(trace: str | None) -> None:
 
 
 def _read_effects(path: Path) -> pd.DataFrame:
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"there is no file {path}")
-    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError, MemoryError) as error:
+        raise ValueError(f"{path} is no whole table: {error}") from error

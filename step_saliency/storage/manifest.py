@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from step_saliency.models.identity import tensor_digest
-from step_saliency.storage.files import write_text
+from step_saliency.storage.files import is_file, read_bytes, write_text
+from step_saliency.storage.json_text import parse_json
 
 PACKAGES = (
     "step-saliency",
@@ -38,7 +39,7 @@ def read_manifest(folder: Path, *, kind: str, writer: str) -> dict[str, Any]:
         ValueError: there is none, or it is cut short or of something else.
     """
     file = folder / "manifest.json"
-    if not file.is_file():
+    if not is_file(file):
         raise ValueError(
             f"{folder} holds no manifest.json, so it is no results folder of `{writer}`"
         )
@@ -54,17 +55,19 @@ def read_facts(file: Path, *, kind: str, writer: str) -> dict[str, Any]:
         writer: What writes such files, for messages.
 
     Raises:
-        ValueError: it is cut short or of something else.
+        ValueError: it is cut short or of something else, or its settings are none.
     """
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        facts = parse_json(read_bytes(file))
+    except ValueError as error:
         raise ValueError(
             f"{file} is cut short or damaged ({error}); remove it together with what it belongs "
             "to, or choose another place"
         ) from error
     if not isinstance(facts, dict) or facts.get("format") != kind:
         raise ValueError(f"{file} is no manifest of `{writer}` ({kind})")
+    if not isinstance(facts.get("settings"), dict):
+        raise ValueError(f"{file} is damaged: it says no settings; choose another place")
     return facts
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from step_saliency.storage.files import replacing
+from step_saliency.storage.files import is_file, replacing
+from step_saliency.storage.json_text import parse_object
 
 NOTE = b"unit"
 """Key of the note in the metadata of a parquet file."""
@@ -51,20 +52,22 @@ def write_csv(path: Path, frame: pd.DataFrame, *, float_format: str | None = "%.
 
 
 def write_table(path: Path, table: pa.Table, note: Mapping[str, Any] | None = None) -> None:
-    """Write an Arrow table as parquet, with a note in JSON types if one is given."""
+    """Write an Arrow table as parquet; with a note in JSON types, checksums are written too."""
     if note is not None:
         metadata = {**(table.schema.metadata or {}), NOTE: json.dumps(note).encode()}
         table = table.replace_schema_metadata(metadata)
     with replacing(path) as part:
-        pq.write_table(table, part)
+        pq.write_table(table, part, write_page_checksum=note is not None)
 
 
 def read_noted(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
-    """A table and the note it was written with; None if it is not there or cut short."""
+    """A table and the note it was written with; None if it is not there, cut short or damaged."""
+    if not is_file(path):
+        return None
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         metadata = dict(table.schema.metadata or {})
-        note = json.loads(metadata.pop(NOTE))
-    except (OSError, pa.ArrowInvalid, KeyError):
+        note = parse_object(metadata.pop(NOTE))
+    except (OSError, pa.ArrowException, MemoryError, KeyError, ValueError):
         return None
     return table.replace_schema_metadata(metadata), note

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from step_saliency.storage.files import replacing
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from step_saliency.storage.files import read_bytes, replacing
+from step_saliency.storage.json_text import parse_object
 from step_saliency.trace import Trace
 
 
@@ -19,6 +22,48 @@ def save_jsonl(path: str | os.PathLike[str], traces: Iterable[Trace]) -> Path:
     return path
 
 
+FIELD_FAULTS = ("missing", "extra_forbidden")
+
+
+class TraceFields(BaseModel):
+    """A trace as `Trace.to_dict` gives it, by types; nothing is turned into another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    tokens: list[int] = Field(min_length=1)
+    starts: list[int] = Field(min_length=1)
+    regions: list[str]
+    texts: list[str] | None = None
+    id: str | None = None
+    question: str = ""
+    response: str = ""
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_trace(fields: Any) -> Trace:
+    """A trace from what a file says of it.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type, or they do not fit together.
+    """
+    try:
+        TraceFields.model_validate(fields)
+        return Trace.from_dict(fields)
+    except ValidationError as error:
+        if isinstance(fields, dict) and any(e["type"] in FIELD_FAULTS for e in error.errors()):
+            Trace.from_dict(fields)  # says which fields are missing or unknown
+        raise ValueError(f"not a trace: {first_fault(error)}") from error
+    except (OverflowError, TypeError, RuntimeError) as error:
+        raise ValueError(f"not a trace: {error}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong, in a line: the first field and what it should be."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"])) or "the whole"
+    return f"{place}: {fault['msg']} (got {type(fault['input']).__name__})"
+
+
 def load_jsonl(path: str | os.PathLike[str]) -> list[Trace]:
     """Read traces that :func:`save_jsonl` wrote.
 
@@ -29,18 +74,10 @@ def load_jsonl(path: str | os.PathLike[str]) -> list[Trace]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Trace]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield Trace.from_dict(_json_object(line))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    data = json.loads(line)
-    if not isinstance(data, dict):
-        raise ValueError(f"expected a JSON object, got {type(data).__name__}")
-    return data
+    for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield read_trace(parse_object(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error

@@ -1,0 +1,80 @@
+"""One process at a time writes into a results folder.
+
+The lock is the system's own on the file ``.lock``: it ends with its process, however that ends, so
+nothing has to be removed by hand. The file says who holds it. Reading needs no lock.
+"""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from step_saliency.storage.files import WriteError, is_file, read_bytes, refuse_special
+
+NAME = ".lock"
+
+
+class FolderLock:
+    """The lock of a folder, held from the start until `release`.
+
+    Args:
+        folder: The folder, which is there.
+
+    Raises:
+        ValueError: another process, or another run of this one, holds it.
+        WriteError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / NAME
+        refuse_special(file)
+        if file.is_symlink():
+            raise WriteError(f"cannot lock {folder}: {file} is a link to another place")
+        self._lock = FileLock(file, thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{folder} is in use by {_holder(file)}; wait until it has ended, or choose "
+                "another folder"
+            ) from None
+        except OSError as error:
+            raise WriteError(f"cannot lock {folder}: {error.strerror or error}") from error
+        _sign(file)
+
+    def release(self) -> None:
+        """Let others write; once is enough."""
+        self._lock.release()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _sign(file: Path) -> None:
+    """Say in the file who holds it; a full disk is no reason to stop here."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    text = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since})
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError:
+        return
+
+
+def _holder(file: Path) -> str:
+    try:
+        facts = json.loads(read_bytes(file)) if is_file(file) else {}
+        return f"process {int(facts['pid'])} on {facts['host']} since {facts['since']}"
+    except (ValueError, KeyError, TypeError, OSError):
+        return "another process"
