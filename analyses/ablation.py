@@ -126,7 +126,7 @@ def _equivalent(values: pd.DataFrame) -> pd.DataFrame:
         if name != BASELINE:
             p = np.nan
             if known.sum() > 1:
-                p = equivalence((column - base)[known], margin=MARGIN).p
+                p = equivalence((column - base)[known], margin=MARGIN, bound=1.0).p
             rows.append({"condition": name, "p_equivalent": p, "margin": MARGIN})
     return pd.DataFrame(rows)
 

@@ -25,7 +25,10 @@ Error traces tend to be longer, and shares depend on how many steps there are to
 rows with ``control="length"`` therefore compare only pairs of an error and a correct trace of one
 problem whose lengths agree within a caliper: one-to-one, as many as there can be, then as alike as
 can be. A problem's d_p is then the mean over its pairs, and labels are exchanged within pairs. The
-length itself is among the metrics, so that the balance can be seen.
+length itself is among the metrics, so that the balance can be seen. What is left within the caliper
+is a difference in length all the same, so two other controls can be had by `match`: rows at the
+same step index (`step_saliency.diagnosis.same_step`) and regression on the lengths
+(`step_saliency.diagnosis.adjusted`). Prefer the regression; see the limits in the documentation.
 
 Assumptions: problems are independent, and given the problem (and the length) correct and error
 traces would be exchangeable if the metric had nothing to do with correctness. A difference is an
@@ -37,22 +40,32 @@ difficulty.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from step_saliency.diagnosis.adjusted import contrast_adjusted
 from step_saliency.diagnosis.contrast import contrast
 from step_saliency.diagnosis.diagnosis import Diagnosis, stacked
 from step_saliency.diagnosis.frame import KEYS
-from step_saliency.diagnosis.matching import Design, length_matched, within_problems
-from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.diagnosis.matching import length_matched, within_problems
+from step_saliency.diagnosis.same_step import contrast_at_steps
+from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywords
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.problems import check_columns
 
 Length = Literal["n_tokens", "n_steps"]
-Control = Literal["none", "length"]
+MatchName = Literal["length", "step_index", "regression"]
+if TYPE_CHECKING:
+    Match: TypeAlias = MatchName
+else:
+    Match = str  # an unknown name meets `check_option`
+Control = Literal["none", "length", "step_index", "regression"]
+
+SEVERAL: tuple[str, ...] = get_args(MatchName)
+LENGTHS = ["n_tokens", "n_steps"]
 
 TRACE_COLUMNS = ["problem", "trace", "is_correct"]
 
@@ -64,6 +77,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     length: Length = "n_tokens",
     caliper: float = 0.25,
+    match: Match | Sequence[Match] = "length",
     draws: Draws | None = None,
     **options: Unpack[DrawsOptions],
 ) -> pd.DataFrame:
@@ -78,22 +92,37 @@ def compare(
         length: What counts as the length of a trace in the length-matched control.
         caliper: Largest difference in log length of a matched pair; 0.25 lets lengths differ by
             28%.
+        match: Controls that stand beside the plain comparison, one or several: ``"length"`` (pairs
+            within the caliper), ``"step_index"`` (rows at the same step index, strata by problem;
+            lock-in, decay, their indices and normalised forms) and ``"regression"`` (log tokens and
+            log steps within problems, by statsmodels).
         draws: How intervals and tests are drawn; the same draws serve every metric.
         options: Fields of `step_saliency.options.Draws`, which change it.
 
     Returns:
-        One row per metric (with its layer, head, band, regions) and ``control`` (``"none"``,
-        ``"length"``): ``estimate, lower, upper, n`` (problems), ``n_traces, n_pairs, mean_correct,
-        mean_error, p_value, p_holm, p_sign, exact, effect_size, auroc, auroc_lower, auroc_upper``.
-        Differences are error minus correct. What cannot be had is missing (intervals with one
-        problem; everything in the control where no pair is alike enough, with ``n`` 0).
+        One row per metric (with its layer, head, band, regions) and ``control`` (``"none"`` and
+        those of ``match``): ``estimate, lower, upper, n`` (problems), ``n_traces, n_pairs,
+        mean_correct, mean_error, p_value, p_holm, p_sign, exact, effect_size, auroc, auroc_lower,
+        auroc_upper, interval, interval_corrected``. ``interval`` says how lower and upper were made
+        (``"bootstrap"``, ``"clustered_t"``, ``"none"``); ``interval_corrected`` is False: intervals
+        are not corrected for the layers, as ``p_holm`` is. Differences are error minus correct.
+        What cannot be had is missing (intervals with one problem; everything in the control where
+        no pair is alike enough, with ``n`` 0; areas and means under ``"regression"``).
 
     Raises:
         ValueError: columns are missing, a metric is unknown, a trace has no name or no problem or
-            stands twice in the table, or no problem has traces of both kinds.
+            stands twice in the table, or no problem has traces of both kinds; ``match`` is unknown,
+            or needs the rows of diagnoses where a table came.
     """
     draws = replace(draws or Draws(), **options)
+    controls = [match] if isinstance(match, str) else list(match)
+    for control in controls:
+        check_option("match", control, SEVERAL)
+    data = data if isinstance(data, pd.DataFrame) else list(data)
+    steps = _step_table(data, metrics) if "step_index" in controls else None
     table = _table(stacked(data, "compare"), length, metrics)
+    if "regression" in controls:
+        check_columns(table, LENGTHS)
     traces, keys, values = _pivot(table, length)
     problems = traces["problem"].to_numpy()
     is_error = ~traces["is_correct"].to_numpy(dtype=bool)
@@ -101,15 +130,72 @@ def compare(
     _check_both_kinds(problems, is_error)
     parts = []
     for columns, valid in _by_missing(values):
-        designs: dict[Control, Design] = {
-            "none": within_problems(problems, is_error, valid),
-            "length": length_matched(problems, is_error, valid, log_length, caliper),
-        }
-        for control, design in designs.items():
-            result = contrast(values[design.traces][:, columns], design, draws)
-            head = keys.iloc[columns].reset_index(drop=True).assign(control=control)
-            parts.append(pd.concat([head, result], axis=1))
-    return _corrected(pd.concat(parts, ignore_index=True))
+        plain = within_problems(problems, is_error, valid)
+        results = {"none": contrast(values[plain.traces][:, columns], plain, draws)}
+        if "length" in controls:
+            pairs = length_matched(problems, is_error, valid, log_length, caliper)
+            results["length"] = contrast(values[pairs.traces][:, columns], pairs, draws)
+        if "regression" in controls:
+            lengths = np.log(np.maximum(traces[LENGTHS].to_numpy(dtype=float), 1))
+            results["regression"] = contrast_adjusted(
+                values[plain.traces][:, columns], lengths[plain.traces], plain, draws
+            )
+        parts += [_named(keys.iloc[columns], name, rows) for name, rows in results.items()]
+    if steps is not None:
+        parts += _at_steps(steps, draws)
+    return _corrected(_with_kinds(pd.concat(parts, ignore_index=True)))
+
+
+def _named(keys: pd.DataFrame, control: str, result: pd.DataFrame) -> pd.DataFrame:
+    head = keys.reset_index(drop=True).assign(control=control)
+    return pd.concat([head, result], axis=1)
+
+
+def _with_kinds(result: pd.DataFrame) -> pd.DataFrame:
+    kind = np.where(result["control"] == "regression", "clustered_t", "bootstrap")
+    kind = np.where(result["lower"].isna(), "none", kind)
+    return result.assign(interval=kind, interval_corrected=False)
+
+
+def _step_table(
+    data: list[Diagnosis] | pd.DataFrame, metrics: Sequence[str] | None
+) -> pd.DataFrame:
+    """Rows of the traces of known correctness, by step index."""
+    if isinstance(data, pd.DataFrame):
+        raise ValueError(
+            "match='step_index' compares the rows of a trace, and a table has one value a trace; "
+            "give the diagnoses"
+        )
+    frames = [
+        diagnosis.step_frame().assign(trace=diagnosis.trace_id or f"#{number}")
+        for number, diagnosis in enumerate(data)
+    ]
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"is_correct": []})
+    table = table[table["is_correct"].notna()]
+    return table if metrics is None else table[table["metric"].isin(list(metrics))]
+
+
+def _at_steps(table: pd.DataFrame, draws: Draws) -> list[pd.DataFrame]:
+    """Contrasts at the same step index, of metrics that lack the same rows together."""
+    if table.empty:
+        return []
+    by_trace = table.groupby(["problem", "trace"], sort=False)
+    by_key = table.groupby(["metric", "layer", "band"], sort=False, dropna=False)
+    traces = by_trace["is_correct"].first().reset_index()
+    keys = by_key.size().reset_index()[["metric", "layer", "band"]]
+    keys = keys.reindex(columns=list(KEYS)).astype(KEYS)
+    shape = (len(traces), int(table["step_index"].max()) + 1, len(keys))
+    values = np.full(shape, np.nan)
+    values[by_trace.ngroup(), table["step_index"], by_key.ngroup()] = table["value"]
+    problems, is_error = traces["problem"].to_numpy(), ~traces["is_correct"].to_numpy(dtype=bool)
+    return [
+        _named(
+            keys.iloc[columns],
+            "step_index",
+            contrast_at_steps(values[:, :, columns], problems, is_error, draws),
+        )
+        for columns, _ in _by_missing(values.reshape(-1, len(keys)))
+    ]
 
 
 def _table(table: pd.DataFrame, length: Length, metrics: Sequence[str] | None) -> pd.DataFrame:
@@ -124,7 +210,8 @@ def _table(table: pd.DataFrame, length: Length, metrics: Sequence[str] | None) -
     for column, remedy in (("problem", "meta['problem']"), ("trace", "its id")):
         if table[column].isna().any():
             raise ValueError(f"a trace of the table has no {column}; set {remedy} of the trace")
-    return table.reindex(columns=[*TRACE_COLUMNS, length, *KEYS, "value"]).astype(KEYS)
+    lengths = [name for name in LENGTHS if name == length or name in table]
+    return table.reindex(columns=[*TRACE_COLUMNS, *lengths, *KEYS, "value"]).astype(KEYS)
 
 
 def _pivot(
@@ -138,7 +225,8 @@ def _pivot(
     if repeated.any():
         twice = table.loc[repeated, ["problem", "trace", "metric"]].iloc[0].to_dict()
         raise ValueError(f"a value stands twice in the table: {twice}; name traces uniquely")
-    traces = by_trace[["is_correct", length]].first().reset_index()
+    lengths = [name for name in LENGTHS if name in table]
+    traces = by_trace[["is_correct", *lengths]].first().reset_index()
     keys = table.loc[~pd.Series(columns, table.index).duplicated(), list(KEYS)].reset_index(
         drop=True
     )

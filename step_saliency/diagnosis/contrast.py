@@ -15,12 +15,12 @@ from step_saliency.stats.paired import standardised
 from step_saliency.stats.permutation import exchanged_labels, permutation_p_values, sign_flips
 from step_saliency.stats.resampling import Bootstrap
 
-_INTERVALS = ["estimate", "lower", "upper"]
+INTERVALS = ["estimate", "lower", "upper"]
 _COUNTS = ["n", "n_traces", "n_pairs"]
 _MEANS = ["mean_correct", "mean_error"]
 _TESTS = ["p_value", "p_sign", "exact"]
-_AREAS = ["auroc", "auroc_lower", "auroc_upper"]
-_COLUMNS = [*_INTERVALS, *_COUNTS, *_MEANS, *_TESTS, "effect_size", *_AREAS]
+AREAS = ["auroc", "auroc_lower", "auroc_upper"]
+COLUMNS = [*INTERVALS, *_COUNTS, *_MEANS, *_TESTS, "effect_size", *AREAS]
 
 
 def contrast(values: Float[np.ndarray, "trace key"], design: Design, draws: Draws) -> pd.DataFrame:
@@ -32,30 +32,32 @@ def contrast(values: Float[np.ndarray, "trace key"], design: Design, draws: Draw
         draws: How intervals and tests are drawn.
     """
     if design.n_problems == 0:
-        return pd.DataFrame(_counts(design), index=range(values.shape[1])).reindex(columns=_COLUMNS)
+        return pd.DataFrame(counts(design), index=range(values.shape[1])).reindex(columns=COLUMNS)
     weights = design.weights(design.is_error)
     differences = design.by_problem(weights, values)
     bootstrap = Bootstrap(design.n_problems, draws)
     columns = {
-        **_estimates(_INTERVALS, differences, bootstrap),
+        **estimates(INTERVALS, differences, bootstrap),
         "mean_correct": -design.by_problem(np.minimum(weights, 0), values).mean(0),
         "mean_error": design.by_problem(np.maximum(weights, 0), values).mean(0),
         **_tests(values, differences, design, draws),
         "effect_size": standardised(differences),
-        **_estimates(_AREAS, _areas(values, design), bootstrap),
-        **_counts(design),
+        **estimates(AREAS, _areas(values, design), bootstrap),
+        **counts(design),
     }
-    return pd.DataFrame(columns, columns=_COLUMNS)
+    return pd.DataFrame(columns, columns=COLUMNS)
 
 
-def _estimates(
+def estimates(
     names: Sequence[str], by_problem: Float[np.ndarray, "problem key"], bootstrap: Bootstrap
 ) -> dict[str, Float[np.ndarray, "key"]]:
+    """Means over problems and their intervals, under these three names."""
     lower, upper = bootstrap.interval(by_problem)
     return dict(zip(names, (by_problem.mean(0), lower, upper), strict=True))
 
 
-def _counts(design: Design) -> dict[str, int]:
+def counts(design: Design) -> dict[str, int]:
+    """Problems, traces, and pairs of an error and a correct trace of one stratum."""
     errors = design.is_error
     n_pairs = sum(int(errors[m].sum() * (~errors[m]).sum()) for m in design.strata)
     return {"n": design.n_problems, "n_traces": len(design.traces), "n_pairs": n_pairs}

@@ -8,6 +8,8 @@ the thinking while the summary is written? Formulas, assumptions and caveats:
     decay_index   = mean of decay over the middle layers - mean of decay over the deep layers
 
 so that both are larger the worse it is, while `decay` itself, a share that is kept, is smaller.
+`lock_in_normalised`, `decay_normalised` and their indices are the same of the normalised excess
+(share - u) / (1 - u) of each row (`step_saliency.diagnosis.rows`).
 
 Beside them stand the block intensities of the method's authors: the mean entry of each block of
 regions (summary -> summary and thinking -> thinking in their scripts) and the ratio of these two
@@ -24,7 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.diagnosis.frame import MetricRows, trace_frame
+from step_saliency.diagnosis.frame import MetricRows, steps_table, trace_frame
+from step_saliency.diagnosis.rows import StepRows
 from step_saliency.diagnosis.shares import REGIONS
 from step_saliency.models.bands import Band, Bands, spell_layers
 from step_saliency.trace import Region
@@ -49,6 +52,7 @@ class Diagnosis:
         shares: Share of each region's rows on each region.
         intensity: Mean entry of each block of regions, in the unit of the map.
         uniform_shares: `shares` of a map that prefers no position.
+        rows: Lock-in and decay of each row, which `lock_in` and `decay` are the means of.
         lock_in_heads: Lock-in of each head's own map, if the maps are per head.
         decay_heads: Decay of each head's own map, if the maps are per head.
         reasons: Why a metric is NaN, by metric.
@@ -68,6 +72,7 @@ class Diagnosis:
     shares: Float[Tensor, "layer query_region key_region"]
     intensity: Float[Tensor, "layer query_region key_region"]
     uniform_shares: Float[Tensor, "query_region key_region"]
+    rows: StepRows
     lock_in_heads: Float[Tensor, "layer head"] | None
     decay_heads: Float[Tensor, "layer head"] | None
     reasons: Mapping[str, str]
@@ -105,6 +110,27 @@ class Diagnosis:
         return self._band_mean(self.decay, "middle") - self._band_mean(self.decay, "deep")
 
     @property
+    def lock_in_normalised(self) -> Float[Tensor, "layer"]:
+        """Mean over thinking rows of (share - u) / (1 - u) on local steps."""
+        return self.rows.lock_in_normalised.nanmean(-1)
+
+    @property
+    def decay_normalised(self) -> Float[Tensor, "layer"]:
+        """Mean over summary rows of (share - u) / (1 - u) on thinking steps."""
+        return self.rows.decay_normalised.nanmean(-1)
+
+    @property
+    def lock_in_normalised_index(self) -> float:
+        """`lock_in_index` of the normalised excess."""
+        return self._band_mean(self.lock_in_normalised, "shallow")
+
+    @property
+    def decay_normalised_index(self) -> float:
+        """`decay_index` of the normalised excess."""
+        middle = self._band_mean(self.decay_normalised, "middle")
+        return middle - self._band_mean(self.decay_normalised, "deep")
+
+    @property
     def uniform_decay(self) -> float:
         """Decay of a map that prefers no position."""
         summary, thinking = REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)
@@ -122,17 +148,49 @@ class Diagnosis:
             key_region, layer, head, band, value, uniform, reason``. Metrics: ``lock_in`` and
             ``decay`` (with rows per head where the maps have them, ``head`` missing otherwise),
             ``share`` and ``intensity`` of the pairs of regions, ``block_ratio``, ``lock_in_index``
-            and ``decay_index`` (no layer; ``band`` is the one they are about). ``uniform`` is what
-            a map that prefers no position gives.
+            and ``decay_index`` (no layer; ``band`` is the one they are about), and
+            ``lock_in_normalised``, ``decay_normalised`` with their indices. ``uniform`` is what a
+            map that prefers no position gives.
         """
-        of_trace = {
+        return trace_frame(self._rows(), self._of_trace(), self.reasons)
+
+    def step_frame(self) -> pd.DataFrame:
+        """One row per metric, layer and step: the rows that the metrics are means of.
+
+        Returns:
+            Columns ``trace, problem, is_correct, n_steps, n_tokens, metric, layer, band,
+            step_index, value`` for ``lock_in``, ``decay``, ``lock_in_normalised``,
+            ``decay_normalised`` and the indices of each (no layer). ``step_index`` counts the
+            thinking steps (lock-in) or summary steps (decay) from 0; rows without a value are left
+            out.
+        """
+        bands = [self.bands.of(layer) for layer in self.layers]
+        tables = []
+        for metric, rows in self.rows.by_metric().items():
+            index, band = self._index_rows(metric, rows)
+            tables.append(steps_table(metric, rows, self.layers, bands))
+            tables.append(steps_table(f"{metric}_index", index, [None], [band]))
+        of_trace = self._of_trace()
+        table = pd.concat(tables, ignore_index=True).assign(**of_trace)
+        return table[[*of_trace, "metric", "layer", "band", "step_index", "value"]]
+
+    def _index_rows(
+        self, metric: str, rows: Float[Tensor, "layer step"]
+    ) -> tuple[Float[Tensor, "1 step"], Band]:
+        """Rows of the index of a metric, and the band that it is about."""
+        if metric.startswith("lock_in"):
+            return self._in_band(rows, "shallow").nanmean(0, keepdim=True), "shallow"
+        middle, deep = (self._in_band(rows, band) for band in ("middle", "deep"))
+        return (middle.nanmean(0) - deep.nanmean(0))[None], "deep"
+
+    def _of_trace(self) -> dict[str, Any]:
+        return {
             "trace": self.trace_id,
             "problem": self.problem,
             "is_correct": self.is_correct,
             "n_steps": self.n_steps,
             "n_tokens": self.n_tokens,
         }
-        return trace_frame(self._rows(), of_trace, self.reasons)
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = MetricRows(self.layers, self.bands)
@@ -146,6 +204,10 @@ class Diagnosis:
             *rows.of_regions("intensity", self.intensity),
             rows.of_index("lock_in_index", self.lock_in_index, "shallow"),
             rows.of_index("decay_index", self.decay_index, "deep"),
+            *rows.of_layers("lock_in_normalised", self.lock_in_normalised, 0.0),
+            *rows.of_layers("decay_normalised", self.decay_normalised, 0.0),
+            rows.of_index("lock_in_normalised_index", self.lock_in_normalised_index, "shallow"),
+            rows.of_index("decay_normalised_index", self.decay_normalised_index, "deep"),
         ]
 
     def plot(self) -> "matplotlib.figure.Figure":
@@ -196,8 +258,13 @@ class Diagnosis:
         return card("Diagnosis", facts | missing, self.plot(), name="depth curves")
 
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
+        return float(self._in_band(values, band).nanmean())
+
+    def _in_band(
+        self, values: Float[Tensor, "layer *step"], band: Band
+    ) -> Float[Tensor, "of_band *step"]:
         inside = [self.bands.of(layer) == band for layer in self.layers]
-        return float(values[torch.tensor(inside, dtype=torch.bool)].nanmean())
+        return values[torch.tensor(inside, dtype=torch.bool)]
 
 
 def stacked(data: Iterable[Diagnosis] | pd.DataFrame, purpose: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
@@ -106,7 +107,29 @@ def trace_frame(
     return pd.DataFrame(records, columns=list(types)).astype(types)
 
 
+def steps_table(
+    metric: str,
+    rows: Float[Tensor, "layer step"],
+    layers: Sequence[int | None],
+    bands: Sequence[Band | None],
+) -> pd.DataFrame:
+    """Rows of a metric by layer and step index; those without a value are left out."""
+    n_steps = rows.shape[1]
+    table = pd.DataFrame(
+        {
+            "metric": metric,
+            "layer": pd.array(np.repeat(np.array(layers, object), n_steps), dtype="Int64"),
+            "band": np.repeat(np.array(bands, object), n_steps),
+            "step_index": np.tile(np.arange(n_steps), len(layers)),
+            "value": rows.double().numpy().ravel(),
+        }
+    )
+    return table.dropna(subset="value")
+
+
 def _reason(row: Row, reasons: Mapping[str, str]) -> str | None:
     if not math.isnan(row["value"]):
         return None
-    return reasons.get(row["metric"], "the trace has no such pair of steps")
+    return reasons.get(
+        row["metric"].replace("_normalised", ""), "the trace has no such pair of steps"
+    )

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from step_saliency.diagnosis.diagnosis import Diagnosis
+from step_saliency.diagnosis.rows import step_rows
 from step_saliency.diagnosis.shares import (
     block_means,
     decay,
@@ -69,6 +70,7 @@ def diagnose(
         shares=region_shares(shares, regions),
         intensity=block_means(maps, counted, regions),
         uniform_shares=region_shares(uniform, regions),
+        rows=step_rows(shares, uniform, regions),
         lock_in_heads=torch.stack([of_head for of_head, _ in heads]) if heads else None,
         decay_heads=torch.stack([of_head for _, of_head in heads]) if heads else None,
         reasons=_reasons(regions, sal.layers, layer_bands, lock_ins, decays),

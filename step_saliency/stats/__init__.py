@@ -13,9 +13,12 @@ draw, flip or permute whole problems. Tables have the columns ``estimate, lower,
     statistic     interval of any statistic of a table, or of a function of means
     resampling    bootstrap of means; levels of the intervals
     permutation   sign flips and exchanged labels
+    counts        intervals and equivalence where few answers changed
     multiplicity  Holm's correction
     equivalence   what a null result says: equivalence within a margin, detectable effect
 
 Intervals are percentile bootstrap intervals at expanded levels (`step_saliency.stats.resampling`)
-unless a function is asked for another kind. When they mislead: below ten problems they are rough.
+unless a function is asked for another kind, or answers changed in too few problems; the column
+``interval`` says which, and ``interval_corrected`` that none is corrected for its family (only
+``p_holm`` is). When they mislead: below ten problems they are rough.
 """

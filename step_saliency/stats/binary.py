@@ -10,6 +10,10 @@ With b_i and a_i whether pair i is right under the reference and under the condi
 
 McNemar's test takes pairs as independent, so in a table it stands only where a problem has one
 pair.
+
+The interval of the risk difference is a bootstrap over problems where at least
+`step_saliency.stats.counts.FEW` problems changed, and Newcombe's, from the counts, where fewer did:
+answers of which none changed have an interval too. The column ``interval`` says which.
 """
 
 import math
@@ -25,6 +29,7 @@ from statsmodels.stats import contingency_tables
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.counts import difference_from_counts
 from step_saliency.stats.paired import paired_table, with_reference
 from step_saliency.stats.problems import check_columns
 
@@ -53,9 +58,9 @@ def binary_table(
         pair: Columns that name the answers of a problem, such as the sample.
 
     Returns:
-        The columns of `paired_table` (``estimate`` is the risk difference), then ``n_pairs,
-        corrected, broken, p_mcnemar, p_mid, odds_ratio, odds_lower, odds_upper`` (corrected over
-        broken).
+        The columns of `paired_table` (``estimate`` is the risk difference, ``interval`` is
+        ``"bootstrap"`` or ``"newcombe"``), then ``n_pairs, corrected, broken, p_mcnemar, p_mid,
+        odds_ratio, odds_lower, odds_upper`` (corrected over broken).
 
     Raises:
         ValueError: as `paired_table`; an answer stands twice; a value is neither 0 nor 1.
@@ -75,8 +80,28 @@ def binary_table(
     )
     pairs = with_reference(frame, value, condition, reference, [*by, *pair], problem)
     groups = pairs.groupby([*by, condition], sort=False, dropna=False)
-    counts = [_flips(rows, value, problem, draws.confidence) for _, rows in groups]
+    members = [rows for _, rows in groups]
+    counts = [_flips(rows, value, problem, draws.confidence) for rows in members]
+    table = _with_counted_intervals(table, members, value, problem, draws.confidence)
     return pd.concat([table, pd.DataFrame(counts)], axis=1)
+
+
+def _with_counted_intervals(
+    table: pd.DataFrame,
+    members: Sequence[pd.DataFrame],
+    value: str,
+    problem: str,
+    confidence: float,
+) -> pd.DataFrame:
+    """Newcombe's interval in the rows in which too few problems changed for a bootstrap."""
+    table = table.copy()
+    for row, pairs in enumerate(members):
+        difference = (pairs[value] - pairs["_reference"]).groupby(pairs[problem]).mean()
+        limits = difference_from_counts(difference.to_numpy(float), confidence)
+        if limits is not None:
+            table.loc[row, ["lower", "upper"]] = limits
+            table.loc[row, "interval"] = "newcombe"
+    return table
 
 
 def _answers(frame: pd.DataFrame, value: str, on: Sequence[str]) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
     equivalence  two one-sided t-tests (TOST): a small p says that the mean difference is smaller
                  than the margin. A large p elsewhere says nothing of that kind
+    from counts  the same for right and wrong where few answers changed: exact
+                 (`step_saliency.stats.counts`), since a t-test of no spread knows nothing
     detectable   delta such that a two-sided t-test of n differences with the observed spread finds
                  a mean of delta with the probability ``power``
 
@@ -17,35 +19,58 @@ from jaxtyping import Float
 from scipy import optimize, stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from step_saliency.stats.counts import difference_from_counts, equivalence_from_counts
 from step_saliency.stats.resampling import Estimate
 
 
 def equivalence(
-    differences: Float[np.ndarray, "problem"], *, margin: float, alpha: float = 0.05
+    differences: Float[np.ndarray, "problem"],
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    bound: float | None = None,
 ) -> Estimate:
     """Two one-sided t-tests (TOST): is the mean difference within the margin?
 
     Args:
         differences: One per problem.
         margin: Largest difference, either way, that counts as none; set before looking.
-        alpha: The interval has level 1 - 2 alpha: it lies within the margin when p < alpha.
+        alpha: The interval has level 1 - 2 alpha: it lies within the margin when a t-test's p is
+            below alpha.
+        bound: Largest difference that is possible, 1 for right and wrong. With it, fewer than
+            `step_saliency.stats.counts.FEW` problems that differ are judged by their number.
 
     Returns:
-        ``p`` is the larger of the two one-sided p-values: small means equivalent.
+        ``p`` is the larger of the two one-sided p-values: small means equivalent. Differences
+        without spread and without a bound have neither p nor interval: all alike in a sample says
+        nothing of how they vary.
 
     Raises:
-        ValueError: the margin is not positive, or there are fewer than two problems.
+        ValueError: the margin is not positive, there are fewer than two problems, or a difference
+            is beyond the bound.
     """
     known = differences[~np.isnan(differences)]
     if margin <= 0 or len(known) < 2:
         raise ValueError(f"margin={margin}, {len(known)} problems: need > 0 and at least 2")
-    mean = float(known.mean())
-    if known.std() == 0:
-        return Estimate(mean, mean, mean, len(known), p=float(abs(mean) >= margin))
+    mean, n = float(known.mean()), len(known)
+    if bound is not None:
+        _check_bound(known, bound)
+        limits = difference_from_counts(known / bound, 1 - 2 * alpha)
+        if limits is not None:
+            p = equivalence_from_counts(known / bound, margin / bound)
+            return Estimate(mean, limits[0] * bound, limits[1] * bound, n, p=p)
+    if np.ptp(known) <= 1e-12 * np.abs(known).max():
+        return Estimate(mean, math.nan, math.nan, n)
     described = DescrStatsW(known)
     p = described.ttost_mean(-margin, margin)[0]
     lower, upper = described.tconfint_mean(2 * alpha)
-    return Estimate(mean, float(lower), float(upper), len(known), p=float(p))
+    return Estimate(mean, float(lower), float(upper), n, p=float(p))
+
+
+def _check_bound(differences: Float[np.ndarray, "problem"], bound: float) -> None:
+    largest = float(np.abs(differences).max())
+    if not bound > 0 or largest > bound * (1 + 1e-12):
+        raise ValueError(f"bound={bound}: need > 0 and no difference beyond it ({largest:.3g})")
 
 
 def detectable_effect(

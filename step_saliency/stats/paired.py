@@ -57,7 +57,9 @@ def paired_table(
     Returns:
         One row per group and condition: ``by``, ``condition``, ``reference``, ``estimate, lower,
         upper, n, p, p_holm, effect_size`` (Cohen's d_z), ``mean, mean_reference, detectable`` (the
-        difference that a t-test would have found with probability 0.8).
+        difference that a t-test would have found with probability 0.8), ``interval`` (how it was
+        made) and ``interval_corrected``: False, each interval is at the level by itself, and only
+        ``p_holm`` is corrected for the family.
 
     Raises:
         ValueError: columns are missing, the reference is not among the conditions, or no problem
@@ -80,6 +82,8 @@ def paired_table(
         mean=np.nanmean(means, 0),
         mean_reference=np.nanmean(references, 0),
         detectable=[detectable_effect(column) for column in columns],
+        interval=["bootstrap" if len(column) > 1 else "none" for column in columns],
+        interval_corrected=False,
     )
     table = pd.concat([keys.assign(reference=reference), contrasts], axis=1)
     return with_holm(table, family=family)

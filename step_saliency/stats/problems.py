@@ -5,7 +5,9 @@
 
 so that each problem counts once, however many rows it has. Intervals draw whole problems
 (`step_saliency.stats.resampling`); a mean is tested against a null value by sign flips
-(`step_saliency.stats.permutation`), which asks for symmetry about it.
+(`step_saliency.stats.permutation`), which asks for symmetry about it. Of
+a column of right and wrong (0 and 1), a mean that fewer than `step_saliency.stats.counts.FEW`
+problems keep from 0 or 1 has Wilson's interval: no error in sixty is not certainly none.
 """
 
 import math
@@ -18,6 +20,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.stats.counts import share_from_counts
 from step_saliency.stats.permutation import sign_flip_p
 from step_saliency.stats.resampling import Bootstrap, Levels
 
@@ -45,7 +48,9 @@ def mean_table(
         options: Fields of `Draws`, which change it.
 
     Returns:
-        One row a group: ``by`` columns, ``estimate, lower, upper, n, p``.
+        One row a group: ``by`` columns, ``estimate, lower, upper, n, p``, ``interval`` (how it was
+        made: ``"bootstrap"``, ``"wilson"``, ``"none"``) and ``interval_corrected`` (False: each is
+        at the level by itself).
 
     Raises:
         ValueError: columns are missing, or there is no value.
@@ -55,7 +60,23 @@ def mean_table(
     p: Any = math.nan
     if null is not None:
         p = sign_flip_p(values - null, n_permutations=draws.n_permutations, seed=draws.seed)[0]
-    return pd.concat([keys, mean_intervals(values, draws).assign(p=p)], axis=1)
+    table = mean_intervals(values, draws).assign(p=p)
+    table["interval"] = np.where(table["n"] > 1, "bootstrap", "none")
+    if frame[value].dropna().isin([0, 1]).all():
+        table = _with_counted_intervals(table, values, draws.confidence)
+    return pd.concat([keys, table.assign(interval_corrected=False)], axis=1)
+
+
+def _with_counted_intervals(
+    table: pd.DataFrame, shares: Float[np.ndarray, "problem key"], confidence: float
+) -> pd.DataFrame:
+    """Wilson's interval in the rows in which too few problems differ for a bootstrap."""
+    for row, column in enumerate(shares.T):
+        limits = share_from_counts(column[~np.isnan(column)], confidence)
+        if limits is not None:
+            table.loc[row, ["lower", "upper"]] = limits
+            table.loc[row, "interval"] = "wilson"
+    return table
 
 
 def reduce_to_problems(

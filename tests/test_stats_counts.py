@@ -1,0 +1,139 @@
+"""Few changes: intervals and equivalence from counts, against formulas written out."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.counts import (
+    FEW,
+    difference_from_counts,
+    equivalence_from_counts,
+    share_from_counts,
+)
+from step_saliency.stats.equivalence import equivalence
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+
+Z = stats.norm.ppf(0.975)
+
+
+def wilson(count: float, n: int) -> tuple[float, float]:
+    """Roots of (p - count / n)^2 = z^2 p (1 - p) / n."""
+    roots = np.roots([n + Z**2, -(2 * count + Z**2), count**2 / n])
+    return float(min(roots)), float(max(roots))
+
+
+def flips(n: int, better: int, worse: int) -> np.ndarray:
+    return np.array([1.0] * better + [-1.0] * worse + [0.0] * (n - better - worse))
+
+
+def answers(n: int, better: int, worse: int, samples: int = 1) -> pd.DataFrame:
+    """Right and wrong under two conditions, the first of the problems changed."""
+    change = flips(n, better, worse)
+    base = np.where(change > 0, 0, np.where(change < 0, 1, np.arange(n) % 2))
+    frames = [
+        pd.DataFrame(
+            {"problem": range(n), "sample": s, "condition": name, "is_correct": base + shift}
+        )
+        for name, shift in (("base", 0), ("edit", change.astype(int)))
+        for s in range(samples)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def table(frame: pd.DataFrame, **options):
+    options = {"condition": "condition", "reference": "base", "n_permutations": 200} | options
+    return binary_table(frame, **options).iloc[0]
+
+
+@pytest.mark.parametrize(("n", "better", "worse"), [(12, 0, 0), (60, 3, 0), (60, 1, 2), (5, 5, 0)])
+def test_few_flips_have_newcombes_interval(n, better, worse):
+    (low_b, high_b), (low_c, high_c) = wilson(better, n), wilson(worse, n)
+    b, c = better / n, worse / n
+    lower = b - c - math.hypot(b - low_b, high_c - c)
+    upper = b - c + math.hypot(high_b - b, c - low_c)
+    row = table(answers(n, better, worse))
+    assert (row["lower"], row["upper"]) == pytest.approx((max(lower, -1), min(upper, 1)), abs=1e-7)
+    assert row["lower"] <= row["estimate"] <= row["upper"]
+    assert row["upper"] - row["lower"] > 0.05
+    assert (row["interval"], row["interval_corrected"]) == ("newcombe", False)
+
+
+def test_more_flips_have_the_bootstrap_as_before():
+    frame = answers(60, 4, 1)
+    row = table(frame)
+    plain = paired_table(
+        frame, "is_correct", condition="condition", reference="base", n_permutations=200
+    ).iloc[0]
+    assert row["interval"] == plain["interval"] == "bootstrap"
+    assert (row["lower"], row["upper"]) == (plain["lower"], plain["upper"])
+    assert difference_from_counts(flips(60, FEW - 1, 0), 0.95) is not None
+    assert difference_from_counts(flips(60, FEW, 0), 0.95) is None
+
+
+def test_samples_of_a_problem_narrow_no_interval():
+    once, thrice = table(answers(20, 2, 0)), table(answers(20, 2, 0, samples=3), pair=["sample"])
+    assert (once["lower"], once["upper"]) == (thrice["lower"], thrice["upper"])
+
+
+def test_rare_flips_are_covered_where_a_bootstrap_misses_them():
+    rng = np.random.default_rng(0)
+    hits = []
+    for changed in rng.binomial(60, 0.02, 300):
+        row = table(answers(60, changed, 0), n_resamples=300)
+        hits.append(row["lower"] <= 0.02 <= row["upper"])
+    assert np.mean(hits) > 0.93
+
+
+def test_all_right_is_not_certainly_right():
+    frame = pd.DataFrame({"problem": range(20), "is_correct": 1, "length": 7.5})
+    row = mean_table(frame, "is_correct").iloc[0]
+    assert (row["lower"], row["upper"]) == pytest.approx(wilson(20, 20))
+    assert row["interval"] == "wilson"
+    assert share_from_counts(np.array([1.0] * 15 + [0.0] * 5), 0.95) is None
+    assert mean_table(frame, "length").iloc[0]["interval"] == "bootstrap"
+
+
+def test_one_problem_has_no_interval_and_says_so():
+    row = mean_table(pd.DataFrame({"problem": [1], "value": [1.0]}), "value").iloc[0]
+    assert row["interval"] == "none"
+    assert math.isnan(row["lower"])
+
+
+def test_differences_without_spread_are_not_equivalent():
+    for value in (0.0, 0.1, 0.5):
+        found = equivalence(np.full(20, value), margin=0.2)
+        assert math.isnan(found.p)
+        assert math.isnan(found.lower)
+        assert found.estimate == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("n", "better", "worse"), [(60, 0, 0), (60, 2, 0), (200, 1, 3)])
+def test_equivalence_of_few_flips_is_exact(n, better, worse):
+    found = equivalence(flips(n, better, worse), margin=0.05, bound=1.0)
+    k = max(better, worse)
+    terms = [math.comb(n, i) * 0.05**i * 0.95 ** (n - i) for i in range(k + 1)]
+    assert found.p == pytest.approx(sum(terms))
+    assert found.lower < found.estimate < found.upper
+
+
+def test_equivalence_of_rare_flips_at_the_margin_is_claimed_wrongly_five_percent_at_most():
+    for n in (20, 60, 100):
+        chance = sum(
+            stats.binom.pmf(k, n, 0.05)
+            for k in range(FEW)
+            if equivalence_from_counts(flips(n, k, 0), 0.05) <= 0.05
+        )
+        assert chance <= 0.05
+
+
+def test_equivalence_with_spread_is_the_t_test_with_and_without_a_bound():
+    differences = flips(60, 8, 4)
+    bounded, free = (equivalence(differences, margin=0.3, bound=b) for b in (1.0, None))
+    assert bounded == free
+    with pytest.raises(ValueError, match="bound"):
+        equivalence(differences, margin=0.3, bound=0.5)
