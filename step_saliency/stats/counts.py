@@ -31,8 +31,9 @@ IntervalKind = Literal["bootstrap", "newcombe", "wilson", "clustered_t", "none"]
 """How an interval was made, as the column ``interval`` says; "none" where there is none."""
 
 FEW = 5
-"""Changed problems below which a bootstrap covers too rarely; `benchmarks/problem_statistics.py` has
-both beside each other."""
+"""Changed problems below which a bootstrap covers too rarely.
+
+`benchmarks/problem_statistics.py` has both beside each other."""
 
 
 def n_off_the_commonest(values: Float[np.ndarray, "problem"]) -> int:
