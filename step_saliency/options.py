@@ -15,9 +15,11 @@ where annotations are checked at run time.
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -115,6 +117,29 @@ def refuse(problems: Mapping[str, bool]) -> None:
         raise ValueError("; ".join(real))
 
 
+def is_whole(value: object, *, least: int | None = None) -> bool:
+    """Whether a value is a whole number (no truth value), and not below ``least``."""
+    is_number = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_number and (least is None or value >= least)  # type: ignore[operator]
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number (no truth value), neither infinite nor undefined."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _not_whole(values: Mapping[str, object]) -> dict[str, bool]:
+    """For `refuse`: of each option that is no whole number, that it is none."""
+    return {
+        f"{name}={value!r} is no whole number": not is_whole(value)
+        for name, value in values.items()
+    }
+
+
+COLDEST = 1e-6
+"""Temperature below which dividing by it leaves the range of numbers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How responses are decoded.
@@ -152,16 +177,42 @@ class Decoding:
     stop_texts: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._check_types()
         endings = self.endings
         refuse(
             {
                 f"n={self.n} is below 1": self.n < 1,
                 f"temperature={self.temperature} is below 0": self.temperature < 0,
+                f"temperature={self.temperature} is below {COLDEST}; 0 decodes greedily": (
+                    0 < self.temperature < COLDEST
+                ),
                 f"top_p={self.top_p} is not in (0, 1]": not 0 < self.top_p <= 1,
                 f"top_k={self.top_k} is below 1": self.top_k is not None and self.top_k < 1,
                 f"max_new_tokens={self.max_new_tokens} is below 1": self.max_new_tokens < 1,
                 f"batch_size={self.batch_size} is below 1": self.batch_size < 1,
                 f"stop_texts={list(endings)} has an empty text": not all(endings),
+            }
+        )
+
+    def _check_types(self) -> None:
+        whole = {
+            name: getattr(self, name) for name in ("n", "max_new_tokens", "seed", "batch_size")
+        }
+        if self.top_k is not None:
+            whole["top_k"] = self.top_k
+        stops = () if self.stop_tokens is None else self.stop_tokens
+        texts = [self.stop_texts] if isinstance(self.stop_texts, str) else list(self.stop_texts)
+        refuse(
+            {
+                **_not_whole(whole),
+                f"temperature={self.temperature!r} is no number": not is_finite(self.temperature),
+                f"top_p={self.top_p!r} is no number": not is_finite(self.top_p),
+                f"stop_tokens={stops!r} must be token ids, 0 or above": isinstance(stops, str)
+                or not all(is_whole(token, least=0) for token in stops),
+                f"stop_texts={self.stop_texts!r} must be texts": not all(
+                    isinstance(text, str) for text in texts
+                ),
+                f"system={self.system!r} is no text": not isinstance(self.system, str | None),
             }
         )
 
@@ -212,6 +263,13 @@ class Draws:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        numbers = ("n_resamples", "n_permutations", "seed")
+        refuse(
+            {
+                **_not_whole({name: getattr(self, name) for name in numbers}),
+                f"confidence={self.confidence!r} is no number": not is_finite(self.confidence),
+            }
+        )
         refuse(
             {
                 f"confidence={self.confidence} is not between 0 and 1": not 0 < self.confidence < 1,

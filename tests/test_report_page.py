@@ -484,6 +484,25 @@ def test_light_dark_and_print(sal, chromium, tmp_path):
     assert dark.page.is_visible("#step-7")
 
 
+def test_a_name_that_no_file_can_hold(tmp_path):
+    trace = make_trace("QT", [2, 3], id="half \ud800 pair")
+    (tmp_path / "page.html").write_text(page(make_saliency(random_maps(trace, 1), trace)))
+    assert "half ? pair" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("regions", ["T", "_", "Q"])
+def test_one_step(regions, chromium, tmp_path):
+    trace = make_trace(regions, [3], id="short")
+    visit = opened(chromium, tmp_path, page(make_saliency(random_maps(trace, 1), trace)))
+    if visit.page.is_enabled("#template"):
+        visit.page.click("#template")
+    visit.page.focus("#map")
+    for key in ("ArrowUp", "ArrowLeft", "End", "PageUp"):
+        visit.page.keyboard.press(key)
+    assert visit.complaints == []
+    assert visit.page.locator("#steps li").count() == 1
+
+
 def test_one_layer_and_no_text(chromium, tmp_path):
     trace = Trace.from_tokens([1, 2, 3], starts=[0, 1, 2], regions=["template"] * 3)
     visit = opened(chromium, tmp_path, page(make_saliency(random_maps(trace, 1), trace)))

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from step_saliency.options import is_whole
+
 Heads: TypeAlias = Sequence[int] | Mapping[int, Sequence[int]] | None
 """Heads of an edit: in every layer, by layer, or all."""
 
@@ -17,6 +19,9 @@ def checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: there are none, or one is named twice or below 0.
     """
+    wrong = [layer for layer in layers if not is_whole(layer)]
+    if wrong:
+        raise ValueError(f"layers={list(layers)}: {wrong[0]!r} is no whole number")
     numbers = tuple(int(layer) for layer in layers)
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ValueError(f"layers={list(layers)} must name layers, each once, 0 or above")

@@ -6,7 +6,7 @@ runs from 0 in the first layer of the model to 1 in the last: depth = layer / (n
     tau_max=0.15    tau_max={0: 0.2, 1: 0.1}    tau_max=linear(0.2, 0.05)    tau_max=lambda d: d**2
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -57,14 +57,25 @@ def strength_at(strength: Strength, layer: int, n_layers: int | None) -> float:
     return float(strength(layer / max(1, n_layers - 1)))
 
 
-def check_strength(name: str, strength: Strength, *, below: float | None = None) -> None:
+def check_strength(
+    name: str,
+    strength: Strength,
+    *,
+    below: float | None = None,
+    layers: Sequence[int] | None = None,
+) -> None:
     """Raise ValueError for a number (or a mapping's) that is not in [0, below).
+
+    So it does for a mapping that names a layer which is not among ``layers``.
 
     Functions of depth are checked where they are evaluated.
     """
     if callable(strength):
         return
     numbers = list(strength.values()) if isinstance(strength, Mapping) else [strength]
+    idle = sorted(set(strength) - set(layers or strength)) if isinstance(strength, Mapping) else []
+    if idle:
+        raise ValueError(f"{name} is given for layers {idle}, but layers={list(layers or ())}")
     limit = float("inf") if below is None else below
     wrong = [number for number in numbers if not 0 <= number < limit]
     if wrong:

@@ -104,7 +104,7 @@ class StepMomentumInjection(Edit):
             object.__setattr__(self, name, value)
 
     def _check_options(self) -> None:
-        check_strength("alpha", self.alpha)
+        check_strength("alpha", self.alpha, layers=self.layers)
         check_option("space", self.space, SPACES)
         check_option("source", self.source, SOURCES)
         check_option("momentum", self.momentum, MOMENTA)

@@ -76,6 +76,10 @@ class StepFlow(EditGroup):
     smi: StepMomentumInjection | None = None
 
     def __post_init__(self) -> None:
+        kinds = {"oeb": OddsEqualBridge, "smi": StepMomentumInjection}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind | None):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no {kind.__name__}")
         if self.oeb is None and self.smi is None:
             raise ValueError("oeb=None and smi=None leave nothing to do; give one of them")
         halves = (self.oeb, self.smi)

@@ -36,6 +36,12 @@ class Source:
         """Whether ``path`` is a folder of this machine."""
         return Path(self.path).is_dir()
 
+    @property
+    def gguf_path(self) -> Path:
+        """Absolute path of the GGUF file, so that none of that name elsewhere is taken for it."""
+        assert self.gguf_file is not None
+        return (Path(self.path) / self.gguf_file).absolute()
+
 
 def _reasoner() -> Source:
     folder = Path(__file__).parent / "bundled" / "reasoner"

@@ -4,6 +4,9 @@ Weights are read from safetensors (or GGUF) only, never from pickles; code from 
 only if the user says so; with ``HF_HUB_OFFLINE=1`` nothing but local files is read.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,18 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from step_saliency.models.bundled import BUNDLED, Source
+from step_saliency.models.bundled import Source
+from step_saliency.models.folder import (
+    INDEX,
+    check_declared_weights,
+    check_index,
+    json_object,
+    stored_shapes,
+    weight_files,
+)
+from step_saliency.models.gguf import gguf_shapes, warn_unread
+from step_saliency.models.readable import reading
+from step_saliency.models.tensors import check_amount, check_loaded, check_sizes, warn_of_zeros
 
 SPLITTING_PROBES = (
     "Wait, 3 + 45 = 48, isn't it? So x_1 = \\frac{1}{2}...\n\n  Step 2:\tTHE answer's 1,234.5!",
@@ -28,44 +42,43 @@ SPLITTING_PROBES = (
 """Texts on which different rules for splitting text show: digits, spaces, cases, scripts."""
 
 
-def _unreadable(name: str, source: Source, error: Exception) -> ValueError:
-    if source.help:
-        return ValueError(f"{source.help} ({error})")
-    if source.is_folder:
-        return ValueError(f"the folder {source.path!r} cannot be read: {error}")
-    return ValueError(
-        f"{name!r} is not a bundled name ({', '.join(BUNDLED)}), not a folder, and cannot be read "
-        f"from the hub: {error}"
-    )
-
-
 def read_config(source: Source, name: str, revision: str | None, *, trust_remote_code: bool) -> Any:
-    try:
-        return AutoConfig.from_pretrained(
+    """The transformers config of a source.
+
+    Raises:
+        ValueError: it cannot be read, or counts something as no whole number above 0.
+    """
+    with reading(source, name, "config"):
+        config = AutoConfig.from_pretrained(
             source.path,
             revision=revision,
             trust_remote_code=trust_remote_code,
             **_gguf(source),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(name, source, error) from error
+        check_sizes(config)
+    return config
 
 
 def read_tokenizer(
     source: Source, name: str, revision: str | None, *, trust_remote_code: bool
 ) -> Any:
-    try:
+    """The tokenizer of a source, which splits text as its file says.
+
+    Raises:
+        ValueError: it cannot be read, or has no vocabulary.
+    """
+    with reading(source, name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             source.path,
             revision=revision,
             trust_remote_code=trust_remote_code,
             **_gguf(source),
         )
-        if _tokenizes_as_stored(tokenizer, source, revision):
-            return tokenizer
-        return PreTrainedTokenizerFast.from_pretrained(source.path, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(f"{name} (tokenizer)", source, error) from error
+        if not _tokenizes_as_stored(tokenizer, source, revision):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(source.path, revision=revision)
+        if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+            raise ValueError("there is no vocabulary, as in a tokenizer.json")
+    return tokenizer
 
 
 def _tokenizes_as_stored(tokenizer: Any, source: Source, revision: str | None) -> bool:
@@ -74,13 +87,7 @@ def _tokenizes_as_stored(tokenizer: Any, source: Source, revision: str | None) -
     AutoTokenizer may pick a class by the architecture of the model, and that class brings its own
     rules for splitting text, whatever the file says.
     """
-    file = cached_file(
-        source.path,
-        "tokenizer.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    file = _file_of(source, "tokenizer.json", revision)
     if file is None or source.gguf_file or not tokenizer.is_fast:
         return True
     stored = Tokenizer.from_file(file)
@@ -92,8 +99,20 @@ def _tokenizes_as_stored(tokenizer: Any, source: Source, revision: str | None) -
     )
 
 
+def _file_of(source: Source, name: str, revision: str | None) -> str | None:
+    """Where a file of a folder or hub checkpoint is on this machine; None if it has none."""
+    file: str | None = cached_file(
+        source.path,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return file
+
+
 def _gguf(source: Source) -> dict[str, str]:
-    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    return {"gguf_file": str(source.gguf_path)} if source.gguf_file else {}
 
 
 def read_transformers(
@@ -114,26 +133,64 @@ def read_transformers(
         trust_remote_code: Allow code from the checkpoint to run.
 
     Raises:
-        ValueError: if there are no safetensors, or no causal language model of that kind.
+        ValueError: if there are no safetensors, no causal language model of that kind, or a tensor
+            is missing, extra or misshapen.
     """
     options: dict[str, Any] = {**_gguf(source)} or {"use_safetensors": True}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with reading(source, source.path, "weights"), _quiet_report():
+        _check_stored(source, config, revision, trust_remote_code=trust_remote_code)
+        model, info = AutoModelForCausalLM.from_pretrained(
             source.path,
             dtype=dtype,
             revision=revision,
             trust_remote_code=trust_remote_code,
             attn_implementation="eager",
             config=config,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
             **options,
             **_plain_weights(source, config),
             **_plain_experts(config, dtype),
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unreadable(source.path, source, error) from error
-    if source.gguf_file and hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+        check_loaded(info)
+    warn_of_zeros(model, source.path)
+    if source.gguf_file:
+        warn_unread(source.gguf_path, model)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
     return model.to(dtype).eval()
+
+
+def _check_stored(
+    source: Source, config: Any, revision: str | None, *, trust_remote_code: bool
+) -> None:
+    """Refuse names of weights that are no safetensors, and models far larger than their weights."""
+    check_declared_weights(config.to_dict(), f"the config of {source.path}")
+    if source.gguf_file:
+        check_amount(config, gguf_shapes(source.gguf_path))
+    elif source.is_folder:
+        stored = stored_shapes(weight_files(Path(source.path)))
+        if not trust_remote_code:
+            check_amount(config, stored)
+    else:
+        index = _file_of(source, INDEX, revision)
+        if index is not None:
+            check_index(json_object(Path(index)), f"{source.path}/{INDEX}")
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Context without transformers' table of missing tensors, which are refused by name here."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def save(source: Source, folder: Path) -> None:

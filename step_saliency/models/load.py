@@ -1,4 +1,4 @@
-"""Name -> model: hub ids, local Hugging Face folders and bundled names.
+"""Name -> model: hub ids, local Hugging Face folders, GGUF files and bundled names.
 
 ``load_model`` returns what TransformerLens would: a HookedTransformer (transformer-lens 3) or a
 TransformerBridge, whose logits are those of transformers on the same weights.
@@ -50,8 +50,8 @@ def load_model(
 
     Args:
         name: Bundled name (``"reasoner"``, ``"smollm2-135m-instruct"``), folder in Hugging Face
-            format, or hub id. A bundled name wins over a folder of that name; write ``./reasoner``
-            for the folder.
+            format or with one GGUF file, GGUF file, or hub id. A bundled name wins over a folder
+            of that name; write ``./reasoner`` for the folder.
         backend: ``"hooked"`` for a HookedTransformer, ``"bridge"`` for a TransformerBridge,
             ``"auto"`` for the first with transformer-lens 3 and the second with 4.
         device: Where the weights go; None takes CUDA if there is a device, else the CPU.
@@ -66,8 +66,9 @@ def load_model(
         ``model.to_tokens(text)`` gives the ids that ``model.tokenizer(text)`` gives.
 
     Raises:
-        ValueError: for a name that cannot be read, an architecture or dtype or device that cannot
-            be had, or weights that only exist as a pickle.
+        ValueError: for a name or a file of it that cannot be read, an architecture or dtype or
+            device that cannot be had, weights that only exist as a pickle, or a tensor that is
+            missing, extra or misshapen.
     """
     backend_name = _resolve_backend(backend)
     torch_dtype = _resolve_dtype(dtype)

@@ -15,6 +15,10 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from step_saliency.models.bundled import Source
+from step_saliency.models.readable import UnreadableError
+
+LARGEST = 2**29
+"""Bytes of a GGUF file up to which it is unpacked, to about eight times its size."""
 
 
 def unpacked(source: Source, write: Callable[[Path], None]) -> Source:
@@ -28,12 +32,12 @@ def unpacked(source: Source, write: Callable[[Path], None]) -> Source:
         write: Saves config, tokenizer and weights of ``source`` into a folder.
 
     Returns:
-        The folder that was written, now or earlier, where ``source`` is a GGUF file and the cache
-        folder can be written to; else ``source`` itself.
+        The folder that was written, now or earlier, where ``source`` is a GGUF file of at most
+        `LARGEST` bytes and the cache folder can be written to; else ``source`` itself.
     """
-    if source.gguf_file is None:
+    if source.gguf_file is None or source.gguf_path.stat().st_size > LARGEST:
         return source
-    file = Path(source.path) / source.gguf_file
+    file = source.gguf_path
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     name = f"{file.stem}-{digest}-transformers-{version('transformers')}"
@@ -41,6 +45,8 @@ def unpacked(source: Source, write: Callable[[Path], None]) -> Source:
     if not folder.is_dir():
         try:
             _write_once(folder, write)
+        except UnreadableError:
+            raise  # nor could it be read anew
         except (OSError, ValueError) as error:
             warnings.warn(
                 f"{file.name} is read anew at every load, since it cannot be unpacked into "

@@ -77,7 +77,8 @@ def page(
         "diagnosis": diagnosis_data(diagnosis, curves, comparison),
         "effects": None if effects is None else effect_data(effects),
     }
-    name = saliency.trace.id or "trace"
+    # half of a surrogate pair, as JSON may hold, can stand in no file
+    name = (saliency.trace.id or "trace").encode(errors="replace").decode()
     room = MOST_BYTES - len(_fill(name, data).encode()) - _OVERHEAD
     return _fill(name, data | maps_within(saliency, room))
 

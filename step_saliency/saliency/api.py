@@ -19,6 +19,8 @@ from step_saliency.options import (
     Quantity,
     Rows,
     check_option,
+    is_whole,
+    refuse,
 )
 from step_saliency.saliency import hooks
 from step_saliency.saliency.estimate import Path, choose_path
@@ -121,6 +123,7 @@ def step_saliency(
         raise ValueError("no trace was given")
     for one in traces:
         check_tokens(model, one.tokens)
+    _check_vocabulary(model, answer_tokens)
     mapped = resolve_layers(model, layers)
     jobs = [_job(one, _resolve(objective, one, answer, answer_tokens), rows) for one in traces]
     path = choose_path(
@@ -180,6 +183,7 @@ def token_map(
         ValueError: as `step_saliency`.
     """
     check_tokens(model, trace.tokens)
+    _check_vocabulary(model, answer_tokens)
     (mapped,) = resolve_layers(model, [layer])
 
     def keep(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head query key"]:
@@ -218,6 +222,8 @@ def resolve_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
     total = n_layers(model)
     if layers is None:
         return tuple(range(total))
+    if isinstance(layers, str) or not all(is_whole(layer) for layer in layers):
+        raise ValueError(f"layers={layers!r}: layers are whole numbers")
     beyond = [layer for layer in layers if not -total <= layer < total]
     if beyond or not len(layers):
         raise ValueError(f"layers={list(layers)}: the model has layers 0 to {total - 1}")
@@ -243,12 +249,51 @@ def _resolve(
     answer: Sequence[int] | None,
     answer_tokens: tuple[int, int] | None,
 ) -> Objective:
+    _check_answer(objective, answer, answer_tokens)
     positions = answer_positions(trace) if answer is None else list(answer)
     scalar = resolve_objective(
         objective, answer=positions, answer_tokens=answer_tokens, tokens=trace.tokens
     )
     scalar.queries(len(trace.tokens))  # raises where the trace lacks a position that is read
     return scalar
+
+
+def _check_answer(
+    objective: object, answer: Sequence[int] | None, answer_tokens: Sequence[int] | None
+) -> None:
+    """Raise ValueError for an answer that the objective does not use, or that is none."""
+    name = objective if isinstance(objective, str) else "a function or an Objective"
+    refuse(
+        {
+            f"objective={name!r} uses no answer=; 'answer' and 'logit_diff' do": (
+                answer is not None and objective not in ("answer", "logit_diff")
+            ),
+            f"objective={name!r} uses no answer_tokens=; 'logit_diff' does": (
+                answer_tokens is not None and objective != "logit_diff"
+            ),
+            f"answer={answer!r} must be positions from 1 on; nothing predicts the first token": (
+                answer is not None and not all(is_whole(place, least=1) for place in answer)
+            ),
+            f"answer_tokens={answer_tokens!r} must be two different token ids, 0 or above": (
+                answer_tokens is not None and not _are_two_ids(answer_tokens)
+            ),
+        }
+    )
+
+
+def _check_vocabulary(model: Any, tokens: Sequence[int] | None) -> None:
+    """Raise ValueError for token ids that the model lacks."""
+    vocab = model.cfg.d_vocab
+    beyond = [token for token in tokens or () if is_whole(token) and token >= vocab]
+    if beyond:
+        raise ValueError(
+            f"answer_tokens={tokens!r}: {beyond[0]} is outside the model's vocabulary of {vocab}"
+        )
+
+
+def _are_two_ids(tokens: Sequence[int]) -> bool:
+    whole = all(is_whole(token, least=0) for token in tokens)
+    return whole and len(tokens) == 2 and tokens[0] != tokens[1]
 
 
 @dataclass(frozen=True)

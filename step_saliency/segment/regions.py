@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from step_saliency.options import is_whole, refuse
+
 
 class Region(StrEnum):
     """Part of a trace. Members equal their names: ``Region.THINKING == "thinking"``."""
@@ -45,6 +47,14 @@ class Step:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "region", Region(self.region))
+        refuse(
+            {
+                f"start={self.start!r} and stop={self.stop!r} must be whole numbers": not (
+                    is_whole(self.start) and is_whole(self.stop)
+                ),
+                f"text={self.text!r:.80} is no text": not isinstance(self.text, str),
+            }
+        )
 
     def __len__(self) -> int:
         return self.stop - self.start

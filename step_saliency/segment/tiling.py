@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from step_saliency.options import is_whole
 from step_saliency.segment.regions import Region, Step
 
 
@@ -38,6 +39,9 @@ def check_starts(starts: Sequence[int], n_tokens: int) -> None:
     """Raise ValueError for starts that are out of order or out of range."""
     if len(starts) == 0:
         raise ValueError("starts is empty; the first step starts at 0")
+    wrong = [start for start in starts if not is_whole(start)]
+    if wrong:
+        raise ValueError(f"starts must be whole numbers, got {wrong[0]!r}")
     if starts[0] != 0:
         raise ValueError(f"the first step must start at 0, got {starts[0]}")
     for before, after in pairwise(starts):

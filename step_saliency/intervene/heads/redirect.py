@@ -68,7 +68,7 @@ class HeadRedirect(HeadEdit):
             check_queries(None, self.to)
             object.__setattr__(self, "to", tuple(self.to))
         check_option("take_from", self.take_from, GIVERS)
-        check_strength("mass", self.mass)
+        check_strength("mass", self.mass, layers=self.layers)
         if isinstance(self.mass, Mapping):
             _checked_mass(max(self.mass.values(), default=0.0))
         elif not callable(self.mass):

@@ -96,7 +96,7 @@ class OddsEqualBridge(Edit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", checked_layers(self.layers))
-        check_strength("tau_max", self.tau_max, below=1.0)
+        check_strength("tau_max", self.tau_max, below=1.0, layers=self.layers)
         if self.bridge == "random":
             self._take_random()
         check_groups(self.bridge, self.current)

@@ -34,6 +34,7 @@ for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query)
 diagnosis();
 effects();
 $("template").checked = state.template;
+$("template").disabled = !data.steps.some((_, step) => counted(step)); // without the template nothing is left to show
 state.layer = data.layers.length > 1 ? 0 : 1;
 $("layer").value = state.layer;
 state.query = data.steps.length - 1;

