@@ -20,12 +20,16 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.fast import fast_session
+from step_saliency.models.doctor import require_capabilities
+from step_saliency.models.hooking import silenced_hooks
 from step_saliency.models.reference import (
     check_reference_model,
     has_reference_model,
     is_inside,
     reference_model,
 )
+from step_saliency.models.turns import Alone, share_turn, turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import DecodingMethod
 
 WORTH_READING_AGAIN = 1000
@@ -58,7 +62,11 @@ def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
     Raises:
         ValueError: a method that the model or the flow cannot be decoded by.
     """
-    reference = _reference_for(job, method, rows)
+    with turn(job.model, alone="waits"), undisturbed(job.model, warn=False):
+        reference = _reference_for(job, method, rows)
+        if reference is None and job.flow is not None:
+            with silenced_hooks(job.model):
+                require_capabilities(job.model, ["cached_decoding"])
     return hooked_loop(job) if reference is None else fast_loop(job, reference)
 
 
@@ -66,8 +74,13 @@ def hooked_loop(job: Job) -> Loop:
     """Decode by the TransformerLens object itself."""
 
     def decode(rows: Sequence[Row]) -> Rows:
+        alone: Alone | None = None if job.flow is None else "waits"
         attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
-        with attached as session:
+        with (
+            turn(job.model, alone=alone),
+            undisturbed(job.model),
+            attached as session,
+        ):
             follower = session if isinstance(session, Follower) else None
             _announce(job, rows, follower)
             keep = None if follower is None else follower.keep
@@ -83,7 +96,11 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
     assert edits is not None
 
     def decode(rows: Sequence[Row]) -> Rows:
-        with _fast_session(job, reference, edits) as session:
+        with (
+            turn(job.model),
+            undisturbed(reference),
+            _fast_session(job, reference, edits) as session,
+        ):
             _announce(job, rows, session)
             yield from decode_fast(reference, rows, job.sampler, job.rules, session)
         _count(job, session)
@@ -97,7 +114,10 @@ def _fast_session(job: Job, reference: PreTrainedModel, edits: Sequence[Edit]) -
         yield None
         return
     bridge = job.model if is_inside(job.model, reference) else None
-    with fast_session(reference, edits, job.tokenizer, bridge=bridge) as session:
+    with (
+        turn(reference if bridge is None else bridge, alone="waits"),
+        fast_session(reference, edits, job.tokenizer, bridge=bridge) as session,
+    ):
         yield session if edits else None
 
 
@@ -154,6 +174,7 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
             f"{', '.join(hooked[:3])}; remove them or use method='hooks'"
         )
     reference = reference_model(job.model)
+    share_turn(job.model, reference)
     with _fast_session(job, reference, job.edits):
         check_reference_model(job.model, reference, prompt)
     return reference

@@ -10,19 +10,22 @@ of earlier positions are kept where an edit asks for them (`observed`).
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
 
+The session has its thread's turn on the model: maps, decoding and sessions of other threads wait,
+and passes that they run meanwhile raise RuntimeError. Dropout and autocast are off.
+
 When it misleads: hooks that change values inside of the context come after what is kept of them
 here. Passes that start from embeddings have no token ids and are refused, unless they are embedded
 by the model itself (as `HookedTransformer.generate` does).
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from step_saliency.intervene.context import (
     AnyEdit,
@@ -40,6 +43,9 @@ from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
+from step_saliency.models.interrupts import together
+from step_saliency.models.turns import owned, owned_hooks, turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
@@ -92,20 +98,27 @@ class Session(AbstractContextManager["Session"]):
         self._exit = ExitStack()
 
     def __enter__(self) -> "Session":
-        with silenced_hooks(self.model):
-            require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
         with ExitStack() as stack:
-            observing = [(FIRST_SCORES, self._observe)]
-            stack.enter_context(added_hooks(self.model, observing, prepend=True, permanent=True))
-            stack.enter_context(added_hooks(self.model, self._hooks(), permanent=True))
-            embedding = self.model.embed.register_forward_pre_hook(self._embed, with_kwargs=True)
-            stack.callback(embedding.remove)
-            if backend_of(self.model) == "bridge":
-                inner = self.model.original_model
-                reading = inner.register_forward_pre_hook(self._read_cache, with_kwargs=True)
-                stack.callback(reading.remove)
+            stack.enter_context(turn(self.model, alone="refuses"))
+            stack.enter_context(undisturbed(self.model))
+            with silenced_hooks(self.model):
+                require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
+            stack.enter_context(together(*self._changes()))
             self._exit = stack.pop_all()
         return self
+
+    def _changes(self) -> list[AbstractContextManager[Any]]:
+        """What is installed on the model, each as a context."""
+        observing = owned_hooks([(FIRST_SCORES, self._observe)])
+        embedding = self.model.embed
+        changes: list[AbstractContextManager[Any]] = [
+            added_hooks(self.model, observing, prepend=True, permanent=True),
+            added_hooks(self.model, owned_hooks(self._hooks()), permanent=True),
+            _pre_hook(embedding, self._embed),
+        ]
+        if backend_of(self.model) == "bridge":
+            changes.append(_pre_hook(self.model.original_model, self._read_cache))
+        return changes
 
     def __exit__(self, *error: Any) -> None:
         self._exit.close()
@@ -193,6 +206,15 @@ class Session(AbstractContextManager["Session"]):
         self.labels = self.labels.to(activation.device)
         record = partial(self.effects.add, named.name, layer.index)
         return context_for(edit, layer, self.labels, self._n_queries, record=record)
+
+
+@contextmanager
+def _pre_hook(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(owned(function), with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _observed(model: Any, edits: Sequence[AnyEdit]) -> dict[int, ObservedLayer]:

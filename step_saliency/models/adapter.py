@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from step_saliency.models.turns import not_mine, owned
+
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """Takes what transformers' attention functions take: (module, query, key, value, attention_mask,
 \\*\\*options); returns head outputs, ``batch query head d_value``, and a pattern or None."""
@@ -54,20 +56,36 @@ def adapted_attention(
         raise _not_adaptable(model)
     name = MASKED if masked else UNMASKED
     AttentionInterface.register(name, _registered_attention)
-    if masked:
-        AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, _registered_mask if masked else _no_mask)
     with ExitStack() as stack:
         for block in () if bridge is None else bridge.blocks:
             own = bridged_attention(block)
             stack.enter_context(replaced_methods(own, {"forward": _unbridged_forward(own)}))
         stack.enter_context(_implementation(model, name))
-        stack.callback(_current.reset, _current.set(attention))
+        stack.callback(_current.reset, _current.set(owned(attention)))
         yield
 
 
 def _registered_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     """What the registry holds: the function of the innermost context."""
-    return _current.get()(*args, **options)
+    return _function()(*args, **options)
+
+
+def _registered_mask(*args: Any, **options: Any) -> Tensor | None:
+    _function()
+    mask: Tensor | None = sdpa_mask(*args, **options)
+    return mask
+
+
+def _no_mask(*_args: Any, **_options: Any) -> None:
+    _function()
+
+
+def _function() -> AttentionFunction:
+    attention = _current.get(None)
+    if attention is None:
+        raise not_mine("another")
+    return attention
 
 
 @contextmanager
@@ -144,11 +162,11 @@ def _unbridged_forward(attention: Any) -> Callable[..., Any]:
 
 @contextmanager
 def replaced_methods(module: nn.Module, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
-    """Give one module other methods, and afterwards those that it had."""
+    """Give one module other methods, for this thread, and afterwards those that it had."""
     own = {name: vars(module)[name] for name in methods if name in vars(module)}
     try:
         for name, method in methods.items():
-            object.__setattr__(module, name, method)
+            object.__setattr__(module, name, owned(method))
         yield
     finally:
         for name in methods:

@@ -22,6 +22,8 @@ from torch import nn
 from step_saliency.models import probes
 from step_saliency.models.facts import backend_of
 from step_saliency.models.identity import model_identity
+from step_saliency.models.turns import turn
+from step_saliency.models.undisturbed import undisturbed
 
 Check = Literal[
     "score_edits",
@@ -187,8 +189,9 @@ def doctor(
     names = _known_checks(CHECKS if checks is None else checks)
     if n_tokens < 4:
         raise ValueError(f"n_tokens {n_tokens} is too few; take at least 4")
-    tokens = probes.probe_tokens(model, n_tokens)
-    results = tuple(_examine(model, check, tokens) for check in names)
+    with turn(model, alone="waits"), undisturbed(model, warn=False):
+        tokens = probes.probe_tokens(model, n_tokens)
+        results = tuple(_examine(model, check, tokens) for check in names)
     return DoctorReport(model=model_identity(model), n_tokens=tokens.shape[1], results=results)
 
 

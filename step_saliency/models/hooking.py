@@ -102,9 +102,9 @@ def silenced_hooks(model: Any) -> Iterator[None]:
     """Run the model without the forward hooks that are on it, and leave them in place."""
     points = list({id(point): point for point in model.hook_dict.values()}.values())
     held = [point._forward_hooks for point in points]
-    for point in points:
-        point._forward_hooks = OrderedDict()
     try:
+        for point in points:
+            point._forward_hooks = OrderedDict()
         yield
     finally:
         for point, hooks in zip(points, held, strict=True):
@@ -115,9 +115,9 @@ def silenced_hooks(model: Any) -> Iterator[None]:
 def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
     """Take no gradients with respect to weights; afterwards every flag is as it was."""
     thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in thawed:
-        parameter.requires_grad_(False)
     try:
+        for parameter in thawed:
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in thawed:
@@ -128,9 +128,9 @@ def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Dropout and gradient checkpointing off; afterwards every module's flag is as it was."""
     training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
     try:
+        for module in training:
+            module.training = False
         yield
     finally:
         for module in training:

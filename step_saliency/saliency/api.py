@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.models.facts import n_ctx, n_layers
+from step_saliency.models.turns import turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import (
     METHODS,
     POOLS,
@@ -82,7 +84,8 @@ def step_saliency(
 
     Args:
         model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
-            such as interventions, take part.
+            such as interventions, take part. Threads that use one model take turns, and dropout
+            and autocast are off meanwhile (a warning says so).
         trace: Tokens and steps; several traces are mapped as one padded batch where the streaming
             path is taken.
         objective: ``"next_token"`` (each position's own cross-entropy, exact), ``"log_odds"``,
@@ -126,15 +129,16 @@ def step_saliency(
     _check_vocabulary(model, answer_tokens)
     mapped = resolve_layers(model, layers)
     jobs = [_job(one, _resolve(objective, one, answer, answer_tokens), rows) for one in traces]
-    path = choose_path(
-        model,
-        [len(one.tokens) for one in traces],
-        method=method,
-        objective=jobs[0].objective,
-        layers=mapped,
-        offload=offload,
-    )
-    totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
+    with turn(model, alone="waits"), undisturbed(model):
+        path = choose_path(
+            model,
+            [len(one.tokens) for one in traces],
+            method=method,
+            objective=jobs[0].objective,
+            layers=mapped,
+            offload=offload,
+        )
+        totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
     results = [
         StepSaliency(
             maps=normalise(total, job.layout, pool),

@@ -19,7 +19,7 @@ Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +33,9 @@ from step_saliency.models.hooking import (
     live_names,
     prepended_hooks,
 )
+from step_saliency.models.interrupts import together
+from step_saliency.models.turns import owned_hooks, turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import QUANTITIES, Quantity, check_option
 from step_saliency.saliency.objectives import Objective
 from step_saliency.saliency.position_local import position_local
@@ -78,20 +81,19 @@ def reduce_influence(
         reduced[hook.layer()] = reduce(_combine(pattern, gradient.detach()[0], quantity))
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(frozen_parameters(model))
-        stack.enter_context(prepended_hooks(model, [_leaf_hook(min(layers))]))
-        if objective.local:
-            stack.enter_context(position_local(model, min(layers)))
-        stack.enter_context(
-            model.hooks(
-                fwd_hooks=[(name, keep_pattern) for name in live_names(model, names)],
-                bwd_hooks=[(name, weigh_by_gradient) for name in names],
-            )
-        )
-        total_loss(model, tokens, objective).backward()
+    with turn(model, alone="waits"), undisturbed(model):
+        forward = owned_hooks((name, keep_pattern) for name in live_names(model, names))
+        backward = [(name, weigh_by_gradient) for name in names]
+        lowest = min(layers)
+        with together(
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            frozen_parameters(model),
+            prepended_hooks(model, owned_hooks([_leaf_hook(lowest)])),
+            position_local(model, lowest) if objective.local else nullcontext(),
+            model.hooks(fwd_hooks=forward, bwd_hooks=backward),
+        ):
+            total_loss(model, tokens, objective).backward()
     return reduced
 
 

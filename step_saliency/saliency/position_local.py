@@ -22,6 +22,7 @@ from torch import Tensor
 
 from step_saliency.models.facts import attention_scale, n_layers, score_softcap
 from step_saliency.models.hooking import NamedHook, firing_hooks, live_names, prepended_hooks
+from step_saliency.models.turns import owned_hooks
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
         before, after = _local_layer_hooks(model, layer)
         first += before
         last += after
-    with prepended_hooks(model, first), model.hooks(fwd_hooks=last):
+    with prepended_hooks(model, owned_hooks(first)), model.hooks(fwd_hooks=owned_hooks(last)):
         yield
 
 

@@ -35,7 +35,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.models.hooking import evaluating, frozen_parameters
+from step_saliency.models.hooking import frozen_parameters
+from step_saliency.models.interrupts import together
+from step_saliency.models.turns import owned, turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.saliency.kernels.step_attention import KernelName
 from step_saliency.saliency.kernels.step_attention.types import StepIndex
 from step_saliency.saliency.layerwise import (
@@ -94,10 +97,11 @@ def streaming_maps(
     _check_jobs(traces, objectives, layouts)
     layerwise = layerwise_model(model)
     maps: list[Tensor] = []
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(frozen_parameters(model))
-        stack.enter_context(evaluating(model))
+    with (
+        turn(model, alone="waits"),
+        undisturbed(model),
+        together(torch.inference_mode(False), frozen_parameters(model)),
+    ):
         check_layerwise(layerwise, traces[0].tokens)
         for group in padded_groups([len(trace.tokens) for trace in traces]):
             batch = pad_traces(traces[group], layouts[group], padding_side)
@@ -107,7 +111,7 @@ def streaming_maps(
                 local=objectives[0].local,
                 per_head=per_head,
             )
-            with layerwise.step_attention(run):
+            with together(layerwise.step_attention(run)):
                 calls, resid = record_blocks(layerwise, batch, offload=offload)
                 gradient = loss_gradient(layerwise, resid, batch, objectives[group])
                 del resid
@@ -152,10 +156,11 @@ def record_blocks(
 
     with ExitStack() as stack:
         for block in layerwise.blocks:
-            handle = block.register_forward_pre_hook(record, with_kwargs=True)
+            handle = block.register_forward_pre_hook(owned(record), with_kwargs=True)
             stack.callback(handle.remove)
         last = layerwise.blocks[-1]
-        handle = last.register_forward_hook(lambda _b, _a, out: outputs.append(first_tensor(out)))
+        keep = owned(lambda _block, _args, out: outputs.append(first_tensor(out)))
+        handle = last.register_forward_hook(keep)
         stack.callback(handle.remove)
         positions = None if batch.positions is None else batch.positions.to(layerwise.device)
         layerwise.run_blocks(batch.tokens.to(layerwise.device), positions)

@@ -1,6 +1,6 @@
 """Attaching a fast session to a transformers model, and taking it off again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +11,9 @@ from step_saliency.intervene.context import AnyEdit
 from step_saliency.intervene.fast.layer import FastLayer
 from step_saliency.intervene.fast.session import FastSession
 from step_saliency.models.adapter import adapted_attention, decoder_layers
+from step_saliency.models.interrupts import together
+from step_saliency.models.turns import owned, turn
+from step_saliency.models.undisturbed import undisturbed
 
 
 @contextmanager
@@ -29,19 +32,30 @@ def fast_session(
         ValueError: the model has its attention from elsewhere, or lacks layers or heads.
     """
     session = FastSession(model, edits, tokenizer)
-    blocks = decoder_layers(model) if bridge is None else list(bridge.blocks)
+    owner = model if bridge is None else bridge
     with (
-        adapted_attention(model, session.attention, masked=True, bridge=bridge),
-        ExitStack() as stack,
+        turn(owner, alone="refuses"),
+        undisturbed(owner),
+        together(
+            adapted_attention(model, session.attention, masked=True, bridge=bridge),
+            _resid_hooks(session, decoder_layers(model) if bridge is None else bridge.blocks),
+        ),
     ):
+        yield session
+
+
+@contextmanager
+def _resid_hooks(session: FastSession, blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """What the session does before and after blocks."""
+    with ExitStack() as stack:
         for layer, block in zip(session.layers, blocks, strict=True):
             if layer.needs_resid_pre:
-                handle = block.register_forward_pre_hook(layer.see_input, with_kwargs=True)
+                handle = block.register_forward_pre_hook(owned(layer.see_input), with_kwargs=True)
                 stack.callback(handle.remove)
             if layer.on_resid:
-                handle = block.register_forward_hook(_resid_hook(session, layer))
+                handle = block.register_forward_hook(owned(_resid_hook(session, layer)))
                 stack.callback(handle.remove)
-        yield session
+        yield
 
 
 def _resid_hook(session: FastSession, layer: FastLayer) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from step_saliency.models.turns import turn
 from step_saliency.saliency.layerwise.base import LayerwiseModel, first_tensor
 from step_saliency.saliency.layerwise.hooked import LayerwiseHooked
 from step_saliency.saliency.layerwise.run import AttentionRun
@@ -40,7 +41,7 @@ def layerwise_model(model: nn.Module) -> LayerwiseModel:
 def refusal(model: nn.Module) -> str | None:
     """Why a model, with the hooks that it has now, cannot be streamed; None if it can."""
     try:
-        with layerwise_model(model).step_attention(AttentionRun()):
+        with turn(model, alone="waits"), layerwise_model(model).step_attention(AttentionRun()):
             return None
     except ValueError as error:
         return str(error)

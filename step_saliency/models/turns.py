@@ -1,0 +1,246 @@
+"""Threads take turns on a model: maps, attached edits and decoding change it for a while.
+
+    turn(model)                          wait until no other thread has the model; reentrant
+    turn(model, alone="waits")           and passes that other threads begin wait until it is over
+    turn(model, alone="refuses")         and passes that other threads begin raise RuntimeError
+
+A turn belongs to a thread, not to a coroutine. It is that of the weights: a TransformerBridge and
+the transformers model inside it have one, and `share_turn` gives a reference model that of its
+model. While a model is alone, its entries (itself, its embedding, its blocks) stop other threads; a
+pass that another thread had begun before stops at the next block. What it can still reach inside of
+a block, hooks and methods that are put in place for a while, serves the thread that put it there
+and raises RuntimeError in others (`owned`).
+
+Waiting refuses nothing, but whoever holds the turn must not wait for what waits for it; hence edits
+that are attached for as long as a user likes refuse.
+
+When it misleads: hooks that other threads put on the model themselves act in a map too.
+"""
+
+import math
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from step_saliency.models.interrupts import held_interrupts
+
+SAID_AFTER = 30.0
+"""Seconds of waiting after which a warning says for what."""
+Alone = Literal["waits", "refuses"]
+
+
+class Turn:
+    """Who has a model: a reentrant lock that any thread may give back for its holder."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.holder: threading.Thread | None = None
+        self.guards: dict[int, Guard] = {}
+        self._depth = 0
+
+    def take(self) -> None:
+        """Wait until no other thread has it.
+
+        Raises:
+            RuntimeError: the thread that has it ended without giving it back.
+        """
+        me = threading.current_thread()
+        with self.changed:
+            if self.holder not in (None, me):
+                self._wait()
+            self.holder = me
+            self._depth += 1
+
+    def _wait(self) -> None:
+        until = time.monotonic() + SAID_AFTER
+        while self.holder is not None:
+            if not self.holder.is_alive():
+                raise RuntimeError(
+                    f"thread {self.holder.name!r} ended while edits of it were attached to this "
+                    "model; leave their context"
+                )
+            self.changed.wait(1.0)
+            if self.holder is not None and time.monotonic() > until:
+                until = math.inf
+                _say_what_is_waited_for(self.holder.name)
+
+    def leave(self) -> None:
+        """Give it back, once for every time that it was taken."""
+        with self.changed:
+            self._depth -= 1
+            if self._depth == 0:
+                self.holder = None
+                self.changed.notify_all()
+
+
+class Guard:
+    """Closes the entries of a model to other threads.
+
+    Args:
+        model: HookedTransformer, TransformerBridge or transformers model.
+        turn: Its turn, which this thread has.
+        alone: What happens to passes of other threads.
+    """
+
+    def __init__(self, model: Any, turn: Turn, alone: Alone) -> None:
+        self.alone = alone
+        self.uses = 0
+        self._turn = turn
+        self._holder = threading.current_thread()
+        self._entries = entries(model)
+        self._is_over = False
+        self._handles: list[Any] = []
+
+    def close(self) -> None:
+        """Close the entries."""
+        with held_interrupts():
+            for module in self._entries:
+                self._handles.append(module.register_forward_pre_hook(self._stop, prepend=True))
+
+    def open(self) -> None:
+        """Open the entries; passes that wait go on."""
+        for handle in self._handles:
+            handle.remove()
+        with self._turn.changed:
+            self._is_over = True
+            self._turn.changed.notify_all()
+
+    def _stop(self, _module: nn.Module, _args: Any) -> None:
+        if threading.current_thread() is self._holder:
+            return
+        if self.alone == "refuses":
+            raise not_mine(self._holder.name)
+        with self._turn.changed:
+            self._turn.changed.wait_for(lambda: self._is_over)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def owned(function: Function) -> Function:
+    """A hook or method that serves the thread that made it, and raises RuntimeError in others."""
+    holder = threading.current_thread()
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not holder:
+            raise not_mine(holder.name)
+        return function(*args, **kwargs)
+
+    return cast(Function, checked)
+
+
+def owned_hooks(hooks: Iterable[tuple[str, Function]]) -> list[tuple[str, Function]]:
+    """Named hooks, each for this thread alone."""
+    return [(name, owned(function)) for name, function in hooks]
+
+
+def not_mine(holder: str) -> RuntimeError:
+    """What a thread is told that runs into the hooks of another."""
+    return RuntimeError(
+        f"thread {holder!r} has edits attached to this model or maps with it, and thread "
+        f"{threading.current_thread().name!r} ran the model meanwhile; run it in the thread that "
+        "attached the edits, or wait for your turn: with step_saliency.models.turns.turn(model): "
+        "..."
+    )
+
+
+def _say_what_is_waited_for(holder: str) -> None:
+    warnings.warn(
+        f"thread {threading.current_thread().name!r} has waited {SAID_AFTER:g} s for its turn on "
+        f"the model, which thread {holder!r} has: maps, decoding and attached edits of several "
+        "threads take turns",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+_turns: "WeakKeyDictionary[nn.Module, Turn]" = WeakKeyDictionary()
+_turns_lock = threading.Lock()
+os.register_at_fork(after_in_child=_turns.clear)
+
+
+def turn_of(model: Any) -> Turn:
+    """The turn of a model's weights."""
+    with _turns_lock:
+        return _turns.setdefault(inner_model(model), Turn())
+
+
+def share_turn(model: Any, reference: Any) -> None:
+    """Give a reference model the turn of its model, unless it has one that somebody holds."""
+    turn = turn_of(model)
+    with _turns_lock:
+        other = _turns.get(inner_model(reference))
+        if other is None or other.holder is None:
+            _turns[inner_model(reference)] = turn
+
+
+@contextmanager
+def turn(model: Any, *, alone: Alone | None = None) -> Iterator[None]:
+    """Context in which no other thread maps with a model, decodes with it or attaches edits to it.
+
+    Inside of a turn of the same thread, the outer one says what happens to others.
+
+    Args:
+        model: HookedTransformer, TransformerBridge or transformers model.
+        alone: Whether passes that other threads begin meanwhile wait or raise RuntimeError; by
+            default they run.
+
+    Raises:
+        RuntimeError: the thread that has the turn ended without giving it back.
+    """
+    held = turn_of(model)
+    held.take()
+    try:
+        with nullcontext() if alone is None else _guarded(model, held, alone):
+            yield
+    finally:
+        held.leave()
+
+
+@contextmanager
+def _guarded(model: Any, held: Turn, alone: Alone) -> Iterator[None]:
+    """Close a model, unless an outer context has done so; the last one that is left opens it."""
+    key = id(inner_model(model))
+    others = next(iter(held.guards.values()), None)
+    guard = held.guards.setdefault(key, Guard(model, held, others.alone if others else alone))
+    guard.uses += 1
+    try:
+        if guard.uses == 1:
+            guard.close()
+        yield
+    finally:
+        with held_interrupts():
+            guard.uses -= 1
+            if guard.uses == 0:
+                del held.guards[key]
+                guard.open()
+
+
+def inner_model(model: Any) -> nn.Module:
+    """The module that has the weights: what a bridge is around, or the model itself."""
+    is_bridge = any(cls.__name__ == "TransformerBridge" for cls in type(model).__mro__)
+    inner: nn.Module = model.original_model if is_bridge else model
+    return inner
+
+
+def entries(model: Any) -> list[nn.Module]:
+    """Modules, each once, through one of which every pass begins, and the blocks."""
+    inner = inner_model(model)
+    candidates = [model, inner, getattr(model, "embed", None), *getattr(model, "blocks", ())]
+    if isinstance(inner, PreTrainedModel):
+        base = inner.base_model
+        candidates += [base, inner.get_input_embeddings()]
+        lists = [part for part in base.modules() if isinstance(part, nn.ModuleList)]
+        candidates += [block for part in lists[:1] for block in part]
+    modules = {id(module): module for module in candidates if isinstance(module, nn.Module)}
+    return list(modules.values())
