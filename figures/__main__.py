@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        0; 1 if not one figure could be drawn.
+        0; 1 if no figure could be drawn, or the results of one cannot be read.
+
+    Raises:
+        SystemExit: with 2, for an unknown figure or a place that cannot be written.
     """
     known = all_figures()
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__.splitlines()[0])
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no figures {unknown}; there are {', '.join(known)}")
-    drawn = 0
+    drawn, broken = 0, 0
     for name in options.names or known:
         started = time.perf_counter()
         try:
@@ -55,12 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MissingResultsError as missing:
             print(f"{name}: skipped, {missing}")
             continue
-        save(figure, data, options.out, name)
+        except (OSError, ValueError, KeyError) as error:
+            print(f"{name}: its results cannot be read: {error}", file=sys.stderr)
+            broken += 1
+            continue
+        try:
+            save(figure, data, options.out, name)
+        except OSError as error:
+            parser.error(str(error))
         drawn += 1
         print(
             f"{name}: {options.out / name}.png, .pdf, .csv ({time.perf_counter() - started:.1f} s)"
         )
-    return 0 if drawn else 1
+    return 0 if drawn and not broken else 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from step_saliency.plotting.style import MAP_COLOURS as MAP_COLOURS
 from step_saliency.plotting.style import MARKERS as MARKERS
 from step_saliency.plotting.style import NEUTRAL as NEUTRAL
 from step_saliency.plotting.style import REGION_COLOURS as REGION_COLOURS
-from step_saliency.storage.files import replacing
+from step_saliency.storage.files import make_folder, replacing
 from step_saliency.storage.tables import write_csv
 
 COLUMN, PAGE = 3.3, 6.9
@@ -129,7 +129,7 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Pa
         folder: Where to; made if it is not there.
         name: File name without ending.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = [folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv")]
     with style(), mpl.rc_context(_SAVE):
         for file, metadata in ((files[0], None), (files[1], {"CreationDate": None})):
