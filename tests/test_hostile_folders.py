@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer, tiny_transformers
 
+from figures import __main__ as figures
 from step_saliency import cli
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.map_file import map_file
@@ -635,3 +636,14 @@ def test_the_demo_stays_in_its_folder(
     with pytest.raises(ValueError, match="is not the demo's"):
         module.demo(tmp_path / "taken", n_problems=2, progress=False)
     assert (tmp_path / "taken" / "problems.jsonl").read_text() == "theirs"
+
+
+def test_figures_say_what_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "summary.parquet").write_text("no table")
+    assert figures.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all("its results cannot be read" in line for line in lines)
