@@ -5,15 +5,21 @@ Heavy imports wait until a command needs them, so that ``--help`` answers at onc
 
 import argparse
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from step_saliency.options import FORMATS, METHODS, OBJECTIVES, POOLS, ROWS, SPLITTERS
+from step_saliency.runs.roles import ROLES, parse_fields
 from step_saliency.runs.settings import MapSettings
 
 MODEL_HELP = "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
+FAULT = (
+    "step-saliency: this is a fault of the program, not of the input. Please report it, with the "
+    "lines above and the command, to the maintainers (in the issue tracker of the repository)"
+)
 MODEL_OPTIONS = ("backend", "device", "dtype", "revision", "trust_remote_code")
 
 
@@ -29,12 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"step-saliency: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("step-saliency: stopped; the same command goes on where it was", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        print(FAULT, file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,18 +74,20 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 def _add_map(commands: Any) -> None:
     command = commands.add_parser(
         "map",
-        help="map the traces of a JSONL file into a results folder",
+        help="map the traces of a file into a results folder",
         description=(
-            "Read one JSON object a line: a saved trace (tokens, steps), a response (question or "
-            "prompt, response), a conversation (messages), or a problem (question or problem, with "
-            "an optional gold answer), which the model then answers itself. Write maps, tables, "
-            "figures and a manifest. The same command run again goes on where it was."
+            "Read rows (JSON lines, JSON, parquet, logs of lm-eval and inspect-ai, also in gzip): "
+            "saved traces, questions with responses, conversations or completions, in the forms in "
+            "which they are published. A row that holds nothing but a question and its gold answer "
+            "is answered by the model. Write maps, tables, figures and a manifest. The same "
+            "command run again goes on where it was."
         ),
     )
-    command.add_argument("input", type=Path, help="JSONL file")
+    command.add_argument("input", type=Path, help="file, folder or Hugging Face data set of rows")
     command.add_argument("--out", type=Path, required=True, help="results folder")
     command.add_argument("--model", help=f"{MODEL_HELP}; default: %(default)s")
     command.add_argument("--limit", type=int, help="take the first rows only")
+    _add_rows(command.add_argument_group("rows"))
     _add_model(command)
     _add_maps(command.add_argument_group("maps"))
     text = command.add_argument_group("text")
@@ -84,6 +96,20 @@ def _add_map(commands: Any) -> None:
     _add_decoding(command.add_argument_group("answers to problems"))
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=_map, **_defaults(field.name for field in fields(MapSettings)))
+
+
+def _add_rows(group: Any) -> None:
+    group.add_argument(
+        "--field",
+        action="append",
+        metavar="ROLE=NAME,...",
+        help=f"which field holds what; ROLE is one of {', '.join(ROLES)}; NAME may be a path (a.b)",
+    )
+    group.add_argument(
+        "--answer",
+        action="store_true",
+        help="let the model answer questions beside which a response may stand that was not read",
+    )
 
 
 def _add_maps(group: Any) -> None:
@@ -215,13 +241,15 @@ def _picked(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, An
 def _map(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.map_file import map_file
 
-    settings = MapSettings(**_picked(arguments, (field.name for field in fields(MapSettings))))
+    options = _picked(arguments, (field.name for field in fields(MapSettings)))
+    options["fields"] = parse_fields(",".join(arguments.field or ()))
     report = map_file(
         arguments.input,
         arguments.out,
-        settings,
+        MapSettings(**options),
         limit=arguments.limit,
         progress=not arguments.quiet,
+        say=lambda line: print(line, flush=True),
     )
     print(report)
     for failure in report.failures[:5]:

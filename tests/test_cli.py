@@ -69,3 +69,53 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert "no results folder" in capsys.readouterr().err
     assert cli.main(["doctor", str(tmp_path / "no-model")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_fields_of_rows_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[MapSettings] = []
+
+    def no_run(_: Path, out: Path, settings: MapSettings, **__: object) -> RunReport:
+        calls.append(settings)
+        return RunReport(out, done=1)
+
+    monkeypatch.setattr(runs, "map_file", no_run)
+    command = ["map", "x.jsonl", "--out", str(tmp_path), "--field", "question=a.b,response=c"]
+    assert cli.main([*command, "--field", "gold=d", "--answer"]) == 0
+    assert calls[0].fields == {"question": "a.b", "response": "c", "gold": "d"}
+    assert calls[0].answer is True
+
+
+@pytest.mark.parametrize("field", ["question", "quest=a", "gold=", "gold=a,gold=b"])
+def test_a_field_that_cannot_be_understood_is_refused(
+    field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["map", "x.jsonl", "--out", str(tmp_path / "out"), "--field", field]
+    assert cli.main(command) == 2
+    assert "--field" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_of_the_program_says_where_to_report_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(*_: object, **__: object) -> RunReport:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(runs, "map_file", faulty)
+    assert cli.main(["map", "x.jsonl", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "fault of the program" in printed
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> RunReport:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(runs, "map_file", full)
+    assert cli.main(["map", "x.jsonl", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert "No space left" in printed
+    assert printed.count("\n") == 1

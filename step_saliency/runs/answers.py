@@ -72,7 +72,9 @@ def _generate(
             question_numbers=[number for number, _ in batch],
             progress=False,
         )
-    except (ValueError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever a template or a tokenizer raises is a fault of that row
         if len(batch) > 1:
             return [_generate([single], model, settings, report)[0] for single in batch]
         report.add_failure(batch[0][1], "generate", error)

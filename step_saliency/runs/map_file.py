@@ -14,8 +14,8 @@ missing, cut short or changed in the input; with other settings it refuses the f
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,60 +24,106 @@ from tqdm.auto import tqdm
 from step_saliency.diagnosis import diagnose
 from step_saliency.models import load_model, model_identity, require_capabilities
 from step_saliency.plotting.style import png
-from step_saliency.runs.answers import answer_rows, sample_name
+from step_saliency.runs.answers import answer_rows
 from step_saliency.runs.folder import RunFolder
-from step_saliency.runs.inputs import Row, read_rows, trace_of_row
+from step_saliency.runs.inputs import Input, Row, read_input, trace_of_row
+from step_saliency.runs.jobs import Job, jobs_of_row
+from step_saliency.runs.labels import labelled
+from step_saliency.runs.model_files import checked_weights
+from step_saliency.runs.option_checks import check_options
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
 from step_saliency.runs.tables import write_run_tables
 from step_saliency.saliency.api import step_saliency
 from step_saliency.saliency.result import StepSaliency
-from step_saliency.storage.files import is_whole_png, write_bytes
-from step_saliency.tasks.answers import gold_answer, is_correct
-from step_saliency.trace import Trace
+from step_saliency.storage.files import is_whole_png, make_folder, write_bytes
 
 MAP_CHECKS = ("gradients", "pattern_rows", "local_gradients")
 """What a model must be able to do to be mapped, see `doctor`."""
-ROW_FACTS = ("model", "level", "type", "subject", "answer")
-"""Fields of a row that its trace keeps."""
 
 
 def map_file(
-    path: Path, out: Path, settings: MapSettings, *, limit: int | None = None, progress: bool = True
+    path: Path,
+    out: Path,
+    settings: MapSettings,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    say: Callable[[str], object] | None = None,
 ) -> RunReport:
-    """Map every trace of a JSONL file into a results folder.
+    """Map every trace of an input into a results folder.
 
     Args:
-        path: Rows that are traces, responses, conversations or problems, see
-            `step_saliency.runs.inputs`.
+        path: A file, a folder or a data set of rows that are traces, responses, conversations or
+            problems in any known form, see `step_saliency.runs.inputs`.
         out: Results folder: new, empty, or of an earlier run with the same settings.
         settings: What to do.
         limit: Take the first rows only.
         progress: Show progress bars.
+        say: Takes lines that say how the input was read, before it is mapped; by default what was
+            left out of it is a warning.
 
     Raises:
         ValueError: an input that cannot be read, a folder that is not this run's, a model that
             fails the checks that maps need, or an unknown option. One bad row or trace among others
             is a row of ``failures.parquet`` instead.
+        OSError: the folder cannot be written.
     """
-    rows = read_rows(path, limit=limit)
-    folder = RunFolder.open(out, settings.to_dict())
-    report = RunReport(out)
+    check_options(settings)
+    source = read_input(path, limit=limit, fields=settings.fields, answer=settings.answer)
+    _announce(source, say)
+    with RunFolder.open(out, settings.to_dict()) as folder:
+        report = RunReport(out, summary=source.summary, notes=list(source.notes))
+        _map_rows(folder, path, source.rows, settings, report, progress=progress)
+    return report
+
+
+def _announce(source: Input, say: Callable[[str], object] | None) -> None:
+    for line in source.notes if say is None else (source.summary, *source.notes):
+        warnings.warn(line, stacklevel=3) if say is None else say(line)
+
+
+def _map_rows(
+    folder: RunFolder,
+    path: Path,
+    rows: Sequence[Row],
+    settings: MapSettings,
+    report: RunReport,
+    *,
+    progress: bool,
+) -> None:
     for row in rows:
         if row.error:
             report.add_failure(row, "input", row.error)
     usable = [row for row in rows if not row.error]
     model = _Model(settings)
+    earlier = folder.manifest() if folder.has_manifest else {}
+    model.files = checked_weights(folder.path, earlier, settings.model)
     started = time.time()
-    folder.write_manifest(_facts(folder, path, settings, model, report), started)
+    facts = _facts(folder, path, settings, model, report)
+    folder.write_manifest({**facts, "names": _expected(folder, usable, settings.n)}, started)
     answers = answer_rows(folder, usable, model, settings, report, progress=progress)
-    jobs = [job for row in usable for job in _jobs(row, settings, answers)]
+    jobs = [job for row in usable for job in jobs_of_row(row, answers, settings.n)]
     for job in tqdm(jobs, unit="trace", desc="maps", disable=not progress):
         _map_one(folder, job, model, settings, report)
-    write_run_tables(folder, [job.file_name for job in jobs], report)
+    names = [folder.name_of(job.row.id, job.sample) for job in jobs]
+    write_run_tables(folder, names, report)
     facts = _facts(folder, path, settings, model, report)
-    folder.write_manifest({**facts, "finished": True}, started)
-    return report
+    folder.write_manifest({**facts, "names": _mapped(folder, names), "finished": True}, started)
+
+
+def _expected(folder: RunFolder, rows: Sequence[Row], n: int) -> list[str]:
+    """File names that the maps of these rows will have."""
+    return [
+        folder.name_of(row.id, sample)
+        for row in rows
+        for sample in (range(n) if row.kind == "problem" and n > 1 else (None,))
+    ]
+
+
+def _mapped(folder: RunFolder, names: Sequence[str]) -> list[str]:
+    """File names of this run's maps."""
+    return [name for name in names if folder.map(name).is_file()]
 
 
 def _facts(
@@ -88,7 +134,9 @@ def _facts(
     return {
         "settings": settings.to_dict(),
         "input": str(path),
+        "read": report.summary,
         "model": known if model.loaded is None else model_identity(model.loaded),
+        "weights": model.files,
         "finished": False,
         "traces": report.done + report.kept,
         "failures": len(report.failures),
@@ -101,6 +149,7 @@ class _Model:
     def __init__(self, settings: MapSettings) -> None:
         self.settings = settings
         self.loaded: Any = None
+        self.files: Mapping[str, Any] | None = None
 
     def __call__(self) -> Any:
         if self.loaded is None:
@@ -116,64 +165,39 @@ class _Model:
         return self.loaded
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One trace to map."""
-
-    row: Row
-    sample: int | None
-    digest: str
-    trace: Trace | None = None
-
-    @property
-    def id(self) -> str:
-        return self.row.id if self.sample is None else f"{self.row.id}#{self.sample}"
-
-    @property
-    def file_name(self) -> str:
-        suffix = "" if self.sample is None else f"-{self.sample}"
-        return self.row.file_name + suffix
-
-
-def _jobs(row: Row, settings: MapSettings, answers: Mapping[str, Trace]) -> Iterator[_Job]:
-    if row.kind != "problem":
-        yield _Job(row, None, row.digest)
-        return
-    for sample in range(settings.n):
-        name = sample_name(row, sample)
-        if name in answers:
-            yield _Job(row, sample if settings.n > 1 else None, row.digest, answers[name])
-
-
 def _map_one(
-    folder: RunFolder, job: _Job, model: _Model, settings: MapSettings, report: RunReport
+    folder: RunFolder, job: Job, model: _Model, settings: MapSettings, report: RunReport
 ) -> None:
-    saved = folder.read_map(job.file_name)
-    fresh = saved is not None and saved.trace.meta.get("row_digest") == job.digest
+    """Map one trace, unless it is mapped already; whatever is wrong with it is its own failure."""
+    name = folder.name_of(job.row.id, job.sample)
+    saved = folder.read_map(name, row=job.row.id, sample=job.sample)
+    fresh = saved is not None and saved.trace.meta.get("row_digest") == job.row.digest
     loaded = None if fresh else model()
     try:
         if saved is None or not fresh:
-            existed = folder.map(job.file_name).exists()
+            existed = folder.map(name).exists()
             saved = _compute(job, loaded, settings)
-            saved.save(folder.map(job.file_name))
+            saved.save(folder.map(name))
             report.done += 1
             report.redone += existed
         else:
             report.kept += 1
         if settings.figures:
-            _draw(saved, folder.figure(job.file_name), redraw=not fresh)
-    except (ValueError, RuntimeError, MemoryError) as error:
+            _draw(saved, folder.figure(name), redraw=not fresh)
+    except OSError:
+        raise
+    except Exception as error:  # a row may hold anything, and libraries raise anything
         report.add_failure(job.row, "map", error, trace=job.id)
 
 
-def _compute(job: _Job, model: Any, settings: MapSettings) -> StepSaliency:
+def _compute(job: Job, model: Any, settings: MapSettings) -> StepSaliency:
     trace = job.trace
     if trace is None:
         cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
         trace = trace_of_row(job.row, model.tokenizer, **cut)
     return step_saliency(
         model,
-        _labelled(trace, job),
+        labelled(trace, job.row, job.id),
         objective=settings.objective,
         method=settings.method,
         pool=settings.pool,
@@ -183,32 +207,11 @@ def _compute(job: _Job, model: Any, settings: MapSettings) -> StepSaliency:
     )
 
 
-def _labelled(trace: Trace, job: _Job) -> Trace:
-    """The trace under its own name, with what the row says of it."""
-    meta = {
-        **{name: job.row.data[name] for name in ROW_FACTS if name in job.row.data},
-        **trace.meta,
-        "problem": job.row.problem,
-        "row_digest": job.digest,
-        "gold_answer": None if job.row.gold is None else gold_answer(job.row.gold),
-        "is_correct": _correctness(trace, job.row),
-    }
-    return replace(trace, id=job.id, question=trace.question or job.row.question, meta=meta)
-
-
-def _correctness(trace: Trace, row: Row) -> bool | None:
-    """Whether the response is right: as the row says, else by the gold answer, else unknown."""
-    stated = row.data.get("is_correct", trace.meta.get("is_correct"))
-    if stated is not None or row.gold is None:
-        return stated
-    return is_correct(trace.response, row.gold)
-
-
 def _draw(sal: StepSaliency, path: Path, *, redraw: bool) -> None:
     """Step map and depth curves, where they are missing or cut short, or to be drawn again."""
     depth_path = path.with_name(f"{path.stem}.depth.png")
     if not redraw and is_whole_png(path) and is_whole_png(depth_path):
         return
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, png(sal.plot()))
     write_bytes(depth_path, png(diagnose(sal).plot()))

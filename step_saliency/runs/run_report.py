@@ -21,6 +21,8 @@ class RunReport:
         kept: Traces whose map was there already.
         redone: Of those done, traces whose file was cut short or out of date.
         failures: Input rows and traces that gave no map, columns ``FAILURE_COLUMNS``.
+        summary: How the input was read, in one line.
+        notes: What of it was left out or may not be as it seems, a line each.
     """
 
     folder: Path
@@ -28,6 +30,8 @@ class RunReport:
     kept: int = 0
     redone: int = 0
     failures: list[Mapping[str, Any]] = field(default_factory=list)
+    summary: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def add_failure(
         self, row: Row, stage: Stage, error: BaseException | str, *, trace: str | None = None

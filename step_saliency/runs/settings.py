@@ -1,13 +1,14 @@
 """What a run of `step-saliency map` depends on. Loads nothing heavy: the command line reads it."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from step_saliency.options import MAP_DECODING, Decoding, Method, ObjectiveName, Pool, Rows
 
-UNSAID = ("top_k", "stop_tokens", "stop_texts")
-"""Options of decoding that manifests leave out where they are not set."""
+UNSAID = ("top_k", "stop_tokens", "stop_texts", "fields", "answer")
+"""Options that manifests leave out where they are not set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class MapSettings(Decoding):
         per_head: As for `step_saliency`.
         layers: As for `step_saliency`.
         instruction: Text put after the question of rows that have only a question.
+        fields: Names of the fields of rows by role (question, response, gold, ...), see
+            `step_saliency.runs.roles`.
+        answer: Let the model answer also questions beside which a response may stand that could not
+            be read.
         figures: Draw a figure per trace.
     """
 
@@ -50,6 +55,8 @@ class MapSettings(Decoding):
     temperature: float | int = MAP_DECODING.temperature
     max_new_tokens: int = MAP_DECODING.max_new_tokens
     batch_size: int = MAP_DECODING.batch_size
+    fields: Mapping[str, str] = field(default_factory=dict)
+    answer: bool = False
     figures: bool = True
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Rows of published data sets of reasoning: OpenThoughts, OpenR1, s1K."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from step_saliency.runs.inputs.form import Form
+from step_saliency.runs.inputs.names import question_of
+from step_saliency.runs.inputs.reading import Reading, of_response
+from step_saliency.runs.inputs.shapes import Shape, Text, checked, checked_text, described
+
+THINKING = re.compile(r"(\w+)_(?:reasoning|thinking_trajectory)")
+ANSWERS = ("solution", "attempt", "response", "answer")
+GRADES = {"yes": True, "no": False}
+
+
+class _Generations(Shape):
+    generations: list[Text]
+
+
+def _read_generations(data: Mapping[str, Any]) -> list[Reading]:
+    question = question_of(data)
+    texts = checked(_Generations, data).generations
+    if not texts:
+        raise ValueError("generations is an empty list")
+    judged = data.get("correctness_math_verify") or data.get("correctness_llama")
+    judged = (
+        judged if isinstance(judged, list) and len(judged) == len(texts) else [None] * len(texts)
+    )
+    return [
+        of_response(text, question=question, stated=stated)
+        for text, stated in zip(texts, judged, strict=True)
+    ]
+
+
+def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Source, field of the thinking and field of the answer of each response in a row."""
+    for name in data:
+        match = THINKING.fullmatch(name)
+        answers = [f"{match[1]}_{end}" for end in ANSWERS] if match else []
+        answer = next((answer for answer in answers if answer in data), None)
+        if match and answer is not None:
+            yield match[1], name, answer
+
+
+def _read_pairs(data: Mapping[str, Any]) -> list[Reading]:
+    question = question_of(data)
+    readings = [
+        of_response(
+            checked_text(data[answer], answer),
+            checked_text(data[thinking], thinking),
+            question=question,
+            source=source,
+            stated=_grade(data.get(f"{source}_grade")),
+        )
+        for source, thinking, answer in _pairs(data)
+        if data[thinking] is not None or data[answer] is not None
+    ]
+    if not readings:
+        raise ValueError("the fields of the thinking and of the answer are null")
+    return readings
+
+
+def _grade(grade: object) -> object:
+    """A grade of s1K, which says yes or no."""
+    return GRADES.get(grade.strip().lower(), grade) if isinstance(grade, str) else grade
+
+
+class _Trajectories(Shape):
+    thinking_trajectories: list[Text]
+
+
+def _read_trajectories(data: Mapping[str, Any]) -> list[Reading]:
+    question = question_of(data)
+    attempts = data["attempt"] if isinstance(data["attempt"], list) else [data["attempt"]]
+    thoughts = checked(_Trajectories, data).thinking_trajectories
+    if not thoughts or len(attempts) not in (1, len(thoughts)):
+        raise ValueError(
+            f"thinking_trajectories is {described(thoughts)}, attempt {described(data['attempt'])}"
+        )
+    attempts = attempts if len(attempts) == len(thoughts) else attempts * len(thoughts)
+    return [
+        of_response(checked_text(attempt, "attempt"), thought, question=question)
+        for thought, attempt in zip(thoughts, attempts, strict=True)
+    ]
+
+
+def _pair_form(name: str, ending: str) -> Form:
+    return Form(
+        name,
+        lambda data: any(thinking.endswith(ending) for _, thinking, _ in _pairs(data)),
+        _read_pairs,
+        rf"\w+_(?:reasoning|thinking_trajectory|{'|'.join(ANSWERS)})",
+    )
+
+
+OPEN_R1 = Form(
+    "OpenR1 generations",
+    lambda data: "generations" in data,
+    _read_generations,
+    "generations|correctness_.*|messages",
+)
+OPEN_THOUGHTS = _pair_form("OpenThoughts reasoning and solution", "_reasoning")
+S1K = _pair_form("s1K trajectories and attempts", "_thinking_trajectory")
+S1K_FIRST = Form(
+    "s1K trajectories",
+    lambda data: "thinking_trajectories" in data and "attempt" in data,
+    _read_trajectories,
+    "thinking_trajectories|attempt",
+)

@@ -1,0 +1,105 @@
+"""Folders of data files and data sets of Hugging Face, from disk or by name."""
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from step_saliency.runs.inputs.containers import Numbered, read_file
+
+NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
+"""``owner/name``, with a split after a colon if there are several."""
+DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval)(\.gz)?")
+BOOKKEEPING = frozenset(
+    {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
+)
+FILE_ENDS = frozenset({".jsonl", ".json", ".parquet", ".gz", ".eval", ".csv", ".txt"})
+
+
+def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
+    """Values of a folder: a saved data set, or all its data files; each with its file's stem.
+
+    Raises:
+        ValueError: it holds neither.
+    """
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        yield from _numbered(path.name, _from_disk(path))
+        return
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_data(file)]
+    if not files:
+        raise ValueError(f"{path} is a folder without data files (.jsonl, .json, .parquet, .gz)")
+    for file in files:
+        for numbered in read_file(file):
+            yield stem(file), numbered
+
+
+def _is_data(file: Path) -> bool:
+    return DATA_FILES.fullmatch(file.name) is not None and file.name not in BOOKKEEPING
+
+
+def stem(path: Path) -> str:
+    """Name of a file without what says how it is packed."""
+    return (
+        path.stem.removesuffix(".jsonl").removesuffix(".json")
+        if path.suffix == ".gz"
+        else path.stem
+    )
+
+
+def is_name(path: Path) -> bool:
+    """Whether a path that is not there may be the name of a data set."""
+    ending = Path(str(path).partition(":")[0]).suffix
+    return NAME.fullmatch(str(path)) is not None and ending not in FILE_ENDS
+
+
+def read_name(name: str) -> Iterator[tuple[str, Numbered]]:
+    """Rows of a data set of the hub.
+
+    Raises:
+        ValueError: there is no such data set to be had.
+    """
+    _need_package(name)
+    from datasets import load_dataset
+
+    repository, _, split = name.partition(":")
+    try:
+        data = load_dataset(repository, split=split or None)
+    except Exception as error:  # of many libraries below
+        raise ValueError(
+            f"there is no file or folder {name}, and no data set of that name can be loaded: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from None
+    yield from _numbered(repository.rpartition("/")[2], _one_split(data, name))
+
+
+def _from_disk(path: Path) -> Any:
+    _need_package(str(path))
+    from datasets import load_from_disk
+
+    try:
+        return _one_split(load_from_disk(str(path)), str(path))
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no whole saved data set: {error}") from None
+
+
+def _one_split(data: Any, name: str) -> Any:
+    if not isinstance(data, dict):
+        return data
+    if len(data) == 1:
+        return next(iter(data.values()))
+    raise ValueError(
+        f"{name} has several splits ({', '.join(data)}); give one: NAME:SPLIT, or its folder"
+    )
+
+
+def _numbered(name: str, data: Any) -> Iterator[tuple[str, Numbered]]:
+    return ((name, numbered) for numbered in enumerate(data, start=1))
+
+
+def _need_package(name: str) -> None:
+    if find_spec("datasets") is None:
+        raise ValueError(
+            f"there is no file {name}; a saved data set, or one of the hub, needs: "
+            "pip install datasets"
+        )

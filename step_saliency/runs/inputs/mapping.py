@@ -1,0 +1,35 @@
+"""Rows whose fields have names of their own, under the names of our own form."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from step_saliency.runs.inputs.names import GOLD, IDS, QUESTIONS, VERDICTS, at_path
+from step_saliency.runs.roles import ROLES
+
+TEXTS = frozenset({"prompt", "thinking", "response", "messages"})
+"""Roles by which the response is found; with one of them a row is read as our own form."""
+
+KEPT = (*GOLD, "reward_model", *IDS, *QUESTIONS, *VERDICTS, "problem_id", "system")
+"""Fields that keep their meaning where --field names the response."""
+
+
+def with_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """A row with its fields under the names of our own form.
+
+    Raises:
+        ValueError: the row lacks one that it cannot be read without.
+    """
+    values = {role: at_path(data, name) for role, name in fields.items()}
+    needed = [role for role in ("question", *sorted(TEXTS)) if role in values]
+    for role in needed:
+        if values[role] is None:
+            raise ValueError(
+                f"--field {role}={fields[role]}: the row has no {fields[role]} "
+                f"({', '.join(map(str, list(data)[:10]))})"
+            )
+    renamed = {ROLES[role]: value for role, value in values.items() if value is not None}
+    if not TEXTS & set(fields):
+        return {**data, **renamed}
+    if isinstance(renamed.get("response"), list):
+        renamed["responses"] = renamed.pop("response")
+    return {**{name: data[name] for name in KEPT if name in data}, **renamed}

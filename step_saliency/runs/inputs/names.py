@@ -1,0 +1,144 @@
+"""Names under which rows keep a question, a gold answer, a judgement; text that was not read."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from step_saliency.runs.inputs.reading import is_marked
+from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
+
+QUESTIONS = ("question", "problem", "query", "instruction", "input")
+GOLD = (
+    "gold_answer",
+    "gold",
+    "expected_answer",
+    "ground_truth",
+    "reward_model.ground_truth",
+    "reference_answer",
+    "correct_answer",
+    "target",
+    "gts",
+    "answer",
+    "final_answer",
+)
+WORKED = ("ground_truth_solution", "solution")
+"""Worked gold solutions, whose last boxed answer is taken where there is no gold answer."""
+VERDICTS = ("is_correct", "correct", "symbolic_correct")
+IDS = ("id", "trace_id", "unique_id")
+HINTS = re.compile(
+    r"respon|reason|think|thought|trac|traject|\bcot\b|_cot|cot_|chain|generat|output|complet|"
+    r"solution|attempt|rationale|explan|analysis|reply|message|conversation|resps|predict|"
+    r"rollout|sample|transcript|dialog|chosen|rejected",
+    re.IGNORECASE,
+)
+"""Names under which a trace may stand."""
+FACTS = re.compile(
+    r"_model$|_type$|_source$|^(model|source|url|license|usage|metadata|meta|"
+    r"extra_info|sampling_params|reward_model|is_reasoning_complete|finish_reasons?|"
+    r"api_metadata|.*_count|.*_hash|n_\w+|num_\w+|.*_tokens|.*_id|id)$",
+    re.IGNORECASE,
+)
+"""Names of what is known about a row, whatever it looks like."""
+LONG = 200
+"""Characters from which a text may be a trace whatever its name is."""
+
+
+def at_path(data: Mapping[str, Any], path: str) -> Any:
+    """Value of a field, or of a field in it (``doc.question``, ``resps.0``); None if absent."""
+    if path in data:
+        return data[path]
+    value: Any = data
+    for part in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def question_of(data: Mapping[str, Any], names: Collection[str] = QUESTIONS) -> str:
+    """Text of the question, empty if the row has none.
+
+    Raises:
+        ValueError: the field holds something else than text.
+    """
+    name = next((name for name in names if data.get(name)), None)
+    if name is None:
+        return ""
+    text = checked_text(data[name], name)
+    extra = data.get("input")
+    if name == "instruction" and isinstance(extra, str) and extra.strip():
+        return f"{text}\n\n{checked_text(extra, 'input')}"
+    return text
+
+
+def gold_of(data: Mapping[str, Any]) -> str | None:
+    """Gold answer, by the first field that has one."""
+    for name in GOLD:
+        value = at_path(data, name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        text = scalar_text(value)
+        if text is not None and text.strip() and not is_marked(text):
+            return text
+    texts = [data[name] for name in WORKED if isinstance(data.get(name), str)]
+    return next(filter(None, map(_last_answer, filter(scalar_text, texts))), None)
+
+
+def _last_answer(text: str) -> str | None:
+    """The last boxed answer of a worked solution, or a text short enough to be an answer."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return text if len(text) <= 40 and text.strip() else None
+    depth = 0
+    for place in range(start + 6, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[start + 7 : place] or None
+    return None
+
+
+def verdict_of(data: Mapping[str, Any]) -> Any:
+    """A judgement as it is written; None if there is none."""
+    value = data.get("is_correct")
+    if value is not None:
+        return value
+    others = (data.get(name) for name in VERDICTS)
+    return next((v for v in others if isinstance(v, bool) or v in ("true", "false")), None)
+
+
+def unread_texts(data: Mapping[str, Any], read: Collection[str]) -> list[str]:
+    """Fields that may hold a trace and were not read.
+
+    Args:
+        data: The row.
+        read: Names of the fields that were read.
+    """
+    known = {*read, *VERDICTS, *IDS, *QUESTIONS, "system", "tools"}
+    return [name for name in data if name not in known and _may_be_trace(name, data[name])]
+
+
+def _may_be_trace(name: str, value: Any) -> bool:
+    text = _longest_text(value, depth=4)
+    if is_marked(text):
+        return True
+    if name in GOLD or name in WORKED or FACTS.search(name):
+        return False
+    return bool(text.strip()) and (len(text) > LONG or HINTS.search(name) is not None)
+
+
+def _longest_text(value: Any, *, depth: int) -> str:
+    if isinstance(value, str):
+        return value
+    if not depth or not isinstance(value, list | tuple | Mapping):
+        return ""
+    parts = value.values() if isinstance(value, Mapping) else value
+    texts = (_longest_text(part, depth=depth - 1) for part in list(parts)[:100])
+    return max(texts, key=len, default="")
+
+
+def named(data: Mapping[str, Any], names: Collection[str]) -> str:
+    """Fields and what they hold, for messages."""
+    return ", ".join(f"{name} ({described(data[name])})" for name in list(names)[:3])

@@ -1,0 +1,112 @@
+"""A question and its response by plain names, NeMo-Skills among them, or a question alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from step_saliency.runs.inputs.form import Form
+from step_saliency.runs.inputs.names import named, question_of
+from step_saliency.runs.inputs.reading import Reading, is_marked, of_response
+from step_saliency.runs.inputs.shapes import checked_text, described
+
+ONE = (
+    "response",
+    "generation",
+    "generated_solution",
+    "completion",
+    "output",
+    "model_output",
+    "model_response",
+)
+SEVERAL = ("responses", "completions", "outputs")
+THINKING = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "thought",
+    "thoughts",
+    "chain_of_thought",
+    "cot",
+    "thinking_trajectory",
+    "reasoning_trace",
+)
+ENDS = ("answer", "solution", "attempt", "final_answer", "content")
+"""Fields that, beside thinking, may be the end of the response or the gold answer."""
+
+
+def _field(data: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of these fields that holds something, or else is there."""
+    there = [name for name in names if name in data]
+    return next((name for name in there if data[name] is not None), there[0] if there else None)
+
+
+def _read(data: Mapping[str, Any]) -> list[Reading]:
+    one, several = _field(data, ONE), _field(data, SEVERAL)
+    prompt = None if data.get("prompt") is None else checked_text(data["prompt"], "prompt")
+    question = question_of(data)
+    if one is None and several is None:
+        return [_without_response(data, question, prompt)]
+    if not question and prompt is None:
+        raise ValueError(
+            f"a response but no question ({', '.join(map(str, list(data)[:8]))}); name its "
+            "field with --field question=NAME"
+        )
+    facts: dict[str, Any] = {"question": question, "prompt": prompt}
+    if one is not None:
+        return [of_response(checked_text(data[one], one), _thinking(data), **facts)]
+    texts = data[str(several)]
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(f"{several} must be a list of texts, got {described(texts)}")
+    return [
+        of_response(checked_text(text, f"{several}.{i}"), **facts) for i, text in enumerate(texts)
+    ]
+
+
+def _thinking(data: Mapping[str, Any]) -> str:
+    name = _field(data, THINKING)
+    return "" if name is None or data[name] is None else checked_text(data[name], name)
+
+
+def _without_response(data: Mapping[str, Any], question: str, prompt: str | None) -> Reading:
+    thinking = _field(data, THINKING)
+    if thinking is not None and data[thinking]:
+        ends = [name for name in ENDS if data.get(name) is not None]
+        raise ValueError(
+            f"thinking but no response: {named(data, [thinking, *ends])}; name the end of "
+            f"the response with --field thinking={thinking},response=NAME, or read the thinking "
+            f"alone with --field response={thinking}"
+        )
+    if isinstance(data.get("answer"), str) and is_marked(data["answer"]):
+        return of_response(checked_text(data["answer"], "answer"), question=question, prompt=prompt)
+    asked = question or prompt or ""
+    if not asked.strip():
+        fields = ", ".join(map(str, data)) or "nothing"
+        raise ValueError(f"has no question, response or messages: {fields[:300]}")
+    return Reading(kind="problem", question=asked)
+
+
+def _is_nemo(data: Mapping[str, Any]) -> bool:
+    return "generation" in data or "generated_solution" in data
+
+
+READ = rf"prompt|{'|'.join((*SEVERAL, *THINKING))}"
+"""Of several fields that may be the response, the first is read; the others count as not read."""
+
+
+class _PlainForm(Form):
+    def reads(self, data: Mapping[str, Any]) -> set[str]:
+        one = _field(data, ONE)
+        if one is None and _field(data, SEVERAL) is None:
+            one = "answer"
+        return super().reads(data) | ({one} if one is not None else set())
+
+
+NEMO = _PlainForm("NeMo-Skills generations", _is_nemo, _read, READ)
+RESPONSES = _PlainForm(
+    "questions and responses",
+    lambda data: any(name in data for name in (*ONE, *SEVERAL)),
+    _read,
+    READ,
+)
+PROBLEMS = _PlainForm("questions", lambda data: True, _read, READ)

@@ -1,0 +1,116 @@
+"""Conversations: turns under the names that APIs and data sets give them, content in its forms."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from step_saliency.runs.inputs.reading import Turn, with_thinking
+from step_saliency.runs.inputs.shapes import Shape, Text, checked, checked_text, described
+
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
+"""Fields of a message that hold the thinking before its content."""
+TEXT_PARTS = frozenset({"text", "output_text", "input_text", "summary_text", "reasoning_text"})
+SILENT_PARTS = frozenset({"tool_use", "tool_call", "function_call", "refusal"})
+
+
+class _Message(Shape):
+    role: Text
+
+
+def turns_of(messages: object, name: str) -> tuple[Turn, ...]:
+    """Turns of a conversation: ``role``/``content`` or ``from``/``value``.
+
+    Args:
+        messages: What the field holds.
+        name: Its name, for messages.
+
+    Raises:
+        ValueError: it is no list of messages.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ValueError(f"{name} must be a list of messages, got {described(messages)}")
+    return tuple(turn_of(message, f"{name}.{i}") for i, message in enumerate(messages))
+
+
+def is_conversation(value: object) -> bool:
+    """Whether a value is a list of turns, whatever is in them."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in value)
+    )
+
+
+def turn_of(message: object, name: str) -> Turn:
+    """One message; null content is empty, content in parts is joined.
+
+    Raises:
+        ValueError: it has no role, or its content is neither text nor parts of text.
+    """
+    if not isinstance(message, Mapping):
+        raise ValueError(
+            f"{name} must be a message with role and content, got {described(message)}"
+        )
+    said = {"role": message.get("from"), **message} if "from" in message else message
+    role = checked(_Message, said, name=name).role
+    content, inner = content_of(said.get("content", said.get("value")), f"{name}.content")
+    fields = [key for key in REASONING if said.get(key) is not None]
+    reasoning = content_of(said[fields[0]], f"{name}.{fields[0]}")[0] if fields else inner
+    text, composed = with_thinking(reasoning, content)
+    return Turn(ROLES.get(role, role), text, composed)
+
+
+def content_of(content: object, name: str) -> tuple[str, str]:
+    """Text and thinking of a content: text, null, or a list of parts.
+
+    Raises:
+        ValueError: it is something else, or has a part that is not text.
+    """
+    if content is None:
+        return "", ""
+    if isinstance(content, str):
+        return checked_text(content, name), ""
+    if not isinstance(content, list):
+        raise ValueError(f"{name} must be text, null or a list of parts, got {described(content)}")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for i, part in enumerate(content):
+        text, thought = _part(part, f"{name}.{i}")
+        texts.append(text)
+        thoughts.append(thought)
+    return "".join(texts), "\n".join(filter(None, thoughts))
+
+
+def _part(part: object, name: str) -> tuple[str, str]:
+    if isinstance(part, str):
+        return checked_text(part, name), ""
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{name} must be text or an object with a type, got {described(part)}")
+    kind = part.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise ValueError(f"{name}.type must be text, got {described(kind)}")
+    if kind in SILENT_PARTS:
+        return "", ""
+    if kind in ("reasoning", "thinking", "thought"):
+        return "", _first_text(part, ("reasoning", "thinking", "text", "summary", "content"), name)
+    if kind is None or kind in TEXT_PARTS:
+        return _first_text(part, ("text", "content"), name), ""
+    if kind == "tool_result":
+        return content_of(part.get("content"), f"{name}.content")[0], ""
+    raise ValueError(f"{name} is a part of type {described(kind)}; only text and thinking are read")
+
+
+def _first_text(part: Mapping[str, Any], keys: Sequence[str], name: str) -> str:
+    """The first of these fields that is there: text, or parts of text."""
+    key = next((key for key in keys if part.get(key) is not None), None)
+    if key is None:
+        raise ValueError(f"{name} holds no text, got {described(part)}")
+    return content_of(part[key], f"{name}.{key}")[0]

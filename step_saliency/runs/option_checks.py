@@ -1,0 +1,42 @@
+"""Options of a run, checked before anything is loaded or created."""
+
+import torch
+
+from step_saliency.models.load import DTYPES
+from step_saliency.options import METHODS, OBJECTIVES, POOLS, ROWS, check_option
+from step_saliency.runs.roles import ROLES
+from step_saliency.runs.settings import MapSettings
+from step_saliency.segment.formats import check_format
+from step_saliency.segment.splitters import make_splitter
+
+BACKENDS = ("auto", "hooked", "bridge")
+
+
+def check_options(settings: MapSettings) -> None:
+    """Raise ValueError for an option that no row can be mapped with.
+
+    Args:
+        settings: Of the run.
+    """
+    check_format(settings.format)
+    make_splitter(settings.splitter)
+    for name, known in (
+        ("objective", OBJECTIVES),
+        ("method", METHODS),
+        ("pool", POOLS),
+        ("rows", ROWS),
+        ("backend", BACKENDS),
+    ):
+        check_option(name, getattr(settings, name), known)
+    check_option("dtype", settings.dtype.removeprefix("torch."), tuple(DTYPES))
+    for role in settings.fields:
+        check_option("field", role, tuple(ROLES))
+    _check_device(settings.device)
+
+
+def _check_device(device: str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here: {reason}") from None

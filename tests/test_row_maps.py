@@ -1,0 +1,187 @@
+"""Files in public forms give the maps of the same traces in our own; judgements beside ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from row_forms import FORMS, OWN, TEXT, WRONG, lines
+from tiny import tiny_tokenizer, tiny_transformers
+
+import step_saliency as ss
+from step_saliency import cli
+from step_saliency.runs import answers
+from step_saliency.runs import map_file as runs
+from step_saliency.runs.folder import RunFolder
+from step_saliency.runs.map_file import map_file
+from step_saliency.runs.settings import MapSettings
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-qwen2")
+    tiny_transformers("qwen2", n_ctx=512).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: str) -> Any:
+    return ss.load_model(model_folder)
+
+
+@pytest.fixture(autouse=True)
+def one_load(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "load_model", lambda *_, **__: model)
+
+
+@pytest.fixture
+def settings(model_folder: str) -> MapSettings:
+    return MapSettings(model=model_folder, max_new_tokens=8, figures=False)
+
+
+def maps_of(rows: str, folder: Path, settings: MapSettings) -> dict[str, ss.StepSaliency]:
+    file = folder.with_suffix(".jsonl")
+    file.write_text(rows, encoding="utf-8")
+    map_file(file, folder, settings, progress=False, say=lambda line: None)
+    return {str(sal.trace.id): sal for sal in RunFolder.existing(folder).all_maps()}
+
+
+def test_public_forms_give_our_own_maps(tmp_path: Path, settings: MapSettings) -> None:
+    own = maps_of(lines({**OWN, "id": "own"}), tmp_path / "own", settings)["own"]
+    rows = [{**row, "id": name} for name, (row, _) in FORMS.items()]
+    maps = maps_of(lines(*rows), tmp_path / "forms", settings)
+    assert set(maps) == set(FORMS)
+    for name, sal in maps.items():
+        assert sal.trace.tokens.tolist() == own.trace.tokens.tolist(), name
+        assert sal.trace.steps == own.trace.steps, name
+        assert torch.equal(sal.maps, own.maps), name
+        if name != "conversations":
+            assert sal.trace.meta["gold_answer"] == "14"
+            assert sal.trace.meta["is_correct"] is True
+
+
+def test_thinking_in_a_field_keeps_its_marks_whatever_the_format(
+    tmp_path: Path, settings: MapSettings
+) -> None:
+    row = {**FORMS["reasoning and solution"][0], "id": "a"}
+    plain = MapSettings(**{**vars(settings), "format": "plain"})
+    (sal,) = maps_of(lines(row), tmp_path / "out", plain).values()
+    assert sal.trace.region_steps("thinking")
+    assert sal.trace.region_steps("summary")
+
+
+def test_a_saved_trace_keeps_its_tokens_and_steps(
+    tmp_path: Path, settings: MapSettings, model: Any
+) -> None:
+    trace = ss.Trace.from_text(
+        model.tokenizer, question="3 + 4?", response="3 and\u2028 4.</think>7", id="t"
+    )
+    one_each = trace.with_steps(starts=range(len(trace)))
+    ss.save_jsonl(tmp_path / "saved.jsonl", [one_each])
+    steps = [
+        {"start": step.start, "stop": step.stop, "region": str(step.region)}
+        for step in one_each.steps
+    ]
+    short = {"id": "short", "tokens": one_each.tokens.tolist(), "steps": steps}
+    text = (tmp_path / "saved.jsonl").read_text(encoding="utf-8") + lines(short)
+    maps = maps_of(text, tmp_path / "out", settings)
+    direct = ss.step_saliency(model, one_each)
+    for name in ("t", "short"):
+        assert maps[name].trace.n_steps == len(trace)
+        assert torch.allclose(maps[name].maps, direct.maps, rtol=1e-5, atol=1e-9)
+
+
+def test_judgements_stand_beside_ours(tmp_path: Path, settings: MapSettings) -> None:
+    stated = [True, "False", "True", 0, "maybe", ["x"], None]
+    rows = [
+        {**OWN, "id": f"r{i}", "response": WRONG if i == 2 else TEXT, "is_correct": value}
+        for i, value in enumerate(stated)
+    ]
+    rows.append({**OWN, "id": "word", "gold_answer": "unreadable?!"})
+    maps_of(lines(*rows), tmp_path / "out", settings)
+    table = pd.read_parquet(tmp_path / "out" / "traces.parquet").set_index("trace")
+    correct = [None if pd.isna(value) else bool(value) for value in table["is_correct"]]
+    assert correct[:7] == [True, False, True, False, True, True, True]
+    maps = {str(sal.trace.id): sal for sal in RunFolder.existing(tmp_path / "out").all_maps()}
+    meta = maps["r1"].trace.meta
+    assert (meta["stated_correct"], meta["graded_correct"]) == (False, True)
+    assert maps["r4"].trace.meta["stated_correct"] is None
+
+
+def test_whatever_a_row_does_is_its_own_failure(
+    tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = runs.trace_of_row
+
+    def faulty(row: Any, *args: Any, **options: Any) -> Any:
+        if row.id == "bad":
+            raise TypeError("no template for this")
+        return original(row, *args, **options)
+
+    monkeypatch.setattr(runs, "trace_of_row", faulty)
+    rows = [{**OWN, "id": "bad"}, {**OWN, "id": "good"}]
+    assert set(maps_of(lines(*rows), tmp_path / "out", settings)) == {"good"}
+    failures = pd.read_parquet(tmp_path / "out" / "failures.parquet")
+    assert failures[["row", "error"]].values.tolist() == [["bad", "TypeError"]]
+
+
+def test_a_faulty_question_fails_alone(
+    tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = answers.generate
+
+    def faulty(model: Any, questions: list[str], **options: Any) -> Any:
+        if any("bad" in question for question in questions):
+            raise KeyError("template")
+        return original(model, questions, **options)
+
+    monkeypatch.setattr(answers, "generate", faulty)
+    rows = [{"id": "a", "question": "bad one?"}, {"id": "b", "question": "2 + 2?"}]
+    assert set(maps_of(lines(*rows), tmp_path / "out", settings)) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("format", "harmny"), ("splitter", "words"), ("dtype", "float8"), ("device", "gpu9")],
+)
+def test_options_are_checked_before_anything_is_made(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(lines(OWN))
+    out = tmp_path / "out"
+    assert cli.main(["map", str(file), "--out", str(out), f"--{option}", value]) == 2
+    printed = capsys.readouterr()
+    assert value in printed.err
+    assert printed.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_command_line_says_what_it_read(
+    tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.jsonl"
+    rows = [{"asked": OWN["question"], "said": TEXT, "right": 14, "other_response": "x"}] * 2
+    file.write_text(lines(*rows))
+    command = ["map", str(file), "--out", str(tmp_path / "out"), "--model", model_folder]
+    fields = ["--field", "question=asked,response=said", "--field", "gold=right"]
+    assert cli.main([*command, *fields, "--quiet", "--no-figures"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "2 rows read as questions and responses"
+    assert "other_response (2 rows)" in printed[1]
+    table = pd.read_parquet(tmp_path / "out" / "traces.parquet")
+    assert table["is_correct"].tolist() == [True, True]
+    assert cli.main([*command, "--quiet", "--no-figures"]) == 2
+    assert "other settings (fields" in capsys.readouterr().err
+
+
+def test_public_case_of_saved_steps(
+    shared_data: Path, tmp_path: Path, settings: MapSettings
+) -> None:
+    cases = map(json.loads, (shared_data / "public_cases.jsonl").read_text().splitlines())
+    row = next(case["input"] for case in cases if case["id"] == "A17-saved-trace")
+    (sal,) = maps_of(lines(row), tmp_path / "out", settings).values()
+    assert sal.trace.starts == row["starts"]
