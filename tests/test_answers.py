@@ -1,12 +1,23 @@
 """Grading: against gold answers as published, and judgements made elsewhere."""
 
 import json
+import re
+import signal
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 
+import numpy as np
 import pytest
 
-from step_saliency.tasks.answers import final_answer, gold_answer, is_correct
+from step_saliency.models.doctor import CheckResult, DoctorReport
+from step_saliency.tasks import make_problems, symbolic
+from step_saliency.tasks.announced import read_answers
+from step_saliency.tasks.answers import final_answer, gold_answer, is_correct, same_answer
+from step_saliency.tasks.comparison import same
+from step_saliency.trace import Trace
 
 
 def read(path: Path) -> list[dict]:
@@ -23,10 +34,10 @@ def test_judgements_of_real_traces(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gsm8k_test", "math500", "aime24", "amc23"])
 def test_gold_answers_equal_themselves_alone(shared_data: Path, name: str) -> None:
-    rows = read(shared_data / f"{name}.jsonl")[:150]
-    gold = [str(row["answer"]) for row in rows]
+    gold = [str(row["answer"]) for row in read(shared_data / f"{name}.jsonl")]
     for answer in gold:
         assert is_correct(f"So we get \\boxed{{{gold_answer(answer)}}}.", answer)
+        assert is_correct(f"<think>5</think>The answer is ${gold_answer(answer)}$.", answer)
     wrong = [
         is_correct(f"So we get \\boxed{{{gold_answer(other)}}}.", answer)
         for answer, other in pairwise(gold)
@@ -45,10 +56,62 @@ def test_gold_answers_equal_themselves_alone(shared_data: Path, name: str) -> No
         ("<think>\\boxed{7}</think>\n\\boxed{8}", "7", False),
         ("<think>so \\boxed{7}", "7", True),
         ("The answer is -70.", "70", False),
-        ("I cannot say.", "70", False),
+        ("I cannot say.", "70", None),
+        # announcements
+        ("The answer is 4/7.", "4/7", True),
+        ("**4/7**", "4/7", True),
+        ("Sum: 31\n\n---\n✅ Final Answer: **31**", "31", True),
+        ("**Final Answer**\n\n\\[ 31 \\]", "31", True),
+        ("### Final answer\n31", "31", True),
+        ("The final answer is:\n\n$$\n\\frac{1}{2}\n$$", "1/2", True),
+        ("答案：31。", "31", True),
+        ("所以答案是 31", "31", True),
+        ("Respuesta: 31", "31", True),
+        ("31", "31", True),
+        ("$31$.", "31", True),
+        ("<answer>31</answer>", "31", True),
+        ("So Ada has 31 stamps left.", "31", True),
+        ("The answer is 31. I checked it in 2 ways!", "31", True),
+        ("The answer is 31, since 30 + 1 = 31.", "31", True),
+        ("It takes 5 days. The answer is 3. Wait: 5 - 1 is 4. The answer is 4.", "4", True),
+        ("The answer is 2.5.", "2.5", True),
+        ("The answer is 3 1/4", "3", False),
+        ("The answer is 2.5e3.", "2.5", False),
+        ("The answer is not 31.", "31", None),
+        # boxes
+        ("\\fbox{31}", "31", True),
+        ("\\boxed {31}", "31", True),
+        ("\\boxed{\\frac{1}{\\sqrt{2}}}", "\\frac{\\sqrt2}{2}", True),
+        ("\\boxed{\\text{31}}", "31", True),
+        ("The roots are \\boxed{3} and \\boxed{5}.", "5, 3", True),
+        ("It is 30 or \\boxed{31", "31", None),
+        # letters and words
+        ("The correct answer is (C).", "C", True),
+        ("Answer: C", "C", True),
+        ("Answer: C", "D", False),
+        ("**Answer: (C)**", "C", True),
+        ("The answer is option C: twelve.", "C", True),
+        ("C) 12", "C", True),
+        ("A train takes 5 hours.", "A", None),
+        ("\\boxed{C: the third}", "C", True),
+        ("The answer is Nadia, who is the tallest.", "Nadia", True),
+        ("The answer is Friday.", "Monday", False),
+        ("Yes, 31 is prime.", "yes", True),
+        ("No.", "yes", False),
+        # what is graded
+        ("<think>so \\boxed{7}. Wait, let me", "7", None),
+        ("<think>7</think>", "7", None),
+        ("<|channel|>analysis<|message|>\\boxed{7}<|end|>", "7", None),
+        (
+            "<|channel|>analysis<|message|>\\boxed{7}?<|end|><|start|>assistant<|channel|>final"
+            "<|message|>Ada has 8 stamps.<|return|>",
+            "8",
+            True,
+        ),
+        ("<|channel|>final<|message|>8<|return|>", "8", True),
     ],
 )
-def test_by_hand(response: str, gold: str, expected: bool) -> None:
+def test_by_hand(response: str, gold: str, expected: bool | None) -> None:
     assert is_correct(response, gold) is expected
 
 
@@ -57,3 +120,149 @@ def test_no_answer() -> None:
     assert final_answer("so \\boxed{12}") == "12"
     with pytest.raises(ValueError, match="no number or expression"):
         is_correct("12", "#### ")
+
+
+def wrong_variants(answer: str) -> list[str]:
+    """The answer with one number changed, its sign, or a factor: none of them has its value."""
+    changed = [
+        answer[: match.start()] + str(int(match[0]) + 1) + answer[match.end() :]
+        for match in re.finditer(r"\d+", answer)
+    ]
+    return [*changed, f"3 \\cdot ({answer}) + 1"] if re.fullmatch(r"[-\d]+", answer) else changed
+
+
+def test_wrong_variants_are_wrong(shared_data: Path) -> None:
+    """Gold answers with one number changed; what is not judged at all stays below one in 20."""
+    variants = [
+        (gold, variant)
+        for name in ("math500", "aime24", "amc23", "gsm8k_test")
+        for row in read(shared_data / f"{name}.jsonl")[:200]
+        for gold in [gold_answer(str(row["answer"]))]
+        for variant in wrong_variants(gold)
+    ]
+    verdicts = [is_correct(f"\\boxed{{{variant}}}", gold) for gold, variant in variants]
+    right = [pair for pair, verdict in zip(variants, verdicts, strict=True) if verdict]
+    assert len(variants) >= 600
+    assert right == []
+    assert verdicts.count(False) >= 0.95 * len(variants)
+
+
+@pytest.mark.parametrize("prefix", ["C", "B13"])
+def test_published_cases(shared_data: Path, prefix: str) -> None:
+    """Responses as they were reported in public, with the verdict that a reader expects."""
+    rows = [row for row in read(shared_data / "public_cases.jsonl") if row["id"].startswith(prefix)]
+    assert rows
+    for row in rows:
+        for case in row["input"] if isinstance(row["input"], list) else [row["input"]]:
+            gold = case.get("gold", case.get("gold_answer"))
+            assert is_correct(case["response"], gold) is case.get("should_be", True), case
+
+
+def test_a_trace_is_graded_by_its_regions() -> None:
+    texts = ["2 + 6?", "<think>", "The answer is 7. ", "</think>", "The answer is 8."]
+    regions = ["question", "template", "thinking", "template", "summary"]
+    trace = Trace.from_tokens(range(5), starts=range(5), regions=regions, texts=texts)
+    assert is_correct(trace, "8") is True
+    assert is_correct(trace, "7") is False
+    unfinished = Trace.from_tokens(
+        range(3), starts=range(3), regions=regions[:3], texts=texts[:3], response=texts[2]
+    )
+    assert is_correct(unfinished, "7") is None
+    plain = Trace.from_tokens(
+        range(2), starts=range(2), regions=["question", "thinking"], texts=["2 + 6?", "It is 8."]
+    )
+    assert is_correct(plain, "8") is True
+
+
+def test_a_grading_function_of_the_user() -> None:
+    response = "<think>no</think>YES"
+    assert is_correct(response, "yes", grade=lambda part, gold: part.lower() == gold) is True
+    assert is_correct(response, "yes", grade=lambda part, gold: None) is None
+    assert is_correct(response, "", grade=lambda part, gold: np.bool_(False)) is False
+    assert is_correct(response, "", grade=lambda part, gold: 1) is True
+    with pytest.raises(ValueError, match="grade= returned 'right'"):
+        is_correct(response, "yes", grade=lambda part, gold: "right")
+
+
+TOWERS = ("9^{9^{9^{9}}}", "9^{9^{9^{8}}}")
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_the_time_limit_ends_a_comparison(monkeypatch: pytest.MonkeyPatch, in_thread: bool) -> None:
+    monkeypatch.setattr(symbolic, "SECONDS", 0.5)
+    symbolic.equal_expressions.cache_clear()
+    assert same_answer("x + x", "2x")  # the process has started
+    verdicts: list[bool | None] = []
+
+    def work() -> None:
+        with pytest.warns(UserWarning, match="not compared within 0.5 s: unknown"):
+            verdicts.append(is_correct(f"\\boxed{{{TOWERS[0]}}}", TOWERS[1]))
+
+    start = time.monotonic()
+    if in_thread:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(30)
+    else:
+        work()
+    assert verdicts == [None]
+    assert time.monotonic() - start < 20
+    monkeypatch.setattr(symbolic, "SECONDS", 60.0)
+    assert same_answer("y + y", "2y"), "a new process takes over"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="alarms are a matter of POSIX")
+def test_a_pending_alarm_of_the_caller_stays() -> None:
+    def handler(number: int, frame: FrameType | None) -> None: ...
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        symbolic.equal_expressions.cache_clear()
+        assert same_answer("z + z", "2z")
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 900
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_huge_response_is_refused_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="50,000,000 characters; at most 4,000,000"):
+        is_correct("a" * 50_000_000, "7")
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{", "{", "$", "\\(", "answer is ", "(", "<answer>", "####", " ", "1,", "\\text{"],
+)
+def test_repeated_marks_take_no_time(text: str) -> None:
+    start = time.monotonic()
+    read_answers(text * 20_000 + "7")
+    for reading in read_answers("\\boxed{" + text * 20_000 + "}"):
+        assert same("7", reading.text) is None
+    for n in (100, 1000):
+        same("7", text * n + "7")
+    assert time.monotonic() - start < 10
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises((ValueError, TypeError)):
+        is_correct(7, "7")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a gold answer is text or a number, got True"):
+        is_correct("7", True)
+
+
+def test_verdicts_are_true_or_false() -> None:
+    problem = make_problems(n=1, level="easy", seed=0)[0]
+    assert problem.grade(problem.solution)
+    assert not problem.grade("7")
+    results = {
+        status: DoctorReport(
+            {"name": "m"}, 4, (CheckResult("gradients", status, 1.0, 1.0, "", ""),)
+        )
+        for status in ("pass", "skip", "fail")
+    }
+    assert [bool(report) for report in results.values()] == [True, True, False]

@@ -156,7 +156,7 @@ def is_right(item: Item, text: str) -> bool:
         return item.problem.grade(text).is_correct
     assert item.row is not None
     assert item.row.gold is not None
-    return is_correct(text, item.row.gold)
+    return bool(is_correct(text, item.row.gold))
 
 
 def _labelled(item: Item, trace: Trace) -> Trace:

@@ -48,6 +48,7 @@ from step_saliency.options import (
     shows_keywords,
     with_keywords,
 )
+from step_saliency.tasks.answers import Grader
 
 Search = Literal["auto", "full", "staged"]
 
@@ -61,9 +62,12 @@ class CalibrationOptions(DecodingOptions, total=False):
     method: DecodingMethod
     confidence: float | int
     n_resamples: int
+    grade: Grader | None
 
 
-DEFAULTS: dict[str, Any] = vars(CALIBRATION_DRAWS) | vars(Decoding()) | {"method": "auto"}
+DEFAULTS: dict[str, Any] = (
+    vars(CALIBRATION_DRAWS) | vars(Decoding()) | {"method": "auto", "grade": None}
+)
 
 
 @shows_keywords(CalibrationOptions, DEFAULTS, documented_by=Decoding)
@@ -117,6 +121,8 @@ def calibrate(
         seed: Of all samples, of the folds and of the intervals.
         confidence: Level of the intervals.
         n_resamples: Draws of problems.
+        grade: Judges responses in place of the problems: a function of the part that is graded and
+            the gold answer (empty without one), see `step_saliency.tasks.answers.is_correct`.
 
     Raises:
         TypeError: an unknown keyword.
@@ -127,7 +133,7 @@ def calibrate(
     check_option("search", search, ("auto", "full", "staged"))
     decoding = with_keywords(decoding or Decoding(), options)
     draws = with_keywords(draws or replace(CALIBRATION_DRAWS, seed=decoding.seed), options)
-    graded = [GradedQuestion.of(problem) for problem in problems]
+    graded = [GradedQuestion.of(problem, options.get("grade")) for problem in problems]
     n_questions = len({problem.question for problem in graded})
     _check(n_questions, n_folds, taus, alphas, bands)
     folds = fold_numbers(n_questions, n_folds, decoding.seed)

@@ -86,7 +86,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What ``doctor`` found.
+    """What ``doctor`` found; true where no check failed (``if ss.doctor(model):``).
 
     Attributes:
         model: ``model_identity`` of the model.
@@ -102,6 +102,9 @@ class DoctorReport:
     def passed(self) -> bool:
         """Whether no check failed; one that was skipped did not."""
         return not self.failed
+
+    def __bool__(self) -> bool:
+        return self.passed
 
     @property
     def failed(self) -> tuple[Check, ...]:

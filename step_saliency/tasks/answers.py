@@ -1,76 +1,111 @@
-"""Final answers of mathematics problems: found in a response, compared with the gold answer.
+"""Final answers of problems: found in a response, compared with the gold answer.
 
-Expressions are read and compared by `math-verify`, so 1/2, 0.5 and \\frac{1}{2} are one answer.
-Only what follows the thinking counts, where a response has a thinking part that ends.
+Only what follows the thinking counts (`graded_part`), in it the answer that is boxed, announced or
+given last (`announced`). It is compared with the gold answer as what it is (`comparison`): letters,
+words, numbers, lists, expressions. What cannot be read or compared is unknown, None, not wrong.
 """
 
-import threading
+import numbers
+from collections.abc import Callable
+from typing import Any
 
-from math_verify import parse, verify
+from step_saliency.tasks.announced import boxes, read_answers
+from step_saliency.tasks.comparison import same
+from step_saliency.tasks.graded_part import graded_part
+from step_saliency.tasks.written import tidy
+from step_saliency.trace import Trace
 
-END_OF_THINKING = "</think>"
+Grader = Callable[[str, str], Any]
+"""From the part of a response that is graded and the gold answer to True, False or None."""
 
 
-def final_answer(response: str) -> str | None:
-    """The final answer as it is written in a response (the last boxed or announced expression).
+def final_answer(response: str | Trace) -> str | None:
+    """The final answer as it is written in a response (boxed, announced, or given last).
 
     Args:
-        response: Text of the response, with or without its thinking.
+        response: Text of the response, with or without its thinking, or a trace.
 
     Returns:
-        The expression, or None if there is none.
+        The answer, or None if there is none.
+
+    Raises:
+        ValueError: the response is no text, or too long to be read.
     """
-    expressions = parse(_summary(response), parsing_timeout=_seconds())
-    return str(expressions[-1]) if expressions else None
+    readings = [reading for reading in read_answers(graded_part(response)) if reading.certain]
+    if not readings:
+        return None
+    return readings[0].text.strip().strip("*").rstrip(" .,;:!?。；：！？").strip()
 
 
 def gold_answer(answer: str) -> str:
-    """The bare gold answer: what follows ``####`` in a worked solution, else the text itself."""
-    return answer.rsplit("####", 1)[-1].strip()
+    """The bare gold answer: what follows ``####`` in a worked solution, else the text itself.
+
+    Of a worked solution with a box it is what stands in the last box.
+    """
+    bare = str(answer).rsplit("####", 1)[-1].strip()
+    contents = [content.strip() for _, _, content in boxes(bare)]
+    return contents[-1] if contents and contents[-1] else bare
 
 
-def is_correct(response: str, gold: str) -> bool:
+def is_correct(
+    response: str | Trace, gold: str | float, *, grade: Grader | None = None
+) -> bool | None:
     """Whether a response ends in the gold answer.
 
     Args:
-        response: Text of the response.
-        gold: Gold answer: a number, expression or worked solution with ``####``.
+        response: Text of the response, or a trace.
+        gold: Gold answer: a number, expression, letter or word, or a worked solution with ``####``.
+        grade: Your own judgement in place of this one: a function of the part of the response that
+            is graded and the gold answer as it was given, which returns True, False, or None for
+            unknown.
+
+    Returns:
+        True or False; None if the response gives no answer, or none that can be compared.
 
     Raises:
-        ValueError: the gold answer holds no expression.
+        ValueError: the gold answer is empty; the response is no text, or too long; the function
+            returned something else.
     """
-    bare = gold_answer(gold)
-    expected = parse(f"${bare.strip('$')}$", parsing_timeout=_seconds())
-    if not expected:
-        raise ValueError(f"gold answer {gold!r:.80} holds no number or expression to compare with")
-    given = parse(_summary(response), parsing_timeout=_seconds())
-    return bool(given) and (
-        verify(expected, given, timeout_seconds=_seconds())
-        or verify(expected, _without_unit(given[-1]), timeout_seconds=_seconds())
-    )
+    part = graded_part(response)
+    if grade is not None:
+        return read_verdict(grade(part, str(gold)))
+    expected = _checked_gold(gold)
+    for reading in read_answers(part):
+        verdict = same(expected, reading.text, explicit=reading.explicit)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def read_verdict(value: Any) -> bool | None:
+    """The judgement that a grading function returned.
+
+    Args:
+        value: True, False, 0, 1 or None, or an object with ``is_correct``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    verdict = getattr(value, "is_correct", value)
+    if verdict is None:
+        return None
+    item = verdict.item() if hasattr(verdict, "item") else verdict
+    if isinstance(item, bool) or (isinstance(item, numbers.Real) and item in (0, 1)):
+        return bool(item)
+    raise ValueError(f"grade= returned {value!r:.80}; True, False or None (unknown) is needed")
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two bare answers are the same text, number or expression."""
-    if one == other:
-        return True
-    left, right = (
-        parse(f"${text.strip('$')}$", parsing_timeout=_seconds()) for text in (one, other)
-    )
-    return bool(left) and bool(right) and verify(left, right, timeout_seconds=_seconds())
+    """Whether two bare answers are the same text, letter, number or expression."""
+    return one == other or bool(same(one, other, explicit=True))
 
 
-def _seconds() -> int | None:
-    """Time limit of one comparison, which signals can only enforce in the main thread."""
-    return 5 if threading.current_thread() is threading.main_thread() else None
-
-
-def _summary(response: str) -> str:
-    return response.rsplit(END_OF_THINKING, 1)[-1]
-
-
-def _without_unit(expression: object) -> list[object]:
-    """The expression without a percent sign, which gold answers tend to leave out."""
-    return parse(
-        f"${str(expression).replace('%', '').rstrip(chr(92))}$", parsing_timeout=_seconds()
-    )
+def _checked_gold(gold: str | float) -> str:
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        raise ValueError(f"a gold answer is text or a number, got {gold!r:.80}")
+    bare = gold_answer(str(gold))
+    if not any(char.isalnum() or char in "∞" for char in tidy(bare)):
+        raise ValueError(
+            f"gold answer {gold!r:.80} holds no number or expression to compare with, and no word"
+        )
+    return bare

@@ -44,7 +44,7 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
 
 @dataclass(frozen=True)
 class Grade:
-    """Finding about one response.
+    """Finding about one response; true where the answer is right (``if problem.grade(trace):``).
 
     Attributes:
         is_correct: Whether the answer given is the gold answer.
@@ -60,6 +60,9 @@ class Grade:
     first_wrong_step: int | None
     error_kind: ErrorKind | None
     superfluous: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.is_correct
 
 
 def split_response(response: str) -> tuple[list[str], str | None]:

@@ -1,0 +1,232 @@
+r"""What does a text give as its final answer? Readings as they are written, the likeliest first.
+
+    1. the last ``\boxed{...}`` or ``\fbox{...}`` (several side by side are one list)
+    2. ``<answer>...</answer>``, or ``#### 42``
+    3. the last announcement: "The answer is 3/5.", "**Answer:** B", "答案：8"
+    4. the last line that holds an answer by itself: "**5/9**", "(B)", "so $x = 5$", "8 coins"
+
+The first of these that is there is taken. Within it there may be several readings of the same
+words ("8 coins": the line, the number), of which the first that can be compared counts.
+
+When it misleads: without a box or an announcement the last number of the text is taken at its word.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of a final answer.
+
+    Attributes:
+        text: The answer as it is written.
+        explicit: Whether it was set apart by a mark (a box), so that all of it is the answer.
+        certain: Whether it gives an answer at all; a whole sentence may say anything.
+    """
+
+    text: str
+    explicit: bool = False
+    certain: bool = True
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))")
+_BETWEEN_BOXES = re.compile(r"[\s$,;.&\\()\[\]]*(?:and|or|und|et|y|和|或)?[\s$,;&\\()\[\]]*")
+_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+_ANNOUNCEMENT = re.compile(
+    r"(?:\b(?:(?:final|correct|right|best)\s+)?(?:answer|choice|option)"
+    r"|\bfinal\s+(?:result|value))(?:\s+(?:to|for)\s+[^.:\n]{1,60}?)?"
+    r"\s*(?:\b(?:is|are|(?:would|should|must|will)\s+be)\b\s*[:：]?|[:：=]|\n)"
+    r"|(?:答案|正解|答え|정답|답)\s*(?:应该|应)?\s*(?:[是为はは은는]\s*[:：]?|[:：])"
+    r"|\b(?:respuesta|réponse|antwort|risposta|resposta|ответ)(?:\s+(?:final|finale))?"
+    r"\s*(?:[:：]|\b(?:es|est|ist|è|é)\b)",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"\*{1,3}|__|`")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
+_REASON = re.compile(
+    r"\s*,?\s+(?:because|since|which|who|where|when|so that|as (?:it|the|we|this|shown)|"
+    r"given that)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_LEAD = re.compile(
+    r"(?:(?:therefore|thus|hence|simply|exactly|approximately|about|just|equal to|option|choice|"
+    r"letter|the|an?(?=\s\w{2}))\b[\s,:]*)+",
+    re.IGNORECASE,
+)
+_MATHS = re.compile(
+    r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]",
+    re.DOTALL,
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?"
+    r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+(?:\.\d+)?|e[+-]?\d+|\s*(?:×|\*)\s*10\^\{?-?\d+\}?)?"
+    r"(?:\s*\\?%)?",
+    re.IGNORECASE,
+)
+_LETTER_LINE = re.compile(
+    r"\W*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?=\s*$|[.):]))", re.IGNORECASE
+)
+_SHORT = 80
+_REACH = 4000
+"""Characters that are read of the end of a text, or behind an announcement."""
+_GAP = 40
+"""Characters that may stand between boxes of one list."""
+
+
+def read_answers(text: str) -> list[Reading]:
+    """Readings of the final answer of a text; none where there is no answer."""
+    cut = _cut_box(text)
+    if cut is not None:
+        return list(_boxed(text[:cut]))
+    for reader in (_boxed, _tagged, _announced, _bare):
+        readings = list(dict.fromkeys(r for r in reader(text) if r.text.strip(" \n\t.$*")))
+        if readings:
+            return readings
+    return []
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """Start, stop and content of each closed box, in order."""
+    spans: list[tuple[int, int, str]] = []
+    closings = _closings(text)
+    position = 0
+    while match := _BOX.search(text, position):
+        position = match.end()
+        if text[position - 1] != "{":
+            bare = _BARE_BOX.match(text, position)
+            spans += [(match.start(), bare.end(), bare[0])] if bare else []
+        elif stop := closings.get(position):
+            spans.append((match.start(), stop + 1, text[position:stop]))
+            position = stop + 1
+    return spans
+
+
+_BARE_BOX = re.compile(r"[^\s$.,;\\]+")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Where each group closes, by where it begins (behind its brace)."""
+    closings: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.end())
+        elif match[0] == "}" and opened:
+            closings[opened.pop()] = match.start()
+    return closings
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    """Where the group that begins at ``start`` (behind its brace) closes; None if it never does."""
+    stop = _closings(text[start - 1 :]).get(1)
+    return None if stop is None else stop + start - 1
+
+
+def _cut_box(text: str) -> int | None:
+    """Where a last box begins that never closes: it was cut off, and so may its content be."""
+    start = max(text.rfind(name) for name in ("\\boxed{", "\\fbox{"))
+    if start < 0 or closing_brace(text, text.index("{", start) + 1) is not None:
+        return None
+    return start
+
+
+def _boxed(text: str) -> Iterator[Reading]:
+    spans = [span for span in boxes(text) if span[2].strip()]
+    group = spans[-1:]
+    for span in reversed(spans[:-1]):
+        between = text[span[1] : group[0][0]]
+        if len(between) > _GAP or not _BETWEEN_BOXES.fullmatch(between):
+            break
+        group.insert(0, span)
+    contents = list(dict.fromkeys(content.strip() for _, _, content in group))
+    if contents:
+        yield Reading(", ".join(contents), explicit=True)
+
+
+def _tagged(text: str) -> Iterator[Reading]:
+    stop = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(stop, 0))
+    hashes = _HASHES.findall(text)
+    if start >= 0:
+        yield Reading(text[start + len("<answer>") : stop].strip(), explicit=True)
+    elif hashes:
+        yield Reading(hashes[-1].strip(), explicit=True)
+
+
+def _announced(text: str) -> Iterator[Reading]:
+    plain = _MARKUP.sub("", text)
+    for match in reversed(list(_ANNOUNCEMENT.finditer(plain))):
+        sentence = _sentence(plain[match.end() :])
+        if re.search(r"\w", sentence):
+            yield Reading(sentence)
+            yield from _inside(sentence)
+            return
+
+
+def _sentence(text: str) -> str:
+    line = next(
+        (line for line in text[:_REACH].split("\n") if re.search(r"[\w∞]", line)), ""
+    ).strip()
+    if line in (r"\[", r"\(", "$$"):
+        line = ""
+    maths = _MATHS.match(text[:_REACH].lstrip(" \n:>-"))
+    if maths and "\n" in maths[0]:
+        return next(group for group in maths.groups() if group)
+    end = next(
+        (m for m in _SENTENCE_END.finditer(line) if line[: m.start()].count("$") % 2 == 0), None
+    )
+    sentence = line[: end.start()] if end else line
+    reduced = _REASON.sub("", sentence)
+    lead = _LEAD.match(reduced)
+    rest = reduced[lead.end() :] if lead else reduced
+    return (rest if re.search(r"\w", rest) else reduced).strip()
+
+
+def _bare(text: str) -> Iterator[Reading]:
+    for line in reversed(_lines(text[-_REACH:])):
+        readings = list(_line(line))
+        if readings:
+            yield from readings
+            return
+    whole = _MARKUP.sub("", text).strip()
+    if whole and len(whole) <= _SHORT and "\n" not in whole:
+        yield Reading(whole, certain=len(whole.split()) <= 2)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines, displayed formulas made one line each."""
+    joined = re.sub(
+        r"\$\$.+?\$\$|\\\[.+?\\\]", lambda m: " ".join(m[0].split()), text, flags=re.DOTALL
+    )
+    return [line.strip() for line in joined.split("\n") if line.strip()]
+
+
+def _line(line: str) -> Iterator[Reading]:
+    plain = _MARKUP.sub("", line)
+    letter = _LETTER_LINE.match(plain)
+    if letter:
+        yield Reading(letter[1] or letter[2])
+    for bold in reversed(_BOLD.findall(line)):
+        if re.search(r"\d", bold) or _LETTER_LINE.match(bold):
+            yield Reading(bold.strip())
+            yield from _inside(bold)
+            break
+    yield from _inside(plain)
+    if len(plain) <= _SHORT and re.search(r"\d", plain):
+        yield Reading(plain)
+
+
+def _inside(sentence: str) -> Iterator[Reading]:
+    """The last formula or number of a sentence, whichever comes last."""
+    if re.search(r"\b(?:not|isn't|never)\b", sentence):
+        return
+    formulas = list(_MATHS.finditer(sentence))
+    numbers = list(_NUMBER.finditer(sentence))
+    if formulas and (not numbers or numbers[-1].start() < formulas[-1].end()):
+        yield Reading(next(group for group in formulas[-1].groups() if group).strip())
+    elif numbers:
+        yield Reading(numbers[-1][0].strip())

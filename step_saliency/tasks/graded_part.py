@@ -1,0 +1,106 @@
+"""Which part of a response is graded? What follows the thinking.
+
+    marks found             final channel, or all that follows the closing mark of the thinking
+    no marks                the whole response
+    thinking never closed   nothing, but for a box that the response ends in
+
+The marks are those of :mod:`step_saliency.segment.formats`; a trace has been cut already, and its
+own regions say it. A box at the very end of thinking that was never closed is an answer all the
+same (some models leave the mark out); anything earlier may have been taken back.
+
+When it misleads: a response cut off right behind a box that its next sentence would have taken
+back.
+"""
+
+import re
+
+from step_saliency.segment import Cutter, Region, detect_format, make_format
+from step_saliency.trace import Trace
+
+MAX_CHARACTERS = 4_000_000
+"""Longest response that is read: about a million tokens."""
+
+_END_OF_TEXT = re.compile(
+    r"<\|(?:eos|im_end|endoftext|end_of_text|eot_id|end|return|call)\|>|</s>|<eos>|<end_of_turn>"
+    r"|<｜end▁of▁sentence｜>"
+)
+_LAST_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^\n]*\}[\s$.\\)\]*]*\Z")
+_TAIL = 2000
+
+
+def graded_part(response: str | Trace) -> str:
+    """Text in which the answer is looked for; empty where the thinking never ended.
+
+    Args:
+        response: Text of a response with its marks, or a trace.
+
+    Raises:
+        ValueError: neither of these, or a response of more than `MAX_CHARACTERS`.
+    """
+    if isinstance(response, Trace):
+        return _part_of_trace(response)
+    if not isinstance(response, str):
+        raise ValueError(f"a response is text or a Trace, got {type(response).__name__}")
+    check_length(response)
+    name = detect_format(response=response)
+    return _without_end(response if name == "plain" else _part_of_text(response, name))
+
+
+def check_length(response: str) -> None:
+    """Raise ``ValueError`` for a response that is too long to be read."""
+    if len(response) > MAX_CHARACTERS:
+        raise ValueError(
+            f"the response has {len(response):,} characters; at most {MAX_CHARACTERS:,} are graded"
+        )
+
+
+def _part_of_text(response: str, name: str) -> str:
+    reader = make_format(name)
+    reader.start("")
+    cutter = Cutter(reader, None)
+    cutter.feed(response)
+    stops = [*(cut.char for cut in cutter.cuts[1:]), len(response)]
+    summary = "".join(
+        response[cut.char : stop]
+        for cut, stop in zip(cutter.cuts, stops, strict=True)
+        if cut.region is Region.SUMMARY
+    )
+    return summary if summary.strip() else _box_at_end(response, name)
+
+
+def _part_of_trace(trace: Trace) -> str:
+    check_length(trace.response)
+    text = {region: _text_of(trace, region) for region in (Region.SUMMARY, Region.THINKING)}
+    if not any(text.values()):
+        return graded_part(trace.response)
+    if text[Region.SUMMARY].strip():
+        return _without_end(text[Region.SUMMARY])
+    response = trace.response or text[Region.THINKING]
+    name = detect_format(prompt=_prompt_of(trace), response=response)
+    return _without_end(response if name == "plain" else _box_at_end(response, name))
+
+
+def _text_of(trace: Trace, region: Region) -> str:
+    return "".join(step.text for step in trace.steps if step.region == region)
+
+
+def _prompt_of(trace: Trace) -> str:
+    texts = []
+    for step in trace.steps:
+        if step.region in (Region.THINKING, Region.SUMMARY):
+            break
+        texts.append(step.text)
+    return "".join(texts)
+
+
+def _box_at_end(response: str, name: str) -> str:
+    """The box that unclosed thinking ends in; channels other than the final one are no answer."""
+    if name == "harmony":
+        return ""
+    tail = _without_end(response[-_TAIL:]).rstrip()
+    last_line = tail.rpartition("\n")[2]
+    return last_line if _LAST_BOX.search(last_line) else ""
+
+
+def _without_end(text: str) -> str:
+    return _END_OF_TEXT.split(text, maxsplit=1)[0]

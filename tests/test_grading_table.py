@@ -1,0 +1,139 @@
+r"""Answers that look alike and are not, and answers that look different and are the same.
+
+A table of what a comparison by value gets wrong (math-verify's known false positives among them):
+gold answer, answer, verdict. None is "cannot be said".
+"""
+
+import re
+
+import pytest
+
+from step_saliency.tasks.comparison import same
+
+FALSE_POSITIVES = [
+    # bases
+    ("1203_5", "1203_4", False),
+    ("1203_5", "1203_{5}", True),
+    ("1203_5", "1203", None),
+    ("178", "1203_5", None),
+    ("110_2", "110_{\\text{two}}", True),
+    ("110_2", "110 (base 2)", True),
+    ("1203_5+1", "1203_4+1", None),
+    # numbers too small to be told apart by 15 decimals
+    ("1/2^{77}", "1/2^{76}", False),
+    ("2^{-77}", "\\frac{1}{2^{77}}", True),
+    ("10^{-18}", "10^{-19}", False),
+    ("0.0000003", "0.0000004", False),
+    ("0", "10^{-9}", False),
+    ("\\pi\\cdot 10^{-20}", "\\pi\\cdot 10^{-21}", False),
+    ("x/2^{90}", "x/2^{91}", False),
+    # mixed numbers
+    ("3", "3 1/4", False),
+    ("13/4", "3 1/4", True),
+    ("3\\frac{1}{4}", "\\frac{13}{4}", True),
+    ("3\\frac{1}{4}", "\\frac{3}{4}", False),
+    ("3 1/4", "31/4", False),
+    ("3¼", "3.25", True),
+    # scientific notation
+    ("2.5", "2.5e2", False),
+    ("250", "2.5e2", True),
+    ("250", "2.5 \\times 10^{2}", True),
+    ("250", "2.5 × 10²", True),
+    ("2.5e2", "2.5e-2", False),
+    ("6.02e23", "6.02e22", False),
+    # units
+    ("7 cm", "7 m", False),
+    ("7\\text{ cm}", "7", True),
+    ("700 cm", "7 m", True),
+    ("12\\mbox{ cm}^2", "12 cm", False),
+    ("12\\mbox{ cm}^2", "12 square centimeters", True),
+    ("7 kg", "7 cm", False),
+    ("3 hours", "180 minutes", True),
+    ("7 pears", "7 plums", None),
+    ("7 pears", "6 plums", False),
+    ("45^\\circ", "45 degrees", True),
+    ("2\\sqrt3 cm", "2\\sqrt{3} m", False),
+    ("100\\pi cm", "\\pi m", True),
+    ("$12", "12 dollars", True),
+    # percent
+    ("25\\%", "0.25", True),
+    ("25\\%", "25", True),
+    ("0.05", "5\\%", True),
+    ("5\\%", "0.5", False),
+    ("0.4\\%", "0.4", None),
+    # order and brackets
+    ("(4,9)", "(9,4)", False),
+    ("4,9", "9,4", True),
+    ("4, 9", "4 and 9", True),
+    ("4, 9", "4", False),
+    ("\\{4,9,1\\}", "\\{1,4,9\\}", True),
+    ("\\{4,9,1\\}", "\\{4,9\\}", False),
+    ("\\{4,9\\}", "(4,9)", False),
+    ("[4,9)", "(4,9]", False),
+    ("[4,9)", "[4, 9]", False),
+    ("(-\\infty, 4)", "(-∞, 4)", True),
+    ("(0,4) \\cup (4,9)", "(4,9) \\cup (0,4)", True),
+    ("(0,4) \\cup (4,9)", "(0,4) \\cup [4,9)", False),
+    ("k=4, 5, 6", "k=3, 4, 5", False),
+    ("x=1, y=2", "x=2, y=1", False),
+    ("x=1, y=2", "y=2, x=1", True),
+    ("x=4", "y=4", False),
+    ("x=4", "4", True),
+    ("2 \\pm \\sqrt{7}", "2+\\sqrt{7}, 2-\\sqrt{7}", True),
+    ("2 \\pm \\sqrt{7}", "2+\\sqrt{7}", False),
+    # signs inside braces
+    ("2 - \\frac{1}{\\mathrm{e}}", "2 + \\frac{1}{\\mathrm{e}}", False),
+    ("2 - \\frac{1}{\\mathrm{e}}", "2 - e^{-1}", True),
+    # rounding
+    ("1/3", "0.333333", True),
+    ("1/3", "0.33", False),
+    ("1000000", "1000001", False),
+    ("\\sqrt{3}", "1.7320508", True),
+    ("\\sqrt{3}", "1.73", False),
+    # expressions
+    ("x^2+4x+4", "(x+2)^2", True),
+    ("x^2+4x+4", "(x+2)^3", False),
+    ("p - q", "q - p", False),
+    ("y = 3x - 1", "y = -1 + 3x", True),
+    ("y = 3x - 1", "y = 3x + 1", False),
+    ("x>4", "x \\ge 4", False),
+    ("\\begin{pmatrix}4\\\\9\\end{pmatrix}", "\\begin{pmatrix} 9 \\\\ 4 \\end{pmatrix}", False),
+    (
+        "\\begin{pmatrix}4\\\\1/2\\end{pmatrix}",
+        "\\begin{pmatrix}4\\\\ \\frac12\\end{pmatrix}",
+        True,
+    ),
+    ("5!", "120", True),
+    (".125", "\\frac18", True),
+    ("12,\\!500", "12500", True),
+    ("12,500", "12,501", False),
+    # letters and words
+    ("B", "E", False),
+    ("E", "\\text{E}", True),
+    ("\\text{(D)}", "D", True),
+    ("D", "(d)", True),
+    ("D", "D: the fourth", True),
+    ("D", "12", None),
+    ("yes", "Yes, it does", True),
+    ("no", "Yes", False),
+    ("no", "hard to say", None),
+    ("Friday", "friday.", True),
+    ("Friday", "Monday", False),
+    ("\\text{Nadia}", "Nadia", True),
+    ("7", "seven", True),
+    ("7", "\\text{no solution}", False),
+]
+
+
+@pytest.mark.parametrize(("gold", "given", "verdict"), FALSE_POSITIVES)
+def test_answers_that_look_alike(gold: str, given: str, verdict: bool | None) -> None:
+    assert same(gold, given, explicit=True) is verdict
+
+
+def test_equality_goes_both_ways() -> None:
+    """Where a verdict is clear, it does not depend on which of the two is the gold answer."""
+    numbers = [row for row in FALSE_POSITIVES if re.search(r"\d.*\n.*\d", "\n".join(row[:2]))]
+    assert len(numbers) > 60
+    for gold, given, verdict in numbers:
+        back = same(given, gold, explicit=True)
+        assert back is verdict or None in (back, verdict), (gold, given, back)
