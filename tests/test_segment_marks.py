@@ -238,7 +238,7 @@ def test_tag_like_marks(text: str, expected: list[str]) -> None:
 
 def test_one_warning_names_what_was_not_read() -> None:
     response = f"<plan>{THOUGHTS}</plan>{SUMMARY}"
-    with pytest.warns(UserWarning, match=r"read as 'plain'.*<plan>, </plan>\. Teach") as caught:
+    with pytest.warns(UserWarning, match=r"read as 'plain'.*<plan>, </plan>\. Name") as caught:
         segment_text(byte_level(), question=QUESTION, response=response, chat_template=False)
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="read as 'think'"):

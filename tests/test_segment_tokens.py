@@ -137,6 +137,7 @@ def test_a_tracker_that_chooses_the_format_sees_no_later_token(text, prompt, par
 OPENED = ["Q?\n<think>\n", "Q?\n[THINK]", "Q?\n<reasoning>\n"]
 
 
+@pytest.mark.filterwarnings("ignore:the response was read as")
 @settings(max_examples=500, deadline=None)
 @given(marked_texts, st.sampled_from(OPENED))
 def test_the_chosen_format_is_the_same_with_hindsight(text, prompt):

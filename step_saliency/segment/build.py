@@ -9,8 +9,9 @@ from typing import Any
 
 from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterLike
 from step_saliency.segment import prompt as prompts
-from step_saliency.segment.choice import detect_format
+from step_saliency.segment.choice import detect_format, format_of_prompt
 from step_saliency.segment.formats import check_format
+from step_saliency.segment.harmony import begins_with_header
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
@@ -21,6 +22,9 @@ from step_saliency.segment.splitters import (
     split_text,
 )
 from step_saliency.segment.unread import warn_of_unread_marks
+
+_PROMPT_END = 32
+"""Characters of the prompt that any tracker looks at."""
 
 
 def segment_text(
@@ -213,7 +217,8 @@ def _cut_tokens(
         raise ValueError(f"the tokenizer makes no tokens of the response {response[:60]!r}")
     split = make_splitter(splitter)
     causal = split if isinstance(split, Splitter) else None
-    tracker = StepTracker(tokenizer, format=name, splitter=causal)
+    sees_it = _tracker_sees_format(prompt.text, response)
+    tracker = StepTracker(tokenizer, format=format if sees_it else name, splitter=causal)
     tracker.start(prompt.tokens, prompt_steps=prompt.steps)
     for token in tokens:
         tracker.push(token)
@@ -221,6 +226,15 @@ def _cut_tokens(
     if format == "auto":
         warn_of_unread_marks(whole, name)
     return whole if isinstance(split, Splitter) else _recut(whole, split)
+
+
+def _tracker_sees_format(prompt: str, response: str) -> bool:
+    """Whether a tracker finds the format by itself: then its steps are those seen while decoding.
+
+    It does where the prompt tells one; but header words alone are told by the letter after them.
+    """
+    told = format_of_prompt(prompt[-_PROMPT_END:]) is not None
+    return told and not begins_with_header(response)
 
 
 def _recut(whole: Segmentation, split: SplitFunction) -> Segmentation:

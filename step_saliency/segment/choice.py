@@ -73,7 +73,7 @@ def own_format(response: str, *, prompted: str | None) -> str | None:
     if begins_with_header(response):
         return "harmony_text"
     marks = {mark for row in rows() for mark in row.marks} | HARMONY_MARKS | set(HEADER_WORDS)
-    if "<|channel|>" not in response and prompted != "harmony":
+    if "<|channel|>" not in response and prompted is None:
         marks -= HARMONY_MARKS
     if not any(mark in response for mark in marks):
         return None

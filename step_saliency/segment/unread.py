@@ -42,9 +42,9 @@ def warn_of_unread_marks(cut: Segmentation, name: str) -> None:
     if marks:
         shown = ", ".join(marks[:_MOST]) + (", ..." if len(marks) > _MOST else "")
         warnings.warn(
-            f"the response carries marks of no known format and was read as {name!r}, marks as "
-            f"text: {shown}. Teach them with step_saliency.segment.register_format(open, close), "
-            "or name the format",
+            f"the response was read as {name!r}; what looks like marks of another format was taken "
+            f"as text: {shown}. Name the format with format=..., or teach it with "
+            "step_saliency.segment.register_format(open, close)",
             stacklevel=2,
         )
 
