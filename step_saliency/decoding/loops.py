@@ -4,6 +4,7 @@
 is there already or so many tokens may be drawn that reading the weights again is worth it.
 """
 
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
@@ -154,9 +155,10 @@ def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Pre
         return None
     try:
         return _checked_reference(job, rows[0].prompt)
-    except ValueError:
+    except ValueError as error:
         if method == "fast" or is_plain:
             raise
+        warnings.warn(f"decoding by the model's hooks, slower: {error}", stacklevel=5)
         return None
 
 

@@ -32,6 +32,7 @@ from step_saliency.models.folder import (
     weight_files,
 )
 from step_saliency.models.gguf import gguf_shapes, warn_unread
+from step_saliency.models.precision import cast_weights
 from step_saliency.models.readable import reading
 from step_saliency.models.tensors import check_amount, check_loaded, check_sizes, warn_of_zeros
 
@@ -158,7 +159,8 @@ def read_transformers(
         warn_unread(source.gguf_path, model)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-    return model.to(dtype).eval()
+    cast_weights(model, dtype)
+    return model.eval()
 
 
 def _check_stored(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.models.facts import n_ctx, n_layers
+from step_saliency.models.precision import check_gradients
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import (
@@ -114,9 +115,9 @@ def step_saliency(
         several traces. The unit is that of the objective (nats, or logits).
 
     Raises:
-        ValueError: an unknown option, a layer that the model lacks, a trace longer than the context
-            or with tokens outside the vocabulary, an objective without its answer, logits that are
-            not finite, or a run that would not fit into memory (see
+        ValueError: an unknown option, a model in float16, a layer that it lacks, a trace longer
+            than the context or with tokens outside the vocabulary, an objective without its
+            answer, logits that are not finite, or a run that would not fit into memory (see
             `step_saliency.saliency.estimate`).
     """
     check_option("method", method, METHODS)
@@ -124,6 +125,7 @@ def step_saliency(
     traces = [trace] if isinstance(trace, Trace) else list(trace)
     if not traces:
         raise ValueError("no trace was given")
+    check_gradients(model)
     for one in traces:
         check_tokens(model, one.tokens)
     _check_vocabulary(model, answer_tokens)
@@ -186,6 +188,8 @@ def token_map(
     Raises:
         ValueError: as `step_saliency`.
     """
+    if quantity != "attention":
+        check_gradients(model)
     check_tokens(model, trace.tokens)
     _check_vocabulary(model, answer_tokens)
     (mapped,) = resolve_layers(model, [layer])

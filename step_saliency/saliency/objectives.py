@@ -21,6 +21,9 @@ row t of the map says how much it depends on what position t attended to.
                 of others
     logit_diff  logit of the correct minus logit of the wrong token, at one position
 
+Terms are formed in float64 from the model's logits (`log_odds`), so that sure predictions keep
+their digits.
+
 Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency; logit difference as in
 TransformerLens' patching literature.
 """
@@ -30,11 +33,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.options import OBJECTIVES, ObjectiveName
+from step_saliency.saliency.log_odds import cross_entropy_of, log_odds_against
 
 Tokens = Int[Tensor, "pos"]
 Queries = Int[Tensor, "query"]
@@ -63,7 +66,7 @@ class Objective(ABC):
 
     @abstractmethod
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
-        """Terms of the sum for some of the positions of `queries`, in float32 or better."""
+        """Terms of the sum for some of the positions of `queries`, in float64."""
 
     def total(self, logits: AllLogits, tokens: Tokens) -> Float[Tensor, ""]:
         """The scalar itself, from all logits at once."""
@@ -72,12 +75,7 @@ class Objective(ABC):
 
 
 def _next_token_loss(logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
-    return F.cross_entropy(_widen(logits), tokens[queries + 1], reduction="none")
-
-
-def _widen(logits: Logits) -> Logits:
-    """Float32 for half precision: a loss rounded to eight bits has no usable gradient."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return cross_entropy_of(log_odds_against(logits, tokens[queries + 1]))
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,7 @@ class LogOdds(Objective):
     local = True
 
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
-        targets = tokens[queries + 1].unsqueeze(-1)
-        logits = _widen(logits)
-        others = logits.scatter(-1, targets, -torch.inf)
-        return others.logsumexp(-1) - logits.gather(-1, targets).squeeze(-1)
+        return log_odds_against(logits, tokens[queries + 1])
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ class LogitDiff(Objective):
         return torch.tensor([self.position % n_tokens])
 
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:  # noqa: ARG002
-        logits = _widen(logits)
+        logits = logits.double()
         return logits[:, self.correct] - self._wrong_logit(logits)
 
     def _wrong_logit(self, logits: Logits) -> Losses:

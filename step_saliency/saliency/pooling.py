@@ -95,7 +95,7 @@ def step_layout(
 def sum_tokens(
     influence: Float[Tensor, "*lead pos pos"], layout: StepLayout
 ) -> Float[Tensor, "*lead step step"]:
-    """Total influence in each pair of steps, from a whole token map."""
+    """Total influence in each pair of steps, from a whole token map, in float32 at least."""
     by_key = sum_keys(influence, layout)
     totals = by_key.new_zeros(*by_key.shape[:-2], layout.n_steps, layout.n_steps)
     filed = (layout.row_steps >= 0).to(influence.device)
@@ -106,7 +106,8 @@ def sum_tokens(
 def sum_keys(
     influence: Float[Tensor, "*lead query key"], layout: StepLayout
 ) -> Float[Tensor, "*lead query step"]:
-    """Influence of each key step on each query position."""
+    """Influence of each key step on each query position, in float32 at least."""
+    influence = influence.to(torch.promote_types(influence.dtype, torch.float32))
     filed = layout.key_steps >= 0
     key_steps = layout.key_steps[filed].to(influence.device)
     totals = influence.new_zeros(*influence.shape[:-1], layout.n_steps)
