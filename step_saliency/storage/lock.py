@@ -1,13 +1,15 @@
 """One process at a time writes into a results folder.
 
 The lock is the system's own on the file ``.lock``: it ends with its process, however that ends, so
-nothing has to be removed by hand. The file says who holds it. Reading needs no lock.
+nothing has to be removed by hand after a kill. The file says who holds it, and goes when a run ends
+(one that opened it meanwhile notices and opens the new one). Reading needs no lock.
 """
 
 import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +36,7 @@ class FolderLock:
         refuse_special(file)
         if file.is_symlink():
             raise WriteError(f"cannot lock {folder}: {file} is a link to another place")
+        self._file = file
         self._lock = FileLock(file, thread_local=False)
         try:
             self._lock.acquire(timeout=0)
@@ -48,6 +51,10 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others write; once is enough."""
+        if not self._lock.is_locked:
+            return
+        with suppress(OSError):  # systems that keep an open file leave it there, empty of meaning
+            self._file.unlink(missing_ok=True)
         self._lock.release()
 
     def __enter__(self) -> "FolderLock":
