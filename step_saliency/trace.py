@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from step_saliency.options import FormatName, SplitterLike
+from step_saliency.options import FormatName, SplitterLike, refuse
 from step_saliency.segment.build import segment_generation, segment_messages, segment_text
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces
@@ -56,6 +56,14 @@ class Trace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", _one_row(self.tokens))
         object.__setattr__(self, "steps", tuple(self.steps))
+        refuse(
+            {
+                f"id={self.id!r} is no text": not isinstance(self.id, str | None),
+                f"question={self.question!r:.80} is no text": not isinstance(self.question, str),
+                f"response={self.response!r:.80} is no text": not isinstance(self.response, str),
+                f"meta={self.meta!r:.80} is no mapping": not isinstance(self.meta, Mapping),
+            }
+        )
         check_tiling(self.steps, len(self.tokens))
 
     @classmethod
@@ -121,10 +129,12 @@ class Trace:
             prompt: The exact text that the model read before it, in place of a template. If
                 ``question`` is given too, that part of the prompt is the question and the rest
                 template; else all of the prompt but its special tokens is the question.
-            format: ``"think"``, ``"harmony"``, ``"plain"``, or ``"auto"``, which goes by the end of
-                the prompt and the marks in the response.
-            splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, a causal splitter, or a function
-                from the text of a region to the offsets (or spans) of its steps.
+            format: ``"think"``, ``"harmony"``, ``"plain"`` and others (`options.FORMATS`, and what
+                `segment.register_format` was taught), or ``"auto"``, which goes by the marks in the
+                response, else by the end of the prompt.
+            splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, ``"code"`` (sentences, and code
+                blocks by statements), a causal splitter, or a function from the text of a region to
+                the offsets (or spans) of its steps.
             system: System prompt.
             chat_template: ``"auto"`` takes the tokenizer's template if it has one, False none, True
                 insists on it; any other string is a template itself.
@@ -137,6 +147,18 @@ class Trace:
                 there; a question that cannot be found in the prompt or, for want of offsets, in its
                 tokens.
         """
+        refuse(
+            {
+                "prompt='' is empty; leave it out, or give what the model read": prompt == "",
+                **_not_template(chat_template),
+                **{
+                    f"{name}={text!r:.80} is no text": not isinstance(text, str | None)
+                    for name, text in {"prompt": prompt, "system": system}.items()
+                },
+                f"question={question!r:.80} is no text": not isinstance(question, str),
+                f"response={response!r:.80} is no text": not isinstance(response, str),
+            }
+        )
         cut = segment_text(
             tokenizer,
             question=question,
@@ -176,6 +198,17 @@ class Trace:
             ValueError: Fewer than two messages; the last is not the assistant's; a message without
                 role or content; or as :meth:`from_text`.
         """
+        empty = [
+            index
+            for index, message in enumerate(messages)
+            if message.get("role") == "user" and not str(message.get("content") or "").strip()
+        ]
+        refuse(
+            {
+                **_not_template(chat_template),
+                f"messages {empty} of the user are empty": bool(empty),
+            }
+        )
         cut = segment_messages(
             tokenizer, messages, format=format, splitter=splitter, chat_template=chat_template
         )
@@ -380,6 +413,15 @@ class Trace:
             '<table style="border-collapse:collapse;text-align:left">'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
+
+
+def _not_template(chat_template: object) -> dict[str, bool]:
+    """For `refuse`: that a chat template is none."""
+    return {
+        f"chat_template={chat_template!r} is neither True, False, 'auto' nor a template": not (
+            isinstance(chat_template, bool) or (isinstance(chat_template, str) and chat_template)
+        )
+    }
 
 
 def _one_row(tokens: Any) -> Int[Tensor, "pos"]:

@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tensor at all": (
         lambda folder: change_tensors(folder, dict.clear),
-        "0 tensors",
+        "hold 0 tensors",
     ),
     "other names": (
         lambda folder: change_tensors(

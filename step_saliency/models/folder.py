@@ -54,7 +54,14 @@ def check_folder(folder: Path) -> None:
     if index is not None:
         check_index(index, str(folder / INDEX))
     check_declared_weights(objects["config.json"], str(folder / "config.json"))
-    stored_shapes(weight_files(folder))
+    stored = stored_shapes(weight_files(folder))
+    n_layers = objects["config.json"].get("num_hidden_layers")
+    if isinstance(n_layers, int) and n_layers > len(stored):
+        # before a config is made of it, which lists every layer
+        raise UnreadableError(
+            f"{str(folder / 'config.json')!r} describes {n_layers} layers, and the weights hold "
+            f"{len(stored)} tensors"
+        )
 
 
 def json_object(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from step_saliency.diagnosis import Diagnosis, diagnose
 from step_saliency.runs.folder import RunFolder
+from step_saliency.runs.inputs.reading import verdict
 from step_saliency.runs.run_report import FAILURE_COLUMNS, RunReport
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.storage.files import replacing
@@ -49,7 +50,9 @@ def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "trace": trace.id,
         "problem": trace.meta.get("problem"),
-        "is_correct": trace.meta.get("is_correct"),
+        "is_correct": verdict(trace.meta.get("is_correct")),
+        "stated_correct": trace.meta.get("stated_correct"),
+        "graded_correct": trace.meta.get("graded_correct"),
         "gold_answer": trace.meta.get("gold_answer"),
         "finished": trace.meta.get("finished"),
         "n_tokens": len(trace.tokens),
