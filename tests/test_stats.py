@@ -241,9 +241,7 @@ def test_bootstrap_leaves_missing_values_out():
 
 
 def test_unknown_levels_are_refused():
-    with pytest.raises(
-        ValueError, match="levels='narrow' is unknown; choose one of expanded"
-    ):
+    with pytest.raises(ValueError, match="levels='narrow' is unknown; choose one of expanded"):
         mean_intervals(np.ones((3, 1)), Draws(), levels="narrow")
 
 
