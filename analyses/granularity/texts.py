@@ -16,7 +16,7 @@ from step_saliency.trace import Region, Trace
 TextName = Literal["single", "dialogue", "document"]
 TEXTS: tuple[TextName, ...] = get_args(TextName)
 SplitterName = Literal["sentence", "line", "paragraph"]
-SPLITTERS: tuple[SplitterName, ...] = ("sentence", "paragraph", "line")
+SPLITTERS: tuple[SplitterName, ...] = ("sentence", "line", "paragraph")
 ASK = "Answer the question of problem {number} only."
 
 
