@@ -461,6 +461,7 @@ def test_false_positive_rate_against_placebos() -> None:
     assert BOUNDS[0] <= rate <= BOUNDS[1]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_by_itself_gives_the_tables_that_it_gives_with_the_others(
     question: Any, model: Any, tmp_path: Path
