@@ -168,7 +168,7 @@ def run_analysis(
 
 
 def _run_missing(
-    analysis: Analysis[S],
+    analysis: Analysis[Any],
     folder: AnalysisFolder,
     units: Sequence[Unit],
     facts: dict[str, Any],
