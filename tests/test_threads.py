@@ -301,9 +301,6 @@ def test_errors_in_decoding_leave_the_model_as_it_was(
     assert turn_of(model).holder is None
 
 
-@pytest.mark.xfail(
-    strict=False, reason="one moment in many, inside a library's own clean-up, leaves a hook behind"
-)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["hooks", "streaming", "attached"])
 def test_interrupts_at_any_time_leave_the_model_as_it_was(kind: str, backend: Backend) -> None:

@@ -18,8 +18,8 @@ here. Passes that start from embeddings have no token ids and are refused, unles
 by the model itself (as `HookedTransformer.generate` does).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from step_saliency.intervene.sites import SITE_HOOKS, changed
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
-from step_saliency.models.hooking import NamedHook, added_hooks, silenced_hooks
+from step_saliency.models.hooking import NamedHook, added_hooks, module_hook, silenced_hooks
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
@@ -101,7 +101,7 @@ class Session(AbstractContextManager["Session"]):
         with ExitStack() as stack:
             stack.enter_context(turn(self.model, alone="refuses"))
             stack.enter_context(undisturbed(self.model))
-            with silenced_hooks(self.model):
+            with together(silenced_hooks(self.model)):
                 require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
             stack.enter_context(together(*self._changes()))
             self._exit = stack.pop_all()
@@ -208,13 +208,8 @@ class Session(AbstractContextManager["Session"]):
         return context_for(edit, layer, self.labels, self._n_queries, record=record)
 
 
-@contextmanager
-def _pre_hook(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(owned(function), with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _pre_hook(module: nn.Module, function: Callable[..., Any]) -> AbstractContextManager[None]:
+    return module_hook(module.register_forward_pre_hook, owned(function), with_kwargs=True)
 
 
 def _observed(model: Any, edits: Sequence[AnyEdit]) -> dict[int, ObservedLayer]:

@@ -98,6 +98,24 @@ def added_hooks(
 
 
 @contextmanager
+def module_hook(
+    register: Callable[..., Any], function: Callable[..., Any], **options: Any
+) -> Iterator[None]:
+    """A hook of torch's on a module.
+
+    Args:
+        register: The module's method that adds it, such as ``block.register_forward_hook``.
+        function: The hook.
+        options: Of the method.
+    """
+    handle = register(function, **options)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def silenced_hooks(model: Any) -> Iterator[None]:
     """Run the model without the forward hooks that are on it, and leave them in place."""
     points = list({id(point): point for point in model.hook_dict.values()}.values())

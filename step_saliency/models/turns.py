@@ -23,7 +23,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -31,7 +31,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from transformers import PreTrainedModel
 
-from step_saliency.models.interrupts import held_interrupts
+from step_saliency.models.interrupts import Hold
 
 SAID_AFTER = 30.0
 """Seconds of waiting after which a warning says for what."""
@@ -45,20 +45,19 @@ class Turn:
         self.changed = threading.Condition()
         self.holder: threading.Thread | None = None
         self.guards: dict[int, Guard] = {}
-        self._depth = 0
+        self._claims: list[Claim] = []
 
-    def take(self) -> None:
+    def take(self, claim: "Claim") -> None:
         """Wait until no other thread has it.
 
         Raises:
             RuntimeError: the thread that has it ended without giving it back.
         """
-        me = threading.current_thread()
         with self.changed:
-            if self.holder not in (None, me):
+            if self.holder not in (None, claim.thread):
                 self._wait()
-            self.holder = me
-            self._depth += 1
+            self.holder = claim.thread
+            self._claims.append(claim)
 
     def _wait(self) -> None:
         until = time.monotonic() + SAID_AFTER
@@ -73,13 +72,21 @@ class Turn:
                 until = math.inf
                 _say_what_is_waited_for(self.holder.name)
 
-    def leave(self) -> None:
-        """Give it back, once for every time that it was taken."""
+    def leave(self, claim: "Claim") -> None:
+        """Give up a claim, also one that was broken off; the last one gives the turn back."""
         with self.changed:
-            self._depth -= 1
-            if self._depth == 0:
+            if claim in self._claims:
+                self._claims.remove(claim)
+            if not self._claims and self.holder is claim.thread:
                 self.holder = None
                 self.changed.notify_all()
+
+
+class Claim:
+    """One use of a turn by the thread that makes it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
 
 
 class Guard:
@@ -102,9 +109,8 @@ class Guard:
 
     def close(self) -> None:
         """Close the entries."""
-        with held_interrupts():
-            for module in self._entries:
-                self._handles.append(module.register_forward_pre_hook(self._stop, prepend=True))
+        for module in self._entries:
+            self._handles.append(module.register_forward_pre_hook(self._stop, prepend=True))
 
     def open(self) -> None:
         """Open the entries; passes that wait go on."""
@@ -198,13 +204,23 @@ def turn(model: Any, *, alone: Alone | None = None) -> Iterator[None]:
     Raises:
         RuntimeError: the thread that has the turn ended without giving it back.
     """
-    held = turn_of(model)
-    held.take()
+    held, claim = turn_of(model), Claim()
+    stack, hold = ExitStack(), Hold()
     try:
-        with nullcontext() if alone is None else _guarded(model, held, alone):
-            yield
+        hold.begin()
+        held.take(claim)
+        hold.on = True
+        if alone is not None:
+            stack.enter_context(_guarded(model, held, alone))
+        hold.let_through()
+        yield
     finally:
-        held.leave()
+        hold.on = True
+        try:
+            stack.close()
+            held.leave(claim)
+        finally:
+            hold.end()
 
 
 @contextmanager
@@ -219,11 +235,10 @@ def _guarded(model: Any, held: Turn, alone: Alone) -> Iterator[None]:
             guard.close()
         yield
     finally:
-        with held_interrupts():
-            guard.uses -= 1
-            if guard.uses == 0:
-                del held.guards[key]
-                guard.open()
+        guard.uses -= 1
+        if guard.uses == 0:
+            del held.guards[key]
+            guard.open()
 
 
 def inner_model(model: Any) -> nn.Module:

@@ -7,13 +7,14 @@ off here for a while, which is exact, and a warning says so.
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from step_saliency.models.hooking import evaluating
+from step_saliency.models.interrupts import together
 
 WHERE = ("dropout", "attention_dropout", "attn_dropout", "resid_dropout", "hidden_dropout")
 """Attributes of modules that hold a probability of dropout as a number."""
@@ -36,10 +37,8 @@ def undisturbed(model: Any, *, warn: bool = True) -> Iterator[None]:
             "the model is in train mode with dropout; it runs in evaluation mode inside, and is in "
             "train mode again afterwards"
         )
-    with ExitStack() as stack:
-        if is_autocast:
-            stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(evaluating(model))
+    autocast_off = torch.autocast(device, enabled=False) if is_autocast else nullcontext()
+    with together(autocast_off, evaluating(model)):
         yield
 
 

@@ -26,7 +26,6 @@ flash attention (Dao et al., 2022).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +34,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.models.hooking import frozen_parameters
+from step_saliency.models.hooking import frozen_parameters, module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, turn
 from step_saliency.models.undisturbed import undisturbed
@@ -154,14 +153,14 @@ def record_blocks(
         saved = resid.to("cpu") if offload else resid
         calls.append(BlockCall(block, saved, resid.device, args[1:], rest))
 
-    with ExitStack() as stack:
-        for block in layerwise.blocks:
-            handle = block.register_forward_pre_hook(owned(record), with_kwargs=True)
-            stack.callback(handle.remove)
-        last = layerwise.blocks[-1]
-        keep = owned(lambda _block, _args, out: outputs.append(first_tensor(out)))
-        handle = last.register_forward_hook(keep)
-        stack.callback(handle.remove)
+    keep = owned(lambda _block, _args, out: outputs.append(first_tensor(out)))
+    with together(
+        *(
+            module_hook(block.register_forward_pre_hook, owned(record), with_kwargs=True)
+            for block in layerwise.blocks
+        ),
+        module_hook(layerwise.blocks[-1].register_forward_hook, keep),
+    ):
         positions = None if batch.positions is None else batch.positions.to(layerwise.device)
         layerwise.run_blocks(batch.tokens.to(layerwise.device), positions)
     return calls, outputs[0]

@@ -1,7 +1,7 @@
 """Attaching a fast session to a transformers model, and taking it off again."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from step_saliency.intervene.context import AnyEdit
 from step_saliency.intervene.fast.layer import FastLayer
 from step_saliency.intervene.fast.session import FastSession
 from step_saliency.models.adapter import adapted_attention, decoder_layers
+from step_saliency.models.hooking import module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, turn
 from step_saliency.models.undisturbed import undisturbed
@@ -38,24 +39,22 @@ def fast_session(
         undisturbed(owner),
         together(
             adapted_attention(model, session.attention, masked=True, bridge=bridge),
-            _resid_hooks(session, decoder_layers(model) if bridge is None else bridge.blocks),
+            *_resid_hooks(session, decoder_layers(model) if bridge is None else bridge.blocks),
         ),
     ):
         yield session
 
 
-@contextmanager
-def _resid_hooks(session: FastSession, blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """What the session does before and after blocks."""
-    with ExitStack() as stack:
-        for layer, block in zip(session.layers, blocks, strict=True):
-            if layer.needs_resid_pre:
-                handle = block.register_forward_pre_hook(owned(layer.see_input), with_kwargs=True)
-                stack.callback(handle.remove)
-            if layer.on_resid:
-                handle = block.register_forward_hook(owned(_resid_hook(session, layer)))
-                stack.callback(handle.remove)
-        yield
+def _resid_hooks(
+    session: FastSession, blocks: Iterable[nn.Module]
+) -> Iterator[AbstractContextManager[None]]:
+    """What the session does before and after blocks, each as a context."""
+    for layer, block in zip(session.layers, blocks, strict=True):
+        if layer.needs_resid_pre:
+            before = block.register_forward_pre_hook
+            yield module_hook(before, owned(layer.see_input), with_kwargs=True)
+        if layer.on_resid:
+            yield module_hook(block.register_forward_hook, owned(_resid_hook(session, layer)))
 
 
 def _resid_hook(session: FastSession, layer: FastLayer) -> Callable[..., Any]:

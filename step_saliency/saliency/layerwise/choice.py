@@ -7,7 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from step_saliency.models.turns import turn
+from step_saliency.models.hooking import module_hook
+from step_saliency.models.interrupts import together
+from step_saliency.models.turns import owned, turn
 from step_saliency.saliency.layerwise.base import LayerwiseModel, first_tensor
 from step_saliency.saliency.layerwise.hooked import LayerwiseHooked
 from step_saliency.saliency.layerwise.run import AttentionRun
@@ -77,9 +79,7 @@ def _last_resid(
 ) -> Float[Tensor, "batch pos d_model"]:
     outputs: list[Tensor] = []
     last = layerwise.blocks[-1]
-    handle = last.register_forward_hook(lambda _b, _args, out: outputs.append(first_tensor(out)))
-    try:
+    keep = owned(lambda _block, _args, out: outputs.append(first_tensor(out)))
+    with together(module_hook(last.register_forward_hook, keep)):
         layerwise.run_blocks(tokens, None)
-    finally:
-        handle.remove()
     return outputs[0]
