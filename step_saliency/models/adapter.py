@@ -12,7 +12,7 @@ on the adapter compares once with the model's own attention.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from step_saliency.models.interrupts import change
 from step_saliency.models.turns import not_mine, owned
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
@@ -32,7 +33,7 @@ UNMASKED, MASKED = "step_saliency", "step_saliency_masked"
 _current: ContextVar[AttentionFunction] = ContextVar("step_saliency_attention")
 
 
-@contextmanager
+@change
 def adapted_attention(
     model: PreTrainedModel,
     attention: AttentionFunction,
@@ -88,7 +89,7 @@ def _function() -> AttentionFunction:
     return attention
 
 
-@contextmanager
+@change
 def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Have a model's layers look up their attention under another name for a while.
 
@@ -160,7 +161,7 @@ def _unbridged_forward(attention: Any) -> Callable[..., Any]:
     return forward
 
 
-@contextmanager
+@change
 def replaced_methods(module: nn.Module, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
     """Give one module other methods, for this thread, and afterwards those that it had."""
     own = {name: vars(module)[name] for name in methods if name in vars(module)}

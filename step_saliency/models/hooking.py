@@ -5,13 +5,13 @@ Both model classes install hooks by ``model.hooks``; this module adds what that 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from step_saliency.models.facts import ATTENTION_HOOKS, RESIDUAL_HOOKS, device_of
+from step_saliency.models.interrupts import change, together
 
 NamedHook = tuple[str, Callable[..., Any]]
 
@@ -33,7 +33,7 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        with torch.no_grad(), silenced_hooks(model), model.hooks(fwd_hooks=hooks):
+        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks)):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
@@ -56,7 +56,7 @@ def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-@contextmanager
+@change
 def prepended_hooks(model: Any, fwd_hooks: Sequence[NamedHook]) -> Iterator[None]:
     """Forward hooks that run before those already there, which ``model.hooks`` cannot do.
 
@@ -67,7 +67,7 @@ def prepended_hooks(model: Any, fwd_hooks: Sequence[NamedHook]) -> Iterator[None
         yield
 
 
-@contextmanager
+@change
 def added_hooks(
     model: Any, fwd_hooks: Sequence[NamedHook], *, prepend: bool = False, permanent: bool = False
 ) -> Iterator[None]:
@@ -97,7 +97,7 @@ def added_hooks(
             point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
-@contextmanager
+@change
 def module_hook(
     register: Callable[..., Any], function: Callable[..., Any], **options: Any
 ) -> Iterator[None]:
@@ -115,7 +115,7 @@ def module_hook(
         handle.remove()
 
 
-@contextmanager
+@change
 def silenced_hooks(model: Any) -> Iterator[None]:
     """Run the model without the forward hooks that are on it, and leave them in place."""
     points = list({id(point): point for point in model.hook_dict.values()}.values())
@@ -129,7 +129,7 @@ def silenced_hooks(model: Any) -> Iterator[None]:
             point._forward_hooks = hooks
 
 
-@contextmanager
+@change
 def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
     """Take no gradients with respect to weights; afterwards every flag is as it was."""
     thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -142,7 +142,7 @@ def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextmanager
+@change
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Dropout and gradient checkpointing off; afterwards every module's flag is as it was."""
     training = [module for module in model.modules() if module.training]

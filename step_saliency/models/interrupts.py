@@ -15,9 +15,12 @@ what is to clean up. It raises none before the assignment of an attribute; hence
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
 
 
 class Hold:
@@ -88,3 +91,18 @@ def together(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
             stack.close()
         finally:
             hold.end()
+
+
+def change(function: Callable[P, Iterator[None]]) -> Callable[P, AbstractContextManager[None]]:
+    """Decorator in place of `contextmanager`, for what changes a model for a while.
+
+    Args:
+        function: Makes the change, yields, and takes it back.
+    """
+    context = contextmanager(function)
+
+    @wraps(function)
+    def as_one(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[None]:
+        return together(context(*args, **kwargs))
+
+    return as_one

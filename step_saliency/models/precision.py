@@ -13,12 +13,14 @@ refuse them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from step_saliency.models.interrupts import change
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -75,7 +77,7 @@ def check_gradients(model: nn.Module) -> None:
         )
 
 
-@contextmanager
+@change
 def rounded_rotations(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Let the rotary modules of a transformers model return what they do in a type, if widened."""
 

@@ -12,7 +12,6 @@ positions.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,10 +21,11 @@ from torch import Tensor
 
 from step_saliency.models.facts import attention_scale, n_layers, score_softcap
 from step_saliency.models.hooking import NamedHook, firing_hooks, live_names, prepended_hooks
+from step_saliency.models.interrupts import change, together
 from step_saliency.models.turns import owned_hooks
 
 
-@contextmanager
+@change
 def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
     """Let one backward pass differentiate every position's loss for that position alone.
 
@@ -45,7 +45,9 @@ def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
         before, after = _local_layer_hooks(model, layer)
         first += before
         last += after
-    with prepended_hooks(model, owned_hooks(first)), model.hooks(fwd_hooks=owned_hooks(last)):
+    with together(
+        prepended_hooks(model, owned_hooks(first)), model.hooks(fwd_hooks=owned_hooks(last))
+    ):
         yield
 
 

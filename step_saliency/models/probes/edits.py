@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.models.facts import config_of
+from step_saliency.models.interrupts import together
 from step_saliency.models.probes.measure import (
     EFFECT,
     Measurement,
@@ -68,7 +69,7 @@ def _effects_in_one_pass(
 ) -> Float[Tensor, "layer"]:
     copies = repeat(tokens, "1 pos -> copies pos", copies=len(names) + 1)
     hooks = [(name, _edit_row(row, edit)) for row, name in enumerate(names, start=1)]
-    with model.hooks(fwd_hooks=hooks):
+    with together(model.hooks(fwd_hooks=hooks)):
         clean, edited = run(model, copies).split([1, len(names)])
     return (edited - clean).abs().amax(dim=(1, 2)) / clean.std()
 

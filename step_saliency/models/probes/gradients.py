@@ -11,6 +11,7 @@ from torch import Tensor
 
 from step_saliency.models.facts import n_layers
 from step_saliency.models.hooking import firing_hooks, frozen_parameters, live_names
+from step_saliency.models.interrupts import together
 from step_saliency.models.probes.measure import (
     AGREEMENT,
     Measurement,
@@ -40,7 +41,7 @@ def _gradients_from_first_block(model: Any) -> Iterator[list[Tensor]]:
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen_parameters(model),
-        model.hooks(fwd_hooks=[(name, start_graph)]),
+        together(model.hooks(fwd_hooks=[(name, start_graph)])),
     ):
         yield inputs
 
@@ -58,7 +59,7 @@ def _gradients(
     names = layer_names(model, *hooks)
     with (
         _gradients_from_first_block(model),
-        model.hooks(bwd_hooks=[(name, recorder(gradients, name)) for name in names]),
+        together(model.hooks(bwd_hooks=[(name, recorder(gradients, name)) for name in names])),
     ):
         _next_token_loss(run(model, tokens), tokens).sum().backward()
     return gradients
@@ -113,7 +114,7 @@ def local_gradients(model: Any, tokens: Int[Tensor, "1 pos"]) -> Measurement:
 
     with (
         _gradients_from_first_block(model) as inputs,
-        model.hooks(fwd_hooks=[(name, detach) for name in names]),
+        together(model.hooks(fwd_hooks=[(name, detach) for name in names])),
     ):
         loss = _next_token_loss(run(model, tokens), tokens)[query]
         (gradient,) = torch.autograd.grad(loss, inputs[0])

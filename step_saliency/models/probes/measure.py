@@ -16,6 +16,7 @@ from step_saliency.models.facts import (
     n_layers,
 )
 from step_saliency.models.hooking import live_names
+from step_saliency.models.interrupts import together
 
 AGREEMENT = {
     torch.float64: 1e-9,
@@ -104,7 +105,7 @@ def capture(
     names = layer_names(model, *hooks)
     with (
         torch.no_grad(),
-        model.hooks(fwd_hooks=[(name, recorder(activations, name)) for name in names]),
+        together(model.hooks(fwd_hooks=[(name, recorder(activations, name)) for name in names])),
     ):
         run(model, tokens)
     return activations

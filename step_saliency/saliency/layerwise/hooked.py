@@ -5,13 +5,14 @@ rotation and output are its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from step_saliency.models.adapter import replaced_methods
+from step_saliency.models.interrupts import change
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
 from step_saliency.saliency.layerwise.run import AttentionRun
@@ -43,7 +44,7 @@ class LayerwiseHooked(LayerwiseModel):
         )
         return logits[0]
 
-    @contextmanager
+    @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:
         _refuse_config(self.model.cfg)
         refuse_hooks(self.model, ("hook_attn_scores", "hook_pattern"))

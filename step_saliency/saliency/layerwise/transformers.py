@@ -4,7 +4,7 @@ Step attention takes the place of its attention by `models.adapter`; nothing els
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from step_saliency.models.adapter import (
     decoder_layers,
     replaced_methods,
 )
+from step_saliency.models.interrupts import change
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
 from step_saliency.saliency.layerwise.run import AttentionRun
@@ -63,7 +64,7 @@ class LayerwiseTransformers(LayerwiseModel):
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits[0]
 
-    @contextmanager
+    @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:
         bridge: Any = None if self.model is self.transformers_model else self.model
         attention = partial(_attend, run)
