@@ -135,17 +135,28 @@ def logit_softcap(model: nn.Module) -> float | None:
 
 
 def window(model: nn.Module, layer: int) -> int | None:
-    """Sliding window of a layer: query t sees keys t - window + 1 to t; None if it sees all."""
+    """Sliding window of a layer: query t sees keys t - window + 1 to t; None if it sees all.
+
+    `step_saliency.models.windows` has those of all layers, and the mask.
+    """
     if backend_of(model) == "hooked":
         cfg = config_of(model)
         local = cfg.use_local_attn and cfg.attn_types[layer] == "local"
         return int(cfg.window_size) if local else None
     text = text_config_of(model)
-    size = getattr(text, "sliding_window", None)
-    layer_types = getattr(text, "layer_types", None)
-    if not size or (layer_types and layer_types[layer] != "sliding_attention"):
+    if layer_type_of(text, layer) != "sliding_attention":
         return None
-    return int(size)
+    return int(getattr(text, "sliding_window", None) or text.window_size)
+
+
+def layer_type_of(config: Any, layer: int) -> str:
+    """Type of attention of a layer of a transformers model, in transformers' own words."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types:
+        return str(layer_types[layer])
+    if getattr(config, "attention_layers", None):  # GPT-Neo
+        return {"local": "sliding_attention"}.get(config.attention_layers[layer], "full_attention")
+    return "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
 
 
 def attention_scale(model: nn.Module, layer: int) -> float:
