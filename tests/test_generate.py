@@ -106,6 +106,27 @@ def test_hooks_and_interventions_are_in_force(backend: str) -> None:
     assert responses(ss.generate(model, QUESTIONS, temperature=0, **OPTIONS)) == responses(plain)
 
 
+def test_samples_that_are_asked_for_apart() -> None:
+    """Each has the text that it has in one call, whatever is asked for beside it."""
+    model = tiny_model("qwen2")
+    options = {**OPTIONS, "temperature": 1.0, "seed": 3}
+    whole = {
+        (trace.meta["question_index"], trace.meta["sample"]): trace.response
+        for trace in ss.generate(model, QUESTIONS[:2], n=3, **options)
+    }
+    asked = [(1, 2), (0, 0), (1, 0), (0, 2)]
+    apart = ss.generate(
+        model,
+        [QUESTIONS[number] for number, _ in asked],
+        question_numbers=[number for number, _ in asked],
+        samples=[sample for _, sample in asked],
+        **options,
+    )
+    assert [trace.response for trace in apart] == [whole[key] for key in asked]
+    assert [trace.meta["sample"] for trace in apart] == [2, 0, 0, 2]
+    assert len({whole[1, sample] for sample in range(3)}) > 1
+
+
 def test_stops() -> None:
     model = tiny_model("qwen2", n_ctx=24)
     (trace,) = ss.generate(model, "a b c d", temperature=0, **{**OPTIONS, "max_new_tokens": 500})
@@ -197,6 +218,9 @@ def test_decoding_loads_no_maps() -> None:
         (["q"], {"top_k": 0}, "top_k=0"),
         (["q"], {"question_numbers": [1, 2]}, "2 question_numbers for 1"),
         (["q", "r"], {"question_numbers": [1, 1]}, "one of its own"),
+        (["q", "r"], {"question_numbers": [1, 1], "samples": [0, 1], "n": 2}, "sample of its own"),
+        (["q"], {"samples": [0, 1]}, "2 samples for 1"),
+        (["q"], {"samples": [-1]}, "0 or above"),
         (["q"], {"stop_texts": [""]}, "has an empty text"),
         (["q"], {"method": "slow"}, "method='slow' is unknown"),
         (["word " * 600], {}, "leaves no room"),

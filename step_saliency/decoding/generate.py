@@ -31,6 +31,8 @@ from step_saliency.options import (
     DecodingOptions,
     check_keywords,
     check_option,
+    is_whole,
+    refuse,
     shows_keywords,
     with_keywords,
 )
@@ -47,6 +49,7 @@ def generate(
     method: DecodingMethod = "auto",
     decoding: Decoding | None = None,
     question_numbers: Sequence[int] | None = None,
+    samples: Sequence[int] | None = None,
     tokenizer: Any = None,
     save_to: str | os.PathLike[str] | None = None,
     effects: Effects | None = None,
@@ -72,6 +75,9 @@ def generate(
         decoding: How responses are decoded; a `Decoding` of defaults if there is none.
         question_numbers: What stands for each question in the seeds, so that a part of a list can
             be answered as the whole would be; 0, 1, ... by default.
+        samples: Which sample of its question the first response to each question is, so that
+            samples that are asked for apart are those of one call with ``n``; 0 by default. A
+            question may then stand there several times under one number.
         tokenizer: Tokenizer, for a transformers model.
         save_to: JSONL file to which each trace is written when it is done, with its settings
             beside it. A second call with the same settings goes on where the first was broken off,
@@ -94,7 +100,7 @@ def generate(
     decoding = with_keywords(decoding or Decoding(), options)
     texts = _texts(questions)
     job = Job.of(model, decoding, flow=flow, tokenizer=tokenizer, effects=effects)
-    rows = job.rows(texts, _numbers(question_numbers, len(texts)))
+    rows = job.rows(texts, *_numbers(question_numbers, samples, len(texts), decoding.n))
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
     traces = {} if log is None else answered(log, rows)
     with closing(_new_traces(job, method, rows, frozenset(traces), progress)) as new:
@@ -138,13 +144,31 @@ def _text(question: Any) -> str:
     return text
 
 
-def _numbers(numbers: Sequence[int] | None, n_questions: int) -> list[int]:
-    """What stands for each question in the seeds."""
-    if numbers is None:
-        return list(range(n_questions))
-    if len(numbers) != n_questions or len(set(numbers)) < n_questions:
-        raise ValueError(
+def _numbers(
+    numbers: Sequence[int] | None, samples: Sequence[int] | None, n_questions: int, n: int
+) -> tuple[list[int], list[int]]:
+    """What stands for each question in the seeds, and the number of its first sample."""
+    numbers = list(range(n_questions) if numbers is None else numbers)
+    samples = list([0] * n_questions if samples is None else samples)
+    responses = {
+        (number, first + sample)
+        for number, first in zip(numbers, samples, strict=False)
+        for sample in range(n)
+    }
+    refuse(
+        {
             f"{len(numbers)} question_numbers for {n_questions} questions; each needs one of its "
-            "own"
+            "own": len(numbers) != n_questions,
+            f"{len(samples)} samples for {n_questions} questions; give one each": len(samples)
+            != n_questions,
+            f"samples={samples!r:.80} must be whole numbers, 0 or above": not all(
+                is_whole(sample, least=0) for sample in samples
+            ),
+        }
+    )
+    if len(responses) < n_questions * n:
+        raise ValueError(
+            f"{len(set(numbers))} question_numbers for {n_questions} questions; each needs one of "
+            "its own, or a sample of its own under a shared one"
         )
-    return list(numbers)
+    return numbers, samples

@@ -88,12 +88,15 @@ class Job:
             return tuple(self.flow.edits)
         return (self.flow,) if isinstance(self.flow, Edit) else None
 
-    def rows(self, questions: Sequence[str], numbers: Sequence[int]) -> list[Row]:
+    def rows(
+        self, questions: Sequence[str], numbers: Sequence[int], samples: Sequence[int]
+    ) -> list[Row]:
         """One row per response, before anything of it is decoded.
 
         Args:
             questions: Their texts.
             numbers: What stands for each in the seeds.
+            samples: Number of the first response to each.
 
         Raises:
             ValueError: a question longer than the context.
@@ -102,7 +105,7 @@ class Job:
         prompts = [prompt_tokens(self.tokenizer, text, system=system) for text in questions]
         _check_prompts(prompts, self.rules.context)
         return [
-            Row(i * n + sample, numbers[i], sample, question, prompts[i], seed)
+            Row(i * n + sample, numbers[i], samples[i] + sample, question, prompts[i], seed)
             for i, question in enumerate(questions)
             for sample in range(n)
         ]
