@@ -32,8 +32,9 @@ def make_saliency(
     layers: Sequence[int] | None = None,
     n_layers: int | None = None,
     last_row: bool = False,
+    windows: Sequence[int | None] | None = None,
 ) -> StepSaliency:
-    """Maps of all layers (or of those named) of a trace."""
+    """Maps of all layers (or of those named) of a trace; full attention unless said otherwise."""
     layers = tuple(layers or range(len(maps)))
     return StepSaliency(
         maps=maps,
@@ -45,6 +46,7 @@ def make_saliency(
         pool=pool,
         rows=rows,
         last_row=last_row,
+        windows=tuple(windows or [None] * len(layers)),
     )
 
 

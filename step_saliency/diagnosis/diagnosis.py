@@ -51,7 +51,8 @@ class Diagnosis:
         decay: Share of the summary rows on thinking steps, of the same map.
         shares: Share of each region's rows on each region.
         intensity: Mean entry of each block of regions, in the unit of the map.
-        uniform_shares: `shares` of a map that prefers no position.
+        uniform_shares: `shares` of a map that prefers no position; of each layer where sliding
+            windows make them see different keys.
         rows: Lock-in and decay of each row, which `lock_in` and `decay` are the means of.
         lock_in_heads: Lock-in of each head's own map, if the maps are per head.
         decay_heads: Decay of each head's own map, if the maps are per head.
@@ -71,7 +72,7 @@ class Diagnosis:
     decay: Float[Tensor, "layer"]
     shares: Float[Tensor, "layer query_region key_region"]
     intensity: Float[Tensor, "layer query_region key_region"]
-    uniform_shares: Float[Tensor, "query_region key_region"]
+    uniform_shares: Float[Tensor, "*layer query_region key_region"]
     rows: StepRows
     lock_in_heads: Float[Tensor, "layer head"] | None
     decay_heads: Float[Tensor, "layer head"] | None
@@ -132,13 +133,16 @@ class Diagnosis:
 
     @property
     def uniform_decay(self) -> float:
-        """Decay of a map that prefers no position."""
-        summary, thinking = REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)
-        return float(self.uniform_shares[summary, thinking])
+        """Decay of a map that prefers no position; the mean over layers that see different keys."""
+        return float(self.uniform_share(Region.SUMMARY, Region.THINKING).mean())
 
     def share(self, query: Region, key: Region) -> Float[Tensor, "layer"]:
         """Share of one region's rows that falls on another region."""
         return self.shares[:, REGIONS.index(query), REGIONS.index(key)]
+
+    def uniform_share(self, query: Region, key: Region) -> Float[Tensor, "*layer"]:
+        """`share` of a map that prefers no position, of all layers or of each."""
+        return self.uniform_shares[..., REGIONS.index(query), REGIONS.index(key)]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per metric, layer and head, and one per index.
@@ -194,10 +198,11 @@ class Diagnosis:
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = MetricRows(self.layers, self.bands)
+        uniform_decay = self.uniform_share(Region.SUMMARY, Region.THINKING)
         heads = {"lock_in": self.lock_in_heads, "decay": self.decay_heads}
         return [
             *rows.of_layers("lock_in", self.lock_in, 0.0),
-            *rows.of_layers("decay", self.decay, self.uniform_decay),
+            *rows.of_layers("decay", self.decay, uniform_decay.tolist()),
             *rows.of_layers("block_ratio", self.block_ratio, 1.0),
             *(row for name, x in heads.items() if x is not None for row in rows.of_heads(name, x)),
             *rows.of_regions("share", self.shares, self.uniform_shares),
@@ -225,7 +230,7 @@ class Diagnosis:
             decay=DepthCurve(
                 values=self.decay,
                 index=self.decay_index,
-                uniform=self.uniform_decay,
+                uniform=self.uniform_share(Region.SUMMARY, Region.THINKING),
                 heads=self.decay_heads,
                 reason=self.reasons.get("decay"),
             ),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,11 +53,14 @@ class MetricRows:
     layers: Sequence[int]
     bands: Bands
 
-    def of_layers(self, metric: str, values: Float[Tensor, "layer"], uniform: float) -> list[Row]:
-        """One row a layer."""
+    def of_layers(
+        self, metric: str, values: Float[Tensor, "layer"], uniform: float | Sequence[float]
+    ) -> list[Row]:
+        """One row a layer; a uniform map has one value in all of them, or one in each."""
+        levels = [uniform] * len(values) if isinstance(uniform, float) else uniform
         return [
-            self._row(metric, layer, value=value, uniform=uniform)
-            for layer, value in zip(self.layers, values.tolist(), strict=True)
+            self._row(metric, layer, value=value, uniform=level)
+            for layer, value, level in zip(self.layers, values.tolist(), levels, strict=True)
         ]
 
     def of_heads(self, metric: str, values: Float[Tensor, "layer head"]) -> list[Row]:
@@ -71,16 +75,16 @@ class MetricRows:
         self,
         metric: str,
         values: Float[Tensor, "layer query_region key_region"],
-        uniform: Float[Tensor, "query_region key_region"] | None = None,
+        uniform: Float[Tensor, "*layer query_region key_region"] | None = None,
     ) -> list[Row]:
         """One row per layer and pair of regions that causality allows."""
+        if uniform is None:
+            uniform = torch.full((len(REGIONS), len(REGIONS)), torch.nan)
         pairs = [(q, k) for q in range(len(REGIONS)) for k in range(q + 1)]
         return [
             row | {"query_region": REGIONS[q].value, "key_region": REGIONS[k].value}
             for q, k in pairs
-            for row in self.of_layers(
-                metric, values[:, q, k], math.nan if uniform is None else float(uniform[q, k])
-            )
+            for row in self.of_layers(metric, values[:, q, k], uniform[..., q, k].tolist())
         ]
 
     def of_index(self, metric: str, value: float, band: Band) -> Row:

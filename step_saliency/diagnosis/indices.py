@@ -56,10 +56,11 @@ def diagnose(
     regions = [step.region for step in sal.trace.steps]
     maps = sal.mean_heads.detach().cpu()
     shares = row_shares(maps, regions)
-    uniform = row_shares(uniform_map(sal.layout, sal.pool), regions)
-    counted = sal.defined if pairs == "causal" else torch.ones_like(sal.defined)
-    heads = [_head_metrics(sal.maps[row], uniform, regions) for row in _rows_per_head(sal)]
-    lock_ins, decays = lock_in(shares, uniform, regions), decay(shares, regions)
+    uniform = row_shares(uniform_map(sal.layout, sal.pool, sal.windows), regions)
+    counted = sal.seen if pairs == "causal" else torch.ones_like(sal.seen)
+    of_layers = uniform.expand(len(maps), -1, -1)
+    heads = [_head_metrics(sal.maps[i], of_layers[i], regions) for i in _rows_per_head(sal)]
+    lock_ins, decays = lock_in(shares, uniform, regions), decay(shares, uniform, regions)
     layer_bands = _bands(bands, sal.n_layers)
     return Diagnosis(
         layers=sal.layers,
@@ -89,7 +90,7 @@ def _head_metrics(
 ) -> tuple[Float[Tensor, "head"], Float[Tensor, "head"]]:
     """Lock-in and decay of the heads of one layer (a layer at a time bounds the memory)."""
     shares = row_shares(maps.detach().cpu(), regions)
-    return lock_in(shares, uniform, regions), decay(shares, regions)
+    return lock_in(shares, uniform, regions), decay(shares, uniform, regions)
 
 
 def _check_entries(sal: StepSaliency) -> None:
@@ -130,7 +131,7 @@ def _reasons(
         )
     if decays.isnan().any():
         reasons["decay"] = reasons["decay_index"] = _missing(
-            regions, decays.isnan(), Region.SUMMARY, "is not empty"
+            regions, decays.isnan(), Region.SUMMARY, "sees thinking and is not empty"
         )
     for band in ("deep", "middle", "shallow"):
         metric = "lock_in_index" if band == "shallow" else "decay_index"

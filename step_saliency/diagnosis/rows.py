@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.diagnosis.shares import local_steps, steps_in
+from step_saliency.diagnosis.shares import is_hidden, is_open, local_steps, steps_in
 from step_saliency.trace import Region
 
 
@@ -76,20 +76,15 @@ def step_rows(
     summary = steps_in(regions, Region.SUMMARY)
     uniform_local = (uniform * local).sum(-1)[:, thinking]
     on_local = (shares * local).sum(-1)[:, thinking]
-    has_thinking = bool(thinking.any())
     on_thinking = shares[..., thinking].sum(-1)[:, summary]
+    has_thinking = thinking.any() & ~is_hidden(uniform, regions)[:, summary]
     return StepRows(
-        lock_in=(on_local - uniform_local).where(_is_open(uniform_local), torch.nan),
-        decay=on_thinking if has_thinking else torch.full_like(on_thinking, torch.nan),
+        lock_in=(on_local - uniform_local).where(is_open(uniform_local), torch.nan),
+        decay=on_thinking.where(has_thinking, torch.nan),
         uniform_local=uniform_local,
         uniform_thinking=uniform[..., thinking].sum(-1)[:, summary],
     )
 
 
-def _is_open(uniform: Float[Tensor, "#layer step"]) -> Tensor:
-    """Rows that see more than what the metric looks at."""
-    return uniform < 1 - 1e-9
-
-
 def _room(uniform: Float[Tensor, "#layer step"]) -> Float[Tensor, "#layer step"]:
-    return (1 - uniform).where(_is_open(uniform), torch.nan)
+    return (1 - uniform).where(is_open(uniform), torch.nan)

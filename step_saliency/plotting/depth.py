@@ -6,8 +6,9 @@ bands that are named.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,14 +41,14 @@ class DepthCurve:
     Attributes:
         values: The quantity; NaN where it cannot be had.
         index: What stands for all layers; NaN where it cannot be had.
-        uniform: What a map that prefers no position gives.
+        uniform: What a map that prefers no position gives, in all layers or in each.
         heads: The quantity of each head, drawn as thin lines.
         reason: Why values are missing, written where all of them are.
     """
 
     values: Float[Tensor, "layer"]
     index: float
-    uniform: float = 0.0
+    uniform: Float[Tensor, "*layer"] = field(default_factory=lambda: torch.zeros(()))
     heads: Float[Tensor, "layer head"] | None = None
     reason: str | None = None
 
@@ -58,7 +59,7 @@ def depth_curves(
     lock_in: DepthCurve,
     decay: DepthCurve,
     shares: Float[Tensor, "layer query_region key_region"],
-    uniform_shares: Float[Tensor, "query_region key_region"],
+    uniform_shares: Float[Tensor, "*layer query_region key_region"],
     bands: Sequence[tuple[str, Sequence[int]]],
 ) -> Figure:
     """Shares of thinking and summary rows, lock-in and decay, by layer.
@@ -68,7 +69,7 @@ def depth_curves(
         lock_in: Share of the thinking rows on local steps, beyond uniform.
         decay: Share of the summary rows on thinking steps.
         shares: Share of each region's rows on each region: question, thinking, summary.
-        uniform_shares: `shares` of a map that prefers no position.
+        uniform_shares: `shares` of a map that prefers no position, in all layers or in each.
         bands: Layers to shade, by name.
     """
     with style():
@@ -77,7 +78,7 @@ def depth_curves(
         for ax in (thinking, lock_ins, summary, decays):
             shade_bands(ax, bands)
         for ax, query in ((thinking, 1), (summary, 2)):
-            _draw_shares(ax, layers, query, shares[:, query], uniform_shares[query])
+            _draw_shares(ax, layers, query, shares[:, query], uniform_shares[..., query, :])
         _draw_curve(lock_ins, layers, lock_in, LOCK_IN_LABELS, LOCK_IN_COLOUR)
         lock_ins.margins(y=0.12)
         _draw_curve(decays, layers, decay, DECAY_LABELS, DECAY_COLOUR)
@@ -102,13 +103,13 @@ def _draw_shares(
     layers: Sequence[int],
     query: int,
     shares: Float[Tensor, "layer key_region"],
-    uniform: Float[Tensor, "key_region"],
+    uniform: Float[Tensor, "*layer key_region"],
 ) -> None:
     name = _REGIONS[query].value
     for key, region in enumerate(_REGIONS[: query + 1]):
         colour = REGION_COLOURS[region]
         curve(ax, layers, shares[:, key].tolist(), colour=colour, name=region.value)
-        ax.axhline(float(uniform[key]), color=colour, linestyle=":", linewidth=1)
+        _draw_uniform(ax, layers, uniform[..., key], colour)
     ax.set(title=f"Where {name} rows look", ylabel="share of the row", ylim=_SHARES)
     _say_if_missing(ax, shares[:, query], f"the trace has no {name} rows")
 
@@ -120,10 +121,19 @@ def _draw_curve(
     if depth.heads is not None:
         ax.plot(layers, depth.heads, color=colour, linewidth=0.6, alpha=0.35)
     curve(ax, layers, depth.values.tolist(), colour=colour)
-    ax.axhline(depth.uniform, color=colour, linestyle=":", linewidth=1)
+    _draw_uniform(ax, layers, depth.uniform, colour)
     ax.set_title(title if math.isnan(depth.index) else f"{title} (index {depth.index:.3f})")
     ax.set_ylabel(ylabel)
     _say_if_missing(ax, depth.values, depth.reason)
+
+
+def _draw_uniform(
+    ax: Axes, layers: Sequence[int], uniform: Float[Tensor, "*layer"], colour: str
+) -> None:
+    if uniform.ndim:
+        ax.plot(layers, uniform, color=colour, linestyle=":", linewidth=1)
+    else:
+        ax.axhline(float(uniform), color=colour, linestyle=":", linewidth=1)
 
 
 def _say_if_missing(ax: Axes, values: Float[Tensor, "layer"], reason: str | None) -> None:

@@ -60,7 +60,7 @@ def step_map(
     maps: Float[Tensor, "panel step step"],
     regions: Sequence[Region],
     *,
-    defined: Bool[Tensor, "step step"],
+    defined: Bool[Tensor, "#panel step step"],
     titles: Sequence[str],
     label: str,
     ax: Axes | None = None,
@@ -74,7 +74,7 @@ def step_map(
     Args:
         maps: Maps with query steps as rows and key steps as columns.
         regions: Region of each step.
-        defined: Entries that mean something; the others stay grey.
+        defined: Entries that mean something, in all panels or in each; the others stay grey.
         titles: Title of each panel.
         label: What the entries are, with their unit: text of the colour bar.
         ax: Where to draw a single map; a new figure by default.
@@ -89,7 +89,8 @@ def step_map(
     if len(maps) != 1 and ax is not None:
         raise ValueError(f"ax is for a single map; there are {len(maps)}")
     steps = shown_steps(regions, template=template)
-    panels = [_masked(values, defined, steps) for values in maps]
+    of_panels = zip(maps, defined.expand(maps.shape), strict=True)
+    panels = [_masked(values, entries, steps) for values, entries in of_panels]
     norm = colour_norm(
         np.ma.concatenate([panel.ravel() for panel in panels]), log=log, vmin=vmin, vmax=vmax
     )

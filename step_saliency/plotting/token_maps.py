@@ -64,7 +64,7 @@ def token_and_step(
     step_map(
         map_of_steps.unsqueeze(0),
         trace.regions,
-        defined=defined,
+        defined=defined.unsqueeze(0),
         titles=[f"Layer {layer}, steps"],
         label=saliency_label(objective, pool),
         ax=steps,

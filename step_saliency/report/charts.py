@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,15 +39,14 @@ def _lock_in_chart(diagnosis: Diagnosis, curves: pd.DataFrame | None) -> dict[st
         "title": "Lock-in",
         "label": "share of thinking rows on steps i and i − 1, beyond uniform",
         "lines": [
-            _line("this trace", "lock-in", diagnosis.lock_in, 0.0),
+            _line("this trace", "lock-in", diagnosis.lock_in, torch.zeros(())),
             *_run_lines("lock_in", diagnosis.layers, curves),
         ],
     }
 
 
 def _decay_chart(diagnosis: Diagnosis, curves: pd.DataFrame | None) -> dict[str, Any]:
-    query, key = REGIONS.index(Region.SUMMARY), REGIONS.index(Region.THINKING)
-    uniform = float(diagnosis.uniform_shares[query, key])
+    uniform = diagnosis.uniform_share(Region.SUMMARY, Region.THINKING)
     return {
         "title": "Decay",
         "label": "share of summary rows on thinking steps",
@@ -67,19 +67,23 @@ def _share_chart(diagnosis: Diagnosis, query: Region) -> dict[str, Any]:
                 f"on {key.value}",
                 key.value,
                 diagnosis.share(query, key),
-                float(diagnosis.uniform_shares[row, column]),
+                diagnosis.uniform_share(query, key),
             )
-            for column, key in enumerate(REGIONS[: row + 1])
+            for key in REGIONS[: row + 1]
         ],
     }
 
 
-def _line(name: str, colour: str, values: Float[Tensor, "layer"], uniform: float) -> dict[str, Any]:
+def _line(
+    name: str, colour: str, values: Float[Tensor, "layer"], uniform: Float[Tensor, "*layer"]
+) -> dict[str, Any]:
+    """A line, with what a uniform map gives: one number, or one for each layer."""
+    level = numbers(uniform.tolist()) if uniform.ndim else number(float(uniform))
     return {
         "name": name,
         "colour": colour,
         "values": numbers(values.tolist()),
-        "uniform": number(uniform),
+        "uniform": level,
     }
 
 

@@ -59,13 +59,13 @@ class PackedMaps:
 
 
 def pack_maps(
-    maps: Float[Tensor, "map step step"], defined: Bool[Tensor, "step step"], *, bits: int
+    maps: Float[Tensor, "map step step"], defined: Bool[Tensor, "*map step step"], *, bits: int
 ) -> PackedMaps:
     """Round maps to codes.
 
     Args:
         maps: Non-negative maps.
-        defined: Entries that mean something.
+        defined: Entries that mean something, of all maps or of each.
         bits: 16 or 8.
 
     Raises:
@@ -87,7 +87,7 @@ def pack_maps(
     with np.errstate(divide="ignore", invalid="ignore"):
         below = np.log10(top[:, None] / positive) / np.where(decades > 0, decades, 1.0)[:, None]
     codes = np.rint(largest - np.clip(below, 0, 1) * (largest - 2))
-    codes = np.where(np.isnan(codes), 1, codes) * defined.cpu().numpy()[rows, columns]
+    codes = np.where(np.isnan(codes), 1, codes) * defined.cpu().numpy()[..., rows, columns]
     return PackedMaps(codes.astype(dtype), top, decades)
 
 

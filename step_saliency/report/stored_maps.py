@@ -30,7 +30,8 @@ def maps_within(sal: StepSaliency, room: int) -> dict[str, Any]:
     stacked = torch.cat([means.mean(0, keepdim=True), means])
     n_entries = means.shape[-1] * (means.shape[-1] + 1) // 2
     fine = encoded_length(2 * n_entries * len(stacked)) <= room
-    packed = pack_maps(stacked, sal.defined, bits=16 if fine else 8)
+    defined = torch.cat([sal.defined[None], sal.seen])
+    packed = pack_maps(stacked, defined, bits=16 if fine else 8)
     precision = "Entries are rounded to 0.2% or better." if fine else _coarse("Entries")
     if not sal.per_head:
         return {"maps": packed.to_json(), "heads": None, "precision": precision}
@@ -67,7 +68,8 @@ def _heads(sal: StepSaliency, n_stored: int) -> dict[str, Any] | None:
     is_stored = torch.zeros_like(first).flatten()
     is_stored[order[:n_stored]] = True
     is_stored = is_stored.view_as(first)
-    packed = pack_maps(sal.maps[is_stored], sal.defined, bits=8)
+    seen = sal.seen.unsqueeze(1).expand(sal.maps.shape)
+    packed = pack_maps(sal.maps[is_stored], seen[is_stored], bits=8)
     return {**packed.to_json(), "kept": [heads.nonzero().flatten().tolist() for heads in is_stored]}
 
 

@@ -12,6 +12,7 @@ from step_saliency.models.facts import n_ctx, n_layers
 from step_saliency.models.precision import check_gradients
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.models.windows import windows
 from step_saliency.options import (
     METHODS,
     POOLS,
@@ -81,7 +82,8 @@ def step_saliency(
 
     The influence of key position k on the prediction at query position t, in layer l, is
     I[t, k] = mean over heads of |A[h, t, k] * dL_t / dA[h, t, k]| ("Reasoning Fails Where Step Flow
-    Breaks", ACL 2026), pooled over the positions of two steps.
+    Breaks", ACL 2026), pooled over the positions of two steps. Keys outside the sliding window of a
+    layer are no pairs of it.
 
     Args:
         model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
@@ -141,9 +143,11 @@ def step_saliency(
             offload=offload,
         )
         totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
+    of_layers = windows(model)
+    of_mapped = tuple(of_layers[layer] for layer in mapped)
     results = [
         StepSaliency(
-            maps=normalise(total, job.layout, pool),
+            maps=normalise(total, job.layout, pool, windows=of_mapped),
             trace=job.trace,
             layers=mapped,
             n_layers=n_layers(model),
@@ -152,6 +156,7 @@ def step_saliency(
             pool=pool,
             rows=rows,
             last_row=job.objective.last_row,
+            windows=of_mapped,
         )
         for total, job in zip(totals, jobs, strict=True)
     ]

@@ -15,7 +15,7 @@ def map_frame(
     maps: Float[Tensor, "layer *head step step"],
     *,
     layers: Sequence[int],
-    defined: Bool[Tensor, "step step"],
+    seen: Bool[Tensor, "layer step step"],
     regions: Sequence[Region],
 ) -> pd.DataFrame:
     """The table of `StepSaliency.to_frame`.
@@ -23,17 +23,15 @@ def map_frame(
     Args:
         maps: Maps of some layers, with a head axis or without.
         layers: Model layer of each map.
-        defined: Pairs of steps that a row is made of.
+        seen: Pairs of steps that a row is made of, in each layer.
         regions: Region of each step.
     """
-    query, key = defined.nonzero(as_tuple=True)
     per_head = maps.ndim == 4
-    n_heads = maps.shape[1] if per_head else 1
-    n_pairs, n_maps = len(query), len(layers) * n_heads
-    heads = torch.arange(n_heads).repeat_interleave(n_pairs).repeat(len(layers))
-    numbers = torch.tensor(layers, dtype=torch.long).repeat_interleave(n_heads * n_pairs)
-    query, key = query.repeat(n_maps), key.repeat(n_maps)
-    saliency = maps.detach().cpu()[..., defined].flatten()
+    of_heads = maps.detach().cpu() if per_head else maps.detach().cpu().unsqueeze(1)
+    seen = seen.cpu().unsqueeze(1).expand(of_heads.shape)
+    place, heads, query, key = seen.nonzero(as_tuple=True)
+    numbers = torch.tensor(layers, dtype=torch.long)[place]
+    saliency = of_heads[seen]
     return pd.DataFrame(
         {
             "layer": numbers.numpy(),

@@ -1,12 +1,12 @@
 """Maps and what describes them, in one safetensors file, checked before a number is believed.
 
-    format     step-saliency-map/2
-    saliency   JSON: trace, layers, n_layers, objective, method, pool, rows, last_row
+    format     step-saliency-map/3
+    saliency   JSON: trace, layers, n_layers, objective, method, pool, rows, last_row, windows
     sha256     of the description, the type, the shape and the numbers
 
-Version 1 had no digest; such files are read. What a file declares is checked against its size, and
-the shape of the maps against the steps and layers of the description, before anything is read that
-is larger than the header. Maps are finite and not negative.
+Version 1 had no digest, version 2 no windows; such files are read. What a file declares is checked
+against its size, and the shape of the maps against the steps and layers of the description, before
+anything is read that is larger than the header. Maps are finite and not negative.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -28,12 +28,14 @@ from step_saliency.storage.files import WriteError, make_folder, read_bytes, rep
 from step_saliency.storage.json_text import parse_object
 from step_saliency.storage.traces import TraceFields, first_fault, read_trace
 
-FORMAT = "step-saliency-map/2"
-EARLIER_FORMAT = "step-saliency-map/1"
+FORMAT = "step-saliency-map/3"
+EARLIER_FORMATS = ("step-saliency-map/1", "step-saliency-map/2")
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Types that maps may have, and bytes of a number."""
 MOST_LAYERS = 10_000
 """More layers than any model has; what declares more is damaged."""
+
+Window = Annotated[int, Field(ge=1)]
 
 
 class MapFields(BaseModel):
@@ -49,6 +51,7 @@ class MapFields(BaseModel):
     pool: Pool
     rows: Rows
     last_row: bool = False
+    windows: list[Window | None] | None = None
 
     @model_validator(mode="after")
     def _layers_exist(self) -> "MapFields":
@@ -56,6 +59,8 @@ class MapFields(BaseModel):
             raise ValueError("layers repeat")
         if not all(0 <= layer < self.n_layers for layer in self.layers):
             raise ValueError(f"layers that a model of {self.n_layers} layers does not have")
+        if self.windows is not None and len(self.windows) != len(self.layers):
+            raise ValueError("there is not one window for each layer")
         return self
 
 
@@ -95,7 +100,7 @@ def _parse(data: bytes) -> tuple[Float[Tensor, "..."], dict[str, Any]]:
     header, n_bytes = _header(data)
     metadata = header.pop("__metadata__", None)
     metadata = metadata if isinstance(metadata, dict) else {}
-    if metadata.get("format") not in (FORMAT, EARLIER_FORMAT):
+    if metadata.get("format") not in (FORMAT, *EARLIER_FORMATS):
         raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
     text = metadata.get("saliency")
     if not isinstance(text, str):
@@ -103,7 +108,7 @@ def _parse(data: bytes) -> tuple[Float[Tensor, "..."], dict[str, Any]]:
     description = _description(text)
     _check_shape(header, n_bytes, description)
     maps = load(data)["maps"]
-    if (metadata["format"] == FORMAT or "sha256" in metadata) and (
+    if (metadata["format"] != EARLIER_FORMATS[0] or "sha256" in metadata) and (
         metadata.get("sha256") != _digest(text, maps)
     ):
         raise ValueError("its numbers or words are not those that were written")

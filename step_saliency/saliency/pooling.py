@@ -3,11 +3,14 @@
 Question: how strongly does step i, as a whole, depend on step j? Given I[t, k] >= 0, the influence
 of key position k on the prediction made at query position t, four readings of "as a whole":
 
-    mean        sum of I over the pairs (t in i, k in j, k <= t) / their number
+    mean        sum of I over the pairs (t in i, k in j, t sees k) / their number
     mass        sum over the keys k in j, mean over the queries t in i
-    block_mean  sum / (|i| * |j|): counts the pairs that causality forbids, so the self-intensity
-                i = j falls as steps get shorter (what the authors' scripts compute)
+    block_mean  sum / (|i| * |j|): counts the pairs that causality and windows forbid, so the
+                self-intensity i = j falls as steps get shorter (what the authors' scripts compute)
     sum         the plain total
+
+Query t sees the keys up to itself, in a layer with a sliding window the last `window` of them
+(`step_saliency.models.windows`): keys outside are no pairs.
 
 ``rows="query"`` files row t under the step that position t is in, ``rows="target"`` under the step
 of token t + 1, the one that is predicted there. Row t stands for the prediction of token t + 1 in
@@ -25,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from step_saliency.models.windows import Windows
 from step_saliency.options import POOLS, ROWS, Pool, Rows, check_option
 
 
@@ -56,14 +60,24 @@ class StepLayout:
 
     @property
     def pair_counts(self) -> Int[Tensor, "step step"]:
-        """Pairs (t, k) with k <= t in each pair of steps; never forms a pos x pos tensor."""
+        """Pairs (t, k) with k <= t in each pair of steps."""
+        return self.pairs_within(None)
+
+    def pairs_within(self, window: int | None) -> Int[Tensor, "step step"]:
+        """Pairs (t, k) in which t sees k, in each pair of steps; never forms a pos x pos tensor.
+
+        Args:
+            window: Keys that a query sees, itself included; None for all up to itself.
+        """
         in_key_step = torch.nn.functional.one_hot(self.key_steps.clamp(min=0), self.n_steps) * (
             self.key_steps >= 0
         ).unsqueeze(-1)
-        keys_so_far = in_key_step.cumsum(0)
-        pairs = keys_so_far.new_zeros(self.n_steps, self.n_steps)
+        keys_seen = in_key_step.cumsum(0)
+        if window is not None and window < len(keys_seen):
+            keys_seen[window:] -= keys_seen[:-window].clone()
+        pairs = keys_seen.new_zeros(self.n_steps, self.n_steps)
         filed = self.row_steps >= 0
-        return pairs.index_add_(0, self.row_steps[filed], keys_so_far[filed])
+        return pairs.index_add_(0, self.row_steps[filed], keys_seen[filed])
 
 
 def step_layout(
@@ -115,20 +129,38 @@ def sum_keys(
 
 
 def normalise(
-    totals: Float[Tensor, "*lead step step"], layout: StepLayout, pool: Pool
+    totals: Float[Tensor, "*lead step step"],
+    layout: StepLayout,
+    pool: Pool,
+    *,
+    windows: Windows | None = None,
 ) -> Float[Tensor, "*lead step step"]:
     """Turn totals per pair of steps into the chosen reading (module docstring).
 
+    Args:
+        totals: Influence summed over each pair of steps; with ``windows``, the first axis is the
+            layer.
+        layout: Where rows and columns belong.
+        pool: The reading.
+        windows: Sliding window of each layer; without it, layers see all keys.
+
     Raises:
-        ValueError: ``pool`` is unknown.
+        ValueError: ``pool`` is unknown, or there is not one window for each layer.
     """
     check_option("pool", pool, POOLS)
-    return totals / _denominator(layout, pool).clamp(min=1).to(totals)
+    below = _denominator(layout, pool, windows).clamp(min=1).to(totals)
+    if below.ndim == 3:
+        if len(below) != len(totals):
+            raise ValueError(f"{len(below)} windows for the totals of {len(totals)} layers")
+        below = below.view(len(below), *(1,) * (totals.ndim - 3), *below.shape[1:])
+    return totals / below
 
 
-def _denominator(layout: StepLayout, pool: Pool) -> Int[Tensor, "#step #step"]:
+def _denominator(
+    layout: StepLayout, pool: Pool, windows: Windows | None
+) -> Int[Tensor, "*layer #step #step"]:
     if pool == "mean":
-        return layout.pair_counts
+        return pair_counts(layout, windows)
     if pool == "mass":
         return layout.counts.unsqueeze(-1)
     if pool == "block_mean":
@@ -136,6 +168,22 @@ def _denominator(layout: StepLayout, pool: Pool) -> Int[Tensor, "#step #step"]:
     return torch.ones(1, 1, dtype=torch.long)
 
 
-def defined_pairs(layout: StepLayout) -> Bool[Tensor, "step step"]:
-    """Pairs of steps that hold at least one pair of positions."""
-    return layout.pair_counts > 0
+def pair_counts(layout: StepLayout, windows: Windows | None) -> Int[Tensor, "*layer step step"]:
+    """Pairs (t, k) in which t sees k, in each pair of steps.
+
+    Returns:
+        ``layer step step``; ``step step`` where no window is shorter than the trace, so that all
+        layers see the same.
+    """
+    shorter = [w if w and w < len(layout.row_steps) else None for w in windows or ()]
+    if not any(shorter):
+        return layout.pair_counts
+    counts = {window: layout.pairs_within(window) for window in set(shorter)}
+    return torch.stack([counts[window] for window in shorter])
+
+
+def defined_pairs(
+    layout: StepLayout, windows: Windows | None = None
+) -> Bool[Tensor, "*layer step step"]:
+    """Pairs of steps that hold at least one pair of positions, in each layer as `pair_counts`."""
+    return pair_counts(layout, windows) > 0

@@ -1,5 +1,6 @@
 """A map of one trace, with everything that is needed to read it."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ class StepSaliency:
         pool: How token pairs became step pairs, see `step_saliency.saliency.pooling`.
         rows: Whether row t is filed under position t or under the token predicted there.
         last_row: Whether the last position's prediction counts.
+        windows: Sliding window of each map's layer, None where the layer sees all keys; None
+            instead of all of them if not known, which counts as all keys (maps saved before windows
+            were).
     """
 
     maps: Float[Tensor, "layer step step"] | Float[Tensor, "layer head step step"]
@@ -52,6 +56,11 @@ class StepSaliency:
     pool: Pool
     rows: Rows
     last_row: bool = False
+    windows: tuple[int | None, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows is not None and len(self.windows) != len(self.layers):
+            raise ValueError(f"{len(self.windows)} windows for {len(self.layers)} layers")
 
     @property
     def per_head(self) -> bool:
@@ -64,9 +73,16 @@ class StepSaliency:
         return step_layout(self.trace.step_ids, rows=self.rows, last_row=self.last_row)
 
     @cached_property
+    def seen(self) -> Bool[Tensor, "layer step step"]:
+        """Pairs of steps with at least one pair of positions that is inside the layer's window:
+        the entries that mean something."""
+        pairs = defined_pairs(self.layout, self.windows)
+        return pairs if pairs.ndim == 3 else pairs.expand(len(self.layers), -1, -1)
+
+    @property
     def defined(self) -> Bool[Tensor, "step step"]:
-        """Pairs of steps with at least one pair of positions: the entries that mean something."""
-        return defined_pairs(self.layout)
+        """Pairs of steps that are `seen` in any of the layers."""
+        return self.seen.any(0)
 
     @property
     def mean_heads(self) -> Float[Tensor, "layer step step"]:
@@ -88,12 +104,11 @@ class StepSaliency:
 
         Returns:
             Columns ``layer, head, query_step, key_step, query_region, key_region, saliency``, for
-            the pairs that are `defined`. ``head`` is missing throughout without ``per_head``;
-            regions are categories in the order of `Region`. Template steps are included.
+            the pairs that are `seen` in the layer. ``head`` is missing throughout without
+            ``per_head``; regions are categories in the order of `Region`. Template steps are
+            included.
         """
-        return map_frame(
-            self.maps, layers=self.layers, defined=self.defined, regions=self.trace.regions
-        )
+        return map_frame(self.maps, layers=self.layers, seen=self.seen, regions=self.trace.regions)
 
     def save(self, path: str | Path) -> None:
         """Write maps and trace to one safetensors file.
@@ -109,13 +124,23 @@ class StepSaliency:
     def load(cls, path: str | Path) -> "StepSaliency":
         """Read what `save` wrote.
 
+        Files of before maps knew windows are read as of a model without; a warning says so.
+
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is cut short or is no map.
         """
         maps, fields = read_maps(path)
         trace, layers = Trace.from_dict(fields.pop("trace")), tuple(fields.pop("layers"))
-        return cls(maps=maps, trace=trace, layers=layers, **fields)
+        windows = fields.pop("windows", None)
+        if windows is None:
+            warnings.warn(
+                "a saved map does not say which keys its layers see: it counts as a map of full "
+                "attention; if the model has sliding windows, map the trace again",
+                stacklevel=2,
+            )
+        windows = None if windows is None else tuple(windows)
+        return cls(maps=maps, trace=trace, layers=layers, windows=windows, **fields)
 
     def plot(
         self,
@@ -158,7 +183,7 @@ class StepSaliency:
         return step_map(
             torch.stack([self._panel(one, head) for one in layers]),
             self.trace.regions,
-            defined=self.defined,
+            defined=torch.stack([self._defined(one) for one in layers]),
             titles=[self._title(one, head) if title is None else title for one in layers],
             label=saliency_label(self.objective, self.pool),
             ax=ax,
@@ -198,7 +223,7 @@ class StepSaliency:
             self._panel(layer),
             self.trace,
             filed=self.layout.row_steps >= 0,
-            defined=self.defined,
+            defined=self._defined(layer),
             layer=layer,
             objective=self.objective,
             pool=self.pool,
@@ -272,6 +297,9 @@ class StepSaliency:
             raise ValueError(f"head={head} is not among the {len(mean)} heads of the maps")
         return mean.mean(0) if head is None else mean[head]
 
+    def _defined(self, layer: int | Literal["mean"]) -> Bool[Tensor, "step step"]:
+        return self.defined if layer == "mean" else self.seen[self.layers.index(layer)]
+
     def _title(self, layer: int | Literal["mean"], head: int | None) -> str:
         name = f"Mean of {len(self.layers)} layers" if layer == "mean" else f"Layer {layer}"
         return name if head is None else f"{name}, head {head}"
@@ -311,4 +339,6 @@ class StepSaliency:
     def _description(self) -> dict[str, Any]:
         scalars = ("n_layers", "objective", "method", "pool", "rows", "last_row")
         fields = {name: getattr(self, name) for name in scalars}
-        return {"trace": self.trace.to_dict(), "layers": list(self.layers), **fields}
+        windows = None if self.windows is None else list(self.windows)
+        lists = {"layers": list(self.layers), "windows": windows}
+        return {"trace": self.trace.to_dict(), **lists, **fields}

@@ -1,7 +1,7 @@
 /* Depth curves. */
 const WIDTH = 430, HEIGHT = 220, LEFT = 44, RIGHT = 10, TOP = 20, BOTTOM = 34;
 function chart({ title, label, lines }) {
-  const all = lines.flatMap((l) => [...l.values, ...(l.lower || []), ...(l.upper || []), l.uniform ?? null]).filter((v) => v !== null);
+  const all = lines.flatMap((l) => [...l.values, ...(l.lower || []), ...(l.upper || []), ...[l.uniform ?? null].flat()]).filter((v) => v !== null);
   const [low, high] = all.length ? [Math.min(0, ...all), Math.max(...all)] : [0, 1];
   const room = (high - low) * 0.06 || 0.1;
   const y = (v) => TOP + ((high + room - v) / (high - low + 2 * room)) * (HEIGHT - TOP - BOTTOM);
@@ -43,7 +43,10 @@ function curve(line, x, y) {
     const ends = data.layers.map((layer, i) => [x(layer), line.lower[i], line.upper[i]]).filter(([, l, u]) => l !== null && u !== null);
     if (ends.length) parts.push(ink(draw("path", { class: "interval", d: `M${ends.map(([px, l]) => `${px} ${y(l)}`).join("L")}L${[...ends].reverse().map(([px, , u]) => `${px} ${y(u)}`).join("L")}Z` })));
   }
-  if (line.uniform !== undefined && line.uniform !== null) parts.push(ink(draw("line", { class: "uniform", x1: LEFT, x2: WIDTH - RIGHT, y1: y(line.uniform), y2: y(line.uniform) })));
+  if (Array.isArray(line.uniform)) {
+    const ends = data.layers.map((layer, i) => [x(layer), line.uniform[i]]).filter(([, v]) => v !== null);
+    if (ends.length) parts.push(ink(draw("path", { class: "uniform", fill: "none", d: `M${ends.map(([px, v]) => `${px} ${y(v)}`).join("L")}` })));
+  } else if (line.uniform !== undefined && line.uniform !== null) parts.push(ink(draw("line", { class: "uniform", x1: LEFT, x2: WIDTH - RIGHT, y1: y(line.uniform), y2: y(line.uniform) })));
   if (points.length) parts.push(ink(draw("path", { class: line.n ? "line run" : "line", d: `M${path}` })));
   if (!line.n) parts.push(...points.map(([px, v]) => ink(draw("circle", { class: "dot", cx: px, cy: y(v), r: 2.6 }))));
   return parts;
