@@ -279,7 +279,7 @@ def test_dials_do_what_they_say(dials):
     ],
 )
 def test_bad_options_are_named(options, message):
-    from step_saliency.tasks.problem import make_problems as plain
+    from step_saliency.tasks.making import make_problems as plain
 
     with pytest.raises(ValueError, match=message):
         getattr(plain, "__wrapped__", plain)(**options)

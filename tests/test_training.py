@@ -3,6 +3,7 @@
 import csv
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from step_saliency.tasks import LEVELS, Difficulty, make_problems
+from step_saliency.tasks import LEVELS, REPORT_LEVELS, Difficulty, make_problems
 from step_saliency.tasks.graph import Graph, draw_graph
-from training import data
+from step_saliency.tasks.report.graph import draw_report
+from training import data, reports
+from training.curricula import CURRICULA, report_tokenizer
 from training.data import IGNORED, batches_from, collate, draw_difficulty, encode, make_pool
 from training.model import TrainConfig, build_model
 from training.optimizers import learning_rate
-from training.tokenizer import build_tokenizer, save_tokenizer
+from training.stacked_muon import StackedMuon
+from training.tokenizer import build_tokenizer
 from training.train import train
 
 TOKENIZER = build_tokenizer()
@@ -49,13 +53,47 @@ def log_rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_loss_falls_from_scratch(optimizer, tmp_path):
-    config = TrainConfig(**{**vars(TINY), "steps": 40, "lr": 1e-2, "optimizer": optimizer})
-    train(config, tmp_path)
+@pytest.mark.parametrize(
+    ("optimizer", "task"),
+    [("muon", "reasoner"), ("adamw", "reasoner"), ("stacked-muon", "reporter")],
+)
+def test_loss_falls_from_scratch(optimizer, task, tmp_path):
+    changed = {"steps": 40, "lr": 1e-2, "optimizer": optimizer, "task": task}
+    train(replace(TINY, **changed), tmp_path)
     losses = [float(row["loss"]) for row in log_rows(tmp_path)]
     assert losses[0] == pytest.approx(torch.tensor(float(len(TOKENIZER))).log().item(), rel=0.05)
     assert sum(losses[-5:]) / 5 < losses[0] - 2
+
+
+def test_matrices_in_a_stack_are_updated_like_single_ones():
+    shapes = [(16, 16), (8, 16), (16, 40), (40, 16), (16, 16), (8, 16)]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    options = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    single, stacked = ([torch.nn.Parameter(m.clone()) for m in start] for _ in range(2))
+    optimizers = torch.optim.Muon(single, **options), StackedMuon(stacked, **options)
+    for _ in range(4):
+        for a, b in zip(single, stacked, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b, before in zip(single, stacked, start, strict=True):
+        moved = (a - before).norm()
+        assert (a - b).norm() < 0.01 * moved
+        assert moved > 0.01
+
+
+def test_snapshots_are_kept_beside_the_checkpoint(tmp_path):
+    run = train(replace(TINY, snapshot_every=6), tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("weights-*")) == [
+        "weights-12.pt",
+        "weights-6.pt",
+    ]
+    last = torch.load(tmp_path / "weights-12.pt")
+    assert all(torch.equal(w, last[name]) for name, w in run.model.state_dict().items())
+    early = torch.load(tmp_path / "weights-6.pt")
+    assert any(not torch.equal(w, early[name]) for name, w in last.items())
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -113,6 +151,19 @@ def test_the_stream_resumes_anywhere():
         assert torch.equal(batch.labels, whole[start].labels)
 
 
+def test_processes_make_the_same_stream():
+    curriculum = CURRICULA["reporter"]
+    options = {"seed": 3, "batch_size": 2, "start": 5, "draw": curriculum.draw}
+    tokenizer = curriculum.tokenizer()
+    here, ahead = (batches_from(tokenizer, **options, workers=n) for n in (0, 1))
+    for _ in range(data.POOL_BATCHES):
+        expected, found = next(here), next(ahead)
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.labels, expected.labels)
+        assert found.n_tokens == expected.n_tokens
+    ahead.close()
+
+
 def test_labels_are_the_response_and_nothing_else():
     problem = make_problems(n=1)[0]
     (example,) = encode(TOKENIZER, [(problem.question, problem.solution)])
@@ -159,6 +210,39 @@ def test_training_never_sees_a_test_problem(monkeypatch):
     assert {graph.split for graph in drawn} == {"train"}
 
 
+def test_the_reporter_is_trained_on_its_own_split(monkeypatch):
+    drawn = []
+
+    def spy(*args):
+        drawn.append(draw_report(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(reports, "draw_report", spy)
+    tokenizer = report_tokenizer()
+    for pool in (0, 200):
+        draw = CURRICULA["reporter"].draw
+        make_pool(tokenizer, seed=0, pool=pool, batch_size=6, draw=draw)
+    assert len(drawn) == 2 * data.POOL_BATCHES * 6
+    assert {graph.split for graph in drawn} == {"train"}
+
+
+def test_the_reporter_s_training_covers_more_than_its_hardest_level():
+    rng = random.Random(0)
+    drawn = [reports.draw_difficulty(rng, 1000) for _ in range(2000)]
+    for dial in ("n_steps", "n_distractors", "digits", "n_values", "gap"):
+        hardest = max(getattr(level, dial) for level in REPORT_LEVELS.values())
+        assert max(getattr(difficulty, dial) for difficulty in drawn) >= hardest
+
+
+def test_reports_fit_the_context_and_come_back():
+    tokenizer = report_tokenizer()
+    for problem in make_problems(n=20, level="hard", family="report"):
+        text = problem.prompt(tokenizer) + problem.solution
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert len(ids) < tokenizer.model_max_length
+
+
 def test_training_covers_more_than_the_hardest_level():
     rng = random.Random(0)
     drawn = [draw_difficulty(rng, 1000) for _ in range(2000)]
@@ -183,7 +267,7 @@ def test_digits_and_signs_are_tokens_of_their_own():
 
 
 def test_the_tokenizer_survives_saving(tmp_path):
-    save_tokenizer(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
     build_model(TINY, TOKENIZER).config.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     problem = make_problems(n=1, family="words")[0]

@@ -1,13 +1,19 @@
 """Training data made on the fly: an endless, seeded stream of batches of similar length.
 
 Batches come in pools. Pool k holds the same problems in the same order whenever it is made (its
-random state is seeded with ``(seed, k)``), so a run resumes at (pool, batch) exactly. Within a pool
-the problems are sorted by length before they are cut into batches, which keeps padding rare.
+random state is seeded with ``(seed, k)``), so a run resumes at (pool, batch) exactly, and several
+processes can make pools ahead. Within a pool the problems are sorted by length before they are cut
+into batches, which keeps padding rare.
 """
 
+import multiprocessing
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
@@ -29,6 +35,14 @@ CURRICULUM_POOLS = 20
 MAX_STEPS = 10
 MAX_DISTRACTORS = 6
 FAMILIES: tuple[Family, ...] = ("symbols", "words")
+
+
+class DrawConversations(Protocol):
+    """Draws (question, response) pairs of the difficulty that pool number ``pool`` has."""
+
+    def __call__(
+        self, rng: random.Random, n: int, *, pool: int, split: Split
+    ) -> list[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,16 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def make_pool(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, pool: int, batch_size: int
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    pool: int,
+    batch_size: int,
+    draw: DrawConversations = draw_conversations,
 ) -> list[Batch]:
     """The batches of pool number ``pool``, in training order."""
     rng = random.Random(f"{seed}/{pool}")
-    conversations = draw_conversations(rng, POOL_BATCHES * batch_size, pool=pool, split="train")
+    conversations = draw(rng, POOL_BATCHES * batch_size, pool=pool, split="train")
     examples = sorted(encode(tokenizer, conversations), key=lambda example: len(example.ids))
     batches = [
         collate(examples[i : i + batch_size], tokenizer.pad_token_id)
@@ -114,10 +133,64 @@ def make_pool(
 
 
 def batches_from(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, batch_size: int, start: int
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    batch_size: int,
+    start: int,
+    draw: DrawConversations = draw_conversations,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches number ``start``, ``start + 1``, ... of the stream, without end."""
-    pool, skip = divmod(start, POOL_BATCHES)
-    while True:
-        yield from make_pool(tokenizer, seed=seed, pool=pool, batch_size=batch_size)[skip:]
-        pool, skip = pool + 1, 0
+    """Batches number ``start``, ``start + 1``, ... of the stream, without end.
+
+    Args:
+        tokenizer: Of the model.
+        seed: Of the stream.
+        batch_size: Problems a batch.
+        start: Number of the first batch.
+        draw: Draws the problems.
+        workers: Processes that make pools ahead; 0 makes them here. The stream is the same.
+    """
+    first, skip = divmod(start, POOL_BATCHES)
+    options = {"seed": seed, "batch_size": batch_size, "draw": draw}
+    if workers:
+        pools = _pools_ahead(tokenizer, options, first, workers)
+    else:
+        pools = (make_pool(tokenizer, pool=pool, **options) for pool in count(first))
+    for batches in pools:
+        yield from batches[skip:]
+        skip = 0
+
+
+def _pools_ahead(
+    tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], first: int, workers: int
+) -> Iterator[list[Batch]]:
+    """Pools ``first``, ``first + 1``, ..., of which each process has two in hand."""
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, options)) as executor:
+        waiting = deque(executor.submit(_packed_pool, first + i) for i in range(2 * workers))
+        for pool in count(first + 2 * workers):
+            packed = waiting.popleft().result()
+            waiting.append(executor.submit(_packed_pool, pool))
+            yield [
+                Batch(torch.from_numpy(ids).long(), torch.from_numpy(labels).long(), n)
+                for ids, labels, n in packed
+            ]
+
+
+_worker: tuple[PreTrainedTokenizerFast, dict[str, Any]]
+
+
+def _start_worker(tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = (tokenizer, options)
+
+
+def _packed_pool(pool: int) -> list[tuple[Any, Any, int]]:
+    """A pool as small arrays, which travel between processes faster than tensors."""
+    tokenizer, options = _worker
+    return [
+        (batch.ids.short().numpy(), batch.labels.short().numpy(), batch.n_tokens)
+        for batch in make_pool(tokenizer, pool=pool, **options)
+    ]

@@ -1,7 +1,8 @@
-"""Measure a reasoner: ``python -m training.evaluate --model DIR --out DIR``.
+"""Measure a bundled model: ``python -m training.evaluate --model DIR --out DIR``.
 
-Writes one row per response to ``responses.csv`` (greedy answers of every level and family, samples
-at temperature 1 of medium problems) and prints the figures that the model card states.
+Writes one row per response to ``responses.csv`` (greedy answers of every level and family, and
+samples) and prints the figures that the model card states. For the reporter's card: ``--family
+report --temperature 0.6 --sampled-levels easy medium hard --n-sampled 1000 --samples 1``.
 """
 
 import argparse
@@ -17,9 +18,18 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from step_saliency.storage.tables import write_csv
-from step_saliency.tasks import Difficulty, Family, Level, Problem, make_problems
+from step_saliency.tasks import (
+    SUMMARY_ERRORS,
+    Difficulty,
+    Family,
+    Level,
+    Problem,
+    make_problems,
+)
+from step_saliency.tasks.graph import Split
 
 EVALUATION_SEED = 1000
+MAX_NEW_TOKENS = {"symbols": 400, "words": 400, "report": 1200}
 
 
 def respond(
@@ -88,6 +98,8 @@ def grade_all(
             "is_correct": grade.is_correct,
             "error_kind": grade.error_kind,
             "first_wrong_step": grade.first_wrong_step,
+            "region": grade.region,
+            "summary_error": grade.summary_error,
             "n_superfluous": len(grade.superfluous),
             "n_tokens": len(tokenizer(response, add_special_tokens=False)["input_ids"]),
             "response": response,
@@ -105,14 +117,21 @@ def evaluate(
     temperature: float = 0.0,
     seed: int = EVALUATION_SEED,
     batch_size: int = 128,
+    split: Split = "test",
 ) -> pd.DataFrame:
-    """Responses to ``n`` fresh test problems and their grades, one row a response."""
-    problems = make_problems(n=n, level=level, seed=seed, family=family)
+    """Responses to ``n`` fresh problems and their grades, one row a response."""
+    problems = make_problems(n=n, level=level, seed=seed, family=family, split=split)
     repeated = [problem for problem in problems for _ in range(samples)]
     prompts = [problem.prompt(tokenizer) for problem in repeated]
     begin = time.monotonic()
     responses = respond(
-        model, tokenizer, prompts, temperature=temperature, seed=seed, batch_size=batch_size
+        model,
+        tokenizer,
+        prompts,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+        max_new_tokens=MAX_NEW_TOKENS[family],
     )
     seconds = time.monotonic() - begin
     table = pd.DataFrame(grade_all(repeated, responses, tokenizer))
@@ -147,6 +166,36 @@ def error_table(responses: pd.DataFrame) -> pd.DataFrame:
     return _by_level(table)
 
 
+def region_table(responses: pd.DataFrame) -> pd.DataFrame:
+    """Of the wrong answers: how many are wrong first in the summary, and how, by temperature.
+
+    ``recall`` and its like are shares of all wrong answers, ``thinking_recall`` the share that
+    first recalls a wrong value while thinking.
+    """
+    rows = []
+    wrong = responses[~responses.is_correct]
+    for (level, temperature), group in wrong.groupby(["level", "temperature"]):
+        row = {"level": level, "temperature": temperature, "wrong": len(group)}
+        row["in_summary"] = float((group.region == "summary").mean())
+        for kind in SUMMARY_ERRORS:
+            row[kind] = float((group.summary_error == kind).mean())
+        in_thinking = (group.region == "thinking") & (group.error_kind == "recall")
+        rows.append(row | {"thinking_recall": float(in_thinking.mean())})
+    return _by_level(pd.DataFrame(rows))
+
+
+def temperature_table(responses: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy with a 95% Wilson interval by level and temperature."""
+    rows = []
+    for (level, temperature), group in responses.groupby(["level", "temperature"]):
+        n, k = len(group), int(group.is_correct.sum())
+        lower, upper = binomtest(k, n).proportion_ci(method="wilson")
+        row = {"level": level, "temperature": temperature, "estimate": k / n}
+        row |= {"lower": lower, "upper": upper, "n": n}
+        rows.append(row | {"tokens": group.n_tokens.mean()})
+    return _by_level(pd.DataFrame(rows))
+
+
 def mixed_problems(responses: pd.DataFrame) -> pd.DataFrame:
     """Problems with both a right and a wrong sampled answer, by level and family."""
     sampled = responses[responses.temperature > 0]
@@ -172,32 +221,36 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="greedy problems per level and family")
     parser.add_argument("--n-sampled", type=int, default=400, help="sampled problems per family")
     parser.add_argument("--samples", type=int, default=8, help="samples per sampled problem")
-    parser.add_argument("--family", nargs="+", default=get_args(Family), choices=get_args(Family))
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples")
+    parser.add_argument("--sampled-levels", nargs="*", default=["medium"], choices=get_args(Level))
+    parser.add_argument(
+        "--family", nargs="+", default=["symbols", "words"], choices=get_args(Family)
+    )
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    model.to(options.device)
     tables = []
     for family in options.family:
         for level in get_args(Level):
-            greedy = evaluate(model, tokenizer, level=level, family=family, n=options.n)
+            settings: dict[str, Any] = {"level": level, "family": family}
+            settings["batch_size"] = options.batch_size
+            greedy = evaluate(model, tokenizer, n=options.n, **settings)
             print(f"{level} {family}: {greedy.seconds_of_all[0]:.0f} s for {options.n} problems")
             tables.append(greedy)
-        if options.n_sampled:
-            tables.append(
-                evaluate(
-                    model,
-                    tokenizer,
-                    level="medium",
-                    family=family,
-                    n=options.n_sampled,
-                    samples=options.samples,
-                    temperature=1.0,
-                )
-            )
+            if level in options.sampled_levels and options.n_sampled:
+                settings |= {"samples": options.samples, "temperature": options.temperature}
+                tables.append(evaluate(model, tokenizer, n=options.n_sampled, **settings))
     responses = pd.concat(tables, ignore_index=True)
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / "responses.csv", responses, float_format=None)
-    for table in (accuracy_table(responses), error_table(responses), mixed_problems(responses)):
+    tables = [accuracy_table(responses), error_table(responses), mixed_problems(responses)]
+    if "report" in options.family:
+        reports = responses[responses.family == "report"]
+        tables += [temperature_table(reports), region_table(reports)]
+    for table in tables:
         print(table.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
 
 

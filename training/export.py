@@ -18,36 +18,41 @@ from transformers import Qwen2ForCausalLM
 
 from step_saliency.storage.files import replacing, write_bytes, write_text
 from step_saliency.tasks import LEVELS, make_problems
+from training.curricula import CURRICULA
 from training.data import MAX_DISTRACTORS, MAX_STEPS
 from training.evaluate import accuracy_table, error_table, mixed_problems
 from training.model import TrainConfig, build_model
-from training.tokenizer import build_tokenizer, save_tokenizer
 from training.train import CHECKPOINT, LOG
 
 MAX_BYTES = 12 * 2**20
 
 
-def load_trained(run: Path) -> tuple[Qwen2ForCausalLM, TrainConfig]:
-    """The model of a run's last checkpoint and the configuration that it was trained with."""
+def load_trained(run: Path, weights: Path | None = None) -> tuple[Qwen2ForCausalLM, TrainConfig]:
+    """The model of a run's last checkpoint and the configuration that it was trained with.
+
+    Args:
+        run: Folder of training.train.
+        weights: Those of a snapshot in place of the last.
+    """
     state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=False)
     config = TrainConfig(**state["config"])
-    model = build_model(config, build_tokenizer())
-    model.load_state_dict(state["model"])
+    model = build_model(config, CURRICULA[config.task].tokenizer())
+    model.load_state_dict(state["model"] if weights is None else torch.load(weights))
     return model.eval(), config
 
 
-def export(run: Path, to: Path) -> None:
+def export(run: Path, to: Path, weights: Path | None = None) -> None:
     """Write weights, configuration and tokenizer.
 
     Raises:
         ValueError: If the weights exceed 12 MB, the most that the package may carry.
     """
-    model, _ = load_trained(run)
+    model, config = load_trained(run, weights)
     n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     if n_bytes > MAX_BYTES:
         raise ValueError(f"the weights take {n_bytes} bytes; the package may carry {MAX_BYTES}")
     model.save_pretrained(to, safe_serialization=True)
-    save_tokenizer(to)
+    CURRICULA[config.task].tokenizer().save_pretrained(to)
     write_bytes(to / "training_log.csv", (run / LOG).read_bytes())
     plot_curve(run / LOG, to / "training_curve.png")
 
@@ -148,10 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of training.train")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
+    parser.add_argument("--weights", type=Path, help="a snapshot in place of the last checkpoint")
     parser.add_argument("--evaluation", type=Path, help="folder of training.evaluate")
     parser.add_argument("--hardware", default="hardware not recorded", help="for the model card")
     options = parser.parse_args()
-    export(options.run, options.to)
+    export(options.run, options.to, options.weights)
     if options.evaluation:
         card = model_card(options.run, options.evaluation, options.hardware)
         write_text(options.to / "MODEL_CARD.md", card)

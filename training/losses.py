@@ -9,18 +9,33 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from training.data import IGNORED, Batch, collate, draw_conversations, encode
+from step_saliency.tasks.graph import Split
+from training.data import (
+    IGNORED,
+    Batch,
+    DrawConversations,
+    collate,
+    draw_conversations,
+    encode,
+)
+
+CAUSAL: dict[str, None] = {"full_attention": None}
+"""No mask to be made: padding stands on the right, where no token of a problem looks."""
 
 
 def response_loss(model: Qwen2ForCausalLM, batch: Batch, *, bfloat16: bool) -> Float[Tensor, ""]:
     """Mean cross-entropy over the tokens of the responses."""
     device = next(model.parameters()).device
-    ids, labels = batch.ids.to(device), batch.labels.to(device)
+    learnt = batch.labels[:, 1:] != IGNORED
+    targets = batch.labels[:, 1:][learnt].to(device, non_blocking=True)
+    rows, columns = (index.to(device, non_blocking=True) for index in learnt.nonzero(as_tuple=True))
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        learnt = labels[:, 1:] != IGNORED
-        logits = model.lm_head(hidden[:, :-1][learnt])
-    return F.cross_entropy(logits.float(), labels[:, 1:][learnt])
+        ids = batch.ids.to(device, non_blocking=True)
+        hidden = model.model(
+            input_ids=ids, attention_mask=CAUSAL, use_cache=False
+        ).last_hidden_state
+        logits = model.lm_head(hidden[rows, columns])
+    return F.cross_entropy(logits.float(), targets)
 
 
 @torch.no_grad()
@@ -45,7 +60,14 @@ def held_out(
     return loss / n, exact / n
 
 
-def held_out_batches(tokenizer: PreTrainedTokenizerFast, n: int = 128) -> list[Batch]:
-    conversations = draw_conversations(random.Random("held-out"), n, pool=10**6, split="test")
+def held_out_batches(
+    tokenizer: PreTrainedTokenizerFast,
+    n: int = 128,
+    *,
+    draw: DrawConversations = draw_conversations,
+    split: Split = "test",
+) -> list[Batch]:
+    """Problems of the training mixture that training never sees."""
+    conversations = draw(random.Random("held-out"), n, pool=10**6, split=split)
     examples = sorted(encode(tokenizer, conversations), key=lambda example: len(example.ids))
     return [collate(examples[i : i + 32], tokenizer.pad_token_id) for i in range(0, n, 32)]

@@ -1,15 +1,23 @@
 """What is trained: the configuration of a run, and the model before its first step."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+Task = Literal["reasoner", "reporter"]
+"""The bundled models, each with training problems of its own."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that the weights depend on, and how often to save and to log."""
+    """Everything that the weights depend on, and how often to save and to log.
 
+    ``snapshot_every`` keeps the weights alone of every so many steps, beside the checkpoint.
+    """
+
+    task: Task = "reasoner"
     seed: int = 0
     steps: int | None = None
     hours: float | None = None
@@ -28,6 +36,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     log_every: int = 25
     held_out_every: int = 200
+    snapshot_every: int = 0
 
 
 def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -39,7 +48,7 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen
         num_hidden_layers=config.n_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=tokenizer.model_max_length,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         initializer_range=0.02,
         tie_word_embeddings=True,

@@ -7,6 +7,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from training.model import TrainConfig
+from training.stacked_muon import StackedMuon
 
 
 class Optimizers:
@@ -19,10 +20,9 @@ class Optimizers:
         decay = config.weight_decay
         self.config = config
         self.members: list[torch.optim.Optimizer]
-        if config.optimizer == "muon":
-            muon = torch.optim.Muon(
-                inner, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            )
+        if config.optimizer != "adamw":
+            kind = {"muon": torch.optim.Muon, "stacked-muon": StackedMuon}[config.optimizer]
+            muon = kind(inner, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.members = [
                 muon,
                 torch.optim.AdamW(outer, lr=config.outer_lr, betas=(0.9, 0.98), weight_decay=0.0),

@@ -11,13 +11,14 @@ Unicode characters, NFC). Written so, both read every text in ASCII alike.
 """
 
 import string
-from pathlib import Path
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from step_saliency.tasks.notation import NAMES
+from step_saliency.tasks.report.graph import THINGS
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -45,6 +46,20 @@ PHRASES = (
     ". ",
     "\n\n",
 )
+REPORT_PHRASES = (
+    *(f"'s {thing}" for thing in THINGS),
+    " are ",
+    " + ",
+    " - ",
+    " = ",
+    "Find ",
+    ". What are ",
+    "The answer is ",
+    ": ",
+    ", ",
+    ". ",
+    "\n\n",
+)
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{%- for message in messages %}"
@@ -58,11 +73,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(*, model_max_length: int = 1024) -> PreTrainedTokenizerFast:
-    """The tokenizer, made from the word list alone."""
+def build_tokenizer(
+    *, phrases: Sequence[str] = PHRASES, model_max_length: int = 1024
+) -> PreTrainedTokenizerFast:
+    """The tokenizer, made from the word list alone: the reasoner's, or with other phrases."""
     special = [PAD, BOS, EOS, *ROLES, *THINK]
     characters = ["\n", *(c for c in string.printable if c.isprintable())]
-    words = [*PHRASES, *NAMES]
+    words = [*phrases, *NAMES]
     rest = [byte for byte in range(256) if chr(byte) not in characters]
     alphabet = bytes_to_unicode()
     letters = [alphabet[ord(c)] for c in characters]
@@ -86,7 +103,3 @@ def build_tokenizer(*, model_max_length: int = 1024) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def save_tokenizer(folder: Path) -> None:
-    build_tokenizer().save_pretrained(folder)

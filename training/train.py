@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from step_saliency.storage.files import replacing, write_text
+from training.curricula import CURRICULA
 from training.data import Batch, batches_from
 from training.losses import held_out, held_out_batches, response_loss
 from training.model import TrainConfig, build_model
 from training.optimizers import Optimizers, learning_rate
-from training.tokenizer import build_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -39,7 +40,8 @@ class Run:
 
     def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
         self.config, self.out = config, out
-        self.tokenizer = build_tokenizer()
+        self.curriculum = CURRICULA[config.task]
+        self.tokenizer = self.curriculum.tokenizer()
         self.model = build_model(config, self.tokenizer).to(device)
         self.optimizers = Optimizers(self.model, config)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -79,9 +81,13 @@ class Run:
         if self.seconds >= (1 - decay) * hours * 3600:
             self.total_steps = round(self.step / (1 - decay))
 
-    def update(self, batch: Batch) -> tuple[float, float]:
+    def save_weights(self) -> None:
+        """Keep the weights of this step."""
+        with replacing(self.out / f"weights-{self.step}.pt") as part:
+            torch.save(self.model.state_dict(), part)
+
+    def update(self, batch: Batch) -> tuple[float, Tensor]:
         """One update; returns the rate it used and the loss before it."""
-        begin = time.monotonic()
         self.model.train()
         loss = response_loss(self.model, batch, bfloat16=self.config.bfloat16)
         loss.backward()
@@ -90,9 +96,7 @@ class Run:
         self.optimizers.step(lr)
         self.step += 1
         self.tokens += batch.n_tokens
-        value = loss.item()
-        self.seconds += time.monotonic() - begin
-        return lr, value
+        return lr, loss.detach()
 
 
 def keep_rows(path: Path, last_step: int) -> None:
@@ -117,7 +121,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def log_row(
-    run: Run, lr: float, losses: Sequence[float], tests: Sequence[Batch]
+    run: Run, lr: float, losses: Sequence[Tensor], tests: Sequence[Batch]
 ) -> dict[str, int | str]:
     """A row of the log.
 
@@ -128,7 +132,7 @@ def log_row(
         tests: Held-out problems to measure on, if any.
     """
     row: dict[str, int | str] = {"step": run.step, "tokens": run.tokens, "lr": f"{lr:.3g}"}
-    row |= {"seconds": round(run.seconds), "loss": f"{sum(losses) / len(losses):.4f}"}
+    row |= {"seconds": round(run.seconds), "loss": f"{sum(map(float, losses)) / len(losses):.4f}"}
     if tests:
         run.model.eval()
         loss, exact = held_out(run.model, tests, bfloat16=run.config.bfloat16)
@@ -137,7 +141,12 @@ def log_row(
 
 
 def train(
-    config: TrainConfig, out: Path, *, device: str = "cpu", stop_at: int | None = None
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    stop_at: int | None = None,
 ) -> Run:
     """Train, or go on training, in folder ``out``.
 
@@ -145,6 +154,7 @@ def train(
         config: What to train; ``steps`` or ``hours`` must be given.
         out: Folder of checkpoint, log and configuration.
         device: ``cpu`` or ``cuda``.
+        workers: Processes that make the data ahead.
         stop_at: Leave off after this many steps as if killed (nothing is saved at that point).
 
     Returns:
@@ -154,13 +164,21 @@ def train(
         raise ValueError("steps=None and hours=None: give one, or the run has no end")
     run = Run(config, out, device)
     write_text(out / "config.json", json.dumps(asdict(config), indent=2))
+    draw = run.curriculum.draw
     stream = batches_from(
-        run.tokenizer, seed=config.seed, batch_size=config.batch_size, start=run.step
+        run.tokenizer,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start=run.step,
+        draw=draw,
+        workers=workers,
     )
-    tests = held_out_batches(run.tokenizer) if config.held_out_every else []
-    recent: list[float] = []
+    tests = held_out_batches(run.tokenizer, draw=draw) if config.held_out_every else []
+    recent: list[Tensor] = []
     while run.total_steps is None or run.step < run.total_steps:
+        begin = time.monotonic()
         lr, loss = run.update(next(stream))
+        run.seconds += time.monotonic() - begin
         recent.append(loss)
         run.plan_end()
         if stop_at is not None and run.step >= stop_at:
@@ -174,6 +192,8 @@ def train(
             recent.clear()
         if run.step % config.checkpoint_every == 0 or is_last:
             run.save()
+        if config.snapshot_every and run.step % config.snapshot_every == 0:
+            run.save_weights()
     return run
 
 
@@ -181,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--workers", type=int, default=0, help="processes that make the data")
     for name, default in asdict(TrainConfig()).items():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
@@ -189,12 +210,12 @@ def main() -> None:
             kind = {"steps": int, "hours": float}.get(name, type(default))
             parser.add_argument(flag, type=kind, default=default)
     options = vars(parser.parse_args())
-    out, device = options.pop("out"), options.pop("device")
+    out, device, workers = (options.pop(name) for name in ("out", "device", "workers"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if options["steps"] is None and options["hours"] is None:
         options["hours"] = 1.75
-    train(TrainConfig(**options), out, device=device)
+    train(TrainConfig(**options), out, device=device, workers=workers)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Solutions broken on purpose: one error of a given kind, from which later steps follow."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from step_saliency.tasks.grading import ErrorKind, split_response
@@ -15,6 +15,9 @@ from step_saliency.tasks.notation import (
     right_step,
 )
 
+Summary = tuple[str, int]
+"""A broken summary, and the number of the sentence that is wrong in it."""
+
 
 @dataclass(frozen=True)
 class Corruption:
@@ -25,9 +28,32 @@ class Corruption:
     error_kind: ErrorKind
 
 
-def corrupt_solution(
-    graph: Graph, family: Family, kind: ErrorKind, rng: random.Random
-) -> Corruption:
+@dataclass(frozen=True)
+class Style:
+    """How a family writes a solution.
+
+    Attributes:
+        step: Writes a thinking step.
+        summary: Writes the summary that follows from the values of the thinking.
+        broken_summary: Writes a wrong one after a right thinking part.
+    """
+
+    step: Callable[[WrittenStep], str]
+    summary: Callable[[Mapping[str, int]], str]
+    broken_summary: Callable[[random.Random], Summary]
+
+
+def plain_style(graph: Graph, family: Family) -> Style:
+    """Of the families whose summary is the answer alone."""
+    gold = graph.values[graph.target]
+    return Style(
+        NOTATIONS[family].step,
+        lambda values: SUMMARY.format(values[graph.target]),
+        lambda rng: (SUMMARY.format(other_number(gold, rng)), 0),
+    )
+
+
+def corrupt_solution(graph: Graph, style: Style, kind: ErrorKind, rng: random.Random) -> Corruption:
     """The canonical solution with one error of ``kind``; later steps follow from the wrong values.
 
     Raises:
@@ -35,12 +61,12 @@ def corrupt_solution(
             where every needed premise is a given number).
     """
     if kind == "order":
-        return _disorder(graph, family, rng)
+        return _disorder(graph, style, rng)
     if kind in ("summary", "format"):
-        return _break_end(graph, family, kind, rng)
-    given = [name for name in graph.order if graph[name].op is None and name != graph.target]
+        return _break_end(graph, style, kind, rng)
+    given = [name for name in graph.order if graph[name].op is None and name in _used(graph)]
     if kind == "premise" and given and rng.random() < 0.25:
-        return _leave_out(graph, family, rng.choice(given), kind)
+        return _leave_out(graph, style, rng.choice(given), kind)
     places = [
         i for i, name in enumerate(graph.order) if kind == "premise" or graph[name].op is not None
     ]
@@ -55,15 +81,19 @@ def corrupt_solution(
             step = _break_step(step, kind, values, rng)
         values[name] = step.result
         steps.append(step)
-    return Corruption(_write(steps, family, values[graph.target]), place, kind)
+    return Corruption(_write(steps, style, values), place, kind)
 
 
-def _write(steps: Iterable[WrittenStep], family: Family, answer: int) -> str:
-    lines = [NOTATIONS[family].step(step) for step in steps]
-    return join_response(lines, SUMMARY.format(answer))
+def _used(graph: Graph) -> set[str]:
+    """Names that another needed premise uses."""
+    return {name for user in graph.order for name in graph[user].variables}
 
 
-def _other_number(number: int, rng: random.Random) -> int:
+def _write(steps: Iterable[WrittenStep], style: Style, values: Mapping[str, int]) -> str:
+    return join_response([style.step(step) for step in steps], style.summary(values))
+
+
+def other_number(number: int, rng: random.Random) -> int:
     """A number that is easily mistaken for ``number``: a digit off, a carry missed, a sign lost."""
     shift = rng.choice([1, 2, 5, 10, 100])
     return rng.choice([n for n in (number + shift, number - shift, -number) if n != number])
@@ -82,11 +112,11 @@ def _break_step(
         raise AssertionError("only steps that compute something are broken in this way")
     left, op, right = step.substituted
     if kind == "arithmetic":
-        return replace(step, result=_other_number(step.result, rng))
+        return replace(step, result=other_number(step.result, rng))
     if rng.random() < 0.5 or isinstance(step.premise.right, int):
-        left = _other_number(left, rng)
+        left = other_number(left, rng)
     else:
-        right = _other_number(right, rng)
+        right = other_number(right, rng)
     return WrittenStep(step.premise, (left, op, right), apply(op, left, right))
 
 
@@ -106,36 +136,44 @@ def _break_premise(premise: Premise, values: Mapping[str, int], rng: random.Rand
     return replace(premise, op="-" if premise.op == "+" else "+")
 
 
-def _disorder(graph: Graph, family: Family, rng: random.Random) -> Corruption:
+def _disorder(graph: Graph, style: Style, rng: random.Random) -> Corruption:
     """Leave out a step that computes something, or put any step after the first that uses it."""
     name = rng.choice(graph.order)
-    if name == graph.target or (graph[name].op is not None and rng.random() < 0.5):
-        return _leave_out(graph, family, name, "order")
+    if name not in _used(graph) or (graph[name].op is not None and rng.random() < 0.5):
+        return _leave_out(graph, style, name, "order")
     order = [other for other in graph.order if other != name]
     use = next(i for i, user in enumerate(order) if name in graph[user].variables)
     order.insert(use + 1, name)
     steps = [right_step(graph[other], graph.values) for other in order]
-    return Corruption(_write(steps, family, graph.values[graph.target]), use, "order")
+    return Corruption(_write(steps, style, graph.values), use, "order")
 
 
-def _leave_out(graph: Graph, family: Family, name: str, kind: ErrorKind) -> Corruption:
+def _leave_out(graph: Graph, style: Style, name: str, kind: ErrorKind) -> Corruption:
     """The canonical solution without one step; its value is used all the same."""
     order = [other for other in graph.order if other != name]
     users = (i for i, user in enumerate(order) if name in graph[user].variables)
     steps = [right_step(graph[other], graph.values) for other in order]
-    text = _write(steps, family, graph.values[graph.target])
+    text = _write(steps, style, graph.values)
     return Corruption(text, next(users, len(order)), kind)
 
 
-def _break_end(graph: Graph, family: Family, kind: ErrorKind, rng: random.Random) -> Corruption:
+def _break_end(graph: Graph, style: Style, kind: ErrorKind, rng: random.Random) -> Corruption:
     steps = [right_step(graph[name], graph.values) for name in graph.order]
-    gold = graph.values[graph.target]
     if kind == "summary":
-        return Corruption(_write(steps, family, _other_number(gold, rng)), len(steps), kind)
-    text = _write(steps, family, gold)
+        summary, place = style.broken_summary(rng)
+        text = join_response([style.step(step) for step in steps], summary)
+        return Corruption(text, len(steps) + place, kind)
+    text = _write(steps, style, graph.values)
     if rng.random() < 0.5:
-        return Corruption(text.replace("</think>", ""), len(steps), kind)
+        return Corruption(_unclosed(text), len(steps), kind)
     place = rng.randrange(len(steps))
     lines, _ = split_response(text)
-    lines[place] = lines[place].replace("=" if "=" in lines[place] else " has", " ", 1)
-    return Corruption(join_response(lines, SUMMARY.format(gold)), place, kind)
+    sign = next(sign for sign in ("=", " has", " are") if sign in lines[place])
+    lines[place] = lines[place].replace(sign, " ", 1)
+    return Corruption(join_response(lines, style.summary(graph.values)), place, kind)
+
+
+def _unclosed(text: str) -> str:
+    """Without the end of the thinking, and without a summary that would read as thinking."""
+    thinking, mark, summary = text.partition("</think>")
+    return thinking if "\n" in summary.strip() else text.replace(mark, "")

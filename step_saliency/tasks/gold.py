@@ -20,7 +20,7 @@ from torch import Tensor
 
 from step_saliency.tasks.grading import split_response
 from step_saliency.tasks.graph import Graph
-from step_saliency.tasks.notation import NOTATIONS, Family
+from step_saliency.tasks.notation import NOTATIONS, Family, WrittenStep
 from step_saliency.trace import Region, Trace
 
 
@@ -43,18 +43,38 @@ class GoldStep:
 
 
 @dataclass(frozen=True)
+class GoldSentence:
+    """What one sentence of a summary rests on.
+
+    Attributes:
+        text: The sentence as written.
+        name: Variable that it restates; None for the answer, or if it cannot be read.
+        thinking: Thinking steps whose values it restates.
+        summary: Earlier sentences whose totals it goes on from.
+    """
+
+    text: str
+    name: str | None
+    thinking: tuple[int, ...]
+    summary: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GoldGraph:
     """True dependencies of a response, step by step.
 
     Attributes:
         premise_spans: Characters (start, stop) of each premise in the question.
         steps: The thinking steps.
-        summary: Thinking steps that the summary needs: the last one that computes the target.
+        summary: Thinking steps that the summary needs: the last one that computes the target, or,
+            of a report, each value to be restated.
+        sentences: Those of a report's summary; empty for summaries of one sentence.
     """
 
     premise_spans: tuple[tuple[int, int], ...]
     steps: tuple[GoldStep, ...]
     summary: tuple[int, ...]
+    sentences: tuple[GoldSentence, ...] = ()
 
 
 class EdgeMatrices(NamedTuple):
@@ -62,9 +82,10 @@ class EdgeMatrices(NamedTuple):
 
     Attributes:
         premise: Thinking step to premise.
-        step: Thinking step or summary to thinking step.
+        step: Thinking step or summary to thinking step; sentence of a summary to an earlier one.
         candidate: Pairs that could have been edges: a thinking step and any premise or earlier
-            thinking step; the summary and any thinking step.
+            thinking step; the summary and any thinking step; a sentence of a summary of several
+            and any earlier one.
     """
 
     premise: Bool[Tensor, "query_step key_step"]
@@ -88,19 +109,26 @@ def graph_of_response(
         premise_spans: Characters of each premise in the question.
     """
     lines, _ = split_response(response)
+    steps, last = gold_steps(lines, [NOTATIONS[family].read(line) for line in lines], graph)
+    summary = (last[graph.target],) if graph.target in last else ()
+    return GoldGraph(tuple(premise_spans), tuple(steps), summary)
+
+
+def gold_steps(
+    lines: Sequence[str], written: Sequence[WrittenStep | None], graph: Graph
+) -> tuple[list[GoldStep], dict[str, int]]:
+    """What each thinking step rests on, and the last step that computes each name."""
     last: dict[str, int] = {}
     steps = []
-    for i, line in enumerate(lines):
-        written = NOTATIONS[family].read(line)
-        name = None if written is None else written.premise.name
+    for i, (line, step) in enumerate(zip(lines, written, strict=True)):
+        name = None if step is None else step.premise.name
         premise = None if name is None else graph.index.get(name)
         operands = () if premise is None else graph.premises[premise].variables
         needs = tuple(sorted(last[operand] for operand in operands if operand in last))
         steps.append(GoldStep(line, name, premise, needs))
         if name is not None:
             last[name] = i
-    summary = (last[graph.target],) if graph.target in last else ()
-    return GoldGraph(tuple(premise_spans), tuple(steps), summary)
+    return steps, last
 
 
 def edges_of_trace(gold: GoldGraph, trace: Trace) -> EdgeMatrices:
@@ -111,7 +139,9 @@ def edges_of_trace(gold: GoldGraph, trace: Trace) -> EdgeMatrices:
     """
     at = {region: trace.region_steps(region) for region in Region}
     premises, thinking = at[Region.QUESTION][:-1], at[Region.THINKING]
-    if len(premises) != len(gold.premise_spans) or len(thinking) != len(gold.steps):
+    n_sentences = len(gold.sentences) or len(at[Region.SUMMARY])
+    lengths = len(premises), len(thinking), len(at[Region.SUMMARY])
+    if lengths != (len(gold.premise_spans), len(gold.steps), n_sentences):
         raise ValueError(
             f"the trace has {len(at[Region.QUESTION])} question and {len(thinking)} thinking "
             f"steps where {len(gold.premise_spans) + 1} and {len(gold.steps)} are needed; make "
@@ -124,7 +154,21 @@ def edges_of_trace(gold: GoldGraph, trace: Trace) -> EdgeMatrices:
         step[row, [thinking[j] for j in needed.needs]] = True
         if needed.premise is not None:
             premise[row, premises[needed.premise]] = True
-    for row in at[Region.SUMMARY]:
+    for i, (row, needs) in enumerate(_summary_rows(gold, at[Region.SUMMARY], thinking)):
         candidate[row, thinking] = True
-        step[row, [thinking[j] for j in gold.summary]] = True
+        step[row, needs] = True
+        if gold.sentences:
+            candidate[row, at[Region.SUMMARY][:i]] = True
     return EdgeMatrices(premise, step, candidate)
+
+
+def _summary_rows(
+    gold: GoldGraph, summary: Sequence[int], thinking: Sequence[int]
+) -> list[tuple[int, list[int]]]:
+    """(step of the trace, steps that it needs) of the summary."""
+    if not gold.sentences:
+        return [(row, [thinking[j] for j in gold.summary]) for row in summary]
+    return [
+        (row, [thinking[j] for j in needed.thinking] + [summary[j] for j in needed.summary])
+        for row, needed in zip(summary, gold.sentences, strict=True)
+    ]

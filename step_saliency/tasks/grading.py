@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from step_saliency.segment.regions import Region
 from step_saliency.tasks.graph import Graph, apply
 from step_saliency.tasks.notation import (
     NOTATIONS,
@@ -40,6 +41,9 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
     "summary",
     "format",
 )
+SummaryError = Literal["reading", "recall", "arithmetic", "answer"]
+"""What is wrong with a sentence of a report's summary, see `step_saliency.tasks.report.grading`."""
+SUMMARY_ERRORS: tuple[SummaryError, ...] = ("reading", "recall", "arithmetic", "answer")
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,13 @@ class Grade:
         is_correct: Whether the answer given is the gold answer.
         answer: The answer given; None if there is none to be read.
         first_wrong_step: Index of the first wrong thinking step (0 first), or the number of
-            thinking steps if the summary is the first; None if nothing is wrong.
+            thinking steps if the summary is the first (and the number of its sentence, 0 first,
+            where it has several); None if nothing is wrong.
         error_kind: Why that step is wrong; None if nothing is wrong.
         superfluous: Thinking steps that the answer does not rest on, or that are repeated.
+        region: Where the response first goes wrong: thinking (also one that ends too early) or
+            summary; None if nothing is wrong.
+        summary_error: For ``error_kind`` ``"summary"`` of a report: which kind it is of.
     """
 
     is_correct: bool
@@ -60,6 +68,8 @@ class Grade:
     first_wrong_step: int | None
     error_kind: ErrorKind | None
     superfluous: tuple[int, ...] = ()
+    region: Region | None = None
+    summary_error: SummaryError | None = None
 
     def __bool__(self) -> bool:
         return self.is_correct
@@ -130,10 +140,12 @@ def grade_response(response: str, graph: Graph, family: Family) -> Grade:
     elif values[graph.target] != answer:
         errors.append((len(lines), "summary"))
     first = errors[0] if errors else (None, None)
+    in_summary = first[0] == len(lines) and summary is not None and first[1] != "order"
     return Grade(
         is_correct=answer == graph.values[graph.target],
         answer=None if answer is None else str(answer),
         first_wrong_step=first[0],
         error_kind=first[1],
         superfluous=tuple(superfluous),
+        region=(Region.SUMMARY if in_summary else Region.THINKING) if errors else None,
     )

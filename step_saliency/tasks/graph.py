@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Literal
 
 Operator = Literal["+", "-"]
-Split = Literal["train", "test"]
+Split = Literal["train", "dev", "test"]
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 TEST_SHARE = 0.125
@@ -110,16 +110,16 @@ class Graph:
     def order(self) -> tuple[str, ...]:
         """Needed names in the canonical order of solution: post-order, left operand first."""
         order: dict[str, None] = {}
-
-        def visit(name: str) -> None:
-            if name in order:
-                return
-            for operand in self.premises[self.index[name]].variables:
-                visit(operand)
-            order[name] = None
-
-        visit(self.target)
+        self.visit(self.target, order)
         return tuple(order)
+
+    def visit(self, name: str, order: dict[str, None]) -> None:
+        """Add what ``name`` rests on, and then the name, to an order that lacks them."""
+        if name in order:
+            return
+        for operand in self[name].variables:
+            self.visit(operand, order)
+        order[name] = None
 
     @cached_property
     def values(self) -> dict[str, int]:
@@ -141,17 +141,33 @@ class Graph:
     def split(self) -> Split:
         """The split that this computation belongs to, whatever its names and distractors."""
         rank = {name: f"v{i}" for i, name in enumerate(self.order)}
-        lines = [
+        return "test" if hashed_share(self.canonical_lines(rank)) < TEST_SHARE else "train"
+
+    def canonical_lines(self, rank: Mapping[str, str]) -> list[str]:
+        """The needed premises in order of solution, each name replaced by its rank."""
+        return [
             f"{rank.get(str(p.left), p.left)}{p.op or ''}{rank.get(str(p.right), p.right)}"
             for p in map(self.__getitem__, self.order)
         ]
-        digest = hashlib.blake2b(";".join(lines).encode(), digest_size=8).digest()
-        return "test" if int.from_bytes(digest) < TEST_SHARE * 2**64 else "train"
+
+
+def hashed_share(lines: Sequence[str]) -> float:
+    """A number from 0 to 1 that depends on the lines alone, uniform over many of them."""
+    digest = hashlib.blake2b(";".join(lines).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53
 
 
 def _gaps(steps: Sequence[Premise]) -> list[int]:
     position = {premise.name: i for i, premise in enumerate(steps)}
     return [i - position[name] for i, p in enumerate(steps) for name in p.variables]
+
+
+def fitting_operators(left: int, right: int, limit: int, *, same: bool = False) -> list[Operator]:
+    """Operators whose result is within the limit; a name is not taken from itself (``same``)."""
+    operators: tuple[Operator, ...] = ("+", "-")
+    return [
+        op for op in operators if abs(apply(op, left, right)) <= limit and not (op == "-" and same)
+    ]
 
 
 def _draw_operation(
@@ -166,11 +182,7 @@ def _draw_operation(
     while True:
         operand = rng.randint(1, limit) if right is None else right
         number = values[operand] if isinstance(operand, str) else operand
-        fitting: list[Operator] = [
-            op
-            for op in ("+", "-")
-            if abs(apply(op, values[left], number)) <= limit and not (op == "-" and left == right)
-        ]
+        fitting = fitting_operators(values[left], number, limit, same=left == right)
         if fitting:
             return Premise(name, left, rng.choice(fitting), operand)
         right = None
@@ -216,9 +228,10 @@ def _draw_needed(
     return premises, values
 
 
-def _draw_distractors(
+def draw_distractors(
     rng: random.Random, names: Sequence[str], values: Mapping[str, int], limit: int
 ) -> list[Premise]:
+    """Premises of other names, on given numbers and on each other and the needed ones."""
     premises: list[Premise] = []
     known = dict(values)
     for name in names:
@@ -249,7 +262,7 @@ def draw_graph(rng: random.Random, difficulty: Difficulty, split: Split) -> Grap
             continue
         if graph.split != split:
             continue
-        distractors = _draw_distractors(rng, names[difficulty.n_steps :], values, limit)
+        distractors = draw_distractors(rng, names[difficulty.n_steps :], values, limit)
         premises = needed + distractors
         rng.shuffle(premises)
         return Graph(tuple(premises), graph.target)

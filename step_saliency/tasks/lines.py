@@ -7,18 +7,26 @@ from dataclasses import replace
 from step_saliency.trace import Region, Step
 
 
-def response_pieces(response: str) -> Iterator[tuple[str, Region]]:
-    """Pieces of a response that join to it again."""
+def response_pieces(response: str, *, cut_summary: bool = False) -> Iterator[tuple[str, Region]]:
+    """Pieces of a response that join to it again; lines of the summary too, if it is cut."""
     text, end, rest = response.partition("<|eos|>")
     thinking, closed, summary = text.partition("</think>")
     opening = thinking.removeprefix("<think>")
     yield thinking[: len(thinking) - len(opening)], Region.TEMPLATE
-    for line in re.findall(r"[^\n]*\n|[^\n]+", opening):
+    for line in _lines(opening):
         yield line, Region.THINKING if line.strip() else Region.TEMPLATE
     body = summary.lstrip("\n")
     yield closed + summary[: len(summary) - len(body)], Region.TEMPLATE
-    yield body, Region.SUMMARY
+    if not cut_summary:
+        yield body, Region.SUMMARY
+    for line in _lines(body) if cut_summary else ():
+        yield line, Region.SUMMARY if line.strip() else Region.TEMPLATE
     yield end + rest, Region.TEMPLATE
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, each with its line feed."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def steps_of_pieces(

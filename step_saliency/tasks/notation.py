@@ -17,7 +17,7 @@ from typing import Literal
 
 from step_saliency.tasks.graph import ALPHABET, Graph, Operator, Premise, evaluate
 
-Family = Literal["symbols", "words"]
+Family = Literal["symbols", "words", "report"]
 
 # fmt: off
 NAMES = (

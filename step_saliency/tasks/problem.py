@@ -1,18 +1,18 @@
-"""The bundled task: problems made from a seed, with question, gold answer, solution and graph."""
+"""The bundled task: a problem with question, gold answer, solution and graph."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
-from step_saliency.tasks.corruption import Corruption, corrupt_solution
+from step_saliency.tasks.corruption import Corruption, corrupt_solution, plain_style
 from step_saliency.tasks.gold import EdgeMatrices, GoldGraph, edges_of_trace, graph_of_response
 from step_saliency.tasks.grading import ErrorKind, Grade, grade_response
-from step_saliency.tasks.graph import Difficulty, Graph, Split, draw_graph
+from step_saliency.tasks.graph import Difficulty, Graph
 from step_saliency.tasks.lines import response_pieces, steps_of_pieces
 from step_saliency.tasks.notation import (
     NOTATIONS,
@@ -54,6 +54,11 @@ class Problem:
     difficulty: Difficulty
     level: Level | None = None
 
+    @property
+    def separator(self) -> str:
+        """What stands between the sentences of the question."""
+        return NOTATIONS[self.family].separator
+
     @cached_property
     def _written_question(self) -> tuple[str, list[tuple[int, int]]]:
         return write_question(self.graph, self.family)
@@ -81,7 +86,7 @@ class Problem:
     def graph_of(self, response: str | Trace) -> GoldGraph:
         """True dependencies of any response, right or wrong; see `graph_of_response`."""
         _, spans = self._written_question
-        return graph_of_response(_response_text(response), self.graph, self.family, spans)
+        return graph_of_response(response_text(response), self.graph, self.family, spans)
 
     def grade(self, response: str | Trace) -> Grade:
         """Whether the answer is right, and where and why the response first goes wrong.
@@ -89,12 +94,12 @@ class Problem:
         Args:
             response: Text that the model wrote, or a trace with its ``response``.
         """
-        return grade_response(_response_text(response), self.graph, self.family)
+        return grade_response(response_text(response), self.graph, self.family)
 
     def corrupt(self, kind: ErrorKind, *, seed: int = 0) -> Corruption:
         """The canonical solution with one error of ``kind`` put in; see `corrupt_solution`."""
         rng = random.Random(f"{seed}/{self.id}/{kind}")
-        return corrupt_solution(self.graph, self.family, kind, rng)
+        return corrupt_solution(self.graph, plain_style(self.graph, self.family), kind, rng)
 
     def prompt(self, tokenizer: Any) -> str:
         """The question in the tokenizer's chat format, up to and including ``<think>``."""
@@ -120,7 +125,10 @@ class Problem:
         """
         response = self.solution if response is None else response
         prompt = self.prompt(tokenizer)
-        pieces = [*self._prompt_pieces(prompt, split_question), *response_pieces(response)]
+        pieces = [
+            *self._prompt_pieces(prompt, split_question),
+            *self._response_pieces(response),
+        ]
         encoded = tokenizer(
             prompt + response, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -139,10 +147,13 @@ class Problem:
         starts = [0]
         if split_question:
             starts = [start for start, _ in self._written_question[1]]
-            starts.append(self._written_question[1][-1][1] + len(NOTATIONS[self.family].separator))
+            starts.append(self._written_question[1][-1][1] + len(self.separator))
         for start, stop in zip(starts, [*starts[1:], len(self.question)], strict=True):
             yield self.question[start:stop], Region.QUESTION
         yield after, Region.TEMPLATE
+
+    def _response_pieces(self, response: str) -> Iterator[tuple[str, Region]]:
+        return response_pieces(response)
 
     def edges(self, trace: Trace) -> EdgeMatrices:
         """True edges between the steps of a trace made by `trace` with ``split_question=True``.
@@ -154,55 +165,5 @@ class Problem:
         return edges_of_trace(self.graph_of(trace), trace)
 
 
-def _response_text(response: str | Trace) -> str:
+def response_text(response: str | Trace) -> str:
     return response.response if isinstance(response, Trace) else response
-
-
-def make_problems(
-    n: int = 100,
-    level: Level | Difficulty = "medium",
-    seed: int = 0,
-    *,
-    family: Family = "symbols",
-    split: Split = "test",
-) -> list[Problem]:
-    """Fresh problems from a seed.
-
-    Args:
-        n: How many.
-        level: ``"easy"``, ``"medium"``, ``"hard"``, or dials of your own.
-        seed: The same seed gives the same problems; the first n do not depend on n.
-        family: ``"symbols"`` (``p=q+12; ...``) or ``"words"`` (short English sentences). The same
-            seed gives the same graphs in both.
-        split: ``"test"`` problems never occur in the reasoner's training, in either family.
-
-    Returns:
-        Problems; two of them may coincide only by chance.
-
-    Raises:
-        ValueError: For unknown names, or dials that allow no problem.
-    """
-    _check_choice("split", split, Split)
-    _check_choice("family", family, Family)
-    if not isinstance(level, Difficulty):
-        _check_choice("level", level, Level)
-    if n < 0:
-        raise ValueError(f"n={n}: must be 0 or more")
-    named = None if isinstance(level, Difficulty) else level
-    difficulty = level if isinstance(level, Difficulty) else LEVELS[level]
-    rng = random.Random(f"{seed}/{split}/{difficulty}")
-    return [
-        Problem(
-            graph=draw_graph(rng, difficulty, split),
-            family=family,
-            id=f"{family}-{named or 'custom'}-{split}-{seed}-{i}",
-            difficulty=difficulty,
-            level=named,
-        )
-        for i in range(n)
-    ]
-
-
-def _check_choice(name: str, value: str, choices: Callable[..., Any] | Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {get_args(choices)}")
