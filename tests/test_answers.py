@@ -12,7 +12,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from step_saliency.models.doctor import CheckResult, DoctorReport
+from step_saliency.models.findings import CheckResult, DoctorReport
 from step_saliency.tasks import make_problems, symbolic
 from step_saliency.tasks.announced import read_answers
 from step_saliency.tasks.answers import final_answer, gold_answer, is_correct, same_answer

@@ -12,7 +12,7 @@ from tiny import tiny_transformers as transformers_model
 from transformer_lens.hook_points import HookPoint
 
 from step_saliency.models import CHECKS, doctor, load_model, require_capabilities
-from step_saliency.models.doctor import Check
+from step_saliency.models.checks import Check
 
 HOOK_CHECKS = tuple(check for check in CHECKS if check != "transformers_logits")
 SHORT = {"n_tokens": 10, "checks": HOOK_CHECKS}

@@ -18,7 +18,9 @@ from tiny import BACKENDS, Backend, tiny_model, tiny_transformers
 from torch import Tensor, nn
 
 import step_saliency as ss
+from step_saliency.models.checks import Probe
 from step_saliency.models.interrupts import together
+from step_saliency.models.probes import Measurement
 from step_saliency.models.turns import turn, turn_of
 from step_saliency.models.undisturbed import drops_out, undisturbed
 
@@ -416,10 +418,10 @@ def test_decoding_with_a_flow_refuses_a_model_whose_cache_is_wrong(
 ) -> None:
     doctor = importlib.import_module("step_saliency.models.doctor")
 
-    def wrong(model: Any, tokens: Tensor) -> tuple[float, float, bool, str]:
-        return 1.0, 0.1, False, "a cache that places tokens wrongly"
+    def wrong(examination: Any) -> Measurement:
+        return Measurement(1.0, 0.1, False, "a cache that places tokens wrongly")
 
-    probes = {**doctor.PROBES, "cached_decoding": doctor.Probe(wrong, "generation")}
+    probes = {**doctor.PROBES, "cached_decoding": Probe(wrong, "generation", "")}
     monkeypatch.setattr(doctor, "PROBES", probes)
     model = tiny_model("qwen2", backend=backend)
     with pytest.raises(ValueError, match="cached_decoding"):

@@ -1,184 +1,61 @@
-"""Does this very model do what the analyses rely on?
+"""Is this very model in order, and does it do what the analyses rely on?
 
-Hooks differ between model classes and architectures: a score that is only reported ignores edits,
-a bridge skips unknown hook names, a cache can place tokens wrongly. ``doctor`` measures each of
-these on the model at hand (see ``probes``) and reports a table; ``require_capabilities`` lets an
-analysis refuse a model that fails what it needs.
+Weights can be missing and drawn at random, attention can be dead, windows and tokenizers can be
+those of another model; and hooks differ between model classes and architectures: a score that is
+only reported ignores edits, a bridge skips unknown hook names, a cache can place tokens wrongly.
+``doctor`` measures each of these on the model at hand (see ``checks`` and ``probes``), with at most
+ten passes over a few tokens, and reports a table.
+
+    doctor(model)                       everything, afresh
+    require_sound(model)                what maps, decoding and attached edits need of every model
+    require_capabilities(model, names)  what one of them needs besides
+
+The latter two run a check once for each state of a model (its tensors, as far as their versions
+tell, and its tokenizer) and keep what was found. What a map or an answer itself computes is checked
+always: logits, losses and gradients that are not finite are refused wherever they come up.
 
 A pass says that the mechanism works on a few random tokens. It does not say that the model is any
-good, nor that longer sequences behave the same: a sliding window shows only when ``n_tokens``
-exceeds it.
+good, nor that longer sequences behave the same, except for windows, whose masks are made beyond
+them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, cast, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import pandas as pd
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from step_saliency.models import probes
+from step_saliency.models.checks import CHECKS, PROBES, SOUND, TOGETHER, Check
 from step_saliency.models.facts import backend_of
-from step_saliency.models.identity import model_identity
+from step_saliency.models.findings import (
+    CheckResult,
+    DoctorReport,
+    Status,
+    refuse_failures,
+)
+from step_saliency.models.hooking import silenced_hooks
+from step_saliency.models.identity import model_identity, model_state
+from step_saliency.models.interrupts import together
+from step_saliency.models.probes import Examination, Measurement
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
 
-Check = Literal[
-    "score_edits",
-    "score_softmax",
-    "pattern_rows",
-    "gradients",
-    "value_gradients",
-    "local_gradients",
-    "head_edits",
-    "residual_edits",
-    "cached_decoding",
-    "transformers_logits",
-]
-"""Names of the checks, which are the names of the capabilities too."""
-CHECKS: tuple[Check, ...] = get_args(Check)
-Status = Literal["pass", "fail", "skip"]
-
-
-class Probe(NamedTuple):
-    """A check: how it is measured, and what needs it."""
-
-    measure: Callable[..., probes.Measurement]
-    needed_for: str
-
-
-PROBES: Mapping[Check, Probe] = {
-    "score_edits": Probe(probes.score_edits, "Odds-Equal Bridge, attention knockout"),
-    "score_softmax": Probe(probes.score_softmax, "Odds-Equal Bridge, streaming maps"),
-    "pattern_rows": Probe(probes.pattern_rows, "Step-Saliency, attention maps"),
-    "gradients": Probe(probes.gradients, "Step-Saliency"),
-    "value_gradients": Probe(probes.value_gradients, "streaming maps"),
-    "local_gradients": Probe(probes.local_gradients, "next-token maps in one backward pass"),
-    "head_edits": Probe(probes.head_edits, "Step Momentum Injection, head ablation"),
-    "residual_edits": Probe(probes.residual_edits, "residual Step Momentum, activation patching"),
-    "cached_decoding": Probe(probes.cached_decoding, "generation with interventions"),
-    "transformers_logits": Probe(probes.transformers_logits, "results about the checkpoint"),
-}
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One row of the report.
-
-    Attributes:
-        check: Name of the check.
-        status: ``"pass"``, ``"fail"``, or ``"skip"`` where nothing could be measured.
-        value: What was measured; None if nothing was.
-        threshold: What it is held to.
-        needed_for: What relies on it.
-        note: What the value is, or what went wrong.
-    """
-
-    check: Check
-    status: Status
-    value: float | None
-    threshold: float | None
-    needed_for: str
-    note: str
-
-
-@dataclass(frozen=True)
-class DoctorReport:
-    """What ``doctor`` found; true where no check failed (``if ss.doctor(model):``).
-
-    Attributes:
-        model: ``model_identity`` of the model.
-        n_tokens: Number of tokens that the checks ran on.
-        results: One result per check.
-    """
-
-    model: Mapping[str, Any]
-    n_tokens: int
-    results: tuple[CheckResult, ...] = field(repr=False)
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed; one that was skipped did not."""
-        return not self.failed
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """Names of the checks that failed."""
-        return tuple(result.check for result in self.results if result.status == "fail")
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per check: check, status, value, threshold, needed_for, note."""
-        return pd.DataFrame([asdict(result) for result in self.results])
-
-    def to_frame(self) -> pd.DataFrame:
-        """The same as ``table``."""
-        return self.table
-
-    def require(self, *checks: str) -> None:
-        """Refuse a model that fails one of ``checks`` (all that were run, without arguments).
-
-        Raises:
-            ValueError: naming each failed check, its value and its note; or a check not run.
-        """
-        by_name: dict[str, CheckResult] = {result.check: result for result in self.results}
-        absent = [check for check in checks if check not in by_name]
-        if absent:
-            raise ValueError(f"the report has no check {absent}; it has {list(by_name)}")
-        results = [by_name[check] for check in checks or by_name]
-        _refuse_failures(str(self.model["name"]), results)
-
-    def __str__(self) -> str:
-        title = (
-            f"{self.model['name']} ({self.model['backend']}, {self.model['dtype']}, "
-            f"transformer-lens {self.model['transformer_lens']}), {self.n_tokens} tokens"
-        )
-        header = ("check", "status", "value", "limit", "needed for")
-        rows = [header, *(_cells(result) for result in self.results)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [_aligned(row, widths) for row in rows]
-        notes = [f"{r.check}: {r.note}" for r in self.results if r.status != "pass"]
-        return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:], *notes])
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html(index=False, na_rep="", float_format=lambda x: f"{x:.2g}")
-
-
-def _cells(result: CheckResult) -> tuple[str, str, str, str, str]:
-    numbers = ("" if x is None else f"{x:.2g}" for x in (result.value, result.threshold))
-    value, limit = numbers
-    return result.check, result.status, value, limit, result.needed_for
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-    return "  ".join(cells).rstrip()
-
-
-def _refuse_failures(name: str, results: Iterable[CheckResult]) -> None:
-    failures = [
-        f"{r.check} (needed for {r.needed_for}): {r.note}"
-        + ("" if r.value is None else f" = {r.value:.2g}, limit {r.threshold:.2g}")
-        for r in results
-        if r.status == "fail"
-    ]
-    if failures:
-        raise ValueError(f"the model {name!r} fails " + "; ".join(failures))
+N_TOKENS = 24
+LEAST_TOKENS = 4
+REMEDY = ". If that is meant: step_saliency.models.accept(model, {names})"
 
 
 def doctor(
-    model: nn.Module, *, n_tokens: int = 24, checks: Iterable[str] | None = None
+    model: nn.Module, *, n_tokens: int = N_TOKENS, checks: Iterable[str] | None = None
 ) -> DoctorReport:
-    """Check on this very model that hooks, gradients, cache and logits are what analyses assume.
+    """Check on this very model that it is in order and does what analyses assume.
 
     Args:
-        model: HookedTransformer or TransformerBridge, with its own hooks removed.
-        n_tokens: Number of random tokens to run; more than the sliding window to test that, too.
+        model: HookedTransformer or TransformerBridge. Hooks that are on it are left out.
+        n_tokens: Number of random tokens to run.
         checks: Names out of ``CHECKS``; None for all. ``transformers_logits`` reads the weights
             anew and costs as much as loading the model.
 
@@ -190,12 +67,17 @@ def doctor(
     """
     backend_of(model)
     names = _known_checks(CHECKS if checks is None else checks)
-    if n_tokens < 4:
-        raise ValueError(f"n_tokens {n_tokens} is too few; take at least 4")
-    with turn(model, alone="waits"), undisturbed(model, warn=False):
-        tokens = probes.probe_tokens(model, n_tokens)
-        results = tuple(_examine(model, check, tokens) for check in names)
-    return DoctorReport(model=model_identity(model), n_tokens=tokens.shape[1], results=results)
+    if n_tokens < LEAST_TOKENS:
+        raise ValueError(f"n_tokens {n_tokens} is too few; take at least {LEAST_TOKENS}")
+    with (
+        turn(model, alone="waits"),
+        undisturbed(model, warn=False),
+        together(silenced_hooks(model)),
+    ):
+        examination = Examination(model, n_tokens)
+        results = tuple(_examine(examination, check) for check in names)
+    n_tokens = examination.tokens.shape[1]
+    return DoctorReport(model=model_identity(model), n_tokens=n_tokens, results=results)
 
 
 def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
@@ -206,37 +88,91 @@ def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
     return cast(tuple[Check, ...], names)
 
 
-def _examine(model: nn.Module, check: Check, tokens: torch.Tensor) -> CheckResult:
+def _examine(examination: Examination, check: Check) -> CheckResult:
     """Run one check. Whatever it raises is a failure of the model, except for lack of memory."""
     probe = PROBES[check]
     try:
-        value, threshold, passed, note = probe.measure(model, tokens)
+        measured = probe.measure(examination)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        value, threshold, passed = None, None, False
-        note = f"{type(error).__name__}: {error}"
-    status: Status = "skip" if passed is None else "pass" if passed else "fail"
-    return CheckResult(check, status, value, threshold, probe.needed_for, note)
+        first_line = (str(error).splitlines() or [""])[0]
+        measured = Measurement(None, None, False, f"{type(error).__name__}: {first_line}")
+    value, threshold, _, note, _ = measured
+    status = _status(measured)
+    return CheckResult(check, status, value, threshold, probe.needed_for, note, probe.advice)
 
 
-_KNOWN: "WeakKeyDictionary[nn.Module, dict[Check, CheckResult]]" = WeakKeyDictionary()
+def _status(measured: Measurement) -> Status:
+    if measured.passed is None:
+        return "skip"
+    if not measured.passed:
+        return "fail"
+    return "warn" if measured.warns else "pass"
+
+
+@dataclass
+class _Known:
+    """What was found in one state of a model, and what its user knows of."""
+
+    state: tuple[Any, ...] = ()
+    results: dict[Check, CheckResult] = field(default_factory=dict)
+    accepted: frozenset[str] = frozenset()
+
+
+_KNOWN: "WeakKeyDictionary[nn.Module, _Known]" = WeakKeyDictionary()
+
+
+def require_sound(model: nn.Module) -> None:
+    """Refuse a model that is not in order: weights, tokenizer, windows, attention.
+
+    A transformers model, which has no hooks, is taken as it is.
+
+    Raises:
+        ValueError: naming what was found and what to do.
+    """
+    if not isinstance(model, PreTrainedModel):
+        require_capabilities(model, SOUND)
 
 
 def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
-    """Refuse a model that fails what an analysis needs; each check runs once per model.
+    """Refuse a model that fails what an analysis needs; each check runs once per state.
 
     Args:
-        model: HookedTransformer or TransformerBridge. Its weights are taken not to change
-            afterwards; call ``doctor`` to examine it afresh.
+        model: HookedTransformer or TransformerBridge.
         capabilities: Names of checks, e.g. ``["gradients", "score_edits"]``.
 
     Raises:
-        ValueError: naming what the model fails and what needs it.
+        ValueError: naming what the model fails, what needs it and what to do.
     """
     names = _known_checks(capabilities)
-    known = _KNOWN.setdefault(model, {})
-    missing = [check for check in names if check not in known]
-    if missing:
-        known.update({r.check: r for r in doctor(model, checks=missing).results})
-    _refuse_failures(str(model_identity(model)["name"]), [known[check] for check in names])
+    known, state = _KNOWN.setdefault(model, _Known()), model_state(model)
+    if known.state != state:
+        known.state, known.results = state, {}
+    if any(check not in known.results for check in names):
+        known.results |= {r.check: r for r in doctor(model, checks=_missing(known, names)).results}
+    results = [known.results[check] for check in names if check not in known.accepted]
+    refuse_failures(str(model_identity(model)["name"]), results, REMEDY)
+
+
+def _missing(known: _Known, names: Iterable[Check]) -> list[Check]:
+    """Checks to be made: those that lack, and others that read the same pass."""
+    lacking = {check for check in names if check not in known.results}
+    for group in TOGETHER:
+        if lacking & group:
+            lacking |= group
+    return [check for check in CHECKS if check in lacking]
+
+
+def accept(model: nn.Module, *checks: str) -> None:
+    """Have maps, decoding and edits take a model although it fails these checks, as is meant.
+
+    Args:
+        model: HookedTransformer or TransformerBridge, such as one with a head or layer cut out.
+        checks: Names out of ``CHECKS``.
+
+    Raises:
+        ValueError: for an unknown check.
+    """
+    known = _KNOWN.setdefault(model, _Known())
+    known.accepted |= frozenset(_known_checks(checks))

@@ -115,18 +115,21 @@ def module_hook(
         handle.remove()
 
 
+SILENCED = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 @change
 def silenced_hooks(model: Any) -> Iterator[None]:
-    """Run the model without the forward hooks that are on it, and leave them in place."""
+    """Run the model without the hooks that are on its hook points, and leave them in place."""
     points = list({id(point): point for point in model.hook_dict.values()}.values())
-    held = [point._forward_hooks for point in points]
+    held = [(point, kind, getattr(point, kind)) for point in points for kind in SILENCED]
     try:
-        for point in points:
-            point._forward_hooks = OrderedDict()
+        for point, kind, _ in held:
+            setattr(point, kind, OrderedDict())
         yield
     finally:
-        for point, hooks in zip(points, held, strict=True):
-            point._forward_hooks = hooks
+        for point, kind, hooks in held:
+            setattr(point, kind, hooks)
 
 
 @change

@@ -41,16 +41,33 @@ class Origin:
 
 
 _ORIGINS: "WeakKeyDictionary[nn.Module, Origin]" = WeakKeyDictionary()
+_TOKENIZERS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 
 
 def record_origin(model: nn.Module, origin: Origin) -> None:
-    """Remember where ``model`` came from, for as long as it lives."""
+    """Remember where ``model`` and its tokenizer came from, for as long as it lives."""
     _ORIGINS[model] = origin
+    _TOKENIZERS[model] = getattr(model, "tokenizer", None)
 
 
 def origin_of(model: nn.Module) -> Origin | None:
     """Where ``model`` came from; None for a model that was not loaded here."""
     return _ORIGINS.get(model)
+
+
+def tokenizer_of_origin(model: nn.Module) -> Any:
+    """The tokenizer that ``model`` was loaded with; None for a model that was not loaded here."""
+    return _TOKENIZERS.get(model)
+
+
+def model_state(model: nn.Module) -> tuple[Any, ...]:
+    """What changes when weights are replaced or changed in place, or the tokenizer is; cheap.
+
+    A tensor's version counts its changes, except those that are made through ``.data``.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
+    return (id(getattr(model, "tokenizer", None)), *versions)
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What all probes share: a measurement, its threshold, and a run of the model on a few tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,6 @@ from step_saliency.models.facts import (
     n_layers,
 )
 from step_saliency.models.hooking import live_names
-from step_saliency.models.interrupts import together
 
 AGREEMENT = {
     torch.float64: 1e-9,
@@ -31,6 +30,10 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch
 """Largest difference of attention weights that counts as equal, per precision."""
 
 
+NAMED = 3
+"""Faults of one kind that are named."""
+
+
 class Measurement(NamedTuple):
     """One measured value and what it is held to; without a value there was nothing to measure.
 
@@ -39,12 +42,31 @@ class Measurement(NamedTuple):
         threshold: The limit.
         passed: Whether the value is on the right side of it; None if it could not be measured.
         note: What the value is, or why there is none.
+        warns: Whether the note is worth a warning, although nothing failed.
     """
 
     value: float | None
     threshold: float | None
     passed: bool | None
     note: str
+    warns: bool = False
+
+
+def not_measured(note: str) -> Measurement:
+    """Nothing to measure, and why."""
+    return Measurement(None, None, None, note)
+
+
+def no_fault(faults: Sequence[str], otherwise: str) -> Measurement:
+    """A number of faults that must be zero; the first few are named."""
+    named = "; ".join(faults[:NAMED])
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return Measurement(float(len(faults)), 0.0, not faults, f"{named}{more}" or otherwise)
+
+
+def warned(measurement: Measurement, note: str) -> Measurement:
+    """The same, with a remark that refuses nothing."""
+    return measurement._replace(note=note, warns=True)
 
 
 def at_most(value: float, threshold: float, note: str) -> Measurement:
@@ -68,15 +90,15 @@ def precision_of(model: Any) -> torch.dtype:
     return torch.float32 if in_float32 else dtype
 
 
-def probe_tokens(model: Any, n_tokens: int) -> Int[Tensor, "1 pos"]:
-    """The same random token ids for every model with that vocabulary."""
+def probe_tokens(model: Any, n_tokens: int) -> Int[Tensor, "2 pos"]:
+    """Two sequences of the same random token ids for every model with that vocabulary."""
     generator = torch.Generator().manual_seed(0)
     n_pos = min(n_tokens, n_ctx(model))
-    tokens = torch.randint(int(config_of(model).d_vocab), (1, n_pos), generator=generator)
+    tokens = torch.randint(int(config_of(model).d_vocab), (2, n_pos), generator=generator)
     return tokens.to(device_of(model))
 
 
-def run(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+def run(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch shown d_vocab"]:
     """Logits of a full forward pass over unpadded tokens, whatever the tokenizer's padding is."""
     logits: Tensor = model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -95,20 +117,6 @@ def recorder(record: dict[str, Tensor], name: str) -> Callable[..., None]:
         record[name] = tensor.detach().clone()
 
     return file_copy
-
-
-def capture(
-    model: Any, tokens: Int[Tensor, "batch pos"], *hooks: str
-) -> dict[str, Float[Tensor, "..."]]:
-    """Activations at the given hooks of every layer, by full name."""
-    activations: dict[str, Tensor] = {}
-    names = layer_names(model, *hooks)
-    with (
-        torch.no_grad(),
-        together(model.hooks(fwd_hooks=[(name, recorder(activations, name)) for name in names])),
-    ):
-        run(model, tokens)
-    return activations
 
 
 def worse(worst: float, differences: Float[Tensor, "..."]) -> float:
