@@ -1,0 +1,154 @@
+"""The requests of one engine: which of them have a flow, and what the next pass does to them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import local
+from typing import Any
+
+import torch
+
+from step_saliency.intervene.rows import TrackedRow
+from step_saliency.segment.frame import PromptReader
+from step_saliency.segment.online import StepTracker
+from step_saliency.vllm.counts import RequestCounts
+from step_saliency.vllm.options import FlowOptions
+from step_saliency.vllm.plan import PassPlan, PlannedRow
+from step_saliency.vllm.requests import RequestSteps
+
+_running = local()
+
+
+@dataclass(frozen=True, eq=False)
+class RunningPass:
+    """The pass that this thread computes."""
+
+    plan: PassPlan
+    counts: RequestCounts
+
+
+def running() -> RunningPass | None:
+    """The pass that this thread computes, if any of its requests has a flow."""
+    return getattr(_running, "pass_", None)
+
+
+@contextmanager
+def passes() -> Iterator[None]:
+    """Context of one pass, after which none is running."""
+    try:
+        yield
+    finally:
+        _running.pass_ = None
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """What the engine computes of one request in a pass.
+
+    Attributes:
+        request: Its identity.
+        row: Its row in the block table.
+        start: Position of its first token of the pass.
+        tokens: Tokens of the pass.
+        first: Index of the first among all tokens of the pass.
+    """
+
+    request: str
+    row: int
+    start: int
+    tokens: Sequence[int]
+    first: int
+
+
+@dataclass(eq=False)
+class EngineFlows:
+    """Flows of an engine's requests.
+
+    Attributes:
+        tokenizer: Returns its tokenizer.
+        n_layers: Layers of its model.
+        device: Where it computes.
+        default: What a request gets that asks for nothing.
+    """
+
+    tokenizer: Callable[[], Any]
+    n_layers: int
+    device: torch.device
+    default: FlowOptions = field(default_factory=FlowOptions)
+    counts: RequestCounts = field(default_factory=RequestCounts)
+    _steps: dict[str, RequestSteps | None] = field(default_factory=dict)
+    _reader: PromptReader | None = None
+
+    def __len__(self) -> int:
+        """Requests that are running."""
+        return len(self._steps)
+
+    def add(self, request: str, asked: Any, prompt: Sequence[int]) -> None:
+        """A request comes in.
+
+        Args:
+            request: Its identity.
+            asked: What it asks for; None for the default.
+            prompt: Its prompt.
+
+        Raises:
+            ValueError: see `FlowOptions.of`.
+        """
+        options = self.default if asked is None else FlowOptions.of(asked)
+        flow = options.for_depth(self.n_layers)
+        if flow is None:
+            self._steps[request] = None
+            return
+        tracker = StepTracker(
+            self.tokenizer(),
+            format=options.format,
+            splitter=options.splitter,
+        )
+        row = TrackedRow(tracker, self._prompt_reader, question=options.question)
+        self._steps[request] = RequestSteps(flow, row, prompt)
+
+    def __contains__(self, request: str) -> bool:
+        return request in self._steps
+
+    def end(self, requests: Iterable[str]) -> None:
+        """Requests end, or are given up."""
+        for request in requests:
+            self._steps.pop(request, None)
+
+    def begin_pass(self, scheduled: Iterable[Scheduled]) -> None:
+        """Plan a pass; it runs in this thread until `passes` is left."""
+        rows = [self._planned(each) for each in scheduled]
+        planned = [row for row in rows if row is not None and (row.acts or row.injections)]
+        plan = PassPlan(planned, self.device)
+        _running.pass_ = RunningPass(plan, self.counts) if planned else None
+
+    def _planned(self, scheduled: Scheduled) -> PlannedRow | None:
+        steps = self._steps.get(scheduled.request)
+        if steps is None:
+            return None
+        start, stop = scheduled.start, scheduled.start + len(scheduled.tokens)
+        steps.read(start, scheduled.tokens)
+        return PlannedRow(
+            request=scheduled.request,
+            steps=steps,
+            row=scheduled.row,
+            first=scheduled.first,
+            start=start,
+            stop=stop,
+            acts=steps.bridge_acts(start, stop),
+            injections=steps.injections(start, stop),
+        )
+
+    def needs(self, requests: Iterable[str]) -> bool:
+        """Whether any of these requests has a flow."""
+        return any(self._steps.get(request) is not None for request in requests)
+
+    def _prompt_reader(self) -> PromptReader:
+        if self._reader is None:
+            self._reader = PromptReader(self.tokenizer())
+        return self._reader
+
+
+def asked_of(extra_args: Mapping[str, Any] | None, key: str) -> Any:
+    """What a request asks for; None where it asks for nothing."""
+    return None if not extra_args else extra_args.get(key)

@@ -1,0 +1,91 @@
+"""One layer of a pass: what is added to the output of vLLM's own kernel."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from step_saliency.vllm.counts import RequestCounts
+from step_saliency.vllm.edits import bridged, momentum, visible_keys
+from step_saliency.vllm.engine import RunningPass
+from step_saliency.vllm.paged import Pages
+from step_saliency.vllm.plan import PassPlan, PlannedBatch
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """One call of a layer's attention.
+
+    Attributes:
+        layer: The layer.
+        query: Queries of all tokens of the pass.
+        output: What attention gave; edited in place.
+        pages: Keys and values, those of the pass included.
+        block_table: Blocks of each request.
+        scale: Factor of the scores.
+        window: Keys that a query sees; None for all.
+        softcap: Bound of the scores, 0 without.
+        sinks: Learned sink of each head.
+    """
+
+    layer: int
+    query: Float[Tensor, "token head d_head"]
+    output: Float[Tensor, "token head d_value"]
+    pages: Pages
+    block_table: Int[Tensor, "request n_blocks"]
+    scale: float
+    window: int | None = None
+    softcap: float = 0.0
+    sinks: Float[Tensor, "head"] | None = None
+
+    def edit(self, running: RunningPass) -> None:
+        """Add what the flows of the pass add in this layer."""
+        plan, counts = running.plan, running.counts
+        if self.layer in plan.bridge_layers:
+            for batch in plan.batches(self.layer):
+                self._bridge(batch, counts)
+        if self.layer in plan.momentum_layers:
+            self._momentum(plan, counts)
+
+    def _bridge(self, batch: PlannedBatch, counts: RequestCounts) -> None:
+        width = batch.members.shape[2]
+        blocks = self._blocks(batch.table_rows, width)
+        n_queries = batch.queries.shape[1]
+        result = bridged(
+            self.query[batch.queries],
+            self.pages.keys(blocks)[:, :, :width],
+            self.pages.values(blocks)[:, :, :width],
+            batch.members,
+            visible_keys(batch.n_keys, n_queries, width, self.window),
+            batch.tau_max,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=self.sinks,
+        )
+        self._add(batch.queries.flatten(), result.added.flatten(0, 1))
+        for place, row in enumerate(batch.rows):
+            tau = float(row.steps.flow.oeb.tau_max)  # type: ignore[union-attr, arg-type]
+            counts.moved(row.request, self.layer, tau, result.sums[place], result.counts[place])
+
+    def _momentum(self, plan: PassPlan, counts: RequestCounts) -> None:
+        for row in plan.injected(self.layer):
+            alpha = float(row.steps.flow.smi.alpha)  # type: ignore[union-attr, arg-type]
+            for injection in row.injections:
+                places = torch.tensor(injection.previous, device=self.query.device)
+                blocks = self.block_table[row.row].long()[places // self.pages.block_size]
+                values = self.pages.some_values(blocks, places % self.pages.block_size)
+                added = alpha * momentum(values, self.output.shape[1])
+                query = torch.tensor([row.first + injection.query], device=self.query.device)
+                self._add(query, added.unsqueeze(0))
+            counts.injected(row.request, self.layer, len(row.injections))
+
+    def _add(
+        self, queries: Int[Tensor, "query"], added: Float[Tensor, "query head d_value"]
+    ) -> None:
+        before = self.output[queries]
+        self.output[queries] = (before.to(added.dtype) + added).to(before.dtype)
+
+    def _blocks(self, rows: Int[Tensor, "row"], width: int) -> Int[Tensor, "row n_blocks"]:
+        n_blocks = -(-width // self.pages.block_size)
+        return self.block_table[rows, :n_blocks].long()

@@ -1,0 +1,191 @@
+"""What vLLM calls at its start: StepFlow for every request that asks for it.
+
+Three things of vLLM are changed, and each gives way at once where no request has a flow: the
+attention backends edit their output (`backends`), the model runner says before each pass which
+tokens it computes (`EngineFlows`), and the front end refuses what cannot be done, by name, before a
+request reaches the engine.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import vllm
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.sampling_params import SamplingParams
+from vllm.tokenizers.registry import cached_tokenizer_from_config
+from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from step_saliency.vllm import backends
+from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
+from step_saliency.vllm.options import KEY, FlowOptions
+
+logger = init_logger("vllm.step_saliency")
+
+TESTED = ("0.32",)
+"""Versions of vLLM that StepFlow was tested with."""
+ENVIRONMENT = "STEP_SALIENCY_FLOW"
+"""Environment variable with the flow of requests that ask for none."""
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
+"""Attention backends that take edits."""
+
+
+def register() -> None:
+    """Entry point ``vllm.general_plugins``; may be called more than once in a process."""
+    if getattr(InputProcessor, "_has_stepflow", False):
+        return
+    InputProcessor._has_stepflow = True
+    if is_tested(vllm.__version__):
+        _register_backends()
+        _wrap(GPUModelRunner, "_prepare_inputs", _prepare_inputs)
+        _wrap(GPUModelRunner, "execute_model", _execute_model)
+    else:
+        logger.warning("%s", untested(vllm.__version__))
+    _wrap(InputProcessor, "process_inputs", _process_inputs)
+
+
+def is_tested(version: str) -> bool:
+    """Whether a version of vLLM is one that StepFlow was tested with."""
+    return version.split("+")[0].rsplit(".", 1)[0] in TESTED
+
+
+def untested(version: str) -> str:
+    """What is said of other versions."""
+    return (
+        f"StepFlow is tested with vLLM {' and '.join(TESTED)}, and this is {version}: requests"
+        " that ask for it are refused, all others go on as they would"
+    )
+
+
+def _register_backends() -> None:
+    register_backend(AttentionBackendEnum.CPU_ATTN)(backends.StepFlowCPUBackend)
+    for name in ("FLASH_ATTN", "TRITON_ATTN"):
+        path, _, kind = AttentionBackendEnum[name].get_path().rpartition(".")
+        try:
+            backend = getattr(importlib.import_module(path), kind)
+        except ImportError:
+            continue
+        made = backends.split_backend(backend)
+        made.__module__, made.__qualname__ = backends.__name__, made.__name__
+        setattr(backends, made.__name__, made)
+        register_backend(AttentionBackendEnum[name])(made)
+
+
+def _wrap(owner: type, name: str, around: Any) -> None:
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        return around(inner, *args, **kwargs)
+
+    setattr(owner, name, outer)
+
+
+def default_options(config: VllmConfig) -> FlowOptions:
+    """What requests get that ask for nothing, from ``additional_config`` or the environment.
+
+    Raises:
+        ValueError: see `FlowOptions.of`.
+    """
+    additional = config.additional_config
+    given = additional.get(KEY) if isinstance(additional, dict) else None
+    return FlowOptions.of(given if given is not None else os.environ.get(ENVIRONMENT))
+
+
+def refusals(config: VllmConfig) -> Iterator[str]:
+    """What of an engine's configuration StepFlow cannot go with."""
+    parallel = config.parallel_config
+    if not is_tested(vllm.__version__):
+        yield untested(vllm.__version__)
+    if config.speculative_config is not None:
+        yield "speculative decoding: drafted tokens have no steps yet"
+    if parallel.pipeline_parallel_size > 1:
+        yield "pipeline parallelism is not tested"
+    if getattr(parallel, "decode_context_parallel_size", 1) > 1:
+        yield "context parallelism: no rank has all keys of a row"
+    if getattr(parallel, "enable_dbo", False):
+        yield "dual-batch overlap: two passes share one thread"
+    if config.use_v2_model_runner:
+        yield "vLLM's second model runner; set VLLM_USE_V2_MODEL_RUNNER=0"
+    if config.cache_config.cache_dtype not in ("auto", "float32", "bfloat16", "float16"):
+        yield f"a cache of {config.cache_config.cache_dtype}: values would have to be rescaled"
+    if config.compilation_config.cudagraph_mode.has_full_cudagraphs():
+        yield "full CUDA graphs, which leave out edits; set cudagraph_mode to PIECEWISE or NONE"
+    if config.model_config.use_mla:
+        yield "latent attention: there are no keys of heads"
+
+
+def check_request(config: VllmConfig, params: Any) -> None:
+    """Refuse a request that asks for what cannot be done.
+
+    Raises:
+        ValueError: the request's flow is no flow, or the engine cannot do it.
+    """
+    if not isinstance(params, SamplingParams):
+        return
+    asked = asked_of(params.extra_args, KEY)
+    options = default_options(config) if asked is None else FlowOptions.of(asked)
+    flow = options.for_depth(config.model_config.get_num_layers(config.parallel_config))
+    if flow is None:
+        return
+    reasons = list(refusals(config))
+    if reasons:
+        raise ValueError(f"{KEY}={options.flow!r} cannot be done here: {'; '.join(reasons)}")
+
+
+def _process_inputs(
+    inner: Any, self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    check_request(self.vllm_config, params)
+    return inner(self, request_id, prompt, params, *args, **kwargs)
+
+
+def flows_of(runner: Any) -> EngineFlows:
+    """The flows of a model runner's requests."""
+    flows: EngineFlows | None = getattr(runner, "_stepflow", None)
+    if flows is None:
+        config = runner.vllm_config
+        flows = runner._stepflow = EngineFlows(
+            tokenizer=lambda: cached_tokenizer_from_config(config.model_config),
+            n_layers=config.model_config.get_num_layers(config.parallel_config),
+            device=runner.device,
+            default=default_options(config),
+        )
+    return flows
+
+
+def _execute_model(inner: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    flows_of(self).end(scheduler_output.finished_req_ids)
+    with passes():
+        return inner(self, scheduler_output, *args, **kwargs)
+
+
+def _prepare_inputs(inner: Any, self: Any, scheduler_output: Any, n_tokens: Any) -> Any:
+    prepared = inner(self, scheduler_output, n_tokens)
+    flows = flows_of(self)
+    batch = self.input_batch
+    requests = batch.req_ids[: batch.num_reqs]
+    for request in requests:
+        if request not in flows:
+            state = self.requests[request]
+            params = state.sampling_params
+            asked = None if params is None else asked_of(params.extra_args, KEY)
+            flows.add(request, asked, state.prompt_token_ids or ())
+    if flows.needs(requests):
+        flows.begin_pass(_scheduled(self, requests, n_tokens.tolist()))
+    return prepared
+
+
+def _scheduled(runner: Any, requests: Iterable[str], n_tokens: list[int]) -> Iterator[Scheduled]:
+    """The requests of a pass; the tokens are those that the device is about to read."""
+    tokens = runner.input_ids.gpu[: sum(n_tokens)].tolist()
+    first = 0
+    for row, (request, n) in enumerate(zip(requests, n_tokens, strict=True)):
+        start = int(runner.input_batch.num_computed_tokens_cpu[row])
+        yield Scheduled(request, row, start, tokens[first : first + n], first)
+        first += n

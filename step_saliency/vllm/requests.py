@@ -1,0 +1,134 @@
+"""What each token of a request is, step and region, and what edits do to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from step_saliency.intervene.groups import KeyGroup, key_groups
+from step_saliency.intervene.labels import WRITTEN, StepLabels
+from step_saliency.intervene.oeb.edit import OddsEqualBridge
+from step_saliency.intervene.rows import Label, TrackedRow
+from step_saliency.intervene.stepflow import StepFlow
+
+ROOM = 256
+"""Places for tokens that are kept free, so that members seldom move."""
+
+
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """Momentum that a token gets.
+
+    Attributes:
+        query: Which of the positions of the pass gets it.
+        previous: Positions of the step that it is the mean of.
+    """
+
+    query: int
+    previous: tuple[int, ...]
+
+
+class RequestSteps:
+    """Labels of one request, whatever parts it is computed in, and however often.
+
+    Prompts come in chunks or out of a prefix cache, and what was preempted is computed anew: tokens
+    are read once, in order, and the labels of a pass are those of the positions that it computes.
+
+    Args:
+        flow: What is done to the request.
+        row: Reads its tokens.
+        prompt: Its prompt.
+    """
+
+    def __init__(self, flow: StepFlow, row: TrackedRow, prompt: Sequence[int]) -> None:
+        self.flow = flow
+        self._labels: list[Label] = row.read(list(prompt))
+        self._row = row
+        self._starts = _starts(self._labels)
+        self._members: Float[Tensor, "capacity 2"] = torch.empty(0, 2)
+        self._members_of: tuple[tuple[int, int], int] | None = None
+
+    def read(self, start: int, tokens: Sequence[int]) -> None:
+        """Tokens of a pass that begins at a position; those known already are skipped.
+
+        Raises:
+            ValueError: positions between the last known and ``start`` were never shown.
+        """
+        known = len(self._labels)
+        if start > known:
+            raise ValueError(
+                f"the engine computes position {start} of a request of which {known} tokens are "
+                "known; its cache holds what was not read here"
+            )
+        new = self._row.read(list(tokens)[known - start :]) if start + len(tokens) > known else []
+        for label in new:
+            self._starts.setdefault(label[0], len(self._labels))
+            self._labels.append(label)
+
+    def bridge_acts(self, start: int, stop: int) -> bool:
+        """Whether positions ``start`` to ``stop`` may be moved by a bridge."""
+        if self.flow.oeb is None:
+            return False
+        return any(region in WRITTEN for _, region, _ in self._labels[start:stop])
+
+    def members(self, start: int, stop: int) -> Float[Tensor, "query key 2"]:
+        """1 where a key is in the bridge (0) or the current part (1) of a query.
+
+        Args:
+            start: Position of the first query.
+            stop: Position after the last; keys are all before it.
+        """
+        assert self.flow.oeb is not None
+        if stop - start > 1:
+            return self._of_keys(self.flow.oeb, stop, stop - start)
+        return self._grown(self.flow.oeb, stop).unsqueeze(0)
+
+    def _grown(self, edit: OddsEqualBridge, n_keys: int) -> Float[Tensor, "key 2"]:
+        """While a request stays in its region, nothing changes but that its token is current."""
+        step, region, _ = self._labels[n_keys - 1]
+        place = (region, step if edit.current == "step" else 0)
+        if self._members_of == (place, n_keys - 1) and len(self._members) >= n_keys:
+            self._members[n_keys - 1, 1] = float(region in WRITTEN)
+        elif self._members_of != (place, n_keys) or len(self._members) < n_keys:
+            members = self._of_keys(edit, n_keys, 1)[0]
+            self._members = torch.nn.functional.pad(members, (0, 0, 0, ROOM + n_keys // 2))
+        self._members_of = (place, n_keys)
+        return self._members[:n_keys]
+
+    def _of_keys(
+        self, edit: OddsEqualBridge, n_keys: int, n_queries: int
+    ) -> Float[Tensor, "query key 2"]:
+        labels = StepLabels(*torch.tensor(self._labels[:n_keys]).unsqueeze(0).unbind(-1))
+        groups = key_groups(labels, n_queries=n_queries, bridge=edit.bridge, current=edit.current)[
+            0
+        ]
+        return torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1).float()
+
+    def injections(self, start: int, stop: int) -> list[Injection]:
+        """Momentum for positions ``start`` to ``stop``."""
+        edit = self.flow.smi
+        if edit is None:
+            return []
+        plans = []
+        for position in range(start, stop):
+            step, region, previous = self._labels[position]
+            begins = self._starts[step] == position
+            if begins and region in WRITTEN and previous >= 0:
+                positions = self._positions_of(previous, position)
+                window = positions if edit.window is None else positions[-edit.window :]
+                plans.append(Injection(position - start, window))
+        return plans
+
+    def _positions_of(self, step: int, before: int) -> tuple[int, ...]:
+        first = self._starts[step]
+        steps = range(first, before)
+        return tuple(k for k in steps if self._labels[k][0] == step)
+
+
+def _starts(labels: Sequence[Label]) -> dict[int, int]:
+    starts: dict[int, int] = {}
+    for position, (step, _, _) in enumerate(labels):
+        starts.setdefault(step, position)
+    return starts
