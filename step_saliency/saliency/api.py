@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from step_saliency.models.doctor import require_sound
 from step_saliency.models.facts import n_ctx, n_layers
 from step_saliency.models.precision import check_gradients
 from step_saliency.models.turns import turn
@@ -117,7 +118,8 @@ def step_saliency(
         several traces. The unit is that of the objective (nats, or logits).
 
     Raises:
-        ValueError: an unknown option, a model in float16, a layer that it lacks, a trace longer
+        ValueError: an unknown option, a model in float16 or not in order (see
+            `step_saliency.models.doctor`), a layer that it lacks, a trace longer
             than the context or with tokens outside the vocabulary, an objective without its
             answer, logits that are not finite, or a run that would not fit into memory (see
             `step_saliency.saliency.estimate`).
@@ -134,6 +136,7 @@ def step_saliency(
     mapped = resolve_layers(model, layers)
     jobs = [_job(one, _resolve(objective, one, answer, answer_tokens), rows) for one in traces]
     with turn(model, alone="waits"), undisturbed(model):
+        require_sound(model)
         path = choose_path(
             model,
             [len(one.tokens) for one in traces],

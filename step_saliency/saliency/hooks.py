@@ -18,6 +18,7 @@ traces.
 Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import device_of
 from step_saliency.models.hooking import (
     NamedHook,
@@ -36,11 +38,17 @@ from step_saliency.models.hooking import (
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.models.windows import windows
 from step_saliency.options import QUANTITIES, Quantity, check_option
 from step_saliency.saliency.objectives import Objective
 from step_saliency.saliency.position_local import position_local
 
 Reduced = TypeVar("Reduced")
+
+DIFFERENTIATES = ("pattern_rows", "gradients", "value_gradients")
+"""What a model must be able to do, see `doctor`, for gradients at its patterns."""
+IS_LOCAL = ("score_edits", "head_edits", "local_gradients")
+"""And for `position_local`."""
 
 
 def reduce_influence(
@@ -67,14 +75,18 @@ def reduce_influence(
         Reduced influence by layer.
 
     Raises:
-        ValueError: the model lacks a hook that is needed, or its logits are not finite.
+        ValueError: the model lacks a hook that is needed, or fails what is relied on (see
+            `doctor`), or its logits are not finite.
     """
     check_option("quantity", quantity, QUANTITIES)
     patterns: dict[int, Float[Tensor, "head query key"]] = {}
     reduced: dict[int, Reduced] = {}
 
+    of_layers = windows(model)
+
     def keep_pattern(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
         patterns[hook.layer()] = pattern.detach()[0]
+        _check_window(pattern.detach()[0], hook.layer(), of_layers[hook.layer()])
 
     def weigh_by_gradient(gradient: Float[Tensor, "batch head query key"], hook: Any) -> None:
         pattern = patterns.pop(hook.layer())
@@ -82,6 +94,7 @@ def reduce_influence(
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
     with turn(model, alone="waits"), undisturbed(model):
+        require_capabilities(model, _needs(objective, quantity))
         forward = owned_hooks((name, keep_pattern) for name in live_names(model, names))
         backward = [(name, weigh_by_gradient) for name in names]
         lowest = min(layers)
@@ -95,6 +108,13 @@ def reduce_influence(
         ):
             total_loss(model, tokens, objective).backward()
     return reduced
+
+
+def _needs(objective: Objective, quantity: Quantity) -> tuple[str, ...]:
+    """What is relied on."""
+    if quantity == "attention":
+        return ("pattern_rows",)
+    return (*DIFFERENTIATES, *(IS_LOCAL if objective.local else ()))
 
 
 def total_loss(model: Any, tokens: Int[Tensor, "pos"], objective: Objective) -> Float[Tensor, ""]:
@@ -129,6 +149,16 @@ def _combine(
         return pattern
     weight = pattern if quantity == "saliency" else torch.ones_like(pattern)
     return (weight * gradient).abs().tril()
+
+
+def _check_window(pattern: Float[Tensor, "head query key"], layer: int, window: int | None) -> None:
+    """Warn of attention to keys that the layer's window should hide."""
+    if window is not None and window < pattern.shape[-1] and bool(pattern.tril(-window).any()):
+        warnings.warn(
+            f"layer {layer} attends to keys outside of the sliding window of {window} that its "
+            "config names; what it reads there counts, but the pairs do not",
+            stacklevel=2,
+        )
 
 
 def _leaf_hook(layer: int) -> NamedHook:
