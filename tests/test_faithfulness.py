@@ -25,6 +25,7 @@ from analyses.instruments.knockout import (
 )
 from analyses.instruments.peers_span import digest_of, span_rows
 from analyses.running.runner import main
+from step_saliency.models.windows import windows
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
@@ -270,6 +271,46 @@ def test_bands_part_the_layers_and_unknown_layers_are_refused():
     assert found["L3H1"] == (3,)
     with pytest.raises(ValueError, match=r"layers \[8\] of the heads are not among 0 to 7"):
         scopes(8, heads=[(8, 0)])
+
+
+def windowed_case(arch):
+    """Steps of four tokens under windows of fourteen."""
+    trace = Trace.from_tokens(
+        random_tokens(32)[0],
+        starts=list(range(0, 32, 4)),
+        regions=["question"] * 2 + ["thinking"] * 5 + ["summary"],
+    )
+    model = tiny_model(arch, backend=BACKEND, window=14)
+    return model, trace, step_layout(trace.step_ids, rows="query")
+
+
+def test_what_the_windows_of_all_layers_hide_is_no_edge():
+    model, trace, layout = windowed_case("mistral")
+    of_layers = windows(model)
+    assert of_layers == (14, 14, 14)
+    rows = rows_of_edges(trace, layout, of_layers=of_layers)
+    # token 4i sees back to 4i - 13, the last token of the step four before
+    assert rows == {i: list(range(max(0, i - 4), i)) for i in range(3, 8)}
+    blind = {7: [0, 1, 2, *rows[7]]}
+    effects = edge_effects(model, trace, blind, layout, scopes(3))
+    assert set(effects["key_step"]) == set(rows[7])
+    hidden = Cut(tuple(range(28, 31)), tuple(range(12)))
+    clean = logits_at(model, trace.tokens[None], [28, 30])[0]
+    (cut,) = cut_logits(model, trace.tokens, [hidden], [28, 30])
+    assert torch.equal(clean, cut)
+
+
+def test_a_scope_has_the_edges_that_its_own_layers_see():
+    model, trace, layout = windowed_case("gemma2")
+    rows = rows_of_edges(trace, layout, of_layers=windows(model))
+    assert rows[7] == list(range(7))
+    effects = edge_effects(model, trace, {7: rows[7]}, layout, scopes(3))
+    keys = effects.groupby("scope")["key_step"].apply(list).to_dict()
+    assert windows(model) == (14, None, 14)
+    near = [3, 4, 5, 6]
+    assert keys == {"all": rows[7], "middle": rows[7], "bottom": near, "top": near}
+    values = faithfulness(model, [trace], rows="query", pools=["mean"], with_curves=False)
+    assert {"all", "bottom", "middle", "top"} == set(values["scope"])
 
 
 def test_a_trace_without_an_answer_has_no_answer_effects():

@@ -1,6 +1,7 @@
 """Sliding windows: keys outside are no pairs, against masks and means that are written out here."""
 
 import math
+import warnings
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from tiny import (
     _draw,
     random_tokens,
     tiny_config,
+    tiny_model,
     tiny_tokenizer,
     tiny_transformers,
 )
@@ -31,7 +33,9 @@ from transformers.masking_utils import sliding_window_causal_mask_function
 
 import step_saliency as ss
 from step_saliency.diagnosis import diagnose
+from step_saliency.models import accept
 from step_saliency.models.convert import from_transformers
+from step_saliency.models.masks import last_rows
 from step_saliency.models.windows import seen_keys, windows
 from step_saliency.saliency.objectives import NextToken
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
@@ -262,7 +266,9 @@ def uniform_model(window: int, n_ctx: int, backend: Backend) -> Any:
     for layer in model.model.layers:
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
             torch.nn.init.zeros_(projection.weight)
-    return from_transformers(model, tiny_tokenizer(), backend=backend, name="uniform")
+    uniform = from_transformers(model, tiny_tokenizer(), backend=backend, name="uniform")
+    accept(uniform, "live_attention")
+    return uniform
 
 
 def repeated_trace(n_tokens: int, n_steps: int) -> Trace:
@@ -407,3 +413,71 @@ def test_windows_that_do_not_fit_are_refused() -> None:
     layout = step_layout(trace.step_ids)
     with pytest.raises(ValueError, match="3 windows for the totals of 2 layers"):
         normalise(maps, layout, "mean", windows=(3, None, 3))
+
+
+@pytest.fixture
+def gemma(request: pytest.FixtureRequest) -> Any:
+    """Windows of 20 keys, which do not act in the 16 tokens that are run both ways."""
+    return tiny_model("gemma2", backend=request.param, n_layers=2, window=20)
+
+
+def trace_of(n_tokens: int) -> Trace:
+    template = make_trace("QTS", [4, n_tokens - 8, 4])
+    return Trace(tokens=random_tokens(n_tokens)[0], steps=template.steps)
+
+
+def move_window(model: Any, window: int) -> None:
+    """Have the model's own mask end elsewhere than its attention is told."""
+    if hasattr(model, "original_model"):
+        model.original_model.config.sliding_window = window
+        return
+    attention = model.blocks[0].attn
+    own = attention.apply_causal_mask
+
+    def mask(scores: Tensor, *args: Any, **options: Any) -> Tensor:
+        told, attention.cfg.window_size = attention.cfg.window_size, window
+        try:
+            return own(scores, *args, **options)
+        finally:
+            attention.cfg.window_size = told
+
+    attention.apply_causal_mask = mask
+
+
+@pytest.mark.parametrize("gemma", BACKENDS, indirect=True)
+@pytest.mark.parametrize("window", [19, 21])
+def test_a_mask_that_ends_elsewhere_is_found_beyond_the_window(gemma: Any, window: int) -> None:
+    move_window(gemma, window)
+    with pytest.raises(ValueError, match="fails windows"):
+        ss.step_saliency(gemma, trace_of(40))
+    accept(gemma, "windows")
+    ss.step_saliency(gemma, trace_of(18), method="streaming")
+    with pytest.raises(ValueError, match=f"layer 0 .* sees {min(window, 21)} .* and 20 by"):
+        ss.step_saliency(gemma, trace_of(40), method="streaming")
+
+
+@pytest.mark.parametrize("gemma", BACKENDS, indirect=True)
+def test_masks_are_asked_once_and_only_beyond_the_window(
+    gemma: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def count(model: Any, n_keys: int) -> Tensor:
+        asked.append(n_keys)
+        return last_rows(model, n_keys)
+
+    monkeypatch.setattr("step_saliency.saliency.layerwise.choice.last_rows", count)
+    for n_tokens in (20, 18, 21, 40):
+        ss.step_saliency(gemma, trace_of(n_tokens), method="streaming")
+    assert asked == [21]
+
+
+def test_the_reference_path_says_where_a_pattern_reaches_beyond_the_window() -> None:
+    model = tiny_model("gemma2", backend=BACKENDS[0], n_layers=2, window=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ss.step_saliency(model, trace_of(40), method="hooks")
+    move_window(model, 22)
+    accept(model, "windows")
+    with pytest.warns(UserWarning, match="layer 0 attends to keys outside of the sliding window"):
+        ss.step_saliency(model, trace_of(40), method="hooks")

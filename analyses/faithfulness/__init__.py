@@ -31,7 +31,8 @@ its tokens; the same positions are cut, measured and pooled.
 
 When it misleads: a cut removes an edge and scales up what is left, at every strength at once, where
 saliency is a derivative; effects of redundant edges vanish one by one and not together (compare
-the curves). Rows with fewer than three keys, or on which a map is constant, are left out. Responses
+the curves). Rows with fewer than three keys, or on which a map is constant, are left out, as are
+key steps that the sliding windows of all layers of a scope hide: there is no edge to cut. Responses
 that are not the model's own ask about text that it would not have written.
 """
 
@@ -56,6 +57,7 @@ from analyses.material.problems import Item, SourceSettings, item_trace, item_un
 from analyses.running.runner import MAPS, Analysis, Unit
 from analyses.running.settings import option
 from step_saliency.models.facts import n_layers
+from step_saliency.models.windows import windows
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
@@ -115,7 +117,7 @@ def trace_values(
     """Every measure of one trace; none where it has too few steps."""
     layout = step_layout(trace.step_ids, rows=design.rows)
     limits = {"max_rows": design.max_rows, "max_keys": design.max_keys}
-    keys_of_rows = rows_of_edges(trace, layout, seed=seed, **limits)
+    keys_of_rows = rows_of_edges(trace, layout, seed=seed, of_layers=windows(model), **limits)
     if not keys_of_rows:
         return []
     where = scopes(n_layers(model), bands=design.bands, heads=design.heads)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analyses.instruments.knockout import Cut, cut_logits, divergence, logits_at
 from analyses.instruments.losses import cross_entropy
+from step_saliency.models.windows import Windows, windows
 from step_saliency.saliency.api import answer_positions
-from step_saliency.saliency.pooling import StepLayout
+from step_saliency.saliency.pooling import StepLayout, defined_pairs
 from step_saliency.trace import Region, Trace
 
 EFFECTS = ("kl", "loss", "answer", "logit_diff")
@@ -59,6 +60,7 @@ def rows_of_edges(
     max_rows: int | None = None,
     max_keys: int | None = None,
     seed: int = 0,
+    of_layers: Windows | None = None,
 ) -> dict[int, list[int]]:
     """Key steps of every query step that is examined.
 
@@ -68,7 +70,9 @@ def rows_of_edges(
         max_rows: Take so many query steps at random.
         max_keys: Take so many key steps of each at random.
         seed: Of the choice.
+        of_layers: Sliding window of each layer; key steps that all of them hide are left out.
     """
+    seen = seen_pairs(layout, of_layers)
     rng = np.random.default_rng([seed, 5])
     regions = trace.regions
     keys = [i for i, region in enumerate(regions) if region != Region.TEMPLATE]
@@ -77,7 +81,7 @@ def rows_of_edges(
         for i, region in enumerate(regions)
         if region in (Region.THINKING, Region.SUMMARY) and layout.counts[i] > 0
     ]
-    rows = {i: [j for j in keys if j < i] for i in queries}
+    rows = {i: [j for j in keys if j < i and seen[i, j]] for i in queries}
     rows = {i: earlier for i, earlier in rows.items() if len(earlier) >= MIN_KEYS}
     picked = list(rows)
     if max_rows is not None and len(picked) > max_rows:
@@ -113,15 +117,25 @@ def edge_effects(
 
     Returns:
         One row per query step, key step and scope: ``kl, loss, answer, logit_diff``; the last two
-        are missing without a summary and for other scopes than the first.
+        are missing without a summary and for other scopes than the first. A key step that the
+        windows of all layers of a scope hide is no edge and has no row, nor has a query step that
+        windows leave fewer than `MIN_KEYS` edges.
     """
+    of_model = windows(model)
+    seen = {one.name: seen_pairs(layout, [of_model[i] for i in one.layers]) for one in where}
     answer = [position - 1 for position in answer_positions(trace)]
     entries: list[dict[str, Any]] = []
     for query_step, key_steps in rows.items():
         queries = step_positions(layout.row_steps, query_step)
         for read_at, some in ((answer, where[:1]), ([], where[1:])):
             reader = _Reader(trace.tokens, queries, read_at)
-            names = [(scope, key) for scope in some for key in key_steps]
+            names = [
+                (scope, key)
+                for scope in some
+                for key in _edges(key_steps, seen[scope.name][query_step])
+            ]
+            if not names:
+                continue
             cuts = [_cut(layout, queries, key, scope) for scope, key in names]
             tokens = trace.tokens[: reader.positions[-1] + 1]
             clean = logits_at(model, tokens[None], reader.positions)[0]
@@ -130,6 +144,17 @@ def edge_effects(
                 edge = {"query_step": query_step, "key_step": key, "scope": scope.name}
                 entries.append({**edge, **reader.effects(clean, after)})
     return pd.DataFrame(entries, columns=["query_step", "key_step", "scope", *EFFECTS])
+
+
+def seen_pairs(layout: StepLayout, of_layers: Windows | None) -> Bool[Tensor, "step step"]:
+    """Pairs of steps with a pair of positions that some layer's window shows."""
+    pairs = defined_pairs(layout, of_layers)
+    return pairs if pairs.ndim == 2 else pairs.any(0)
+
+
+def _edges(key_steps: Sequence[int], seen: Bool[Tensor, "step"]) -> list[int]:
+    edges = [step for step in key_steps if seen[step]]
+    return edges if len(edges) >= min(MIN_KEYS, len(key_steps)) else []
 
 
 def _cut(layout: StepLayout, queries: Sequence[int], key_step: int, scope: Scope) -> Cut:

@@ -28,23 +28,24 @@ def readings(
     source: Maps, layout: StepLayout, scope: Scope, pools: Sequence[Pool]
 ) -> Iterator[tuple[str | None, Float[Tensor, "step step"]]]:
     """A map pooled each way, for the layers and head of a scope; nothing where it has no such."""
-    maps = source.maps
+    maps, windows = source.maps, source.windows
     if source.method in UNPOOLED:
         yield None, maps[0, 0]
         return
     if source.method in PEERS:
         if scope.name != "all":
             return
-        totals = maps[0, 0]
+        totals = maps[:, 0]
     elif source.method == "rollout":
         if scope.head is not None:
             return
-        totals = maps[max(scope.layers), 0]
+        totals = maps[[max(scope.layers)], 0]
     else:
         of_layers = maps[list(scope.layers)]
-        totals = (of_layers.mean(1) if scope.head is None else of_layers[:, scope.head]).mean(0)
+        totals = of_layers.mean(1) if scope.head is None else of_layers[:, scope.head]
+        windows = [windows[layer] for layer in scope.layers] if windows else None
     for pool in pools:
-        yield pool, normalise(totals, layout, pool)
+        yield pool, normalise(totals, layout, pool, windows=windows).mean(0)
 
 
 def gold_map(edges: EdgeMatrices) -> Maps:

@@ -57,7 +57,9 @@ def score_trace(
     for source in all_maps(model, trace, rows=rows, seed=seed):
         pooled: Sequence[Pool | None] = [None] if source.method in UNPOOLED else pools
         for pool in pooled:
-            maps = source.maps if pool is None else normalise(source.maps, layout, pool)
+            maps = source.maps
+            if pool is not None:
+                maps = normalise(maps, layout, pool, windows=source.windows)
             stacked, names = readings(Maps(source.method, source.objective, maps))
             for edge, truth, candidate in edge_kinds(edges, trace):
                 for ranking in get_args(Ranking):

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.models.facts import n_layers
+from step_saliency.models.windows import Windows, windows
 from step_saliency.saliency.api import answer_positions
 from step_saliency.saliency.hooks import Quantity, reduce_influence
 from step_saliency.saliency.objectives import resolve_objective
@@ -37,11 +38,20 @@ UNPOOLED = ("distance", "random", "gold")
 
 @dataclass(frozen=True)
 class Maps:
-    """Step maps of one method; ``layers`` and ``heads`` name the first two axes in tables."""
+    """Step maps of one method, before pooling.
+
+    Attributes:
+        method: Name of the method.
+        objective: Whose gradient was taken.
+        maps: Totals per pair of steps; layers and heads name the first two axes in tables.
+        windows: Sliding window of each layer, outside of which keys are no pairs; None where all
+            keys count: rollout reaches beyond windows from layer to layer.
+    """
 
     method: str
     objective: str | None
     maps: Float[Tensor, "layer head step step"]
+    windows: Windows | None = None
 
 
 def pooled_maps(
@@ -83,10 +93,10 @@ def all_maps(
     layout = step_layout(trace.step_ids, rows=rows)
     for objective in saliency:
         maps = pooled_maps(model, trace, layout, quantity="saliency", objective=objective)
-        yield Maps("saliency", objective, maps)
+        yield Maps("saliency", objective, maps, windows(model))
     for objective in gradient:
         maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
-        yield Maps("gradient", objective, maps)
+        yield Maps("gradient", objective, maps, windows(model))
     patterns = reduce_influence(
         model,
         trace.tokens,
@@ -96,7 +106,7 @@ def all_maps(
         quantity="attention",
     )
     ordered = [patterns[layer] for layer in range(n_layers(model))]
-    yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout))
+    yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout), windows(model))
     flows = torch.stack(list(rollout(ordered))).unsqueeze(1)
     yield Maps("rollout", None, sum_tokens(flows, layout))
     steps = torch.arange(layout.n_steps)

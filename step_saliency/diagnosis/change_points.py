@@ -136,7 +136,10 @@ def _problem_curves(
     if n_layers < 3:
         raise ValueError(f"a model of {n_layers} layers has no depth curve; three are needed")
     if not by_problem:
-        raise ValueError("no trace has both lock-in and decay: thinking and a summary are needed")
+        raise ValueError(
+            "no trace has both lock-in and decay in every layer: thinking and a summary are needed, "
+            "and layers whose windows show them"
+        )
     return np.stack([np.mean(curves, axis=0) for curves in by_problem.values()], axis=1), n_layers
 
 

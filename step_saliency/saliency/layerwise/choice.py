@@ -1,6 +1,8 @@
 """Which class runs a model layer by layer, and whether what it runs is the model."""
 
 import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -9,14 +11,20 @@ from transformers import PreTrainedModel
 
 from step_saliency.models.hooking import module_hook
 from step_saliency.models.interrupts import together
+from step_saliency.models.masks import last_rows
 from step_saliency.models.turns import owned, turn
+from step_saliency.models.windows import seen_keys
+from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, first_tensor
 from step_saliency.saliency.layerwise.hooked import LayerwiseHooked
 from step_saliency.saliency.layerwise.run import AttentionRun
 from step_saliency.saliency.layerwise.transformers import LayerwiseTransformers
 
 CHECKED_TOKENS = 16
-_checked: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_checked: "weakref.WeakKeyDictionary[nn.Module, list[int | None]]" = weakref.WeakKeyDictionary()
+"""Window of each layer of the models that were compared."""
+_checked_windows: "weakref.WeakKeyDictionary[nn.Module, set[int]]" = weakref.WeakKeyDictionary()
+"""Windows of theirs beyond which they were."""
 
 
 def layerwise_model(model: nn.Module) -> LayerwiseModel:
@@ -49,18 +57,55 @@ def refusal(model: nn.Module) -> str | None:
         return str(error)
 
 
+@dataclass(eq=False)
+class _Recorded(AttentionRun):
+    """A run that notes the window of each layer."""
+
+    windows: list[int | None] = field(default_factory=list)
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head pos d_head"],
+        k: Float[Tensor, "batch kv_head pos d_head"],
+        v: Float[Tensor, "batch kv_head pos d_value"],
+        spec: AttentionSpec,
+        sinks: Float[Tensor, "head"] | None = None,
+    ) -> Float[Tensor, "batch head pos d_value"]:
+        self.windows.append(spec.window)
+        return super().attend(q, k, v, spec, sinks)
+
+
 @torch.no_grad()
 def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
-    """Compare, once per model, step attention with the model's own attention on a few tokens.
+    """Compare step attention with the model's own attention, once per model.
+
+    A few tokens are run both ways. No usual window acts in so few; so, when a trace is longer than
+    one for the first time, the keys that the model's own mask hides there are asked for, without a
+    pass, and have to be those outside of the window that step attention was handed. A transformers
+    model alone is run both ways on as many tokens instead.
 
     Raises:
         ValueError: they differ, so that maps would be of another model.
     """
-    if layerwise.model in _checked:
-        return
-    tokens = tokens[:CHECKED_TOKENS].unsqueeze(0).to(layerwise.device)
+    model = layerwise.model
+    if model not in _checked:
+        _checked[model] = _compared(layerwise, tokens[:CHECKED_TOKENS])
+    for window in sorted({w for w in _checked[model] if w is not None and w < len(tokens)}):
+        if window in _checked_windows.setdefault(model, set()):
+            continue
+        if isinstance(model, PreTrainedModel):
+            _compared(layerwise, tokens[: window + CHECKED_TOKENS])
+        else:
+            _check_masks(model, _checked[model], window + 1)
+        _checked_windows[model].add(window)
+
+
+def _compared(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> list[int | None]:
+    """Windows that step attention was handed, once what it gives is seen to be the model's."""
+    tokens = tokens.unsqueeze(0).to(layerwise.device)
     own = _last_resid(layerwise, tokens)
-    with layerwise.step_attention(AttentionRun()):
+    run = _Recorded()
+    with layerwise.step_attention(run):
         ours = _last_resid(layerwise, tokens)
     half = own.dtype in (torch.bfloat16, torch.float16)
     own, ours = own.float(), ours.float()
@@ -71,7 +116,17 @@ def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> No
             f"{type(layerwise.model).__name__}: with streaming attention the last residuals differ "
             f"by {float(difference.median()):.1%} from the model's own; use method='hooks'"
         )
-    _checked.add(layerwise.model)
+    return run.windows
+
+
+def _check_masks(model: nn.Module, of_layers: Sequence[int | None], n_keys: int) -> None:
+    for layer, (window, own) in enumerate(zip(of_layers, last_rows(model, n_keys), strict=True)):
+        if not torch.equal(own, seen_keys(1, n_keys, window)[0]):
+            raise ValueError(
+                f"layer {layer} of {type(model).__name__}: of {n_keys} keys the last query sees "
+                f"{int(own.sum())} by the model's own mask and {min(window or n_keys, n_keys)} by "
+                "the window that its config names; see ss.doctor(model)"
+            )
 
 
 def _last_resid(
