@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -35,6 +36,7 @@ from typing import (
 PoolName = Literal["mean", "mass", "block_mean", "sum"]
 RowsName = Literal["query", "target"]
 MethodName = Literal["auto", "hooks", "streaming"]
+KeepName = Literal["auto", "activations", "heads", "inputs"]
 QuantityName = Literal["saliency", "attention", "gradient"]
 ObjectiveLiteral = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
 DecodingMethodName = Literal["auto", "hooks", "fast"]
@@ -58,6 +60,7 @@ SplitterName = Literal["sentence", "paragraph", "line", "code"]
 POOLS: tuple[str, ...] = get_args(PoolName)
 ROWS: tuple[str, ...] = get_args(RowsName)
 METHODS: tuple[str, ...] = get_args(MethodName)
+KEEPS: tuple[str, ...] = get_args(KeepName)
 QUANTITIES: tuple[str, ...] = get_args(QuantityName)
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveLiteral)
 DECODING_METHODS: tuple[str, ...] = get_args(DecodingMethodName)
@@ -88,8 +91,9 @@ if TYPE_CHECKING:
     FormatName: TypeAlias = FormatLiteral
     SplitterLike: TypeAlias = SplitterName | Splitter | SplitFunction
     Offload: TypeAlias = bool | Literal["auto"]
+    Keep: TypeAlias = KeepName
 else:
-    Pool = Rows = Method = Quantity = ObjectiveName = DecodingMethod = FormatName = str
+    Pool = Rows = Method = Keep = Quantity = ObjectiveName = DecodingMethod = FormatName = str
     SplitterLike = Any
     Offload = bool | str
 
@@ -115,6 +119,11 @@ def refuse(problems: Mapping[str, bool]) -> None:
     real = [problem for problem, is_real in problems.items() if is_real]
     if real:
         raise ValueError("; ".join(real))
+
+
+SINCE_LATER: Mapping[str, bool] = MappingProxyType({"since_later": True})
+"""Metadata of a dataclass's field that came after results were written: their settings name it only
+where it is no default, so that what was begun before can be gone on with."""
 
 
 def is_whole(value: object, *, least: int | None = None) -> bool:

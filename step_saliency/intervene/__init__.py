@@ -19,6 +19,7 @@ from step_saliency.intervene.heads import (
     mean_head_outputs,
 )
 from step_saliency.intervene.labels import StepLabels
+from step_saliency.intervene.matching import doses
 from step_saliency.intervene.oeb import OddsEqualBridge
 from step_saliency.intervene.placebos import (
     MomentumBank,
@@ -52,6 +53,7 @@ __all__ = [
     "StepLabels",
     "StepMomentumInjection",
     "ValueProjection",
+    "doses",
     "mean_head_outputs",
     "momentum_bank",
     "random_layers",

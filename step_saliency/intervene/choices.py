@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 CurrentName = Literal["region", "step"]
-BridgePlaceboName = Literal["random", "smooth"]
+BridgePlaceboName = Literal["random", "block", "permuted", "smooth"]
 SpaceName = Literal["value", "residual"]
 SourceName = Literal["value", "resid_post"]
 MomentumName = Literal["step", "random", "other"]
@@ -11,7 +11,10 @@ BoundariesName = Literal["step", "random"]
 BasisName = Literal["previous", "question", "thinking"]
 GiversName = Literal["all", "region", "step"]
 MeansByName = Literal["region", "all"]
-PlaceboName = Literal["bridge", "smooth", "layers", "boundaries", "direction", "other"]
+PlaceboName = Literal[
+    "bridge", "block", "permuted", "smooth", "layers", "boundaries", "direction", "other"
+]
+MatchName = Literal["kl", "mass"]
 PaddingSideName = Literal["left", "right"]
 
 CURRENTS: tuple[str, ...] = get_args(CurrentName)
@@ -25,6 +28,7 @@ BASES: tuple[str, ...] = get_args(BasisName)
 GIVERS: tuple[str, ...] = get_args(GiversName)
 MEANS_BY: tuple[str, ...] = get_args(MeansByName)
 PLACEBOS: tuple[str, ...] = get_args(PlaceboName)
+MATCHES: tuple[str, ...] = get_args(MatchName)
 PADDING_SIDES: tuple[str, ...] = get_args(PaddingSideName)
 
 if TYPE_CHECKING:
@@ -38,7 +42,8 @@ if TYPE_CHECKING:
     Givers: TypeAlias = GiversName
     MeansBy: TypeAlias = MeansByName
     Placebo: TypeAlias = PlaceboName
+    Match: TypeAlias = MatchName
     PaddingSide: TypeAlias = PaddingSideName
 else:
     Current = BridgePlacebo = Space = Source = Momentum = Boundaries = Basis = Givers = str
-    MeansBy = Placebo = PaddingSide = str
+    MeansBy = Placebo = Match = PaddingSide = str

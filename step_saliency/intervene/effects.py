@@ -1,13 +1,18 @@
 """What did the edits do? Counters per edit, layer and head.
 
-    rows_seen      attention rows (query positions) to which the edit applies
-    rows_shifted   of these, rows that it changed
-    infeasible     of these, rows whose constraint had no solution and was capped
-    mass_before    mean over rows seen of the attention on the bridge
-    mass_after     the same after the edit
-    injections     vectors added
-    injected_norm  mean over injections of the added vector's norm in the residual stream, relative
-                   to the norm of the residual there
+    rows_seen        attention rows (query positions) to which the edit applies
+    rows_shifted     of these, rows that it changed
+    infeasible       of these, rows whose constraint had no solution and was capped
+    mass_before      mean over rows seen of the attention on the bridge
+    mass_after       the same after the edit
+    kl               mean over rows shifted of KL(after || before), in nats
+    total_variation  mean over rows shifted of half of the sum of |after - before|: mass that moved
+    injections       vectors added
+    injected_norm    mean over injections of the added vector's norm in the residual stream,
+                     relative to the norm of the residual there
+
+``kl``, ``total_variation`` and ``injected_norm`` are doses: how far what is moved is moved. What an
+edit does beyond its dose shows only against a placebo of the same dose (`matching`).
 
 Counted on the device and read when the table is asked for, so that decoding does not wait.
 """
@@ -27,6 +32,8 @@ Counter = Literal[
     "infeasible",
     "mass_before",
     "mass_after",
+    "kl",
+    "total_variation",
     "injections",
     "injected_norm",
 ]
@@ -34,6 +41,8 @@ COUNTERS: tuple[Counter, ...] = get_args(Counter)
 _MEAN_OVER = {
     "mass_before": "rows_seen",
     "mass_after": "rows_seen",
+    "kl": "rows_shifted",
+    "total_variation": "rows_shifted",
     "injected_norm": "injections",
 }
 
@@ -78,15 +87,27 @@ class Effects:
         rows: list[dict[str, float | int | str | None]] = []
         for (layer, edit), sums in self._sums.items():
             rows += _rows(layer, edit, sums)
-        frame = pd.DataFrame(rows, columns=["layer", "head", "edit", *COUNTERS])
-        counts = [name for name in COUNTERS if name not in _MEAN_OVER]
-        types = dict.fromkeys(("layer", "head", *counts), "Int64")
-        means = dict.fromkeys(_MEAN_OVER, "float64")
-        typed = frame.astype({**types, **means})
+        typed = _typed(pd.DataFrame(rows, columns=["layer", "head", "edit", *COUNTERS]))
         return typed.sort_values(["layer", "edit", "head"], ignore_index=True)
+
+    def doses(self) -> pd.DataFrame:
+        """One row per edit, over all layers and heads: edit and the counters."""
+        of_edit: dict[str, dict[str, Tensor]] = {}
+        for (_, edit), sums in self._sums.items():
+            totals = of_edit.setdefault(edit, {})
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0) + value.cpu().sum()
+        rows = [row for edit, totals in of_edit.items() for row in _rows(0, edit, totals)]
+        return _typed(pd.DataFrame(rows, columns=["edit", *COUNTERS]))
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format))
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    means = dict.fromkeys(_MEAN_OVER, "float64")
+    whole = {name: "Int64" for name in frame.columns if name != "edit" and name not in means}
+    return frame.astype({**whole, **means})
 
 
 def _rows(

@@ -8,31 +8,23 @@ When it misleads: quarters of the layers and the strengths are the paper's one c
 model. Whether they are right for a model is a question of its own, see `ss.calibrate`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from step_saliency.intervene.bound import BoundEdit, BoundGroup, labels_for
-from step_saliency.intervene.choices import PLACEBOS, PaddingSide, Placebo
+from step_saliency.intervene.choices import MATCHES, Match, PaddingSide, Placebo
 from step_saliency.intervene.edit import Edit, EditGroup
+from step_saliency.intervene.flow_placebos import changed_flow, matched_flow
+from step_saliency.intervene.matching import TOLERANCE
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
-from step_saliency.intervene.placebos import MomentumBank, random_layers
-from step_saliency.intervene.schedule import Strength, strength_at
+from step_saliency.intervene.placebos import MomentumBank
+from step_saliency.intervene.schedule import Strength
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
 from step_saliency.options import check_option
 from step_saliency.trace import Trace
-
-_HalfType = TypeVar("_HalfType", OddsEqualBridge, StepMomentumInjection)
-_CHANGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "bridge": ("oeb", {"placebo": "random"}),
-    "smooth": ("oeb", {"placebo": "smooth"}),
-    "boundaries": ("smi", {"boundaries": "random"}),
-    "direction": ("smi", {"momentum": "random", "bank": None}),
-    "other": ("smi", {"momentum": "other"}),
-}
-"""Of each kind of placebo: which half it changes, and how."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,37 +104,66 @@ class StepFlow(EditGroup):
         kind: Placebo,
         seed: int = 0,
         *,
+        match: Match | None = None,
+        model: Any = None,
+        traces: Sequence[Trace] | None = None,
+        tolerance: float = TOLERANCE,
         n_layers: int | None = None,
         bank: MomentumBank | None = None,
     ) -> "StepFlow":
         """This flow with one thing about it made meaningless, and all else kept; see `placebos`.
 
         Args:
-            kind: ``"bridge"`` or ``"smooth"``, which change the bridge and leave momentum as it is;
-                ``"boundaries"``, ``"direction"`` or ``"other"``, the other way round; or
-                ``"layers"``, which moves each to as many layers that it is not in.
+            kind: ``"bridge"``, ``"block"``, ``"permuted"`` or ``"smooth"``, which change the bridge
+                and leave momentum as it is; ``"boundaries"``, ``"direction"`` or ``"other"``, the
+                other way round; or ``"layers"``, which moves each to as many layers that it is not
+                in.
             seed: Seed of the draws.
-            n_layers: Layers of the model, for ``"layers"``.
+            match: ``"kl"`` gives the changed half the dose of the real one, measured on ``traces``:
+                mean KL(after || before) of the rows that a bridge moves, mean norm relative to the
+                residual of what momentum adds. ``"mass"`` keeps tau_max and alpha as they are (and
+                the norm of momentum in each head), so that the dose may be another; such a
+                placebo is unmatched. By default ``"kl"`` if there are traces, else ``"mass"``.
+            model: HookedTransformer or TransformerBridge, to measure doses.
+            traces: A few traces to measure them on.
+            tolerance: Relative difference between doses at which matching ends.
+            n_layers: Layers of the model, for ``"layers"``; known if the model is given.
             bank: Steps of other traces, for ``"other"``; see `momentum_bank`.
 
         Raises:
-            ValueError: an unknown kind, a half that this flow lacks, too few other layers, or an
-                option that the kind needs.
+            ValueError: an unknown kind, a half that this flow lacks, too few other layers, an
+                option that the kind needs, or a dose that the placebo cannot have.
         """
-        check_option("kind", kind, PLACEBOS)
-        if kind == "layers":
-            oeb = None if self.oeb is None else _elsewhere(self.oeb, n_layers, seed)
-            smi = None if self.smi is None else _elsewhere(self.smi, n_layers, seed)
-            return StepFlow(oeb=oeb, smi=smi)
-        if kind == "other" and bank is None:
-            raise ValueError("kind='other' needs bank=momentum_bank(model, other_traces, ...)")
-        half, changes = _CHANGES[kind]
-        edit = getattr(self, half)
-        if edit is None:
-            raise ValueError(f"kind={kind!r} is a placebo of {half}, which this flow has not")
-        if kind == "other":
-            changes = {**changes, "bank": bank}
-        return replace(self, **{half: replace(edit, **changes, seed=seed)})
+        match = match or ("mass" if traces is None else "kl")
+        check_option("match", match, MATCHES)
+        depth = layers_of(model) if n_layers is None and model is not None else n_layers
+        fake: StepFlow = changed_flow(self, kind, seed, n_layers=depth, bank=bank)
+        if match == "mass":
+            return fake
+        if model is None or not traces:
+            raise ValueError(
+                "match='kl' measures doses: it needs model= and a few traces in traces=; "
+                "match='mass' goes without, unmatched in dose"
+            )
+        return matched_flow(self, fake, model, traces, tolerance=tolerance)
+
+    def placebos(
+        self, kind: Placebo, draws: int = 20, seed: int = 0, **options: Any
+    ) -> "tuple[StepFlow, ...]":
+        """Several draws of a placebo, each matched by itself, so that it has a distribution.
+
+        Args:
+            kind: As of `placebo`; not ``"smooth"``, which draws nothing.
+            draws: How many.
+            seed: Seed of the first; each has the next.
+            options: Further arguments of `placebo`.
+
+        Raises:
+            ValueError: as of `placebo`, and for fewer draws than one.
+        """
+        if draws < 1 or (kind == "smooth" and draws > 1):
+            raise ValueError(f"draws={draws} of kind={kind!r}; 'smooth' has one, others 1 or more")
+        return tuple(self.placebo(kind, seed + draw, **options) for draw in range(draws))
 
     def bound_to(
         self,
@@ -158,29 +179,6 @@ class StepFlow(EditGroup):
             for edit in (self.oeb, self.smi)
         )
         return BoundFlow(oeb=oeb, smi=smi)
-
-
-def _elsewhere(edit: _HalfType, n_layers: int | None, seed: int) -> _HalfType:
-    """The same edit in other layers, which get the strengths and heads of its own in order."""
-    if n_layers is None:
-        raise ValueError("kind='layers' needs n_layers=, the number of the model's layers")
-    layers = random_layers(n_layers, len(edit.layers), seed, avoid=edit.layers)
-    moved = dict(zip(edit.layers, layers, strict=True))
-    changes: dict[str, Any] = {"layers": layers}
-    if isinstance(edit, StepMomentumInjection):
-        changes["alpha"] = _moved_strength(edit.alpha, moved, n_layers)
-    else:
-        changes["tau_max"] = _moved_strength(edit.tau_max, moved, n_layers)
-    if isinstance(edit, OddsEqualBridge) and isinstance(edit.heads, Mapping):
-        changes["heads"] = {moved[layer]: heads for layer, heads in edit.heads.items()}
-    return replace(edit, **changes)
-
-
-def _moved_strength(strength: Strength, moved: Mapping[int, int], n_layers: int) -> Strength:
-    """The strength of each layer in the layer that takes its place."""
-    if isinstance(strength, float | int):
-        return strength
-    return {new: strength_at(strength, old, n_layers) for old, new in moved.items()}
 
 
 def _depth(model: Any) -> int:

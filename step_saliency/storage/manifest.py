@@ -139,9 +139,16 @@ def described(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    named = {field.name for field in fields(value)} if is_dataclass(value) else set()
-    attributes = {name: getattr(value, name) for name in named} | getattr(value, "__dict__", {})
-    return {name: attributes[name] for name in sorted(attributes) if not name.startswith("_")}
+    known = fields(value) if is_dataclass(value) else ()
+    attributes = {field.name: getattr(value, field.name) for field in known}
+    attributes |= getattr(value, "__dict__", {})
+    unset = {
+        field.name
+        for field in known
+        if field.metadata.get("since_later") and attributes[field.name] == field.default
+    }
+    shown = (name for name in sorted(attributes) if not name.startswith("_"))
+    return {name: attributes[name] for name in shown if name not in unset}
 
 
 def _version(package: str) -> str | None:

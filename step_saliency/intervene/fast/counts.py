@@ -74,7 +74,7 @@ def projection_counts(
         tau: Upper bound of tau_B.
         heads: Heads that were projected; None for all.
     """
-    bridge, current = sums.unsqueeze(-2).unbind(-1)
+    bridge, current = sums.double().unsqueeze(-2).unbind(-1)
     other = (1 - bridge - current).clamp(min=0)
     n_keys = n_bridge.unsqueeze(-1), n_current.unsqueeze(-1)
     counts = counts_by_head(odds_equal_factors(bridge, current, other, *n_keys, tau).shifts)

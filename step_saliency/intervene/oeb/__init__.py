@@ -7,6 +7,7 @@ transformers' attention in `fast`.
 from step_saliency.intervene.oeb.counts import counts_by_head
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.oeb.masses import visible_keys
+from step_saliency.intervene.oeb.placebos import placebo_scores
 from step_saliency.intervene.oeb.projection import (
     OddsEqualFactors,
     OddsEqualShifts,
@@ -15,7 +16,7 @@ from step_saliency.intervene.oeb.projection import (
     odds_equal_factors,
     odds_equal_shifts,
 )
-from step_saliency.intervene.oeb.random_bridge import random_bridge
+from step_saliency.intervene.oeb.random_bridge import random_block, random_bridge
 from step_saliency.intervene.oeb.scores import odds_equal_scores, projected_scores
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "odds_equal_factors",
     "odds_equal_scores",
     "odds_equal_shifts",
+    "placebo_scores",
     "projected_scores",
+    "random_block",
     "random_bridge",
     "visible_keys",
 ]

@@ -14,5 +14,7 @@ def counts_by_head(shifts: OddsEqualShifts) -> dict[str, Float[Tensor, "head"]]:
         "infeasible": shifts.infeasible,
         "mass_before": shifts.mass_before,
         "mass_after": shifts.mass_after,
+        "kl": shifts.divergence,
+        "total_variation": shifts.variation,
     }
     return {name: rows.detach().double().sum((0, 2)) for name, rows in counts.items()}

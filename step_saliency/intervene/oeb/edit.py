@@ -24,13 +24,16 @@ while summarising. The paper's scripts read it in the same way, but differ from 
 - ``current="step"`` is ours: it takes the query's step for S, so that earlier steps of the region
   are part of O unless ``bridge`` names them.
 
+A key that a layer's sliding window hides, or padding, is in no group: it neither counts in |B| and
+|S| nor takes mass, and no placebo draws it.
+
 When it misleads: a row that is shifted has more mass on the bridge, whatever stands there. The
-placebos tell what is due to the bridge: ``placebo="random"`` draws as many keys at random from B
-and S, ``placebo="smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
+placebos tell what is due to the bridge (`placebos`); at the dose of the bridge, which without
+``dose`` only ``placebo="smooth"`` has.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -42,8 +45,8 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.groups import KeyGroup, check_groups, key_groups
 from step_saliency.intervene.labels import WRITTEN, StepLabels
 from step_saliency.intervene.oeb.counts import counts_by_head
-from step_saliency.intervene.oeb.masses import visible_keys
-from step_saliency.intervene.oeb.random_bridge import random_bridge
+from step_saliency.intervene.oeb.placebos import placebo_scores
+from step_saliency.intervene.oeb.projection import OddsEqualShifts
 from step_saliency.intervene.oeb.scores import odds_equal_scores
 from step_saliency.intervene.places import (
     Heads,
@@ -53,7 +56,7 @@ from step_saliency.intervene.places import (
     over_all_heads,
 )
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
-from step_saliency.options import check_option
+from step_saliency.options import SINCE_LATER, check_option, is_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,12 @@ class OddsEqualBridge(Edit):
             ``"auto"`` with ``placebo="random"``.
         current: ``"region"``, all of the query's region so far, or ``"step"``, the query's step.
         placebo: ``"random"`` takes as many keys as the bridge has, drawn at random from bridge and
-            current part; ``"smooth"`` flattens the rows that would be shifted, at equal KL(q || p).
+            current part; ``"block"`` as many that follow each other; ``"permuted"`` hands the odds
+            between the bridge's keys around; ``"smooth"`` flattens the rows that would be shifted.
         seed: Seed of the draws.
+        dose: Of a placebo: KL(q || p) of each row that the bridge would shift, as a multiple of
+            what it would have there. None holds the mass on the drawn keys instead, whatever its
+            KL is; ``"smooth"`` takes it for 1.
 
     Raises:
         ValueError: an option out of range.
@@ -93,6 +100,7 @@ class OddsEqualBridge(Edit):
     current: Current = "region"
     placebo: BridgePlacebo | None = None
     seed: int = 0
+    dose: float | None = field(default=None, metadata=SINCE_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", checked_layers(self.layers))
@@ -102,6 +110,8 @@ class OddsEqualBridge(Edit):
         check_groups(self.bridge, self.current)
         if self.placebo is not None:
             check_option("placebo", self.placebo, BRIDGE_PLACEBOS)
+        if self.dose is not None:
+            self._check_dose(self.dose)
         if self.heads is not None and not isinstance(self.heads, Mapping):
             object.__setattr__(self, "heads", tuple(self.heads))
         if not isinstance(self.bridge, str):
@@ -112,6 +122,12 @@ class OddsEqualBridge(Edit):
             raise ValueError(f"bridge='random' and placebo={self.placebo!r} exclude each other")
         object.__setattr__(self, "bridge", "auto")
         object.__setattr__(self, "placebo", "random")
+
+    def _check_dose(self, dose: float) -> None:
+        if self.placebo is None:
+            raise ValueError(f"dose={dose} is of a placebo, and this is none; tau_max is strength")
+        if not (is_finite(dose) and dose > 0):
+            raise ValueError(f"dose={dose} must be above 0, or None to hold the mass")
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002
         return not WRITTEN.isdisjoint(regions)
@@ -150,16 +166,7 @@ class OddsEqualBridge(Edit):
         if tau == 0 or heads == () or not (groups == KeyGroup.BRIDGE).any():
             return activation
         scores = activation if heads is None else activation[:, list(heads)]
-        if self.placebo == "random":
-            visible = visible_keys(scores[:, 0])
-            groups = random_bridge(groups, visible, context.labels, seed=self.seed)
-        edited, shifts = odds_equal_scores(
-            scores,
-            groups[:, None],
-            tau_max=tau,
-            sinks=context.sink_scores(heads),
-            mode="smooth" if self.placebo == "smooth" else "bridge",
-        )
+        edited, shifts = self._moved(scores, groups, context, tau=tau, heads=heads)
         assert shifts is not None
         n_heads = activation.shape[1]
         counts = counts_by_head(shifts).items()
@@ -170,3 +177,26 @@ class OddsEqualBridge(Edit):
             return edited
         index = torch.tensor(heads, device=activation.device)
         return activation.index_copy(1, index, edited)
+
+    def _moved(
+        self,
+        scores: Float[Tensor, "batch some_heads query key"],
+        groups: Int[Tensor, "batch query key"],
+        context: EditContext,
+        *,
+        tau: float,
+        heads: Sequence[int] | None,
+    ) -> tuple[Float[Tensor, "batch some_heads query key"], OddsEqualShifts | None]:
+        sinks = context.sink_scores(heads)
+        if self.placebo is None:
+            return odds_equal_scores(scores, groups[:, None], tau_max=tau, sinks=sinks)
+        return placebo_scores(
+            scores,
+            groups,
+            context.labels,
+            placebo=self.placebo,
+            tau_max=tau,
+            dose=self.dose,
+            seed=self.seed,
+            sinks=sinks,
+        )

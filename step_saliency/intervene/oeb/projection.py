@@ -26,6 +26,7 @@ class OddsEqualShifts(NamedTuple):
         mass_before: Mass of the bridge.
         mass_after: The same after the shift.
         divergence: KL(q || p) of the shift.
+        variation: Total variation of the shift, half of the sum of |q - p|.
     """
 
     bridge: Float[Tensor, "..."]
@@ -36,6 +37,7 @@ class OddsEqualShifts(NamedTuple):
     mass_before: Float[Tensor, "..."]
     mass_after: Float[Tensor, "..."]
     divergence: Float[Tensor, "..."]
+    variation: Float[Tensor, "..."]
 
 
 class OddsEqualFactors(NamedTuple):
@@ -125,7 +127,7 @@ def group_shifts(
     divergence = tau * to_bridge + remainder * to_current
     to_current = to_current.masked_fill(shifted & ~leaves_some, float("-inf"))
     return OddsEqualShifts(
-        to_bridge, to_current, acts, shifted, infeasible, before, after, divergence
+        to_bridge, to_current, acts, shifted, infeasible, before, after, divergence, after - before
     )
 
 

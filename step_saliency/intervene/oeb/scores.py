@@ -24,6 +24,7 @@ def odds_equal_scores(
     tau_max: float | int,
     sinks: Float[Tensor, "..."] | None = None,
     mode: str = "bridge",
+    dose: float = 1.0,
 ) -> tuple[Float[Tensor, "*lead query key"], OddsEqualShifts | None]:
     """Shift the scores of the rows whose bridge has too little mass.
 
@@ -35,6 +36,7 @@ def odds_equal_scores(
         mode: ``"bridge"``, or ``"smooth"``: the rows that would be shifted get scores
             beta * scores instead, sink and total mass of the keys held, with beta < 1 such that
             KL(q || p) is the same (or beta = 0 where no beta reaches it).
+        dose: Factor on that KL.
 
     Returns:
         New scores, or ``scores`` itself where no row is shifted; and what was done per row, None
@@ -56,10 +58,10 @@ def odds_equal_scores(
     if not shifts.shifted.any():
         return scores, shifts
     if mode == "smooth":
-        edited, shifts = smoothed(exact, visible, groups, shifts, sinks)
+        edited, shifts = smoothed(exact, visible, groups, shifts, sinks, dose)
     else:
-        edited = _shifted(exact, groups, shifts)
-    return _where_moved(scores, edited, visible, shifts), shifts
+        edited = shifted_scores(exact, groups, shifts)
+    return moved_rows(scores, edited, visible, shifts), shifts
 
 
 def projected_scores(
@@ -90,7 +92,7 @@ def projected_scores(
     shifts = group_shifts(*sums[:3], target, acts, at_most=1.0)
     if not shifts.shifted.any():
         return scores, shifts
-    return _where_moved(scores, _shifted(exact, groups, shifts), visible, shifts), shifts
+    return moved_rows(scores, shifted_scores(exact, groups, shifts), visible, shifts), shifts
 
 
 def _in_precision(
@@ -99,16 +101,17 @@ def _in_precision(
     return scores.to(torch.promote_types(scores.dtype, precision))
 
 
-def _shifted(
+def shifted_scores(
     scores: Float[Tensor, "*lead query key"],
     groups: Int[Tensor, "*#lead query key"],
     shifts: OddsEqualShifts,
 ) -> Float[Tensor, "*lead query key"]:
+    """Scores with the shifts of each row on its bridge and on its current part."""
     shift = torch.where(groups == KeyGroup.BRIDGE, shifts.bridge[..., None], 0.0)
     return scores + torch.where(groups == KeyGroup.CURRENT, shifts.current[..., None], shift)
 
 
-def _where_moved(
+def moved_rows(
     scores: Float[Tensor, "*lead query key"],
     edited: Float[Tensor, "*lead query key"],
     visible: Bool[Tensor, "*lead query key"],

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from step_saliency.intervene.groups import KeyGroup
+from step_saliency.intervene.oeb.equal_dose import out_of_reach, row_doses
 from step_saliency.intervene.oeb.masses import log_sum, with_sinks
 from step_saliency.intervene.oeb.projection import OddsEqualShifts
 
@@ -21,18 +22,27 @@ def smoothed(
     groups: Int[Tensor, "*#lead query key"],
     shifts: OddsEqualShifts,
     sinks: Float[Tensor, "..."] | None,
+    dose: float = 1.0,
 ) -> tuple[Float[Tensor, "*lead query key"], OddsEqualShifts]:
     """Scores with the shifted rows flattened instead, and what the bridge has of them then."""
     rows = shifts.shifted
     log_keys = log_sum(scores, visible)
     log_all = with_sinks(log_keys, sinks)
     on_keys = (log_keys - log_all).exp()
-    flat = smoothed_rows(scores[rows], visible[rows], (shifts.divergence / on_keys)[rows])
+    target = dose * shifts.divergence
+    flat = smoothed_rows(scores[rows], visible[rows], (target / on_keys)[rows])
     edited = scores.clone()
     edited[rows] = flat.to(scores.dtype)
     on_bridge = log_sum(edited, visible & (groups == KeyGroup.BRIDGE))
     after = torch.where(rows, (on_bridge - log_all).exp(), shifts.mass_before)
-    return edited, shifts._replace(mass_after=after)
+    doses = row_doses(scores, edited, visible, log_all)
+    divergence, variation = (torch.where(rows, dose, 0.0) for dose in doses)
+    return edited, shifts._replace(
+        infeasible=rows & out_of_reach(divergence, target),
+        mass_after=after,
+        divergence=divergence,
+        variation=variation,
+    )
 
 
 def smoothed_rows(
