@@ -1,0 +1,54 @@
+"""Does an intervention gain more where problems are hard?
+
+Difficulty of a problem is the share of independent samples, drawn without the intervention, that
+solve it; gains are of other answers (greedy ones), so that luck in the samples is not luck in the
+gain. Strata: at most a quarter of the samples right, more than a quarter and less than three
+quarters, at least three quarters.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from step_saliency.stats.problems import mean_table
+
+STRATA = ("hard", "middling", "easy")
+EDGES = (0.25, 0.75)
+
+
+def strata_of(samples: pd.DataFrame) -> pd.Series:
+    """Stratum of each problem.
+
+    Args:
+        samples: Columns ``problem, is_correct``; several rows a problem.
+    """
+    solved = samples.groupby("problem")["is_correct"].mean()
+    return solved.map(lambda rate: STRATA[int(rate > EDGES[0]) + int(rate >= EDGES[1])])
+
+
+def gains_by_difficulty(
+    answers: pd.DataFrame,
+    samples: pd.DataFrame,
+    *,
+    baseline: str = "baseline",
+    seed: int = 0,
+    **draws: Any,
+) -> pd.DataFrame:
+    """Gain of each condition over the baseline, by stratum, with intervals over problems.
+
+    Args:
+        answers: Columns ``problem, condition, is_correct``.
+        samples: Independent samples of the baseline; as for `strata_of`.
+        baseline: Its condition.
+        seed: Of the draws.
+        draws: As of `mean_table`.
+
+    Returns:
+        One row per condition and stratum: ``estimate, lower, upper, n``, a p-value against 0.
+    """
+    right = answers.groupby(["problem", "condition"])["is_correct"].mean().unstack()
+    gains = right.drop(columns=baseline).sub(right[baseline], axis=0)
+    long = gains.reset_index().melt(id_vars="problem", value_name="gain")
+    long["stratum"] = long["problem"].map(strata_of(samples))
+    known = long.dropna(subset=["stratum", "gain"])
+    return mean_table(known, "gain", by=["condition", "stratum"], null=0.0, seed=seed, **draws)

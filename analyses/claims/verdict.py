@@ -1,0 +1,91 @@
+"""From an interval, a margin and a control to a verdict: one rule for all claims.
+
+An effect is signed so that the claim says "above zero"; ``margin`` is the smallest effect that
+would bear the claim out, fixed beforehand (for accuracies the smallest gain that the paper reports
+for it). ``left`` is what is left of the effect under a control: its difference to a placebo, or the
+effect itself among matched pairs. A control is matched if the placebo has the dose of what it
+stands for, or the pairs are alike in what they were matched by.
+
+    not testable here    model or task lack what the claim speaks of: said beforehand, with a reason
+    refuted              the whole interval of the effect, or of what a matched control leaves of
+                         it, lies at or below the margin: an effect of that size is ruled out
+    supported            the whole interval of the effect, and of what a matched control leaves of
+                         it, lies above zero (and reaches beyond the margin)
+    not shown            anything else: no run, no interval, an interval that holds zero and more
+                         than the margin, no control, or one that is not matched
+
+An interval without width (no answer changed) says nothing about what could have changed.
+
+When it misleads: each verdict is of one interval at 95%, without correction over readings; of many
+readings of a claim that is false, some will be "supported" in one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+NOT_RUN = "not run"
+Verdict = Literal["supported", "refuted", "not shown", "not testable here"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An estimate with its interval, signed as the claim says."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+    @property
+    def has_width(self) -> bool:
+        """Whether it is an interval."""
+        return bool(np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper)
+
+    def signed(self, sign: int) -> "Effect":
+        """The effect in the direction of the claim."""
+        if sign > 0:
+            return self
+        return Effect(-self.estimate, -self.upper, -self.lower)
+
+
+class Judgement(NamedTuple):
+    """A verdict and what decided it."""
+
+    verdict: Verdict
+    reason: str
+
+
+def judge(
+    effect: Effect | None, left: Effect | None = None, *, margin: float = 0.0, matched: bool = False
+) -> Judgement:
+    """Verdict on one reading of a claim (module docstring).
+
+    Args:
+        effect: The effect; None where it was not measured.
+        left: What a control leaves of it; None without a control.
+        margin: Smallest effect that would bear the claim out, 0 or above.
+        matched: Whether the control is matched.
+
+    Raises:
+        ValueError: a margin below 0.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin={margin} is below 0; effects are signed as the claim says")
+    if effect is None:
+        return Judgement("not shown", NOT_RUN)
+    if not effect.has_width:
+        return Judgement("not shown", "nothing changed, so that the interval has no width")
+    if effect.upper <= margin:
+        return Judgement("refuted", f"more than {margin:g} is ruled out")
+    if matched and left is not None and left.has_width and left.upper <= margin:
+        return Judgement("refuted", "the control does as much")
+    if effect.lower <= 0:
+        return Judgement("not shown", "the interval holds zero and more than the margin")
+    if left is None or not left.has_width:
+        return Judgement("not shown", "no control")
+    if left.lower <= 0:
+        return Judgement("not shown", "may be no more than the control")
+    if not matched:
+        return Judgement("not shown", "the control is not matched in dose")
+    return Judgement("supported", "more than the matched control")

@@ -1,0 +1,204 @@
+"""Claims: the rule of the verdicts, the table from tables, and the table that is committed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from analyses.claims.__main__ import main
+from analyses.claims.derived import derived_tables
+from analyses.claims.readings import READINGS, Reading
+from analyses.claims.strata import gains_by_difficulty, strata_of
+from analyses.claims.table import COLUMNS, claims_table, measured, table_lines
+from analyses.claims.verdict import Effect, judge
+from analyses.findings.tables import Source
+
+RESULTS = Path(__file__).parents[1] / "results"
+MARKS = re.compile(r"<!-- claims -->\n(.*?)<!-- end of claims -->", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("effect", "left", "margin", "matched", "verdict"),
+    [
+        ((2, 1, 3), (2, 1, 3), 0.0, True, "supported"),
+        ((2, 1, 3), (2, 1, 3), 2.5, True, "supported"),
+        ((2, 1, 3), (2, 1, 3), 3.0, True, "refuted"),
+        ((2, 1, 3), (2, 1, 3), 0.0, False, "not shown"),
+        ((2, 1, 3), None, 0.0, True, "not shown"),
+        ((2, 1, 3), (1, -1, 3), 0.0, True, "not shown"),
+        ((2, 1, 3), (-1, -2, -0.5), 0.0, True, "refuted"),
+        ((2, 1, 3), (-1, -2, -0.5), 0.0, False, "not shown"),
+        ((0, -1, 1), (0, -1, 1), 0.0, True, "not shown"),
+        ((0, -1, 1), None, 1.5, False, "refuted"),
+        ((0, -1, 2), None, 1.5, False, "not shown"),
+        ((-2, -3, -1), None, 0.0, False, "refuted"),
+        ((0, 0, 0), None, 1.5, False, "not shown"),
+        ((2, float("nan"), float("nan")), None, 0.0, False, "not shown"),
+        (None, (2, 1, 3), 0.0, True, "not shown"),
+    ],
+)
+def test_the_rule(
+    effect: tuple[float, ...] | None,
+    left: tuple[float, ...] | None,
+    margin: float,
+    matched: bool,
+    verdict: str,
+) -> None:
+    pair = [None if x is None else Effect(*x) for x in (effect, left)]
+    assert judge(*pair, margin=margin, matched=matched).verdict == verdict
+
+
+def test_a_claim_of_less_is_judged_with_its_sign_turned() -> None:
+    assert Effect(-2, -3, -1).signed(-1) == Effect(2, 1, 3)
+    with pytest.raises(ValueError, match=r"margin=-1"):
+        judge(Effect(2, 1, 3), margin=-1)
+
+
+def test_what_is_nothing_is_hardly_ever_supported_and_what_is_there_mostly_is() -> None:
+    """Means of 60 problems: no effect, an effect that the placebo has too, one of its own."""
+    rng = np.random.default_rng(0)
+    half = norm.ppf(0.975) / np.sqrt(60)
+
+    def share(effect: float, own: float, verdict: str) -> float:
+        found = rng.normal([effect, own], 1 / np.sqrt(60), (2000, 2))
+        pairs = [[Effect(x, x - half, x + half) for x in row] for row in found]
+        return float(
+            np.mean([judge(*p, margin=0.1, matched=True).verdict == verdict for p in pairs])
+        )
+
+    assert share(0, 0, "supported") < 0.01
+    assert share(0.8, 0, "supported") == pytest.approx(0.025, abs=0.012)
+    assert share(0.8, 0.8, "supported") > 0.95
+    assert share(0.8, 0.8, "refuted") < 0.01
+    assert share(-0.3, -0.3, "refuted") > 0.8
+
+
+def a_folder(path: Path) -> Path:
+    (path / "some").mkdir()
+    rows = pd.DataFrame(
+        {
+            "condition": ["oeb", "placebo"],
+            "estimate": [0.05, 0.04],
+            "lower": [0.03, 0.01],
+            "upper": [0.07, 0.07],
+            "n": [100, 90],
+        }
+    )
+    rows.to_parquet(path / "some" / "summary.parquet")
+    return path
+
+
+def test_rows_come_from_tables_and_what_is_missing_says_so(tmp_path: Path) -> None:
+    source = Source("some/summary", scale=100)
+    here, there = (source, {"condition": "oeb"}), (source, {"condition": "placebo"})
+    readings = (
+        Reading("a", "a gain", "accuracy", here, control="c", left=there, matched=True),
+        Reading("a", "a loss", "accuracy", here, sign=-1),
+        Reading("b", "another", "accuracy", (source, {"condition": "smi"})),
+        Reading("b", "elsewhere", "accuracy", (Source("other/summary"), {})),
+        Reading("c", "never", "accuracy", untestable="no such thing"),
+        Reading("c", "nowhere", "accuracy"),
+    )
+    table = claims_table(a_folder(tmp_path), readings)
+    assert list(table.columns) == list(COLUMNS)
+    assert table["verdict"].tolist() == [
+        "supported", "refuted", "not shown", "not shown", "not testable here", "not shown",
+    ]  # fmt: skip
+    assert table["reason"].tolist()[2:] == [
+        "some/summary was not run with smi",
+        "other/summary was not run",
+        "no such thing",
+        "no analysis has it",
+    ]
+    assert table.loc[0, ["estimate", "lower", "upper"]].tolist() == pytest.approx([5, 3, 7])
+    assert table.loc[0, "control_lower"] == pytest.approx(1)
+    assert table["n"].tolist()[:2] == [100, 100]
+    assert len(measured(table)) == 2
+
+
+def test_a_table_without_the_column_is_an_error_and_no_missing_run(tmp_path: Path) -> None:
+    reading = Reading("a", "x", "accuracy", (Source("some/summary"), {"conditions": "oeb"}))
+    with pytest.raises(ValueError, match="no column 'conditions'"):
+        claims_table(a_folder(tmp_path), (reading,))
+
+
+def test_every_claim_of_the_paper_has_a_reading() -> None:
+    text = " ".join(f"{r.claim} {r.statement} {r.untestable}" for r in READINGS).lower()
+    for word in (
+        "lock-in", "decay", "before the first", "at the first", "after the first", "hazard",
+        "oeb", "smi", "alpha 0.01", "alpha 1", "tau_max 0.05", "tau_max 0.6", "more than the sum",
+        "third", "half", "hard", "conceptual", "wait", "plan-and-solve", "hint", "steering",
+        "self-intensity", "vote of 2 with stepflow - vote of 4",
+    ):  # fmt: skip
+        assert word in text, word
+    kinds = {r.reading for r in READINGS if r.claim == "shallow lock-in marks errors"}
+    assert kinds == {"loss", "log-odds", "attention"}
+
+
+def test_strata_by_hand() -> None:
+    samples = pd.DataFrame(
+        {
+            "problem": np.repeat(["a", "b", "c", "d"], 4),
+            "is_correct": [0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0],
+        }
+    )
+    assert strata_of(samples).to_dict() == {
+        "a": "hard", "b": "hard", "c": "middling", "d": "easy",
+    }  # fmt: skip
+
+
+def test_a_gain_on_hard_problems_is_found_there_and_luck_is_none() -> None:
+    """Strata come from other samples, so that no gain falls back to the mean."""
+    rng = np.random.default_rng(1)
+    skill = rng.beta(1, 1, 400)
+    names = [f"p{i}" for i in range(400)]
+    samples = pd.DataFrame(
+        {
+            "problem": np.repeat(names, 8),
+            "is_correct": (rng.random((400, 8)) < skill[:, None]).ravel(),
+        }
+    )
+    helped = np.where(skill < 0.2, skill + 0.5, skill)
+    answers = pd.concat(
+        pd.DataFrame(
+            {"problem": names, "condition": name, "is_correct": (rng.random(400) < rate) * 1.0}
+        )
+        for name, rate in (("baseline", skill), ("both", helped), ("idle", skill))
+    )
+    table = gains_by_difficulty(answers, samples, n_resamples=500, n_permutations=499)
+    rows = table.set_index(["condition", "stratum"])
+    assert rows.loc[("both", "hard"), "lower"] > 0.2
+    idle = rows.loc["idle"]
+    assert ((idle["lower"] < 0) & (idle["upper"] > 0)).all()
+
+
+def test_the_committed_table_is_what_the_tables_say() -> None:
+    for name, frame in derived_tables(RESULTS).items():
+        pd.testing.assert_frame_equal(frame, pd.read_parquet(RESULTS / f"claims/{name}.parquet"))
+    fresh = claims_table(RESULTS)
+    committed = pd.read_csv(RESULTS / "claims" / "claims.csv")
+    assert committed["verdict"].tolist() == fresh["verdict"].tolist()
+    assert committed["reason"].tolist() == fresh["reason"].tolist()
+    np.testing.assert_allclose(committed["estimate"], fresh["estimate"].astype(float), rtol=1e-5)
+    assert (RESULTS / "claims" / "claims.md").read_text().endswith(table_lines(fresh))
+
+
+def test_the_readme_quotes_the_table() -> None:
+    """Between ``<!-- claims -->`` and ``<!-- end of claims -->``: the rows that were measured."""
+    quoted = MARKS.search((RESULTS.parent / "README.md").read_text(encoding="utf-8"))
+    if quoted is None:
+        pytest.skip("the README quotes no claims")
+    lines = quoted[1].strip().splitlines()
+    rows = table_lines(claims_table(RESULTS)).splitlines()
+    assert lines[:2] == rows[:2]
+    assert len(lines) > 2
+    assert set(lines) <= set(rows)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--results", str(a_folder(tmp_path))])
+    assert "readings" in capsys.readouterr().out
+    assert (pd.read_csv(tmp_path / "claims" / "claims.csv")["verdict"] != "supported").all()
