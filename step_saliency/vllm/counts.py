@@ -2,17 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.fast.counts import projection_counts
+from step_saliency.intervene.oeb.projection import odds_equal_factors
+from step_saliency.vllm.plan import PlannedBatch
 
 COUNTED_TOGETHER = 256
 """Batches of rows whose counters are summed together."""
+
+
+@dataclass(frozen=True, eq=False)
+class MovedRows:
+    """Queries that a bridge saw in one layer of one pass."""
+
+    layer: int
+    batch: PlannedBatch
+    sums: Float[Tensor, "row query head 2"]
+    counts: Float[Tensor, "row query 2"]
 
 
 @dataclass(eq=False)
@@ -20,23 +30,22 @@ class RequestCounts:
     """Effects of each request that is running or has ended and not been fetched.
 
     Attributes:
-        kept: Ended requests whose effects are kept until they are fetched; older ones are dropped.
+        kept: Requests whose effects are kept until they are fetched; the oldest are dropped.
     """
 
     kept: int = 10_000
     _effects: dict[str, Effects] = field(default_factory=dict)
-    _waiting: list[tuple[str, int, float, Tensor, Tensor]] = field(default_factory=list)
+    _waiting: list[MovedRows] = field(default_factory=list)
 
     def moved(
         self,
-        request: str,
         layer: int,
-        tau_max: float,
-        sums: Float[Tensor, "query head 2"],
-        counts: Float[Tensor, "query 2"],
+        batch: PlannedBatch,
+        sums: Float[Tensor, "row query head 2"],
+        counts: Float[Tensor, "row query 2"],
     ) -> None:
         """Queries that a bridge saw."""
-        self._waiting.append((request, layer, tau_max, sums, counts))
+        self._waiting.append(MovedRows(layer, batch, sums, counts))
         if len(self._waiting) >= COUNTED_TOGETHER:
             self.settle()
 
@@ -46,16 +55,31 @@ class RequestCounts:
 
     def settle(self) -> None:
         """Count all that waits."""
-        together: dict[tuple[str, int, float], list[tuple[Tensor, Tensor]]] = {}
-        for request, layer, tau, sums, counts in self._waiting:
-            together.setdefault((request, layer, tau), []).append((sums, counts))
-        self._waiting = []
-        for (request, layer, tau), parts in together.items():
-            sums, counts = (torch.cat(part) for part in zip(*parts, strict=True))
-            seen = (counts > 0).all(-1)
-            n_bridge, n_current = counts[seen].unsqueeze(-1).unbind(1)
-            made = partial(projection_counts, tau=tau, heads=None)
-            self._of(request).add("oeb", layer, **made(sums[seen], n_bridge, n_current))
+        waiting, self._waiting = self._waiting, []
+        for layer in sorted({rows.layer for rows in waiting}):
+            self._count(layer, [rows for rows in waiting if rows.layer == layer])
+
+    def _count(self, layer: int, waiting: Sequence[MovedRows]) -> None:
+        names = [row.request for rows in waiting for row in rows.batch.rows]
+        requests = list(dict.fromkeys(names))
+        place = {request: number for number, request in enumerate(requests)}
+        owner = [
+            place[row.request]
+            for rows in waiting
+            for row in rows.batch.rows
+            for _ in range(row.n_queries)
+        ]
+        sums = torch.cat([rows.sums.flatten(0, 1) for rows in waiting]).double()
+        counts = torch.cat([rows.counts.flatten(0, 1) for rows in waiting])
+        taus = torch.cat(
+            [rows.batch.tau_max.repeat_interleave(rows.counts.shape[1]) for rows in waiting]
+        )
+        counters = row_counters(sums, counts, taus)
+        owners = torch.tensor(owner, device=sums.device)
+        for name, rows in counters.items():
+            totals = rows.new_zeros(len(requests), rows.shape[1]).index_add(0, owners, rows).cpu()
+            for request, total in zip(requests, totals, strict=True):
+                self._of(request).add("oeb", layer, **{name: total})
 
     def _of(self, request: str) -> Effects:
         if request not in self._effects and len(self._effects) >= self.kept:
@@ -67,3 +91,42 @@ class RequestCounts:
         self.settle()
         names = list(self._effects) if requests is None else requests
         return {name: self._effects.pop(name) for name in names if name in self._effects}
+
+
+def row_counters(
+    sums: Float[Tensor, "row head 2"],
+    counts: Float[Tensor, "row 2"],
+    tau_max: Float[Tensor, "row"],
+) -> dict[str, Float[Tensor, "row head"]]:
+    """Counters of `Effects` for each query and head.
+
+    Args:
+        sums: Mass of the bridge (0) and of the current part (1) before.
+        counts: Visible keys of the bridge and of the current part.
+        tau_max: Upper bound of tau_B.
+    """
+    counters: dict[str, Float[Tensor, "row head"]] = {}
+    for tau in tau_max.unique().tolist():
+        here = (tau_max == tau)[:, None]
+        for name, rows in _with_bound(sums, counts, tau).items():
+            counters[name] = counters.get(name, 0) + torch.where(here, rows, 0.0)
+    return counters
+
+
+def _with_bound(
+    sums: Float[Tensor, "row head 2"], counts: Float[Tensor, "row 2"], tau: float
+) -> dict[str, Float[Tensor, "row head"]]:
+    bridge, current = sums.unbind(-1)
+    other = (1 - bridge - current).clamp(min=0)
+    n_bridge, n_current = counts[:, None].unbind(-1)
+    shifts = odds_equal_factors(bridge, current, other, n_bridge, n_current, tau).shifts
+    rows = {
+        "rows_seen": shifts.acts,
+        "rows_shifted": shifts.shifted,
+        "infeasible": shifts.infeasible,
+        "mass_before": shifts.mass_before,
+        "mass_after": shifts.mass_after,
+        "kl": shifts.divergence,
+        "total_variation": shifts.variation,
+    }
+    return {name: value.double().expand_as(bridge) for name, value in rows.items()}

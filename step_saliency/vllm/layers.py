@@ -7,9 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.vllm.counts import RequestCounts
-from step_saliency.vllm.edits import bridged, momentum, visible_keys
+from step_saliency.vllm.cpu_kernel import compiled
+from step_saliency.vllm.edits import Bridged, bridged, momentum, visible_keys
 from step_saliency.vllm.engine import RunningPass
-from step_saliency.vllm.paged import Pages
+from step_saliency.vllm.paged import PackedPages, Pages
 from step_saliency.vllm.plan import PassPlan, PlannedBatch
 
 
@@ -49,10 +50,17 @@ class LayerCall:
             self._momentum(plan, counts)
 
     def _bridge(self, batch: PlannedBatch, counts: RequestCounts) -> None:
+        result = self._bridged(batch)
+        self._add(batch.queries.flatten(), result.added.flatten(0, 1))
+        counts.moved(self.layer, batch, result.sums, result.counts)
+
+    def _bridged(self, batch: PlannedBatch) -> Bridged:
         width = batch.members.shape[2]
-        blocks = self._blocks(batch.table_rows, width)
         n_queries = batch.queries.shape[1]
-        result = bridged(
+        blocks = self._blocks(batch.table_rows, width)
+        if n_queries == 1 and isinstance(self.pages, PackedPages) and self.pages.is_read_in_place:
+            return self._in_place(batch, blocks, self.pages)
+        return bridged(
             self.query[batch.queries],
             self.pages.keys(blocks)[:, :, :width],
             self.pages.values(blocks)[:, :, :width],
@@ -63,10 +71,31 @@ class LayerCall:
             softcap=self.softcap,
             sinks=self.sinks,
         )
-        self._add(batch.queries.flatten(), result.added.flatten(0, 1))
-        for place, row in enumerate(batch.rows):
-            tau = float(row.steps.flow.oeb.tau_max)  # type: ignore[union-attr, arg-type]
-            counts.moved(row.request, self.layer, tau, result.sums[place], result.counts[place])
+
+    def _in_place(
+        self, batch: PlannedBatch, blocks: Int[Tensor, "row n_blocks"], pages: PackedPages
+    ) -> Bridged:
+        query = self.query[batch.queries[:, 0]].float()
+        result = Bridged(
+            torch.zeros_like(query).unsqueeze(1),
+            query.new_zeros(len(query), 1, query.shape[1], 2),
+            query.new_zeros(len(query), 1, 2),
+        )
+        sinks = query.new_empty(0) if self.sinks is None else self.sinks.float()
+        compiled()(
+            query.numpy(),
+            pages.halves.numpy(),
+            blocks.numpy(),
+            batch.n_keys.numpy(),
+            batch.members[:, 0].numpy(),
+            batch.tau_max.numpy(),
+            self.window or 0,
+            self.scale,
+            self.softcap,
+            sinks.numpy(),
+            *(each[:, 0].numpy() for each in result),
+        )
+        return result
 
     def _momentum(self, plan: PassPlan, counts: RequestCounts) -> None:
         for row in plan.injected(self.layer):

@@ -11,6 +11,7 @@ block is the backend's affair:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -121,12 +122,12 @@ class Order:
                 raise ValueError("the attention backend packs its cache in an unknown way")
         return cls(*(places.argsort().view(block_size, d_head) for places in found))
 
-    @property
+    @cached_property
     def has_plain_values(self) -> bool:
         """Whether values lie ``slot d_head``."""
         return torch.equal(self.values.flatten(), torch.arange(self.values.numel()))
 
-    @property
+    @cached_property
     def has_turned_keys(self) -> bool:
         """Whether keys lie ``d_head slot``."""
         return torch.equal(self.keys.T.flatten(), torch.arange(self.keys.numel()))
@@ -144,7 +145,7 @@ class PackedPages:
         return self.cache.shape[2]
 
     def keys(self, blocks: Int[Tensor, "row n_blocks"]) -> Float[Tensor, "row kv_head key d_head"]:
-        taken = self._halves[:, :, 0][blocks]
+        taken = self.halves[:, :, 0][blocks]
         if not self.order.has_turned_keys:
             return _side_by_side(taken[..., self.order.keys])
         turned = taken.unflatten(-1, (-1, self.block_size)).permute(0, 2, 3, 1, 4)
@@ -153,7 +154,7 @@ class PackedPages:
     def values(
         self, blocks: Int[Tensor, "row n_blocks"]
     ) -> Float[Tensor, "row kv_head key d_head"]:
-        taken = self._halves[:, :, 1][blocks]
+        taken = self.halves[:, :, 1][blocks]
         if not self.order.has_plain_values:
             return _side_by_side(taken[..., self.order.values])
         return _side_by_side(taken.unflatten(-1, (self.block_size, -1)))
@@ -161,9 +162,20 @@ class PackedPages:
     def some_values(
         self, blocks: Int[Tensor, "key"], slots: Int[Tensor, "key"]
     ) -> Float[Tensor, "key kv_head d_head"]:
+        if self.order.has_plain_values:
+            halves = self.halves.unflatten(-1, (self.block_size, -1))
+            return halves[blocks, :, 1, slots]
         places = self.order.values[slots][:, None].expand(-1, self.cache.shape[1], -1)
-        return self._halves[blocks, :, 1].gather(-1, places)
+        return self.halves[blocks, :, 1].gather(-1, places)
 
     @property
-    def _halves(self) -> Float[Tensor, "block kv_head 2 half"]:
+    def halves(self) -> Float[Tensor, "block kv_head 2 half"]:
+        """Keys and values of each block."""
         return self.cache.view(*self.cache.shape[:2], 2, -1)
+
+    @property
+    def is_read_in_place(self) -> bool:
+        """Whether `cpu_kernel` can read it."""
+        plain = self.order.has_turned_keys and self.order.has_plain_values
+        by_fours = self.cache.shape[3] % 8 == 0
+        return plain and by_fours and self.cache.dtype == torch.float32
