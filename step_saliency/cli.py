@@ -11,11 +11,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from step_saliency.benchmark.command.arguments import add_benchmark
 from step_saliency.options import FORMATS, METHODS, OBJECTIVES, POOLS, ROWS, SPLITTERS
+from step_saliency.runs.functions import UserFunction
 from step_saliency.runs.roles import ROLES, parse_fields
 from step_saliency.runs.settings import MapSettings
 
-MODEL_HELP = "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, or hub id"
+MODEL_HELP = (
+    "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, GGUF file (or a "
+    "folder with one), or hub id"
+)
 FAULT = (
     "step-saliency: this is a fault of the program, not of the input. Please report it, with the "
     "lines above and the command, to the maintainers (in the issue tracker of the repository)"
@@ -54,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The method: 'Reasoning Fails Where Step Flow Breaks' (ACL 2026).",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_map, _add_diagnose, _add_report, _add_doctor, _add_demo):
+    for add in (_add_map, _add_diagnose, _add_report, _add_doctor, _add_demo, add_benchmark):
         add(commands)
     return parser
 
@@ -109,6 +114,12 @@ def _add_rows(group: Any) -> None:
         "--answer",
         action="store_true",
         help="let the model answer questions beside which a response may stand that was not read",
+    )
+    group.add_argument(
+        "--grade",
+        metavar="MODULE:FUNCTION",
+        help="judge responses by this function of a module or FILE.py: of the part that is graded "
+        "and the gold answer, to True, False or None",
     )
 
 
@@ -225,7 +236,10 @@ def _layers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
-            layers += range(int(first), int(last if dash else first) + 1)
+            run = range(int(first), int(last if dash else first) + 1)
+            if not run:
+                raise ValueError(part)
+            layers += run
         except ValueError:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is no list of layers; write something like 0-6,20"
@@ -243,6 +257,7 @@ def _map(arguments: argparse.Namespace) -> int:
 
     options = _picked(arguments, (field.name for field in fields(MapSettings)))
     options["fields"] = parse_fields(",".join(arguments.field or ()))
+    options["grade"] = UserFunction.load(arguments.grade) if arguments.grade else None
     report = map_file(
         arguments.input,
         arguments.out,
@@ -252,6 +267,8 @@ def _map(arguments: argparse.Namespace) -> int:
         say=lambda line: print(line, flush=True),
     )
     print(report)
+    if report.judgements:
+        print(report.judgements)
     for failure in report.failures[:5]:
         print(f"  {failure['row']}: {failure['message']}", file=sys.stderr)
     return 0 if report.done + report.kept else 1

@@ -1,0 +1,222 @@
+"""What a run will take, before it is run: jobs, tokens, memory per GPU, rough hours.
+
+    tokens     problems x samples x the average length of responses (a number of each suite, at most
+               the longest response)
+    memory     weights + keys and values of one batch, each row at the longest response and at the
+               average one; several cards of one model share it
+    hours      passes x seconds of a pass; passes = tokens / (batch x how full it is kept),
+               seconds = bytes of weights and of keys and values read / bandwidth + layers x the
+               time that a layer's calls take to launch; an edited pass takes EDITED as long
+
+When it misleads: hours are rough to a factor of two either way. Lengths of responses differ by
+model, and the launch time by machine; a run of a few problems says more.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
+
+from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.conditions import condition_of
+from step_saliency.benchmark.presets import Shape
+from step_saliency.benchmark.suites.suites import items_of, suite_of
+from step_saliency.models.checkpoint import read_config
+from step_saliency.models.sources import resolve_source
+
+BANDWIDTH = 2.0e12
+"""Bytes a second of a card with 80 GB (A100; an H100 has 3.35e12)."""
+USED = 0.6
+"""Share of the bandwidth that is reached."""
+LAUNCH = 1.0e-3
+"""Seconds that the calls of one layer take to launch."""
+EDITED = 1.35
+"""Time of a pass under StepFlow over one without, as the paper gives it."""
+FULL = 0.85
+"""Share of a batch's rows that are at work."""
+PROMPT = 300
+"""Tokens of a prompt."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Attributes:
+        jobs: One row a suite and condition: suite, condition, problems, samples, responses, tokens,
+            hours.
+        weights_gb: Of the model.
+        cache_gb: Keys and values of a batch at the average length.
+        longest_cache_gb: The same where every row has the longest response.
+        settings: Of the run.
+        notes: What is not known.
+    """
+
+    jobs: pd.DataFrame
+    weights_gb: float
+    cache_gb: float
+    longest_cache_gb: float
+    settings: BenchmarkSettings
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        preset = self.settings.preset
+        shown = self.jobs.assign(
+            tokens=self.jobs["tokens"].map("{:,.0f}".format), hours=self.jobs["hours"].map(_hours)
+        )
+        lines = [
+            f"model      {self.settings.model}",
+            f"settings   {preset.name}: temperature {preset.temperature}, top-p {preset.top_p}, "
+            f"top-k {preset.top_k}, at most {preset.max_tokens:,} tokens, system prompt "
+            f"{preset.system!r}, reasoning effort {preset.reasoning_effort} ({preset.source})",
+            "",
+            shown.to_string(index=False),
+            "",
+            f"tokens     {self.jobs['tokens'].sum():,.0f} in {self.jobs['responses'].sum():,} "
+            "responses",
+            f"memory     {_gigabytes(self.weights_gb)} weights, {_gigabytes(self.cache_gb)} keys "
+            f"and values at the average length ({_gigabytes(self.longest_cache_gb)} at the "
+            f"longest), {self.settings.batch_size} responses at a time",
+            f"hours      {_hours(self.jobs['hours'].sum())} on one card with 80 GB, rough to a "
+            "factor of two",
+            *(f"note       {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(settings: BenchmarkSettings) -> Plan:
+    """The plan of a run; reads no weights.
+
+    Args:
+        settings: Of the run.
+
+    Raises:
+        ValueError: problems of a local file that cannot be read.
+    """
+    notes: list[str] = []
+    shape, bytes_each = _shape(settings, notes), _bytes_each(settings)
+    jobs = [_job(settings, *run, shape, bytes_each, notes) for run in settings.runs]
+    table = pd.DataFrame(jobs)
+    average = float((table["tokens"].sum() / max(1, table["responses"].sum())) + PROMPT)
+    longest = settings.preset.max_tokens + PROMPT
+    return Plan(
+        jobs=table,
+        weights_gb=math.nan if shape is None else shape.parameters * bytes_each / 1e9,
+        cache_gb=_cache(shape, bytes_each, settings.batch_size, average) / 1e9,
+        longest_cache_gb=_cache(shape, bytes_each, settings.batch_size, longest) / 1e9,
+        settings=settings,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _job(
+    settings: BenchmarkSettings,
+    suite: str,
+    condition: str,
+    shape: Shape | None,
+    bytes_each: int,
+    notes: list[str],
+) -> dict[str, Any]:
+    problems = _problems(settings, suite, notes)
+    samples = settings.samples_of(suite)
+    length = condition_of(condition).length
+    each = min(suite_of(suite).tokens, settings.preset.max_tokens) * length
+    tokens = problems * samples * each
+    is_edited = condition_of(condition).flow != "none"
+    seconds = _pass_seconds(shape, bytes_each, settings.batch_size, each / 2 + PROMPT)
+    rows = min(settings.batch_size, problems * samples)
+    passes = tokens / (rows * FULL)
+    return {
+        "suite": suite,
+        "condition": condition,
+        "problems": problems,
+        "samples": samples,
+        "responses": problems * samples,
+        "tokens": tokens,
+        "hours": passes * seconds * (EDITED if is_edited else 1) / 3600,
+    }
+
+
+def _problems(settings: BenchmarkSettings, suite: str, notes: list[str]) -> int:
+    """Number of problems: counted in a local file, else what the suite is known to have."""
+    of = suite_of(suite)
+    if suite in settings.data or of.kind == "bundled":
+        return len(items_of(suite, settings.selection(suite)))
+    if of.kind == "code" and (settings.start or settings.end or settings.release != "v6"):
+        notes.append(f"{suite}: {of.size} problems are those of v6 without a window")
+    return min(of.size, settings.problems or of.size)
+
+
+def _shape(settings: BenchmarkSettings, notes: list[str]) -> Shape | None:
+    """Sizes by the config; those of the preset for a hub id, so that a plan asks for no network."""
+    known = settings.preset.shape
+    if known is not None and not resolve_source(settings.model).is_folder:
+        notes.append("sizes of the model are those of its preset")
+        return known
+    try:
+        return _shape_of_config(settings)
+    except ValueError as error:
+        notes.append(f"memory and hours are not known: {str(error)[:100]}")
+        return None
+
+
+def _shape_of_config(settings: BenchmarkSettings) -> Shape:
+    trust = settings.trust_remote_code
+    source = resolve_source(settings.model)
+    config = read_config(source, settings.model, settings.revision, trust_remote_code=trust)
+    text = config.get_text_config(decoder=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    parameters = float(sum(parameter.numel() for parameter in model.parameters()))
+    heads = int(text.num_attention_heads)
+    return Shape(
+        parameters=parameters,
+        active=_active(model, text, parameters),
+        layers=int(text.num_hidden_layers),
+        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_size=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+    )
+
+
+def _active(model: Any, config: Any, parameters: float) -> float:
+    """Parameters that a token passes: of experts only those that it is sent to."""
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    if not experts or not chosen:
+        return parameters
+    of_experts = sum(
+        parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name
+    )
+    return parameters - of_experts * (1 - chosen / experts)
+
+
+def _bytes_each(settings: BenchmarkSettings) -> int:
+    return {"float32": 4, "float64": 8}.get(settings.dtype or "bfloat16", 2)
+
+
+def _cache(shape: Shape | None, bytes_each: int, rows: int, tokens: float) -> float:
+    """Bytes of keys and values."""
+    if shape is None:
+        return math.nan
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each * rows * tokens
+
+
+def _pass_seconds(shape: Shape | None, bytes_each: int, rows: int, tokens: float) -> float:
+    """Time of one pass over a batch; many rows reach all experts."""
+    if shape is None:
+        return math.nan
+    read = shape.parameters * bytes_each + _cache(shape, bytes_each, rows, tokens)
+    return read / (BANDWIDTH * USED) + shape.layers * LAUNCH
+
+
+def _hours(hours: float) -> str:
+    if math.isnan(hours):
+        return "unknown"
+    return f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _gigabytes(gigabytes: float) -> str:
+    return "unknown" if math.isnan(gigabytes) else f"{gigabytes:.1f} GB"

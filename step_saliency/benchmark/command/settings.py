@@ -1,0 +1,177 @@
+"""What a benchmark run depends on; kept in its folder and compared when it is taken up again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from step_saliency.benchmark.conditions import CONDITIONS, condition_of
+from step_saliency.benchmark.presets import Preset, preset_of
+from step_saliency.benchmark.sandbox.choice import SandboxName
+from step_saliency.benchmark.suites.suites import Selection, suite_of
+from step_saliency.options import is_whole, refuse
+from step_saliency.storage.files import is_file, make_folder, write_text
+from step_saliency.storage.manifest import read_facts, refuse_changes
+
+FORMAT = "step-saliency-benchmark/1"
+SETTINGS = "benchmark.json"
+PAPER_SUITES = ("aime24", "aime25", "amc23", "math500", "gpqa_diamond", "livecodebench")
+PAPER_CONDITIONS = ("baseline", "oeb", "smi", "stepflow")
+MACHINE = ("device", "device_map", "batch_size", "sandbox")
+"""Settings that say where, and not what; they may change when a run is taken up again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """A run.
+
+    Attributes:
+        model: Bundled name, folder, GGUF file or hub id.
+        suites: Names of suites.
+        conditions: Names of conditions; the baseline is among them.
+        samples: ``"paper"``, or so many of each problem.
+        problems: The first problems of each suite only.
+        data: Local files by suite.
+        seed: Of samples, and of the order of options.
+        temperature: In place of the preset's.
+        top_p: In place of the preset's.
+        max_tokens: In place of the preset's.
+        tau_max: Upper bound of tau_B of the bridge.
+        alpha: Strength of momentum.
+        release: Of LiveCodeBench.
+        start: First day of contests of LiveCodeBench.
+        end: Last day.
+        dtype: Data type of the weights.
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Let code from the checkpoint run.
+        device: Where the weights go.
+        device_map: How accelerate spreads one model over several devices.
+        batch_size: Responses decoded together.
+        sandbox: Where programs are run.
+
+    Raises:
+        ValueError: a name that is unknown or stands there twice, a number out of range.
+    """
+
+    model: str
+    suites: Sequence[str] = PAPER_SUITES
+    conditions: Sequence[str] = PAPER_CONDITIONS
+    samples: str | int = "paper"
+    problems: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    temperature: float | int | None = None
+    top_p: float | int | None = None
+    max_tokens: int | None = None
+    tau_max: float | int = 0.15
+    alpha: float | int = 0.06
+    release: str = "v6"
+    start: str | None = None
+    end: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device: str | None = None
+    device_map: str | None = None
+    batch_size: int = 64
+    sandbox: SandboxName = "auto"
+
+    def __post_init__(self) -> None:
+        suites = tuple(suite_of(name).name for name in self.suites)
+        conditions = tuple(condition_of(name).name for name in self.conditions)
+        data = {suite_of(name).name: str(file) for name, file in self.data.items()}
+        object.__setattr__(self, "suites", suites)
+        object.__setattr__(self, "conditions", conditions)
+        object.__setattr__(self, "data", data)
+        refuse(
+            {
+                "suites=() is empty": not suites,
+                f"suites={suites} name one twice": len(set(suites)) < len(suites),
+                f"conditions={conditions} name one twice": len(set(conditions)) < len(conditions),
+                f"conditions={conditions} lack the baseline, which all others are compared with": (
+                    "baseline" not in conditions
+                ),
+                f"samples={self.samples!r} is neither 'paper' nor a number above 0": (
+                    self.samples != "paper" and not is_whole(self.samples, least=1)
+                ),
+                f"problems={self.problems!r} is below 1": self.problems is not None
+                and not is_whole(self.problems, least=1),
+                f"max_tokens={self.max_tokens!r} is below 1": self.max_tokens is not None
+                and not is_whole(self.max_tokens, least=1),
+                f"data for {sorted(set(data) - set(suites))}, which are not among the suites": bool(
+                    set(data) - set(suites)
+                ),
+            }
+        )
+
+    @property
+    def preset(self) -> Preset:
+        """The model's preset, with what these settings put in place of it."""
+        preset = preset_of(self.model)
+        own = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens")}
+        return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+    def samples_of(self, suite: str) -> int:
+        """Samples of each problem of a suite; 4 where the paper does not have it."""
+        return suite_of(suite).samples or 4 if self.samples == "paper" else int(self.samples)
+
+    def selection(self, suite: str) -> Selection:
+        """Which problems of a suite, and from where."""
+        return Selection(
+            file=self.data.get(suite),
+            limit=self.problems,
+            seed=self.seed,
+            release=self.release,
+            start=self.start,
+            end=self.end,
+        )
+
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """Suite and condition of each run; conditions that are counted from others have none."""
+        return [
+            (suite, condition)
+            for suite in self.suites
+            for condition in self.conditions
+            if CONDITIONS[condition].needs_a_run
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON types."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "BenchmarkSettings":
+        """What `to_dict` made."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def keep_settings(out: Path, settings: BenchmarkSettings) -> None:
+    """Write the settings into a folder, or see that they are those of its run.
+
+    Raises:
+        ValueError: the folder is of a run with other settings.
+    """
+    file = out / SETTINGS
+    if is_file(file):
+        before = read_settings(out).to_dict()
+        refuse_changes(file, before, settings.to_dict(), free=MACHINE)
+        return
+    make_folder(out)
+    facts = {"format": FORMAT, "settings": settings.to_dict()}
+    write_text(file, json.dumps(facts, indent=2))
+
+
+def read_settings(out: Path) -> BenchmarkSettings:
+    """The settings of a folder.
+
+    Raises:
+        ValueError: it is no folder of a benchmark run.
+    """
+    file = out / SETTINGS
+    if not is_file(file):
+        raise ValueError(f"{out} holds no {SETTINGS}, so it is no folder of a benchmark run")
+    facts = read_facts(file, kind=FORMAT, writer="step-saliency benchmark")
+    return BenchmarkSettings.from_dict(facts["settings"])

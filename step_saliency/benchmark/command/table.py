@@ -1,0 +1,268 @@
+"""The table: estimates, paired differences, and the published numbers beside them.
+
+    estimate      mean over problems of the share of right samples, with an interval that draws
+                  problems
+    difference    a condition minus the baseline, paired by problem and sample, tested by sign
+                  flips; ``p_holm`` is corrected over all rows of the table
+    chance        two runs on the same problems differ by less than this in 95% of cases by their
+                  samples alone: 1.96 sqrt(2 v / (k P)) for k samples of each of P problems, v the
+                  mean over problems of p (1 - p) k / (k - 1); of one sample a problem v = p (1 - p)
+                  of all, which is too wide
+    reading       what the distance to the published number can mean at that size
+
+Right, wrong and unknown: unknown (no answer, or none that can be compared) counts as wrong.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from step_saliency.benchmark.command.published import published
+from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.command.votes import voted_rows
+from step_saliency.benchmark.conditions import CONDITIONS
+from step_saliency.benchmark.suites.suites import suite_of
+from step_saliency.options import Draws
+from step_saliency.stats.binary import binary_table
+from step_saliency.stats.multiplicity import holm
+from step_saliency.stats.paired import paired_table
+from step_saliency.stats.problems import mean_table
+from step_saliency.storage.files import write_text
+from step_saliency.storage.tables import write_csv
+
+CELL = ["suite", "condition"]
+Z = 1.96
+"""Of a two-sided interval of 95%."""
+
+
+@dataclass(frozen=True)
+class BenchmarkTable:
+    """Cells of a run.
+
+    Attributes:
+        cells: One row a suite and condition: suite, condition, estimate, lower, upper, n,
+            responses, samples, chance, truncated, unknown, tokens, seconds, as_script, difference,
+            difference_lower, difference_upper, corrected, broken, p, p_holm, detectable,
+            published, distance, reading, source. Shares and differences are in percent.
+        model: Name of the model.
+        missing: Responses that a finished run would have and this one has not.
+    """
+
+    cells: pd.DataFrame
+    model: str
+    missing: int = 0
+
+    def __str__(self) -> str:
+        shown = pd.DataFrame(
+            {
+                "suite": self.cells["suite"].map(lambda name: suite_of(name).title),
+                "condition": self.cells["condition"],
+                "accuracy": [_interval(row, "estimate") for row in self._rows()],
+                "n": [f"{row.n}x{row.samples:.3g}" for row in self._rows()],
+                "difference": [_interval(row, "difference") for row in self._rows()],
+                "p (Holm)": self.cells["p_holm"].map(_p),
+                "cut": self.cells["truncated"].map(_percent),
+                "tokens": self.cells["tokens"].map("{:,.0f}".format),
+                "seconds": self.cells["seconds"].map(_plain),
+                "published": self.cells["published"].map(_percent),
+                "reading": self.cells["reading"],
+            }
+        )
+        lines = [f"{self.model}: percent right, 95% intervals over problems", ""]
+        lines.append(shown.to_string(index=False))
+        sources = sorted(set(self.cells["source"].dropna()))
+        lines += ["", *(f"published: {source}" for source in sources)] if sources else []
+        if self.missing:
+            lines += ["", f"{self.missing} responses are missing; the same command goes on"]
+        return "\n".join(lines)
+
+    def _rows(self) -> list[Any]:
+        return list(self.cells.itertuples(index=False))
+
+    def write(self, out: Path) -> None:
+        """Write ``table.csv`` and ``table.txt`` into a folder."""
+        write_csv(out / "table.csv", self.cells)
+        write_text(out / "table.txt", f"{self}\n")
+
+
+def make_table(
+    rows: pd.DataFrame, settings: BenchmarkSettings, *, draws: Draws | None = None
+) -> BenchmarkTable:
+    """The table of a run.
+
+    Args:
+        rows: One row a response (`rows.read_rows`).
+        settings: Of the run.
+        draws: How intervals and tests are drawn.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    draws = draws or Draws()
+    votes = [
+        voted_rows(rows, condition.votes, name=name)
+        for name, condition in CONDITIONS.items()
+        if condition.votes is not None and name in settings.conditions
+    ]
+    whole = pd.concat([rows, *votes], ignore_index=True)
+    whole = whole.assign(place=whole["suite"] + "\0" + whole["problem"])
+    cells = _estimates(whole, draws).merge(_differences(whole, draws), on=CELL, how="left")
+    cells = cells.merge(_costs(whole), on=CELL)
+    cells = _with_published(cells, settings.preset.published)
+    order = {suite: place for place, suite in enumerate(settings.suites)}
+    conditions = {name: place for place, name in enumerate(CONDITIONS)}
+    cells = cells.sort_values(
+        CELL, key=lambda names: names.map({**order, **conditions}), ignore_index=True
+    )
+    return BenchmarkTable(cells, settings.model, missing=_missing(rows, settings))
+
+
+def _estimates(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
+    table = mean_table(rows, "is_correct", by=CELL, problem="place", draws=draws)
+    numbers = ["estimate", "lower", "upper"]
+    table[numbers] *= 100
+    return table[[*CELL, *numbers, "n"]]
+
+
+def _differences(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
+    """Each condition minus the baseline; votes are compared by the means of problems."""
+    columns = [*CELL, "difference", "difference_lower", "difference_upper", "p", "p_holm"]
+    columns += ["detectable", "corrected", "broken"]
+    by_sample = ~rows["condition"].map(lambda name: CONDITIONS[name].votes is not None)
+    tables = []
+    for part, compare in ((rows[by_sample], _by_sample), (rows, _by_problem)):
+        if part["condition"].nunique() > 1:
+            tables.append(compare(part, draws))
+    if not tables:
+        return pd.DataFrame(columns=pd.Index(columns))
+    table = pd.concat(tables).drop_duplicates(CELL, keep="first")
+    table = table.rename(
+        columns={
+            "estimate": "difference",
+            "lower": "difference_lower",
+            "upper": "difference_upper",
+        }
+    ).assign(p_holm=lambda frame: holm(frame["p"].to_numpy(float)))
+    percents = ["difference", "difference_lower", "difference_upper", "detectable"]
+    table[percents] *= 100
+    return table.reindex(columns=columns)
+
+
+def _by_sample(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
+    return binary_table(
+        rows,
+        condition="condition",
+        reference="baseline",
+        by=["suite"],
+        pair=["sample"],
+        problem="place",
+        draws=draws,
+    )
+
+
+def _by_problem(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
+    return paired_table(
+        rows.assign(is_correct=rows["is_correct"].astype(float)),
+        "is_correct",
+        condition="condition",
+        reference="baseline",
+        by=["suite"],
+        problem="place",
+        draws=draws,
+    )
+
+
+def _costs(rows: pd.DataFrame) -> pd.DataFrame:
+    groups = rows.groupby(CELL, sort=False)
+    costs = groups.agg(
+        responses=("sample", "size"),
+        samples=("place", lambda places: len(places) / places.nunique()),
+        truncated=("stop", lambda stops: 100 * (stops != "stop").mean()),
+        unknown=("verdict", lambda verdicts: 100 * (verdicts == "unknown").mean()),
+        tokens=("output_tokens", "mean"),
+        seconds=("seconds", "mean"),
+        as_script=("is_correct_as_script", _mean_of_known),
+    ).reset_index()
+    chance = groups[["place", "is_correct"]].apply(chance_of).rename("chance").reset_index()
+    return costs.merge(chance, on=CELL)
+
+
+def _mean_of_known(values: pd.Series) -> float:
+    known = values.dropna().astype(float)
+    return 100 * float(known.mean()) if len(known) else math.nan
+
+
+def chance_of(rows: pd.DataFrame) -> float:
+    """Difference, in percent, that two runs on the same problems stay below in 95% of cases."""
+    by_problem = rows.groupby("place")["is_correct"].agg(["mean", "size"])
+    share, k = by_problem["mean"].to_numpy(float), by_problem["size"].to_numpy(float)
+    spread = share * (1 - share)
+    if (k > 1).all():
+        variances = spread * k / (k - 1)
+    else:
+        variances = np.full(len(k), share.mean() * (1 - share.mean()))
+    return 100 * Z * math.sqrt(2 * float((variances / k).sum())) / len(k)
+
+
+def _with_published(cells: pd.DataFrame, model: str | None) -> pd.DataFrame:
+    known = [
+        published(model, suite, condition)
+        for suite, condition in cells[CELL].itertuples(index=False)
+    ]
+    numbers = [math.nan if number is None else number.percent for number in known]
+    cells = cells.assign(
+        published=numbers,
+        distance=cells["estimate"] - numbers,
+        source=pd.Series([None if n is None else n.source for n in known], cells.index, object),
+    )
+    return cells.assign(reading=[_reading(row) for row in cells.itertuples(index=False)])
+
+
+def _reading(row: Any) -> str:
+    """What the distance to a published number can mean."""
+    if math.isnan(row.published):
+        return ""
+    if abs(row.distance) <= row.chance:
+        return f"{row.distance:+.1f}, within the chance of samples (±{row.chance:.1f})"
+    if row.lower <= row.published <= row.upper:
+        return (
+            f"{row.distance:+.1f}, beyond the chance of samples (±{row.chance:.1f}), within the "
+            "interval over problems"
+        )
+    return f"{row.distance:+.1f}, beyond chance and interval: another model, prompt or grader?"
+
+
+def _missing(rows: pd.DataFrame, settings: BenchmarkSettings) -> int:
+    """Responses that suites and conditions lack, by the problems that any condition has."""
+    problems = rows.groupby("suite")["problem"].nunique()
+    expected = sum(
+        int(problems.get(suite, 0)) * settings.samples_of(suite) for suite, _ in settings.runs
+    )
+    return max(0, expected - len(rows))
+
+
+def _interval(row: Any, name: str) -> str:
+    value = getattr(row, name)
+    if math.isnan(value):
+        return ""
+    prefix = "" if name == "estimate" else f"{name}_"
+    lower, upper = getattr(row, f"{prefix}lower"), getattr(row, f"{prefix}upper")
+    sign = "" if name == "estimate" else "+"
+    limits = "" if math.isnan(lower) else f" [{lower:{sign}.1f}, {upper:{sign}.1f}]"
+    return f"{value:{sign}.1f}{limits}"
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
+
+
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2g}"

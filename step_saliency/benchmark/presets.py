@@ -1,0 +1,137 @@
+"""Chat settings of each model, with their sources: one table.
+
+    system             none of these models is given a system prompt by its makers' protocol
+    reasoning_effort   variable of GPT-OSS's chat template
+    shape              what a plan needs of the model where its config is not at hand
+
+A preset is found by the name of the model, whoever hosts it; what the command line says wins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of a model that memory and time depend on.
+
+    Attributes:
+        parameters: All of them.
+        active: Those that a token passes.
+        layers: Layers.
+        kv_heads: Heads of keys and values.
+        head_size: Size of a head.
+    """
+
+    parameters: float
+    active: float
+    layers: int
+    kv_heads: int
+    head_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a model is asked.
+
+    Attributes:
+        name: Name of the preset.
+        matches: Parts of a model's name, in small letters; one of them has to be in it.
+        temperature: Of the softmax.
+        top_p: Nucleus.
+        top_k: Most probable tokens.
+        max_tokens: Longest response.
+        system: System prompt.
+        reasoning_effort: Variable of the chat template.
+        published: Name in the published table.
+        shape: Sizes of the model.
+        source: Where the settings are from.
+    """
+
+    name: str
+    matches: Sequence[str] = ()
+    temperature: float | int
+    top_p: float | int = 1.0
+    top_k: int | None = None
+    max_tokens: int
+    system: str | None = None
+    reasoning_effort: str | None = None
+    published: str | None = None
+    shape: Shape | None = None
+    source: str
+
+
+R1_CARD = "model card of deepseek-ai/DeepSeek-R1-Distill-Qwen: usage recommendations"
+QWQ_CARD = "model card of Qwen/QwQ-32B: usage guidelines (top-k between 20 and 40)"
+OSS_CARD = "README of openai/gpt-oss: recommended sampling"
+
+
+def _r1(size: str, shape: Shape) -> Preset:
+    return Preset(
+        name=f"r1-distill-qwen-{size.lower()}",
+        matches=(f"r1-distill-qwen-{size.lower()}",),
+        published=f"R1-Distill-Qwen-{size}",
+        shape=shape,
+        temperature=0.6,
+        top_p=0.95,
+        max_tokens=32_768,
+        source=R1_CARD,
+    )
+
+
+PRESETS: Sequence[Preset] = (
+    _r1("7B", Shape(parameters=7.6e9, active=7.6e9, layers=28, kv_heads=4, head_size=128)),
+    _r1("14B", Shape(parameters=14.8e9, active=14.8e9, layers=48, kv_heads=8, head_size=128)),
+    _r1("32B", Shape(parameters=32.8e9, active=32.8e9, layers=64, kv_heads=8, head_size=128)),
+    Preset(
+        name="qwq-32b",
+        matches=("qwq-32b",),
+        temperature=0.6,
+        top_p=0.95,
+        top_k=40,
+        max_tokens=32_768,
+        published="QwQ-32B",
+        shape=Shape(parameters=32.8e9, active=32.8e9, layers=64, kv_heads=8, head_size=128),
+        source=QWQ_CARD,
+    ),
+    Preset(
+        name="gpt-oss-20b",
+        matches=("gpt-oss-20b",),
+        temperature=1.0,
+        max_tokens=32_768,
+        reasoning_effort="medium",
+        published="GPT-OSS-20B (medium)",
+        shape=Shape(parameters=20.9e9, active=3.6e9, layers=24, kv_heads=8, head_size=64),
+        source=OSS_CARD,
+    ),
+    Preset(
+        name="reasoner",
+        matches=("reasoner",),
+        temperature=1.0,
+        max_tokens=512,
+        source="the bundled model's own card",
+    ),
+    Preset(
+        name="smollm2",
+        matches=("smollm2",),
+        temperature=0.2,
+        top_p=0.9,
+        max_tokens=512,
+        source="model card of HuggingFaceTB/SmolLM2-135M-Instruct: examples",
+    ),
+)
+OTHERS = Preset(
+    name="others",
+    temperature=0.6,
+    top_p=0.95,
+    max_tokens=32_768,
+    source="no preset of this model; settings of R1-Distill",
+)
+
+
+def preset_of(model: str) -> Preset:
+    """The preset of a model, by its name or folder; `OTHERS` if there is none."""
+    name = model.lower().replace("_", "-")
+    return next(
+        (preset for preset in PRESETS if any(part in name for part in preset.matches)), OTHERS
+    )

@@ -1,0 +1,112 @@
+r"""What stands around the last message of the user, so that questions alone tell prompts apart.
+
+    prompt = prefix + question + suffix
+
+Prefix and suffix are what the tokenizer's chat template writes around a stand-in for the last
+message of the user: system prompt, earlier turns, role marks and what the model answers after.
+`ss.generate` asks with a tokenizer whose template is just these two texts, so that conversations of
+any kind whose frames are equal are decoded together.
+
+A last message of the assistant is text that the model goes on from; it stands at the end of the
+suffix. It is part of the prompt, so an edit that reads steps takes none of it for thinking: `api`
+refuses flows there.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_STAND_IN = "QZX{last}XZQ"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Texts before and after a question.
+
+    Attributes:
+        prefix: Before it.
+        suffix: After it.
+        is_continued: Whether the suffix holds text of the assistant that the response goes on from.
+    """
+
+    prefix: str
+    suffix: str
+    is_continued: bool = field(default=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Any,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> tuple["Frame", str]:
+        """Frame and question of a conversation.
+
+        Args:
+            tokenizer: Tokenizer with a chat template, or without one: then a conversation is one
+                message, and a line break follows it.
+            messages: Role and content of each; the last is the user's, or the assistant's and to
+                be continued.
+            template_options: Variables of the chat template, such as ``reasoning_effort``.
+
+        Raises:
+            ValueError: there is no message of the user, or the template does not write the last one
+                as it is.
+        """
+        turns = [dict(message) for message in messages]
+        continued = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
+        if not turns or turns[-1]["role"] != "user":
+            raise ValueError("the last message, or the last but one, has to be the user's")
+        question = turns[-1]["content"]
+        if not getattr(tokenizer, "chat_template", None):
+            return cls._plain(turns, continued), question
+        prefix, question, suffix = _around(tokenizer, turns, question, dict(template_options or {}))
+        return cls(prefix, suffix + continued, bool(continued)), question
+
+    @classmethod
+    def _plain(cls, turns: Sequence[Mapping[str, str]], continued: str) -> "Frame":
+        if len(turns) > 1:
+            raise ValueError(
+                "the tokenizer has no chat template, so that a conversation can have no more than "
+                f"one message; this one has {len(turns)}"
+            )
+        return cls("", "\n" + continued, bool(continued))
+
+    def tokenizer(self, tokenizer: Any) -> Any:
+        """A copy of a tokenizer whose chat template writes this frame around the last message."""
+        framed = copy.copy(tokenizer)
+        framed.chat_template = (
+            f"{{{{ {_literal(self.prefix)} }}}}"
+            "{{ messages[-1]['content'] }}"
+            f"{{{{ {_literal(self.suffix)} }}}}"
+        )
+        return framed
+
+
+def _around(
+    tokenizer: Any, turns: list[dict[str, str]], question: str, options: Mapping[str, Any]
+) -> tuple[str, str, str]:
+    """What the template writes before the last message, that message, and what after it."""
+    frame = _render(tokenizer, [*turns[:-1], {**turns[-1], "content": _STAND_IN}], options)
+    prefix, stand_in, suffix = frame.rpartition(_STAND_IN)
+    text = _render(tokenizer, turns, options)
+    for variant in (question, question.strip()):
+        if stand_in and text == prefix + variant + suffix:
+            return prefix, variant, suffix
+    raise ValueError(
+        f"the chat template does not write the last message as it is: {question[:60]!r}"
+    )
+
+
+def _render(tokenizer: Any, turns: Sequence[dict[str, str]], options: Mapping[str, Any]) -> str:
+    return str(
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
+    )
+
+
+def _literal(text: str) -> str:
+    """A text as a literal of Jinja, which reads escapes as Python does."""
+    escaped = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,89 @@
+"""One response that is asked for, and which requests may be decoded in one call."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from step_saliency.benchmark.provider.frame import Frame
+from step_saliency.options import Decoding
+from step_saliency.storage.manifest import described
+from step_saliency.trace import Trace
+
+
+@dataclass(frozen=True)
+class Group:
+    """What requests have in common that one call of `ss.generate` can answer.
+
+    Attributes:
+        frame: Texts around their questions.
+        decoding: How they are decoded; ``n`` is 1.
+        changes: Fields of the flow, in JSON types.
+        model: Fields of the model, in JSON types.
+        task: Name of the task; questions of two tasks may have one number.
+    """
+
+    frame: Frame
+    decoding: Decoding
+    changes: tuple[tuple[str, Any], ...]
+    model: tuple[tuple[str, Any], ...]
+    task: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that the texts depend on, beside question, number and sample.
+
+        How many are decoded together is left out: texts do not depend on it.
+        """
+        facts = {
+            "prefix": self.frame.prefix,
+            "suffix": self.frame.suffix,
+            "decoding": described(replace(self.decoding, batch_size=1)),
+            "changes": dict(self.changes),
+            "model": dict(self.model),
+            "task": self.task,
+        }
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, and what is known of the call that it was decoded in.
+
+    Attributes:
+        trace: The response.
+        facts: ``seconds`` (share of the call), ``responses`` (of the call) and ``effects`` (of the
+            call); empty where the process was ended before the call was over.
+        is_kept: Whether it was taken from a store.
+    """
+
+    trace: Trace
+    facts: Mapping[str, Any]
+    is_kept: bool = False
+
+
+@dataclass(eq=False)
+class Request:
+    """One response that is asked for.
+
+    Attributes:
+        group: What it shares with others.
+        question: Text of the question.
+        number: What stands for the question in the seeds.
+        sample: Which sample of the question it is.
+        answer: Where the answer will be.
+    """
+
+    group: Group
+    question: str
+    number: int
+    sample: int
+    answer: "Future[Answer]" = field(default_factory=Future)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Number and sample, which tell the responses of a group apart."""
+        return self.number, self.sample

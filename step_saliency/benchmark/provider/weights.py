@@ -1,0 +1,115 @@
+"""Models by name, each read once a process: a transformers model and its tokenizer.
+
+The fast loop decodes by the transformers model alone, so no TransformerLens copy of the weights is
+made beside it. Conditions of one model share it.
+"""
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.models.checkpoint import read_config, read_tokenizer, read_transformers, save
+from step_saliency.models.load import DTYPES
+from step_saliency.models.precision import cast_weights
+from step_saliency.models.readable import reading
+from step_saliency.models.sources import resolve_source
+from step_saliency.models.unpack import unpacked
+
+_LOCK = threading.Lock()
+_LOADED: dict[tuple[Any, ...], "Weights"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A model that decodes, and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+
+
+def weights_for(name: str, settings: ProviderSettings) -> Weights:
+    """The model of a name, read now or earlier in this process.
+
+    Args:
+        name: Bundled name, folder, GGUF file or hub id.
+        settings: Where it goes, and in which precision.
+
+    Raises:
+        ValueError: as `ss.load_model`; accelerate is missing for a ``device_map``.
+    """
+    key = (
+        name,
+        settings.device,
+        settings.device_map,
+        settings.dtype,
+        settings.revision,
+        settings.trust_remote_code,
+    )
+    with _LOCK:
+        if key not in _LOADED:
+            _LOADED[key] = _read(name, settings)
+        return _LOADED[key]
+
+
+def forget_weights() -> None:
+    """Let go of all models."""
+    with _LOCK:
+        _LOADED.clear()
+
+
+def _read(name: str, settings: ProviderSettings) -> Weights:
+    source = resolve_source(name)
+    files = unpacked(source, partial(save, source))
+    trust = settings.trust_remote_code
+    config = read_config(files, name, settings.revision, trust_remote_code=trust)
+    tokenizer = read_tokenizer(files, name, settings.revision, trust_remote_code=trust)
+    device = _device(settings)
+    dtype = _dtype(settings, device)
+    if settings.device_map is not None:
+        return Weights(_spread(files, config, dtype, settings), tokenizer)
+    model = read_transformers(
+        files, config, dtype=dtype, revision=settings.revision, trust_remote_code=trust
+    )
+    return Weights(model.to(device), tokenizer)
+
+
+def _device(settings: ProviderSettings) -> torch.device:
+    if settings.device is not None:
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(settings: ProviderSettings, device: torch.device) -> torch.dtype:
+    if settings.dtype is not None:
+        return DTYPES[settings.dtype]
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _spread(
+    source: Any, config: Any, dtype: torch.dtype, settings: ProviderSettings
+) -> PreTrainedModel:
+    """Layers over several devices, as accelerate maps them."""
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "device_map needs accelerate: pip install 'step-saliency[benchmarks]'"
+        ) from error
+    with reading(source, source.path, "weights"):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            attn_implementation="eager",
+            use_safetensors=True,
+            device_map=settings.device_map,
+        )
+    cast_weights(model, dtype)
+    return model.eval()

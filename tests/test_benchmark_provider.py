@@ -1,0 +1,441 @@
+"""``step-saliency/MODEL`` as a model of inspect-ai gives what `ss.generate` gives."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+import step_saliency as ss
+from step_saliency.benchmark.provider.frame import Frame
+from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.benchmark.provider.weights import Weights, weights_for
+from step_saliency.intervene.effects import Effects
+from step_saliency.segment.build import prompt_tokens
+from step_saliency.tasks import make_problems
+from step_saliency.tasks.answers import is_correct
+
+pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: step-saliency[benchmarks]")
+
+from inspect_ai import Task
+from inspect_ai import eval as evaluate
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import EvalLog, EvalSample
+from inspect_ai.model import (
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    GenerateConfig,
+    get_model,
+)
+from inspect_ai.tool import ToolInfo
+
+from step_saliency.benchmark.provider import queue
+from step_saliency.benchmark.provider.api import number_of
+from step_saliency.benchmark.provider.output import output_of
+from step_saliency.benchmark.provider.requests import Answer, Group, Request
+from step_saliency.benchmark.suites.suites import Selection
+from step_saliency.benchmark.suites.tasks import build_task, response_of
+
+CONFIG = GenerateConfig(temperature=1.0, max_tokens=120, seed=3)
+PROBLEMS = 3
+SAMPLES = 2
+FLOWS = ("none", "oeb", "smi", "stepflow")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return weights_for("reasoner", ProviderSettings())
+
+
+def flow_of(name: str, model: Any) -> Any:
+    whole = ss.StepFlow.for_model(model)
+    return {"none": None, "oeb": whole.oeb, "smi": whole.smi, "stepflow": whole}[name]
+
+
+def truth(weights: Weights, flow: str = "none", effects: Effects | None = None) -> list[ss.Trace]:
+    questions = [p.question for p in make_problems(n=PROBLEMS, level="medium", seed=0)]
+    return ss.generate(
+        weights.model,
+        questions,
+        tokenizer=weights.tokenizer,
+        flow=flow_of(flow, weights.model),
+        n=SAMPLES,
+        temperature=1.0,
+        max_new_tokens=120,
+        seed=3,
+        effects=effects,
+        progress=False,
+    )
+
+
+def run(tmp_path: Path, *, condition: str = "baseline", **options: Any) -> EvalLog:
+    model = get_model("step-saliency/reasoner", memoize=False, wait=0.2, **options)
+    task = build_task(
+        "reasoner",
+        selection=Selection(limit=PROBLEMS),
+        condition=condition,
+        epochs=SAMPLES,
+        config=CONFIG,
+        model=model,
+    )
+    (log,) = evaluate(task, display="none", log_dir=str(tmp_path / "logs"))
+    assert log.status == "success", log.error
+    return log
+
+
+def by_place(log: EvalLog) -> dict[tuple[int, int], EvalSample]:
+    assert log.samples
+    return {
+        ((sample.metadata or {})["question_number"], sample.epoch - 1): sample
+        for sample in log.samples
+    }
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_epochs_are_the_samples_of_generate(tmp_path: Path, weights: Weights, flow: str) -> None:
+    effects = Effects()
+    traces = truth(weights, flow, effects)
+    samples = by_place(run(tmp_path, flow=flow))
+    assert len(samples) == len(traces) == PROBLEMS * SAMPLES
+    problems = make_problems(n=PROBLEMS, level="medium", seed=0)
+    for trace in traces:
+        number, place = trace.meta["question_index"], trace.meta["sample"]
+        sample = samples[number, place]
+        facts = sample.output.metadata or {}
+        assert facts["opened"] + facts["response"] == trace.response.removesuffix("<|eos|>")
+        verdict = is_correct(trace, str(problems[number].answer))
+        assert sample.scores
+        assert (sample.scores["graded"].value == "C") == (verdict is True)
+        usage = sample.output.usage
+        assert usage
+        assert usage.output_tokens == trace.meta["response_tokens"]
+        assert usage.input_tokens + usage.output_tokens == len(trace) == usage.total_tokens
+        assert sample.output.stop_reason == ("stop" if trace.meta["finished"] else "max_tokens")
+        thinking = [step for step in trace.steps if step.region == "thinking"]
+        assert usage.reasoning_tokens == sum(len(step) for step in thinking)
+        assert facts["flow"] == flow
+    totals = effects.to_frame().groupby("edit")["rows_seen"].sum()
+    logged = (samples[0, 0].output.metadata or {})["call"]
+    assert logged["responses"] == PROBLEMS * SAMPLES
+    assert set(logged["effects"]) == set(totals.index)
+    for edit, seen in totals.items():
+        assert logged["effects"][edit].get("rows_seen", 0) == seen
+
+
+def test_flows_change_samples_and_leave_their_numbers(weights: Weights) -> None:
+    texts = {flow: [trace.response for trace in truth(weights, flow)] for flow in FLOWS}
+    assert texts["stepflow"] != texts["none"]
+
+
+def test_requests_are_decoded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    plain = queue.generate
+
+    def counting(model: Any, questions: Any, **options: Any) -> Any:
+        sizes.append(len(questions))
+        return plain(model, questions, **options)
+
+    monkeypatch.setattr(queue, "generate", counting)
+    run(tmp_path)
+    assert sizes == [PROBLEMS * SAMPLES]
+    run(tmp_path, unit=4)
+    assert sizes[1:] == [4, 2]
+
+
+def test_what_is_kept_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = str(tmp_path / "store")
+    first = by_place(run(tmp_path, store=store))
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(queue, "generate", none)
+    second = by_place(run(tmp_path, store=store, batch_size=3))
+    for place, sample in first.items():
+        assert second[place].output.completion == sample.output.completion
+        assert (second[place].output.metadata or {})["kept"] is True
+        assert (second[place].output.metadata or {})["call"] == (sample.output.metadata or {})[
+            "call"
+        ]
+
+
+def test_a_kill_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "store"
+    first = by_place(run(tmp_path, store=str(store)))
+    (file,) = store.glob("*/*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:50])
+    file.with_name(f"{file.name}.facts.json").unlink()
+    asked = []
+    plain = queue.generate
+
+    def counting(model: Any, questions: Any, **options: Any) -> Any:
+        asked.extend(zip(options["question_numbers"], options["samples"], strict=True))
+        return plain(model, questions, **options)
+
+    monkeypatch.setattr(queue, "generate", counting)
+    second = by_place(run(tmp_path, store=str(store)))
+    assert len(asked) == PROBLEMS * SAMPLES - 3
+    assert len(set(asked)) == len(asked)
+    for place, sample in first.items():
+        assert second[place].output.completion == sample.output.completion
+
+
+@pytest.mark.parametrize(
+    "change", [{"flow": "stepflow"}, {"flow": "stepflow", "alpha": 0.1}, {"dtype": "float64"}]
+)
+def test_other_settings_find_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = str(tmp_path / "store")
+    run(tmp_path, store=store)
+    samples = by_place(run(tmp_path, store=store, **change))
+    assert {(sample.output.metadata or {})["kept"] for sample in samples.values()} == {False}
+
+
+def test_reasoning_is_apart_from_the_text(tmp_path: Path) -> None:
+    sample = by_place(run(tmp_path))[0, 0]
+    content = sample.output.message.content
+    assert isinstance(content, list)
+    assert [part.type for part in content] == ["reasoning", "text"]
+    assert content[0].type == "reasoning"
+    assert content[0].reasoning.startswith("Given")
+    assert "<think>" not in content[0].reasoning + sample.output.completion
+    assert sample.output.completion.startswith("The answer is")
+
+
+@pytest.mark.parametrize(
+    ("condition", "word"), [("hint", "Wait, maybe"), ("budget_forcing", "Wait")]
+)
+def test_words_that_are_forced(tmp_path: Path, condition: str, word: str) -> None:
+    samples = by_place(run(tmp_path, condition=condition))
+    plain = by_place(run(tmp_path))
+    forced = 0
+    for place, sample in samples.items():
+        facts, before = sample.output.metadata or {}, plain[place].output.metadata or {}
+        assert sample.output.usage
+        assert sample.output.usage.output_tokens <= 120
+        thinking, mark, _ = before["response"].partition("</think>")
+        if mark:
+            forced += 1
+            assert facts["response"].startswith(thinking)
+            assert facts["response"][len(thinking) :].lstrip().startswith(word)
+        assert facts["response"].count("</think>") <= 1
+    assert forced
+
+
+def test_stop_reasons_and_plain_text(weights: Weights) -> None:
+    def ended(finished: bool, written: int, text: str) -> Any:
+        prompt = prompt_tokens(weights.tokenizer, "q")
+        response = weights.tokenizer(text, add_special_tokens=False)["input_ids"]
+        meta = {"response_tokens": written, "finished": finished}
+        trace = ss.Trace.from_generation(
+            weights.tokenizer, prompt, response, question="q", meta=meta
+        )
+        frame, _ = Frame.of(weights.tokenizer, [{"role": "user", "content": "q"}])
+        group = Group(frame, ss.options.Decoding(max_new_tokens=9), (), (), "")
+        return output_of(Request(group, "q", 0, 0), Answer(trace, {}), model="m")
+
+    assert ended(True, 9, "<think>a=1.</think>a=1.").stop_reason == "stop"
+    assert ended(False, 9, "<think>a=1.").stop_reason == "max_tokens"
+    assert ended(False, 8, "<think>a=1.").stop_reason == "model_length"
+    cut = ended(False, 9, "<think>a=1.")
+    assert cut.completion == ""
+    assert cut.message.content[0].reasoning == "a=1."
+    plain = ended(True, 3, "a=1.")
+    assert plain.message.content == "a=1."
+
+
+ODD = "He said \"{{ x }}\" {% raw %} \\n \\boxed{1} ünï 😀 '''\n  end "
+
+
+class Template:
+    """A tokenizer with a template, and nothing else."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = template
+
+    def apply_chat_template(self, turns: Any, **options: Any) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(turns, chat_template=self.chat_template, **options)
+        )
+
+
+CHAT = (
+    "{{ '<s>' }}{% if effort is defined %}{{ '[' + effort + ']' }}{% endif %}"
+    "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("question", ["What is 2+2?", ODD, "line\nline"])
+def test_frames_write_what_the_template_writes(weights: Weights, question: str) -> None:
+    tokenizer = Template(weights.tokenizer, CHAT)
+    turns = [
+        {"role": "system", "content": ODD},
+        {"role": "user", "content": "first " + ODD},
+        {"role": "assistant", "content": "an answer"},
+        {"role": "user", "content": question},
+    ]
+    frame, asked = Frame.of(tokenizer, turns, template_options={"effort": "high"})
+    framed = frame.tokenizer(tokenizer)
+    written = framed.apply_chat_template(
+        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
+    )
+    whole = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, effort="high"
+    )
+    assert written == whole
+    assert "[high]" in written
+    assert tokenizer.chat_template == CHAT
+
+
+def test_a_single_question_has_the_tokens_of_generate(weights: Weights) -> None:
+    for question in ("a=1. b=a+2. b?", "x" + ODD):
+        frame, asked = Frame.of(weights.tokenizer, [{"role": "user", "content": question}])
+        ours = prompt_tokens(frame.tokenizer(weights.tokenizer), asked)
+        assert ours == prompt_tokens(weights.tokenizer, question)
+
+
+def test_going_on_from_the_assistant(weights: Weights) -> None:
+    tokenizer = Template(weights.tokenizer, CHAT)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>so far"}]
+    frame, _ = Frame.of(tokenizer, turns)
+    assert frame.is_continued
+    assert frame.suffix.endswith("<assistant><think>so far")
+
+
+@pytest.mark.parametrize(
+    ("turns", "match"),
+    [
+        ([{"role": "system", "content": "s"}], "has to be the user's"),
+        ([], "has to be the user's"),
+    ],
+)
+def test_conversations_that_are_refused(
+    weights: Weights, turns: list[Mapping[str, str]], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        Frame.of(weights.tokenizer, turns)
+    changing = Template(weights.tokenizer, "{{ messages[-1].content | upper }}")
+    with pytest.raises(ValueError, match="does not write the last message"):
+        Frame.of(changing, [{"role": "user", "content": "question"}])
+    plain = Template(weights.tokenizer, None)
+    two = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    with pytest.raises(ValueError, match="no chat template"):
+        Frame.of(plain, two)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"flows": "oeb"}, "takes no option flows"),
+        ({"flow": "all"}, "flow='all' is unknown"),
+        ({"dtype": "int8"}, "dtype='int8' is unknown"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"shallow": "a-b"}, "no list of layers"),
+        ({"device": "cpu", "device_map": "auto"}, "exclude each other"),
+        ({"wait": -1}, "wait=-1"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        get_model("step-saliency/reasoner", memoize=False, **options)
+
+
+def test_layers_of_the_edits(weights: Weights) -> None:
+    settings = ProviderSettings.of({"flow": "stepflow", "shallow": "0-1", "deep": 3, "alpha": 0.2})
+    flow: Any = settings.flow_for(weights.model)
+    assert (list(flow.oeb.layers), list(flow.smi.layers), flow.smi.alpha) == ([0, 1], [3], 0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        (GenerateConfig(logprobs=True), "do not take logprobs"),
+        (GenerateConfig(num_choices=2), "num_choices"),
+        (GenerateConfig(temperature=-1.0), "temperature=-1"),
+    ],
+)
+def test_requests_that_are_refused(config: GenerateConfig, match: str) -> None:
+    model = get_model("step-saliency/reasoner", memoize=False)
+    messages: list[Any] = [ChatMessageUser(content="q")]
+    with pytest.raises(ValueError, match=match):
+        asyncio.run(model.api.generate(messages, [], "none", config))
+
+
+def test_tools_and_flows_that_cannot_go_on() -> None:
+    model = get_model("step-saliency/reasoner", flow="oeb", memoize=False)
+    tool = ToolInfo(name="t", description="d")
+    asked: list[Any] = [ChatMessageUser(content="q")]
+    with pytest.raises(ValueError, match="no tools"):
+        asyncio.run(model.api.generate(asked, [tool], "auto", GenerateConfig()))
+    with pytest.raises(ValueError, match="steps are unknown"):
+        asyncio.run(
+            model.api.generate(
+                [*asked, ChatMessageAssistant(content="so")], [], "none", GenerateConfig()
+            )
+        )
+
+
+def test_an_error_of_a_call_reaches_every_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the card caught fire")
+
+    monkeypatch.setattr(queue, "generate", broken)
+    model = get_model("step-saliency/reasoner", memoize=False, wait=0.1)
+    task = build_task("reasoner", selection=Selection(limit=2), epochs=1, model=model)
+    (log,) = evaluate(task, display="none", log_dir=str(tmp_path))
+    assert log.status == "error"
+    assert log.error
+    assert "caught fire" in log.error.message
+
+
+def test_numbers_of_questions() -> None:
+    assert number_of(7, None) == 7
+    assert number_of("id", {"question_number": 2}) == 2
+    assert number_of("id", {}) == number_of("id", None) != number_of("ie", None)
+    assert number_of(-1, None) >= 0
+
+
+def test_system_prompts_of_any_task(tmp_path: Path, weights: Weights) -> None:
+    """A task of others, by its name and ids alone."""
+    model = get_model("step-saliency/reasoner", memoize=False, wait=0.1, config=CONFIG)
+    turns: list[Any] = [ChatMessageSystem(content="Be brief."), ChatMessageUser(content="a=1. a?")]
+    task = Task(dataset=MemoryDataset([Sample(input=turns, id=5)]), epochs=2)
+    (log,) = evaluate(task, model=model, display="none", log_dir=str(tmp_path))
+    assert log.samples
+    traces = ss.generate(
+        weights.model,
+        "a=1. a?",
+        tokenizer=weights.tokenizer,
+        system="Be brief.",
+        question_numbers=[5],
+        n=2,
+        temperature=1.0,
+        max_new_tokens=120,
+        seed=3,
+        progress=False,
+    )
+    texts = [trace.response.removesuffix("<|eos|>") for trace in traces]
+    ours = sorted(log.samples, key=lambda sample: sample.epoch)
+    assert [(sample.output.metadata or {})["response"] for sample in ours] == texts
+
+
+def test_responses_of_other_providers() -> None:
+    """What a grader reads where the provider is not ours."""
+    from inspect_ai.model import ContentReasoning, ContentText, ModelOutput
+
+    class State:
+        def __init__(self, content: Any, stop: Any) -> None:
+            self.output = ModelOutput.from_content("m", content, stop_reason=stop)
+
+    both = [ContentReasoning(reasoning="hm"), ContentText(text="so 3")]
+    assert response_of(State(both, "stop")) == "<think>hm</think>so 3"  # type: ignore[arg-type]
+    cut = [ContentReasoning(reasoning="hm"), ContentText(text="")]
+    assert response_of(State(cut, "max_tokens")) == "<think>hm"  # type: ignore[arg-type]
+    assert response_of(State("so 3", "stop")) == "so 3"  # type: ignore[arg-type]

@@ -1,0 +1,302 @@
+"""The table of a run: estimates, differences, votes, chance, published numbers; and the plan."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from step_saliency.benchmark.command.arguments import run as run_command
+from step_saliency.benchmark.command.plan import make_plan
+from step_saliency.benchmark.command.published import PUBLISHED
+from step_saliency.benchmark.command.settings import (
+    BenchmarkSettings,
+    keep_settings,
+    read_settings,
+)
+from step_saliency.benchmark.command.table import BenchmarkTable, chance_of, make_table
+from step_saliency.benchmark.command.votes import voted_rows
+from step_saliency.benchmark.conditions import CONDITIONS
+from step_saliency.benchmark.presets import OTHERS, PRESETS, preset_of
+from step_saliency.benchmark.scale.units import (
+    done_keys,
+    note_done,
+    open_units,
+    units_of,
+)
+from step_saliency.benchmark.suites.suites import SUITES
+from step_saliency.cli import main
+from step_saliency.options import Draws
+
+R1 = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+DRAWS = Draws(n_resamples=500, n_permutations=2000)
+
+
+def rows_of(
+    right: dict[str, np.ndarray], suite: str = "aime24", answers: Any = None
+) -> pd.DataFrame:
+    """Rows of problems x samples that are right or wrong, by condition."""
+    rows = [
+        {
+            "model": R1,
+            "suite": suite,
+            "condition": condition,
+            "problem": f"p{problem}",
+            "sample": sample,
+            "is_correct": bool(value),
+            "verdict": "right" if value else "wrong",
+            "is_correct_as_script": None,
+            "answer": ("1" if value else "0") if answers is None else answers[problem][sample],
+            "stop": "stop" if sample else "max_tokens",
+            "input_tokens": 10,
+            "output_tokens": 100 + sample,
+            "reasoning_tokens": 50,
+            "seconds": 2.0,
+        }
+        for condition, values in right.items()
+        for problem, samples in enumerate(values)
+        for sample, value in enumerate(samples)
+    ]
+    return pd.DataFrame(rows)
+
+
+def settings_of(**changes: Any) -> BenchmarkSettings:
+    return BenchmarkSettings(**{"model": R1, "suites": ("aime24",), **changes})
+
+
+def cell(table: BenchmarkTable, condition: str) -> Any:
+    (row,) = table.cells[table.cells["condition"] == condition].itertuples(index=False)
+    return row
+
+
+def test_cells_by_hand() -> None:
+    baseline = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]] * 4)
+    flow = np.array([[1, 1, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1]] * 4)
+    rows = rows_of({"baseline": baseline, "stepflow": flow})
+    table = make_table(rows, settings_of(samples=4), draws=DRAWS)
+    first, second = cell(table, "baseline"), cell(table, "stepflow")
+    assert first.estimate == pytest.approx(50)
+    assert second.difference == pytest.approx(100 * 2 / 12)
+    assert (second.corrected, second.broken) == (8, 0)
+    assert second.p_holm <= 0.05
+    assert first.n == 12
+    assert (first.responses, first.samples) == (48, 4)
+    assert first.truncated == pytest.approx(25)
+    assert first.tokens == pytest.approx(101.5)
+    assert math.isnan(first.difference)
+    assert first.lower < 50 < first.upper
+    assert "50.0" in str(table)
+
+
+def test_published_numbers_stand_beside() -> None:
+    rows = rows_of({"baseline": np.array([[1, 0]] * 30), "oeb": np.array([[1, 0]] * 30)})
+    table = make_table(rows, settings_of(samples=2), draws=DRAWS)
+    known, unknown = cell(table, "baseline"), cell(table, "oeb")
+    assert known.published == 54.0
+    assert known.distance == pytest.approx(-4)
+    assert "within the chance of samples" in known.reading
+    assert math.isnan(unknown.published)
+    assert unknown.reading == ""
+    assert unknown.source is None or unknown.source != unknown.source
+    far = make_table(
+        rows_of({"baseline": np.ones((30, 2), int)}), settings_of(samples=2), draws=DRAWS
+    )
+    assert "beyond chance and interval" in cell(far, "baseline").reading
+    other = make_table(rows, settings_of(model="reasoner", samples=2), draws=DRAWS)
+    assert other.cells["published"].isna().all()
+
+
+def test_every_published_number_has_a_source() -> None:
+    names = {preset.published for preset in PRESETS}
+    for (model, suite, condition), number in PUBLISHED.items():
+        assert model in names
+        assert suite in SUITES
+        assert condition in CONDITIONS
+        assert 0 < number.percent < 100
+        assert number.source
+
+
+@pytest.mark.parametrize(("problems", "samples"), [(30, 16), (198, 8), (40, 2)])
+def test_chance_is_what_two_runs_differ_by(problems: int, samples: int) -> None:
+    """By simulation: two runs on the same problems stay below it in 95% of cases."""
+    draw = np.random.default_rng(0)
+    share = draw.beta(0.6, 0.5, size=problems)
+    runs = draw.random((2, 400, problems, samples)) < share[:, None]
+    apart = 100 * np.abs(runs[0].mean((1, 2)) - runs[1].mean((1, 2)))
+    limits = [
+        chance_of(rows_of({"baseline": run}).assign(place=lambda rows: rows["problem"]))
+        for run in runs[0, :20]
+    ]
+    assert 0.91 < (apart <= np.mean(limits)).mean() < 0.985
+
+
+def test_votes_by_hand() -> None:
+    answers = [["5", "7", "5", "5"], [None, None, "2", "2"], [None, None, None, None]]
+    right = np.array([[1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]])
+    rows = rows_of({"baseline": right}, answers=answers)
+    two = voted_rows(rows, 2, name="self_consistency_2")
+    got = {(row.problem, row.sample): (row.is_correct, row.answer) for row in two.itertuples()}
+    assert got["p0", 0] == (True, "5")  # a tie: the earlier one
+    assert got["p0", 1] == (True, "5")
+    assert got["p1", 0][0] is False
+    assert got["p1", 1] == (True, "2")
+    four = voted_rows(rows, 4, name="self_consistency_4")
+    assert four["is_correct"].tolist() == [True, True, False]
+    assert four["output_tokens"].tolist() == [100 + 101 + 102 + 103] * 3
+    assert voted_rows(rows, 8, name="self_consistency_8").empty
+    code = voted_rows(rows.assign(suite="livecodebench"), 2, name="self_consistency_2")
+    assert code.empty
+
+
+def test_equal_answers_written_in_two_ways_vote_together() -> None:
+    answers = [["\\frac{1}{2}", "3", "0.5", "3.5"]]
+    rows = rows_of({"baseline": np.array([[1, 0, 1, 0]])}, answers=answers)
+    assert voted_rows(rows, 4, name="v")["is_correct"].tolist() == [True]
+
+
+def test_votes_stand_in_the_table() -> None:
+    draw = np.random.default_rng(1)
+    rows = rows_of({"baseline": (draw.random((20, 8)) < 0.7).astype(int)})
+    settings = settings_of(conditions=("baseline", "self_consistency_4"), samples=8)
+    row = cell(make_table(rows, settings, draws=DRAWS), "self_consistency_4")
+    assert row.samples == 2
+    assert row.difference == pytest.approx(row.estimate - 100 * rows["is_correct"].mean())
+
+
+def test_presets() -> None:
+    r1 = preset_of(R1)
+    assert (r1.temperature, r1.top_p, r1.system, r1.max_tokens) == (0.6, 0.95, None, 32_768)
+    assert preset_of("/models/deepseek_r1_distill_qwen_32B").published == "R1-Distill-Qwen-32B"
+    assert preset_of("openai/gpt-oss-20b").reasoning_effort == "medium"
+    assert preset_of("Qwen/QwQ-32B").top_k == 40
+    assert preset_of("some/model") is OTHERS
+    assert all(preset.source for preset in PRESETS)
+    assert settings_of(temperature=0.2).preset.temperature == 0.2
+
+
+def test_plans_count_jobs_and_memory() -> None:
+    plan = make_plan(settings_of(suites=("aime24", "gpqa_diamond")))
+    jobs = plan.jobs.set_index(["suite", "condition"])
+    assert jobs.loc[("aime24", "baseline"), "responses"] == 30 * 16
+    assert jobs.loc[("gpqa_diamond", "smi"), "responses"] == 198 * 8
+    assert plan.weights_gb == pytest.approx(15.2)
+    # keys and values of a token: 2 x 28 layers x 4 heads x 128 x 2 bytes
+    each = 2 * 28 * 4 * 128 * 2
+    assert plan.longest_cache_gb == pytest.approx(each * 64 * (32_768 + 300) / 1e9)
+    slower = jobs.loc[("aime24", "stepflow"), "hours"] / jobs.loc[("aime24", "baseline"), "hours"]
+    assert slower == pytest.approx(1.35)
+    assert "AIME" not in str(plan)
+    assert "aime24" in str(plan)
+
+
+def test_a_plan_reads_the_config_of_a_folder() -> None:
+    plan = make_plan(settings_of(model="reasoner", suites=("reasoner",)))
+    assert plan.jobs["problems"].tolist() == [40] * 4
+    assert 0 < plan.weights_gb < 0.1
+    unknown = make_plan(settings_of(model="./nowhere", suites=("reasoner",)))
+    assert math.isnan(unknown.weights_gb)
+    assert "unknown" in str(unknown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"suites": ()}, "empty"),
+        ({"suites": ("aime24", "aime2024")}, "twice"),
+        ({"suites": ("aime",)}, "suite='aime' is unknown"),
+        ({"conditions": ("stepflow",)}, "lack the baseline"),
+        ({"conditions": ("baseline", "flow")}, "condition='flow' is unknown"),
+        ({"samples": 0}, "samples=0"),
+        ({"samples": "all"}, "samples='all'"),
+        ({"problems": 0}, "problems=0"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"data": {"gsm8k": "a.jsonl"}}, "not among the suites"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        settings_of(**changes)
+
+
+def test_a_folder_keeps_its_settings(tmp_path: Path) -> None:
+    settings = settings_of(samples=4, data={"aime24": "a.jsonl"})
+    keep_settings(tmp_path, settings)
+    assert read_settings(tmp_path) == settings
+    keep_settings(tmp_path, settings_of(samples=4, data={"aime24": "a.jsonl"}, batch_size=3))
+    with pytest.raises(ValueError, match="samples: 4 then, 8 now"):
+        keep_settings(tmp_path, settings_of(samples=8, data={"aime24": "a.jsonl"}))
+    with pytest.raises(ValueError, match="no folder of a benchmark run"):
+        read_settings(tmp_path / "other")
+
+
+def test_units_are_the_run_and_no_more(tmp_path: Path) -> None:
+    settings = settings_of(model="reasoner", suites=("reasoner",), samples=4, batch_size=4)
+    units = units_of(settings)
+    assert [len(unit.ids) for unit in units] == [8] * 20
+    assert len({unit.key for unit in units}) == 20
+    places = {(unit.condition, name) for unit in units for name in unit.ids}
+    assert len(places) == 4 * 40
+    assert units == units_of(settings_of(**{**vars(settings), "device": "cpu"}))
+    other = units_of(settings_of(**{**vars(settings), "seed": 1}))
+    assert not {unit.key for unit in units} & {unit.key for unit in other}
+    note_done(tmp_path, "a", units[0])
+    note_done(tmp_path, "b", units[0])
+    note_done(tmp_path, "b", units[3])
+    assert done_keys(tmp_path) == {units[0].key, units[3].key}
+    assert open_units(tmp_path, settings) == [*units[1:3], *units[4:]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--model and --out must be given"),
+        (["table"], "write `benchmark table DIR`"),
+        (["draw", "x"], "'draw x' is no action"),
+        (["--model", "reasoner", "--out", "OUT", "--suites", "aime"], "suite='aime' is unknown"),
+        (["--model", "reasoner", "--out", "OUT", "--samples", "x"], "neither 'paper' nor"),
+        (["--model", "reasoner", "--out", "OUT", "--data", "x"], "NAME=VALUE"),
+        (
+            [
+                "--model",
+                "reasoner",
+                "--out",
+                "OUT",
+                "--suites",
+                "gsm8k",
+                "--data",
+                "gsm8k=/no.jsonl",
+            ],
+            "there is no file /no.jsonl",
+        ),
+    ],
+)
+def test_bad_command_lines(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
+    assert main(["benchmark", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_dry_run_writes_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["--model", R1, "--out", str(out), "--dry-run"]
+    assert main(["benchmark", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip() == (out / "plan.txt").read_text().strip()
+    assert "livecodebench" in shown
+    assert sorted(file.name for file in out.iterdir()) == ["benchmark.json", "plan.txt"]
+
+
+def test_without_inspect_it_says_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["--model", "reasoner", "--suites", "reasoner", "--out", str(tmp_path)]
+    assert main(["benchmark", *words]) == 2
+    assert "step-saliency[benchmarks]" in capsys.readouterr().err
+    assert run_command is not None
