@@ -1,5 +1,7 @@
 """The doctor passes what works and names what does not, on models broken one way at a time."""
 
+import importlib
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,12 +9,32 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHS, BACKENDS, Arch, Backend, random_tokens, tiny_model, tiny_tokenizer
+from tiny import (
+    ARCHS,
+    BACKENDS,
+    Arch,
+    Backend,
+    random_tokens,
+    tiny_config,
+    tiny_model,
+    tiny_tokenizer,
+)
 from tiny import tiny_transformers as transformers_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformer_lens.hook_points import HookPoint
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from step_saliency.models import CHECKS, doctor, load_model, require_capabilities
-from step_saliency.models.checks import Check
+import step_saliency as ss
+from step_saliency.models import CHECKS, accept, doctor, load_model, require_capabilities
+from step_saliency.models.checks import SOUND, Check
+from step_saliency.models.convert import from_transformers
+from step_saliency.models.masks import last_rows
+from step_saliency.models.probes import logits
+from step_saliency.models.probes.weights import is_fresh
+from step_saliency.trace import Region, Step
+
+examiner = importlib.import_module("step_saliency.models.doctor")
 
 HOOK_CHECKS = tuple(check for check in CHECKS if check != "transformers_logits")
 SHORT = {"n_tokens": 10, "checks": HOOK_CHECKS}
@@ -213,6 +235,334 @@ class TestReport:
             require_capabilities(broken, ["mood"])
         with pytest.raises(ValueError, match="Linear"):
             doctor(torch.nn.Linear(1, 1))
+
+
+def weight(model: Any, *ends: str, number: int = 0) -> torch.nn.Parameter:
+    """A parameter by the end of its name, whichever class of model has it."""
+    names = {name.replace("._original_component", ""): p for name, p in model.named_parameters()}
+    return [p for name, p in names.items() if name.endswith(ends)][number]
+
+
+def wipe(*parameters: torch.nn.Parameter) -> None:
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.zero_()
+
+
+def a_nan(model: Any) -> None:
+    with torch.no_grad():
+        weight(model, "mlp.W_out", "down_proj.weight", number=1)[0, 0] = torch.nan
+
+
+def dead_layer(model: Any) -> None:
+    wipe(weight(model, "attn.W_O", "o_proj.weight", number=1))
+
+
+def dead_queries(model: Any) -> None:
+    names = ("attn.W_Q", "attn.b_Q", "q_proj.weight", "q_proj.bias")
+    wipe(*(weight(model, names[i], names[i + 2], number=1) for i in range(2)))
+
+
+def drawn_anew(model: Any) -> None:
+    tensor = weight(model, "mlp.W_in", "up_proj.weight", number=3)
+    with torch.no_grad():
+        tensor.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+
+
+def norm_of_ones(model: Any) -> None:
+    with torch.no_grad():
+        weight(model, "ln2.w", "post_attention_layernorm.weight", number=2).fill_(1.0)
+
+
+def give_tokenizer(model: Any, tokenizer: Any) -> None:
+    """A bridge's own property would load it anew from a folder."""
+    setattr(model, "_tokenizer" if hasattr(type(model), "tokenizer") else "tokenizer", tokenizer)
+
+
+def another_tokenizer(model: Any) -> None:
+    give_tokenizer(model, tiny_tokenizer())
+
+
+FAULTS: dict[str, tuple[Callable[[Any], None], Check, str]] = {
+    "a NaN": (a_nan, "finite_weights", "has NaN or inf"),
+    "a layer of zeros": (dead_layer, "live_attention", "layer 1 all heads change no prediction"),
+    "queries of zeros": (dead_queries, "live_attention", "layer 1 all heads do not react"),
+    "a tensor drawn anew": (drawn_anew, "trained_weights", "3.* looks freshly initialised"),
+    "a norm of ones": (norm_of_ones, "trained_weights", "2.* is constant"),
+    "another tokenizer": (another_tokenizer, "own_tokenizer", "not the tokenizer of the check"),
+}
+
+
+def used(model: Any) -> dict[str, Callable[[], Any]]:
+    """What refuses a model that is not in order."""
+    trace = ss.Trace(tokens=random_tokens(12)[0] % 40, steps=(Step(0, 12, Region.THINKING, ""),))
+    flow = ss.StepFlow.for_model(model)
+
+    def attach() -> None:
+        with flow.attached(model):
+            pass
+
+    return {
+        "map": lambda: ss.step_saliency(model, trace),
+        "streaming map": lambda: ss.step_saliency(model, trace, method="streaming"),
+        "answer": lambda: ss.generate(model, ["1?"], max_new_tokens=1, progress=False),
+        "edit": attach,
+    }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named_and_refused(fault: str, backend: Backend) -> None:
+    """In a model that was in order a moment ago, so that what was known of it does not hold."""
+    plant, check, found = FAULTS[fault]
+    model = load_model("reasoner", backend=backend)
+    users = used(model)
+    for use in users.values():
+        use()
+    plant(model)
+    report = doctor(model, checks=SOUND)
+    assert check in report.failed, str(report)
+    (result,) = [result for result in report.results if result.check == check]
+    assert re.search(found, result.found), result.found
+    for use in users.values():
+        with pytest.raises(ValueError, match=f"{check} .*needed for.*: .*; .*If that is meant"):
+            use()
+
+
+WINDOWED: tuple[Arch, ...] = ("mistral", "gemma2", "gpt_oss")
+
+
+def other_window(model: Any) -> None:
+    """The first layer sees all keys, although the config says that it has a window."""
+    if hasattr(model, "original_model"):
+        name = "attention_mask"
+        model.blocks[0].register_forward_pre_hook(
+            lambda _block, args, kwargs: (args, {**kwargs, name: unwindowed(kwargs[name])}),
+            with_kwargs=True,
+        )
+        inner = model.blocks[0].attn.original_component
+        inner.sliding_window = None
+    else:
+        model.blocks[0].attn.attn_type = "global"
+
+
+def unwindowed(mask: torch.Tensor) -> torch.Tensor:
+    rows = torch.arange(mask.shape[-2])
+    seen = (rows[None] <= rows[:, None]).expand_as(mask)
+    return torch.where(seen, mask.new_zeros(()), mask.new_tensor(torch.finfo(mask.dtype).min))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", WINDOWED)
+def test_another_window_than_the_config_s_is_refused(arch: Arch, backend: Backend) -> None:
+    model = tiny_model(arch, backend=backend)
+    assert doctor(model, checks=["windows"]).passed
+    other_window(model)
+    report = doctor(model, checks=["windows"])
+    assert report.failed == ("windows",)
+    assert "layer 0" in report.results[0].note
+    with pytest.raises(ValueError, match=r"windows \(needed for everything\): .*layer 0"):
+        used(model)["map"]()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_windows_are_held_against_masks_longer_than_the_passes(backend: Backend) -> None:
+    """A window of 40 hides nothing from 24 tokens."""
+    model = tiny_model("mistral", backend=backend, window=40)
+    rows = last_rows(model, 50)
+    assert rows.sum(-1).tolist() == [40, 40, 40]
+    assert not rows[:, :10].any()
+    assert doctor(model, checks=["windows"]).results[0].found.endswith("up to 42 keys")
+    other_window(model)
+    if backend == "bridge":  # its first block is handed the mask by a hook, which idle blocks keep
+        model.blocks[0].attn.original_component.sliding_window = 40
+    assert doctor(model, checks=["windows"]).failed == ("windows",)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_random_models_are_not_refused(arch: Arch, backend: Backend) -> None:
+    """Neither as transformers draws them, whose norms are ones and biases zeros, nor wider."""
+    drawn = AutoModelForCausalLM.from_config(tiny_config(arch), attn_implementation="eager").eval()
+    fresh = from_transformers(drawn, tiny_tokenizer(), backend=backend, name="fresh")
+    assert doctor(fresh).passed, str(doctor(fresh))
+    report = doctor(tiny_model(arch, backend=backend))
+    assert report.passed, str(report)
+    for use in used(fresh).values():
+        use()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_untrained_model_is_remarked_on(backend: Backend) -> None:
+    config = tiny_config("qwen2", d_model=128, n_heads=4)
+    drawn = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = from_transformers(drawn, tiny_tokenizer(), backend=backend, name="fresh")
+    (result,) = doctor(model, checks=["trained_weights"]).results
+    assert (result.status, "untrained" in result.note) == ("warn", True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_bundled_model_passes(backend: Backend, dtype: str) -> None:
+    report = doctor(load_model("reasoner", backend=backend, dtype=dtype))
+    assert {result.status for result in report.results} == {"pass"}, str(report)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ten_passes_at_most(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward passes through the first block, of the model and its reference, and backward ones."""
+    passes: list[str] = []
+    load_reference = logits.load_reference
+
+    def counted_reference(model: Any) -> Any:
+        reference, reason = load_reference(model)
+        reference.model.layers[0].mlp.register_forward_hook(lambda *_: passes.append("reference"))
+        return reference, reason
+
+    def counted(name: str) -> Callable[..., Any]:
+        own = getattr(torch.autograd, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            passes.append(name)
+            return own(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(logits, "load_reference", counted_reference)
+    for name in ("grad", "backward"):
+        monkeypatch.setattr(torch.autograd, name, counted(name))
+    model = load_model(saved(tmp_path), backend=backend)
+    model.blocks[0].mlp.register_forward_hook(lambda *_: passes.append("forward"))
+    report = doctor(model)
+    assert report.passed, str(report)
+    assert {"forward", "reference", "grad", "backward"} == set(passes)
+    assert len(passes) <= 10, passes
+    passes.clear()
+    users = used(model)
+    users["map"]()
+    first = len(passes)
+    passes.clear()
+    users["map"]()
+    assert (first, len(passes)) == (first, 2)
+
+
+def test_what_was_found_is_kept_until_the_model_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen2")
+    examined: list[Any] = []
+    examination = examiner.Examination
+    monkeypatch.setattr(
+        examiner, "Examination", lambda *args: examined.append(args) or examination(*args)
+    )
+    users = used(model)
+    for use in (*users.values(), *users.values()):
+        use()
+    n_states = len(examined)
+    with torch.no_grad():
+        model.blocks[0].mlp.W_in.mul_(1.01) if hasattr(model.blocks[0].mlp, "W_in") else weight(
+            model, "up_proj.weight"
+        ).mul_(1.01)
+    users["map"]()
+    assert len(examined) > n_states
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_meant_can_be_accepted(backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend)
+    dead_layer(model)
+    maps = used(model)["map"]
+    with pytest.raises(ValueError, match=r"accept\(model, .*'live_attention'"):
+        maps()
+    accept(model, "live_attention", "trained_weights")
+    with pytest.raises(ValueError, match="fails gradients"):
+        maps()
+    accept(model)
+    assert not maps().maps[1].any()
+    with pytest.raises(ValueError, match="unknown checks"):
+        accept(model, "mood")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_that_are_on_the_model_are_left_out(backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend)
+    shown: list[str] = []
+
+    def switch_off(z: torch.Tensor, hook: Any) -> torch.Tensor:
+        shown.append(hook.name)
+        return torch.zeros_like(z)
+
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", switch_off)]):
+        assert doctor(model).passed
+        assert not shown
+        used(model)["map"]()
+        assert shown
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("breakage", "check"),
+    [
+        ("score edits ignored", "score_edits"),
+        ("z edits ignored", "head_edits"),
+        ("detached values ignored", "local_gradients"),
+        ("wrong gradient", "value_gradients"),
+    ],
+)
+def test_maps_by_hooks_name_what_they_rely_on(breakage: str, check: str, backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend, n_layers=2)
+    BREAKAGES[breakage][0](model)
+    with pytest.raises(ValueError, match=f"{check} .*needed for"):
+        used(model)["map"]()
+
+
+class TestTokenizers:
+    def found(self, model: Any) -> Any:
+        return doctor(model, checks=["own_tokenizer", "chat_template"]).results
+
+    def test_tokens_beyond_the_vocabulary(self) -> None:
+        model = tiny_model("qwen2")
+        assert [result.status for result in self.found(model)] == ["pass", "pass"]
+        larger = Tokenizer(WordLevel({f"word{i}": i for i in range(400)}, unk_token="word0"))
+        give_tokenizer(model, PreTrainedTokenizerFast(tokenizer_object=larger))
+        own, template = self.found(model)
+        assert (own.status, own.note) == (
+            "fail",
+            "80 tokens have ids of 320 and above, as 'word320'",
+        )
+        assert (template.status, "no chat template" in template.note) == ("warn", True)
+
+    def test_a_vocabulary_far_too_small_is_remarked_on(self) -> None:
+        model = tiny_model("qwen2")
+        few = Tokenizer(WordLevel({f"word{i}": i for i in range(200)}, unk_token="word0"))
+        give_tokenizer(model, PreTrainedTokenizerFast(tokenizer_object=few))
+        assert self.found(model)[0].status == "warn"
+
+    def test_marks_that_are_no_tokens(self) -> None:
+        model = tiny_model("qwen2")
+        model.tokenizer.chat_template = "<|im_start|>{{ messages[0]['content'] }}<|end|>"
+        (_, template) = self.found(model)
+        assert (template.status, "<|im_start|>" in template.note) == ("warn", True)
+        model.tokenizer.chat_template = "{{ raise_exception('no user') }}"
+        assert "raises" in self.found(model)[1].note
+
+    def test_no_tokenizer(self) -> None:
+        model = tiny_model("qwen2")
+        give_tokenizer(model, None)
+        assert [result.status for result in self.found(model)] == ["skip", "skip"]
+
+
+def test_what_is_fresh() -> None:
+    """Normal and uniform numbers are; of one spread by row or of another spread they are not."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(200, 300, generator=generator)
+    assert is_fresh(0.02 * normal, [0.02])
+    assert not is_fresh(0.03 * normal, [0.02])
+    limit = 300**-0.5
+    assert is_fresh((2 * torch.rand(200, 300, generator=generator) - 1) * limit, [])
+    uneven = torch.linspace(0.5, 1.5, 200).unsqueeze(-1) * normal
+    assert not is_fresh(0.02 * uneven / uneven.square().mean().sqrt(), [0.02])
+    assert not is_fresh(0.02 * normal.sign(), [0.02])
 
 
 @pytest.mark.weights

@@ -169,10 +169,10 @@ def accept(model: nn.Module, *checks: str) -> None:
 
     Args:
         model: HookedTransformer or TransformerBridge, such as one with a head or layer cut out.
-        checks: Names out of ``CHECKS``.
+        checks: Names out of ``CHECKS``; none for all.
 
     Raises:
         ValueError: for an unknown check.
     """
     known = _KNOWN.setdefault(model, _Known())
-    known.accepted |= frozenset(_known_checks(checks))
+    known.accepted |= frozenset(_known_checks(checks or CHECKS))

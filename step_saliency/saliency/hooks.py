@@ -45,7 +45,7 @@ from step_saliency.saliency.position_local import position_local
 
 Reduced = TypeVar("Reduced")
 
-DIFFERENTIATES = ("pattern_rows", "gradients", "value_gradients")
+DIFFERENTIATES = ("finite_activations", "pattern_rows", "gradients", "value_gradients")
 """What a model must be able to do, see `doctor`, for gradients at its patterns."""
 IS_LOCAL = ("score_edits", "head_edits", "local_gradients")
 """And for `position_local`."""
@@ -107,6 +107,8 @@ def reduce_influence(
             model.hooks(fwd_hooks=forward, bwd_hooks=backward),
         ):
             total_loss(model, tokens, objective).backward()
+    for layer, pattern in patterns.items():  # no gradient arrived: nothing depends on it
+        reduced[layer] = reduce(_combine(pattern, torch.zeros_like(pattern), quantity))
     return reduced
 
 

@@ -16,7 +16,7 @@ from step_saliency.models.interrupts import together
 from step_saliency.models.probes.measure import layer_names, run
 from step_saliency.models.turns import owned, owned_hooks
 
-EDIT_TOKENS = 8
+EDIT_TOKENS = 4
 LAST_STEPS = 2
 """Tokens that are decoded one at a time, after the rest at once."""
 

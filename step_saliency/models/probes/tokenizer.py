@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from step_saliency.models.facts import config_of, text_config_of
+from step_saliency.models.facts import text_config_of
 from step_saliency.models.identity import tokenizer_of_origin
 from step_saliency.models.probes.examination import Examination
 from step_saliency.models.probes.measure import Measurement, no_fault, not_measured, warned
@@ -20,7 +20,7 @@ def own_tokenizer(examination: Examination) -> Measurement:
     if tokenizer is None:
         return not_measured("the model has no tokenizer; traces are made with one of yours")
     ids = tokenizer.get_vocab()
-    vocab = int(config_of(model).d_vocab)
+    vocab = len(model.W_E)  # a bridge's config follows the tokenizer
     faults = [
         *_beyond(tokenizer, ids, vocab),
         *_unlike_loaded(model, tokenizer, ids),

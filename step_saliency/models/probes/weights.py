@@ -33,6 +33,8 @@ from step_saliency.models.probes.measure import Measurement, no_fault, warned
 MOST_ROWS, MOST_COLUMNS = 512, 4096
 """Of larger matrices, rows and columns at equal distances are looked at."""
 LEAST_SIDE, LEAST_ENTRIES = 32, 4096
+LEAST_JUDGED = 8
+"""Matrices of which most have to be trained, before one that is not stands out."""
 STANDARD_ERRORS = 5.0
 USUAL_SPREAD = 0.02
 SAME_SPREAD = 0.03
@@ -70,6 +72,8 @@ def trained_weights(examination: Examination) -> Measurement:
     matrices = [w for w in weights if _is_judged(w.values) and not _is_constant(w.values)]
     spreads = initial_spreads(examination.model)
     fresh = [weight for weight in matrices if is_fresh(weight.values, spreads)]
+    if len(matrices) < LEAST_JUDGED:
+        return no_fault(faults, "no tensor is constant, and too few are large enough to judge more")
     if 2 * len(fresh) <= len(matrices):
         faults += [f"{weight.name} looks freshly initialised" for weight in fresh]
         return no_fault(faults, "no tensor looks freshly initialised or constant")
