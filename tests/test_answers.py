@@ -132,7 +132,7 @@ def wrong_variants(answer: str) -> list[str]:
 
 
 def test_wrong_variants_are_wrong(shared_data: Path) -> None:
-    """Gold answers with one number changed; what is not judged at all stays below one in 20."""
+    """Gold answers with one number changed."""
     variants = [
         (gold, variant)
         for name in ("math500", "aime24", "amc23", "gsm8k_test")
@@ -141,10 +141,11 @@ def test_wrong_variants_are_wrong(shared_data: Path) -> None:
         for variant in wrong_variants(gold)
     ]
     verdicts = [is_correct(f"\\boxed{{{variant}}}", gold) for gold, variant in variants]
-    right = [pair for pair, verdict in zip(variants, verdicts, strict=True) if verdict]
+    others = [
+        pair for pair, verdict in zip(variants, verdicts, strict=True) if verdict is not False
+    ]
     assert len(variants) >= 600
-    assert right == []
-    assert verdicts.count(False) >= 0.95 * len(variants)
+    assert others == []
 
 
 @pytest.mark.parametrize("prefix", ["C", "B13"])

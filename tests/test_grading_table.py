@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from step_saliency.tasks.answers import is_correct
 from step_saliency.tasks.comparison import same
 
 FALSE_POSITIVES = [
@@ -61,6 +62,22 @@ FALSE_POSITIVES = [
     ("0.05", "5\\%", True),
     ("5\\%", "0.5", False),
     ("0.4\\%", "0.4", None),
+    # decimal commas
+    ("3.5", "3,5", True),
+    ("7/2", "3,5", True),
+    ("3.5", "3,6", False),
+    ("35", "3,5", False),
+    ("5", "3,5", False),
+    ("0.125", "0,125", True),
+    ("1234", "1,234", True),
+    ("1.234", "1,234", False),
+    ("1234.5", "1.234,5", True),
+    ("-2.25", "-2,25", True),
+    ("3.5 kg", "3,5 kg", True),
+    ("3, 5", "3,5", True),
+    # digits that the base lacks
+    ("204_5", "205_5", False),
+    ("210_5", "205_5", False),
     # order and brackets
     ("(4,9)", "(9,4)", False),
     ("4,9", "9,4", True),
@@ -130,9 +147,18 @@ def test_answers_that_look_alike(gold: str, given: str, verdict: bool | None) ->
     assert same(gold, given, explicit=True) is verdict
 
 
+def test_a_comma_is_decimal_only_where_one_number_is_expected() -> None:
+    assert same("3.5", "3,5", explicit=True) is True
+    assert same("3,5", "3.5", explicit=True) is False
+    assert is_correct("Thus it is 3,5 in all.", "3.5") is True
+    assert is_correct("Thus it is 3,5 in all.", "5") is False
+
+
 def test_equality_goes_both_ways() -> None:
     """Where a verdict is clear, it does not depend on which of the two is the gold answer."""
-    numbers = [row for row in FALSE_POSITIVES if re.search(r"\d.*\n.*\d", "\n".join(row[:2]))]
+    commas = {"3,5", "0,125", "1.234,5", "-2,25", "3,5 kg"}
+    rows = [row for row in FALSE_POSITIVES if not commas & set(row[:2])]
+    numbers = [row for row in rows if re.search(r"\d.*\n.*\d", "\n".join(row[:2]))]
     assert len(numbers) > 60
     for gold, given, verdict in numbers:
         back = same(given, gold, explicit=True)

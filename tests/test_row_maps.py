@@ -63,6 +63,18 @@ def test_public_forms_give_our_own_maps(tmp_path: Path, settings: MapSettings) -
             assert sal.trace.meta["is_correct"] is True
 
 
+def test_a_response_that_nothing_asked_for_is_mapped_without_a_question(
+    tmp_path: Path, settings: MapSettings
+) -> None:
+    row = {**FORMS["completion"][0], "id": "a"}
+    del row["messages"]
+    (sal,) = maps_of(lines(row), tmp_path / "out", settings).values()
+    assert not sal.trace.region_steps("question")
+    assert sal.trace.region_steps("thinking")
+    assert sal.trace.region_steps("summary")
+    assert sal.trace.meta["is_correct"] is True
+
+
 def test_thinking_in_a_field_keeps_its_marks_whatever_the_format(
     tmp_path: Path, settings: MapSettings
 ) -> None:
@@ -176,6 +188,112 @@ def test_the_command_line_says_what_it_read(
     assert table["is_correct"].tolist() == [True, True]
     assert cli.main([*command, "--quiet", "--no-figures"]) == 2
     assert "other settings (fields" in capsys.readouterr().err
+
+
+def test_a_line_counts_judgements_that_differ(
+    tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {**OWN, "id": "a", "is_correct": True},
+        {**OWN, "id": "b", "is_correct": False},
+        {**OWN, "id": "c"},
+        {**OWN, "id": "d", "response": "<think>I do not know"},
+        {**OWN, "id": "e", "gold_answer": None, "is_correct": "False"},
+    ]
+    file = tmp_path / "in.jsonl"
+    file.write_text(lines(*rows))
+    command = ["map", str(file), "--out", str(tmp_path / "out"), "--model", model_folder]
+    assert cli.main([*command, "--quiet", "--no-figures"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        "2 right, 2 wrong, 1 unknown; 3 judgements came with the rows and count: 1 of the 2 that "
+        "we judged too differ"
+    )
+    file.write_text(lines({**OWN, "gold_answer": None}))
+    command[3] = str(tmp_path / "none")
+    assert cli.main([*command, "--quiet", "--no-figures"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 traces mapped")
+
+
+GRADER = """
+def close(part, gold):
+    return abs(int("".join(filter(str.isdigit, part))) - int(gold or 0)) < 2
+
+def three(a, b, c):
+    return True
+
+def lost(part, gold):
+    raise KeyError(part)
+"""
+
+
+def test_a_grading_function_at_the_command_line(
+    tmp_path: Path,
+    model_folder: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grader = tmp_path / "my_grader.py"
+    grader.write_text(GRADER)
+    file = tmp_path / "in.jsonl"
+    file.write_text(lines(*({**OWN, "id": str(gold), "gold_answer": gold} for gold in (15, 19))))
+    out = tmp_path / "out"
+    command = ["map", str(file), "--out", str(out), "--model", model_folder, "--quiet"]
+    command += ["--no-figures", "--grade"]
+    for name, message in {
+        "close": "write MODULE:FUNCTION",
+        f"{tmp_path}/lost.py:close": "there is no file",
+        f"{grader}:far": "no function 'far'",
+        f"{grader}:three": "must take two texts",
+        "no_such_module:close": "No module named 'no_such_module'",
+    }.items():
+        assert cli.main([*command, name]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+        assert not out.exists()
+    assert cli.main([*command, f"{grader}:close"]) == 0
+    table = pd.read_parquet(out / "traces.parquet").set_index("trace")
+    assert table["graded_correct"].to_dict() == {"15": True, "19": False}
+    assert cli.main([*command, f"{grader}:close"]) == 0
+    assert "0 traces mapped, 2 kept" in capsys.readouterr().out
+    grader.write_text(GRADER.replace("< 2", "< 9"))
+    assert cli.main([*command, f"{grader}:close"]) == 2
+    assert "other settings (grade" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    command[3] = str(tmp_path / "by-module")
+    assert cli.main([*command, "my_grader:close"]) == 0
+    table = pd.read_parquet(tmp_path / "by-module" / "traces.parquet")
+    assert table["graded_correct"].tolist() == [True, True]
+    command[3] = str(tmp_path / "failing")
+    assert cli.main([*command, "my_grader:lost"]) == 1
+    assert "grade my_grader:lost: KeyError" in capsys.readouterr().err
+
+
+def test_layers_that_the_model_lacks_are_refused_before_it_answers(
+    tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(lines({"question": "2 + 2?", "answer": "4"}))
+    out = tmp_path / "out"
+    command = ["map", str(file), "--out", str(out), "--model", model_folder, "--quiet"]
+    assert cli.main([*command, "--layers", "0,90"]) == 2
+    assert "layers=[90]: the model has layers 0 to" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
+    assert cli.main([*command, "--layers", "0", "--no-figures", "--max-new-tokens", "4"]) == 0
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--layers", "3-1"])
+
+
+def test_a_sample_that_is_there_is_not_written_again(tmp_path: Path, settings: MapSettings) -> None:
+    two = MapSettings(**{**vars(settings), "n": 2})
+    row = lines({"id": "a", "question": "2 + 2?", "answer": "4"})
+    maps_of(row, tmp_path / "out", two)
+    log = tmp_path / "out" / "generated.jsonl"
+    whole = log.read_text().splitlines()
+    log.write_text(whole[0] + "\n")
+    maps_of(row, tmp_path / "out", two)
+    assert log.read_text().splitlines() == whole
 
 
 def test_public_case_of_saved_steps(

@@ -8,7 +8,7 @@ import pytest
 from row_forms import FORMS, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
 
 from step_saliency.runs.inputs import Input, Row, read_input, read_rows
-from step_saliency.runs.inputs.reading import verdict
+from step_saliency.tasks.verdicts import verdict
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -255,6 +255,12 @@ def test_completion_without_question_says_so(tmp_path: Path) -> None:
     assert source.rows[0].says.response == TEXT
     assert source.rows[0].says.prompt == ""
     assert any("read without one" in note for note in source.notes)
+
+
+def test_an_empty_prompt_is_none(tmp_path: Path) -> None:
+    row = one(tmp_path, {**OWN, "prompt": ""})
+    assert (row.says.prompt, row.question) == (None, QUESTION)
+    assert one(tmp_path, {"prompt": "", "response": TEXT}).error
 
 
 def test_choices_of_a_question_are_no_completion(tmp_path: Path) -> None:

@@ -66,6 +66,43 @@ def test_a_reader_of_ones_own() -> None:
     assert frame[["answer", "votes", "is_correct"]].values.tolist() == [["a", 3, True]]
 
 
+def test_a_grading_function_judges_the_winner() -> None:
+    def within_one(part: str, gold: str) -> bool:
+        return abs(int(part.split()[-1]) - int(gold or 0)) <= 1
+
+    traces = [trace("<think>9</think>It is 7"), trace("It is 7"), trace("It is 1")]
+    frame = ss.vote(traces, gold=["8"], grade=within_one)
+    assert frame[["votes", "is_correct"]].values.tolist() == [[2, True]]
+    assert ss.vote(traces, grade=within_one)["is_correct"].tolist() == [False]
+    asked = ss.tasks.make_problems(n=1, level="easy", seed=0)
+    frame = ss.vote([trace(asked[0].solution)], problems=asked, grade=lambda part, gold: None)
+    assert frame["is_correct"].isna().all()
+    with pytest.raises(ValueError, match="grade= returned 'yes'"):
+        ss.vote(traces, gold=["8"], grade=lambda part, gold: "yes")
+
+
+def test_a_trace_is_read_by_its_regions() -> None:
+    """Steps of one's own say what is summary where no mark does."""
+    answered = ss.Trace.from_tokens(
+        [1, 2],
+        starts=[0, 1],
+        regions=["thinking", "summary"],
+        texts=["So it is 8. ", "No: \\boxed{9}. But why?"],
+        question="q",
+        response="So it is 8. No: \\boxed{9}. But why?",
+    )
+    thought = ss.Trace.from_tokens(
+        [1, 2],
+        starts=[0],
+        regions=["thinking"],
+        texts=["<ponder>So \\boxed{8}, or not."],
+        question="q",
+        response="<think>So \\boxed{8}, or not.",
+    )
+    (row,) = ss.vote([answered, thought], gold=["9"]).to_dict("records")
+    assert (row["answer"], row["votes"], row["n_answered"], row["is_correct"]) == ("9", 1, 1, True)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="is empty"):
         ss.vote([])

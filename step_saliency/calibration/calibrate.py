@@ -44,6 +44,8 @@ from step_saliency.options import (
     Draws,
     check_keywords,
     check_option,
+    is_finite,
+    is_whole,
     refuse,
     shows_keywords,
     with_keywords,
@@ -135,7 +137,7 @@ def calibrate(
     draws = with_keywords(draws or replace(CALIBRATION_DRAWS, seed=decoding.seed), options)
     graded = [GradedQuestion.of(problem, options.get("grade")) for problem in problems]
     n_questions = len({problem.question for problem in graded})
-    _check(n_questions, n_folds, taus, alphas, bands)
+    _check(n_questions, n_folds, n_label_free, taus, alphas, bands)
     folds = fold_numbers(n_questions, n_folds, decoding.seed)
     grid = Grid(tuple(map(float, taus)), tuple(map(float, alphas)))
     folder = None if out is None else Path(out)
@@ -179,15 +181,21 @@ def _judged(
 def _check(
     n: int,
     n_folds: int,
+    n_label_free: int,
     taus: Sequence[float | int],
     alphas: Sequence[float | int],
     bands: str | Mapping[str, Bands],
 ) -> None:
+    if not is_whole(n_folds) or not is_whole(n_label_free):
+        raise ValueError(f"n_folds={n_folds!r} and n_label_free={n_label_free!r} are whole numbers")
     wrong = {
         f"n_folds={n_folds} is below 2": n_folds < 2,
+        f"n_label_free={n_label_free} is below 1": n_label_free < 1,
         f"{n} different problems are too few for {n_folds} folds": n < n_folds,
-        f"taus={list(taus)} must be in [0, 1)": not taus or any(not 0 <= t < 1 for t in taus),
-        f"alphas={list(alphas)} must be 0 or above": not alphas or any(a < 0 for a in alphas),
+        f"taus={list(taus)} must be in [0, 1)": not taus
+        or any(not is_finite(t) or not 0 <= t < 1 for t in taus),
+        f"alphas={list(alphas)} must be 0 or above": not alphas
+        or any(not is_finite(a) or a < 0 for a in alphas),
         f"bands={bands!r} is neither 'auto' nor a mapping from names to Bands": (
             bands != "auto" if isinstance(bands, str) else not bands
         ),

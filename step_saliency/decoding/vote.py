@@ -16,7 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from step_saliency.tasks.answers import final_answer, gold_answer, is_correct, same_answer
+from step_saliency.tasks.answers import (
+    Grader,
+    final_answer,
+    gold_answer,
+    is_correct,
+    same_answer,
+)
 from step_saliency.trace import Trace
 
 Reader = Callable[[str], str | None]
@@ -25,10 +31,10 @@ COLUMNS = ("question_index", "question", "answer", "votes", "n", "n_answered", "
 
 @dataclass
 class _Candidate:
-    """One answer and its votes."""
+    """One answer, the first response that gave it, and its votes."""
 
     answer: str
-    response: str
+    trace: Trace
     votes: int = 1
 
 
@@ -38,6 +44,7 @@ def vote(
     problems: Sequence[Any] | None = None,
     gold: Sequence[str] | None = None,
     reader: Reader | None = None,
+    grade: Grader | None = None,
 ) -> pd.DataFrame:
     """Majority answer of each question.
 
@@ -48,7 +55,10 @@ def vote(
         gold: Gold answer of each question, in place of problems; by default ``gold_answer`` of the
             traces' meta, where it is known.
         reader: From the text of a response to its answer, None without one; by default
-            `step_saliency.tasks.answers.final_answer`.
+            `step_saliency.tasks.answers.final_answer` of the trace.
+        grade: Judges the first response with the winning answer, in place of the problems' own
+            graders and of ours: a function of the part that is graded and the gold answer (empty
+            without one), see `step_saliency.tasks.answers.is_correct`.
 
     Returns:
         One row per question, in order of the first response: question_index, question, answer,
@@ -70,6 +80,7 @@ def vote(
             None if problems is None else problems[i],
             _known_gold(group) if gold is None else gold[i],
             reader,
+            grade,
         )
         for i, group in enumerate(groups)
     ]
@@ -92,13 +103,17 @@ def _known_gold(group: Sequence[Trace]) -> str | None:
 
 
 def _count(
-    group: Sequence[Trace], problem: Any, gold: str | None, reader: Reader | None
+    group: Sequence[Trace],
+    problem: Any,
+    gold: str | None,
+    reader: Reader | None,
+    grade: Grader | None,
 ) -> dict[str, Any]:
     candidates: list[_Candidate] = []
     for trace in group:
         answer = _read(trace, problem, reader)
         if answer is not None:
-            _add(candidates, answer, trace.response)
+            _add(candidates, answer, trace)
     # max takes the first of equals
     winner = max(candidates, key=lambda candidate: candidate.votes, default=None)
     return {
@@ -109,7 +124,7 @@ def _count(
         "n": len(group),
         "n_answered": sum(candidate.votes for candidate in candidates),
         "gold": getattr(problem, "answer", gold),
-        "is_correct": _judge(winner, problem, gold, reader),
+        "is_correct": _judge(winner, problem, gold, reader, grade),
     }
 
 
@@ -119,27 +134,34 @@ def _read(trace: Trace, problem: Any, reader: Reader | None) -> str | None:
     if problem is not None and hasattr(problem, "grade"):
         answer: str | None = problem.grade(trace).answer
         return answer
-    return final_answer(trace.response)
+    return final_answer(trace)
 
 
-def _add(candidates: list[_Candidate], answer: str, response: str) -> None:
+def _add(candidates: list[_Candidate], answer: str, trace: Trace) -> None:
     for candidate in candidates:
         if same_answer(candidate.answer, answer):
             candidate.votes += 1
             return
-    candidates.append(_Candidate(answer, response))
+    candidates.append(_Candidate(answer, trace))
 
 
 def _judge(
-    winner: _Candidate | None, problem: Any, gold: str | None, reader: Reader | None
+    winner: _Candidate | None,
+    problem: Any,
+    gold: str | None,
+    reader: Reader | None,
+    grade: Grader | None,
 ) -> bool | None:
-    if problem is not None and hasattr(problem, "grade") and reader is None:
-        return winner is not None and bool(problem.grade(winner.response).is_correct)
     expected = getattr(problem, "answer", gold)
+    if grade is not None:
+        known = "" if expected is None else str(expected)
+        return winner is not None and is_correct(winner.trace, known, grade=grade)
+    if problem is not None and hasattr(problem, "grade") and reader is None:
+        return winner is not None and bool(problem.grade(winner.trace.response).is_correct)
     if expected is None:
         return None
     if winner is None:
         return False
     if reader is None:
-        return is_correct(winner.response, str(expected))
+        return is_correct(winner.trace, str(expected))
     return same_answer(winner.answer, gold_answer(str(expected)))

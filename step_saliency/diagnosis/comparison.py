@@ -52,7 +52,7 @@ from step_saliency.diagnosis.diagnosis import Diagnosis, stacked
 from step_saliency.diagnosis.frame import KEYS
 from step_saliency.diagnosis.matching import length_matched, within_problems
 from step_saliency.diagnosis.same_step import contrast_at_steps
-from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywords
+from step_saliency.options import Draws, DrawsOptions, check_option, is_finite, shows_keywords
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.problems import check_columns
 
@@ -118,6 +118,8 @@ def compare(
     controls = [match] if isinstance(match, str) else list(match)
     for control in controls:
         check_option("match", control, SEVERAL)
+    if not is_finite(caliper) or caliper < 0:
+        raise ValueError(f"caliper={caliper!r} must be a number, 0 or above")
     data = data if isinstance(data, pd.DataFrame) else list(data)
     steps = _step_table(data, metrics) if "step_index" in controls else None
     table = _table(stacked(data, "compare"), length, metrics)

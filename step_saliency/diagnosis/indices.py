@@ -5,7 +5,7 @@ layer) and `step_saliency.diagnosis.diagnosis` (indices over bands).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,7 +23,9 @@ from step_saliency.diagnosis.shares import (
     uniform_map,
 )
 from step_saliency.models.bands import Bands
+from step_saliency.options import check_option
 from step_saliency.saliency.result import StepSaliency
+from step_saliency.tasks.verdicts import verdict
 from step_saliency.trace import Region, Trace
 
 IntensityPairs = Literal["causal", "all"]
@@ -49,9 +51,12 @@ def diagnose(
             ``pool="block_mean"``).
 
     Raises:
-        ValueError: the map holds negative or non-finite entries, or ``bands`` names unknown bands
-            or layers.
+        ValueError: ``sal`` is no map, or one with negative or non-finite entries; ``bands`` names
+            unknown bands or layers; an unknown option.
     """
+    if not isinstance(sal, StepSaliency):
+        raise ValueError(f"{sal!r:.80} is no StepSaliency; diagnose one map at a time")
+    check_option("pairs", pairs, get_args(IntensityPairs))
     _check_entries(sal)
     regions = [step.region for step in sal.trace.steps]
     maps = sal.mean_heads.detach().cpu()
@@ -107,6 +112,8 @@ def _check_entries(sal: StepSaliency) -> None:
 def _bands(bands: Bands | Mapping[str, Sequence[int]] | None, n_layers: int) -> Bands:
     if bands is None:
         return Bands.quarters(n_layers)
+    if not isinstance(bands, Bands | Mapping):
+        raise ValueError(f"bands={bands!r:.80} is neither a Bands nor layers by name of a band")
     return bands if isinstance(bands, Bands) else Bands.named(bands, n_layers)
 
 
@@ -152,12 +159,11 @@ def _missing(
 def _identity(trace: Trace) -> dict[str, Any]:
     meta = trace.meta
     problem = meta.get("problem", meta.get("problem_id", trace.question or None))
-    correct = meta.get("is_correct")
     answer = [s for s in trace.steps if s.region in (Region.THINKING, Region.SUMMARY)]
     return {
         "trace_id": trace.id,
         "problem": None if problem is None else str(problem),
-        "is_correct": None if correct is None else bool(correct),
+        "is_correct": verdict(meta.get("is_correct")),
         "n_steps": len(answer),
         "n_tokens": sum(len(step) for step in answer),
     }

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from step_saliency.options import is_whole
+
 Band = Literal["shallow", "middle", "deep"]
 
 
@@ -27,6 +29,9 @@ class Bands:
 
     def __post_init__(self) -> None:
         layers = [*self.shallow, *self.middle, *self.deep]
+        strange = [layer for layer in layers if not is_whole(layer)]
+        if strange:
+            raise ValueError(f"layers {strange} are no whole numbers")
         twice = sorted({layer for layer in layers if layers.count(layer) > 1})
         if twice:
             raise ValueError(f"layers {twice} are named twice; a layer is in one band at most")

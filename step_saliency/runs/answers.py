@@ -49,8 +49,10 @@ def answer_rows(
             responses = _generate(batch, model(), settings, report)
             for (_, row), traces in zip(batch, responses, strict=True):
                 for sample, trace in enumerate(traces):
-                    answers[sample_name(row, sample)] = trace
-                    folder.append_generated(sample_name(row, sample), row.digest, trace)
+                    name = sample_name(row, sample)
+                    if name not in answers:
+                        answers[name] = trace
+                        folder.append_generated(name, row.digest, trace)
             bar.update(len(batch))
     return answers
 

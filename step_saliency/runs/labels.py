@@ -9,25 +9,30 @@ from dataclasses import replace
 from typing import Any
 
 from step_saliency.runs.inputs import Row
-from step_saliency.runs.inputs.reading import verdict
-from step_saliency.tasks.answers import gold_answer, is_correct
+from step_saliency.tasks.answers import Grader, gold_answer, is_correct
+from step_saliency.tasks.verdicts import verdict
 from step_saliency.trace import Trace
 
 ROW_FACTS = ("model", "level", "type", "subject", "answer")
 """Fields of a row that its trace keeps."""
 
 
-def labelled(trace: Trace, row: Row, name: str) -> Trace:
+def labelled(trace: Trace, row: Row, name: str, *, grade: Grader | None = None) -> Trace:
     """The trace under its own name, with what the row says of it.
 
     Args:
         trace: The trace.
         row: The row that it comes from.
         name: Its name in tables.
+        grade: Judges it in place of `is_correct`'s own comparison, also without a gold answer.
+
+    Raises:
+        ValueError: the function returned no judgement.
+        RuntimeError: it failed.
     """
     stated = verdict(trace.meta.get("is_correct")) if row.stated is None else row.stated_correct
     gold = trace.meta.get("gold_answer") if row.gold is None else gold_answer(row.gold)
-    graded = None if gold is None else _graded(trace.response, str(gold))
+    graded = _graded(trace, gold) if grade is None else is_correct(trace, gold or "", grade=grade)
     meta = {
         **{key: row.data[key] for key in ROW_FACTS if _is_fact(row.data.get(key))},
         **({"source": row.says.source} if row.says.source else {}),
@@ -42,12 +47,12 @@ def labelled(trace: Trace, row: Row, name: str) -> Trace:
     return replace(trace, id=name, question=trace.question or row.question, meta=meta)
 
 
-def _graded(response: str, gold: str) -> bool | None:
+def _graded(trace: Trace, gold: object) -> bool | None:
     """Our own grade; None where there is nothing to grade or to grade by."""
-    if not response.strip():
+    if gold is None or not trace.response.strip():
         return None
     try:
-        return verdict(is_correct(response, gold))
+        return is_correct(trace.response, str(gold))
     except ValueError:
         return None
 

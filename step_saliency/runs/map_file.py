@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from step_saliency.diagnosis import diagnose
 from step_saliency.models import load_model, model_identity, require_capabilities
+from step_saliency.models.facts import n_layers
 from step_saliency.plotting.style import png
 from step_saliency.runs.answers import answer_rows
 from step_saliency.runs.folder import RunFolder
@@ -30,7 +31,7 @@ from step_saliency.runs.inputs import Input, Row, read_input, trace_of_row
 from step_saliency.runs.jobs import Job, jobs_of_row
 from step_saliency.runs.labels import labelled
 from step_saliency.runs.model_files import checked_weights
-from step_saliency.runs.option_checks import check_options
+from step_saliency.runs.option_checks import check_layers, check_options
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
 from step_saliency.runs.tables import write_run_tables
@@ -97,6 +98,8 @@ def _map_rows(
             report.add_failure(row, "input", row.error)
     usable = [row for row in rows if not row.error]
     model = _Model(settings)
+    if usable and not folder.has_manifest:
+        model()  # what is wrong with it is said before anything of a run is written
     earlier = folder.manifest() if folder.has_manifest else {}
     model.files = checked_weights(folder.path, earlier, settings.model)
     started = time.time()
@@ -162,6 +165,7 @@ class _Model:
                 trust_remote_code=self.settings.trust_remote_code,
             )
             require_capabilities(self.loaded, MAP_CHECKS)
+            check_layers(self.settings.layers, n_layers(self.loaded))
         return self.loaded
 
 
@@ -197,7 +201,7 @@ def _compute(job: Job, model: Any, settings: MapSettings) -> StepSaliency:
         trace = trace_of_row(job.row, model.tokenizer, **cut)
     return step_saliency(
         model,
-        labelled(trace, job.row, job.id),
+        labelled(trace, job.row, job.id, grade=settings.grade),
         objective=settings.objective,
         method=settings.method,
         pool=settings.pool,

@@ -23,6 +23,8 @@ class RunReport:
         failures: Input rows and traces that gave no map, columns ``FAILURE_COLUMNS``.
         summary: How the input was read, in one line.
         notes: What of it was left out or may not be as it seems, a line each.
+        judgements: How the judgements that came with the rows agree with ours, and what is unknown,
+            in one line; empty where nothing was judged.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class RunReport:
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     summary: str = ""
     notes: list[str] = field(default_factory=list)
+    judgements: str = ""
 
     def add_failure(
         self, row: Row, stage: Stage, error: BaseException | str, *, trace: str | None = None

@@ -1,13 +1,14 @@
 """What a run of `step-saliency map` depends on. Loads nothing heavy: the command line reads it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from step_saliency.options import MAP_DECODING, Decoding, Method, ObjectiveName, Pool, Rows
+from step_saliency.runs.functions import UserFunction
 
-UNSAID = ("top_k", "stop_tokens", "stop_texts", "fields", "answer")
+UNSAID = ("top_k", "stop_tokens", "stop_texts", "fields", "answer", "grade")
 """Options that manifests leave out where they are not set."""
 
 
@@ -36,6 +37,8 @@ class MapSettings(Decoding):
             `step_saliency.runs.roles`.
         answer: Let the model answer also questions beside which a response may stand that could not
             be read.
+        grade: Judges responses in place of `tasks.answers.is_correct`: a function of the part that
+            is graded and the gold answer (empty without one), True, False or None (unknown).
         figures: Draw a figure per trace.
     """
 
@@ -57,12 +60,19 @@ class MapSettings(Decoding):
     batch_size: int = MAP_DECODING.batch_size
     fields: Mapping[str, str] = field(default_factory=dict)
     answer: bool = False
+    grade: Callable[[str, str], Any] | None = None
     figures: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in JSON types; a splitter of the user's by its name."""
-        text = json.dumps(
-            asdict(self), default=lambda value: getattr(value, "__name__", str(value))
-        )
+        """The settings in JSON types; functions of the user's by their names."""
+        fields = asdict(replace(self, grade=None)) | {"grade": _named(self.grade)}
+        text = json.dumps(fields, default=lambda value: getattr(value, "__name__", str(value)))
         settings: dict[str, Any] = json.loads(text)
         return {name: value for name, value in settings.items() if name not in UNSAID or value}
+
+
+def _named(grade: Callable[[str, str], Any] | None) -> object:
+    """What a manifest says of a grading function."""
+    if isinstance(grade, UserFunction):
+        return {"function": grade.name, "sha256": grade.sha256}
+    return grade

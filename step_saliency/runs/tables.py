@@ -1,17 +1,18 @@
 """Tables of a results folder, made of the maps that lie in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from step_saliency.diagnosis import Diagnosis, diagnose
 from step_saliency.runs.folder import RunFolder
-from step_saliency.runs.inputs.reading import verdict
 from step_saliency.runs.run_report import FAILURE_COLUMNS, RunReport
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.storage.files import replacing
 from step_saliency.storage.tables import FrameWriter
+from step_saliency.tasks.verdicts import verdict
 
 
 def write_run_tables(folder: RunFolder, names: Iterable[str], report: RunReport) -> None:
@@ -29,6 +30,7 @@ def write_run_tables(folder: RunFolder, names: Iterable[str], report: RunReport)
         diagnosis = diagnose(sal)
         diagnoses.append(diagnosis.to_frame())
         traces.append(_trace_row(sal, diagnosis))
+    report.judgements = _judgements(traces)
     failures = pd.DataFrame(report.failures, columns=pd.Index(FAILURE_COLUMNS))
     joined = pd.concat(diagnoses, ignore_index=True) if diagnoses else pd.DataFrame()
     folder.write_tables({"traces": pd.DataFrame(traces), "diagnosis": joined, "failures": failures})
@@ -63,6 +65,26 @@ def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
         "method": sal.method,
         "response": trace.response,
     }
+
+
+def _judgements(traces: Sequence[Mapping[str, Any]]) -> str:
+    """Such as "of 9 traces 5 are right, 3 wrong, 1 is unknown; ..."."""
+    pairs = [(trace["stated_correct"], trace["graded_correct"]) for trace in traces]
+    if all(trace["gold_answer"] is None for trace in traces) and not any(
+        value is not None for pair in pairs for value in pair
+    ):
+        return ""
+    counts = Counter(trace["is_correct"] for trace in traces)
+    text = f"{counts[True]} right, {counts[False]} wrong, {counts[None]} unknown"
+    stated = sum(came is not None for came, _ in pairs)
+    if stated:
+        both = [(came, ours) for came, ours in pairs if None not in (came, ours)]
+        differ = sum(came != ours for came, ours in both)
+        text += (
+            f"; {stated} judgements came with the rows and count: {differ} of the {len(both)} that "
+            "we judged too differ from ours (traces.parquet: stated_correct, graded_correct)"
+        )
+    return text
 
 
 def _prefixed(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ boxed: then all of it is the answer.
 
 import re
 
-from step_saliency.tasks.numbers import Number, equal_numbers, read_number
+from step_saliency.tasks.numbers import Number, equal_numbers, is_misspelled, read_number
 from step_saliency.tasks.several import Several, named, read_several, unwrapped
 from step_saliency.tasks.symbolic import equal_expressions
 from step_saliency.tasks.units import factor, is_percent, split_unit
@@ -138,6 +138,7 @@ def _is_words(text: str) -> bool:
 
 def _mathematics(gold: str, given: str) -> bool | None:
     gold, given = _values(gold, given)
+    given = _with_point(given) if _numbers(gold, gold)[1] else given
     if squeezed(gold) == squeezed(given):
         return True
     verdict, applies = _numbers(gold, given)
@@ -152,6 +153,19 @@ def _mathematics(gold: str, given: str) -> bool | None:
     if inner != [gold, given]:
         return _mathematics(*inner)
     return _expressions(gold, given)
+
+
+_DECIMAL_COMMA = re.compile(r"([-+]?)(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![\d,])(.*)", re.DOTALL)
+
+
+def _with_point(text: str) -> str:
+    """A number with a decimal comma (3,5 or 1.234,5) with a point; 1,234 has none."""
+    match = _DECIMAL_COMMA.fullmatch(text)
+    if match is None or re.match(r"\s*,", match[4]):
+        return text
+    sign, whole, decimals, rest = match.groups()
+    groups = len(decimals) == 3 and "." not in whole and len(whole) <= 3 and whole[0] != "0"
+    return text if groups else f"{sign}{whole.replace('.', '')}.{decimals}{rest}"
 
 
 def _values(gold: str, given: str) -> tuple[str, str]:
@@ -179,6 +193,8 @@ def _numbers(gold: str, given: str) -> tuple[bool | None, bool]:
     """Verdict on two numbers with their units, and whether they are numbers."""
     sides = [(read_number(text), *split_unit(text)) for text in (gold, given)]
     numbers = [number or read_number(body) for number, body, _ in sides]
+    if numbers[0] is not None and numbers[0].base is not None and is_misspelled(given):
+        return False, True
     units = ["" if number else unit for number, _, unit in sides]
     if numbers[0] is None or numbers[1] is None:
         return None, False

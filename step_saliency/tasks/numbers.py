@@ -138,6 +138,14 @@ def _based(match: re.Match[str]) -> Number:
     return Number(_signed(match[1], value), base=base, figures=match[2].lower())
 
 
+def is_misspelled(text: str) -> bool:
+    """Whether a text has digits that the base written with them lacks, such as 205_5."""
+    match = _BASED.fullmatch(text.strip())
+    if match is None or not match[3].isdecimal() or not 2 <= int(match[3]) <= 36:
+        return False
+    return any(int(digit, 36) >= int(match[3]) for digit in match[2])
+
+
 _READERS = (
     (_SIMPLE, _simple),
     (_SCIENTIFIC, _scaled),

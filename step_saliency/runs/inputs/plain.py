@@ -41,7 +41,7 @@ def _field(data: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _read(data: Mapping[str, Any]) -> list[Reading]:
     one, several = _field(data, ONE), _field(data, SEVERAL)
-    prompt = None if data.get("prompt") is None else checked_text(data["prompt"], "prompt")
+    prompt = None if data.get("prompt") in (None, "") else checked_text(data["prompt"], "prompt")
     question = question_of(data)
     if one is None and several is None:
         return [_without_response(data, question, prompt)]

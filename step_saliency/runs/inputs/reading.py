@@ -118,14 +118,3 @@ def with_thinking(reasoning: str, content: str) -> tuple[str, bool]:
         return content, False
     inner = reasoning.strip().removeprefix("<think>").removesuffix("</think>").strip()
     return f"<think>\n{inner}\n</think>\n\n{content.strip()}", True
-
-
-def verdict(stated: object) -> bool | None:
-    """A judgement, read strictly: true, false, the same as text, 0 or 1; None for anything else."""
-    if isinstance(stated, bool):
-        return stated
-    if isinstance(stated, int | float) and stated in (0, 1):
-        return bool(stated)
-    if isinstance(stated, str):
-        return {"true": True, "false": False, "1": True, "0": False}.get(stated.strip().lower())
-    return None

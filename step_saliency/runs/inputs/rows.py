@@ -9,9 +9,10 @@ from typing import Any
 
 from step_saliency.runs.inputs.names import gold_of, verdict_of
 from step_saliency.runs.inputs.objects import read_object
-from step_saliency.runs.inputs.reading import Kind, Reading, verdict
+from step_saliency.runs.inputs.reading import Kind, Reading
 from step_saliency.runs.inputs.shapes import checked_text
 from step_saliency.storage.names import file_name
+from step_saliency.tasks.verdicts import verdict
 
 
 @dataclass(frozen=True)

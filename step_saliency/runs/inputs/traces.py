@@ -38,7 +38,15 @@ def trace_of_row(
     return Trace.from_text(
         tokenizer,
         question=says.question,
-        prompt=says.prompt,
+        prompt=_start_of_text(tokenizer) if says.prompt == "" else says.prompt,
         response=says.response,
         **cut,
     )
+
+
+def _start_of_text(tokenizer: Any) -> str:
+    """What a model reads before a text that nothing asked for."""
+    mark = tokenizer.bos_token or tokenizer.eos_token
+    if not mark:
+        raise ValueError("no question stands in the row, and the tokenizer has no mark to begin at")
+    return str(mark)
