@@ -81,6 +81,14 @@ def test_half_a_pair(name: str, end: str) -> None:
     assert texts_of(trace, "summary") == (SUMMARY if end == "without opening" else "")
 
 
+@pytest.mark.parametrize("name", ["openthoughts", "mistral", "kimi", "thought", "seed", "thinking"])
+def test_marks_within_a_line_are_template_as_a_whole(name: str) -> None:
+    row = marks.row_of(name)
+    trace = cut(f"{row.open}{THOUGHTS}{row.close}{SUMMARY}", byte_level)
+    assert texts_of(trace, "thinking") == THOUGHTS
+    assert texts_of(trace, "summary") == SUMMARY
+
+
 @pytest.mark.parametrize("make", TOKENIZERS)
 def test_the_words_of_harmony_headers_alone(make) -> None:
     response = f"analysis{THOUGHTS}assistantfinal{SUMMARY}"

@@ -31,7 +31,7 @@ class Cutter:
         self._region = format.region
         self._at_region_start = True
         self._at_line_start = True
-        self._last = ""
+        self._only_marks = False
 
     @property
     def region(self) -> Region:
@@ -55,12 +55,13 @@ class Cutter:
         if self._begins(char):
             self._cut(self.chars, self._region)
             self.format.begin_step()
+            self._only_marks = True
+        self._only_marks = self._only_marks and not (char.isalnum() or char.isspace())
         self.chars += 1
-        self._last = char
         self._at_line_start = char == "\n" or (self._at_line_start and char.isspace())
         cue = self.format.push(char)
         if cue:
-            self._apply(cue)
+            self._apply(cue, char)
 
     def _begins(self, char: str) -> bool:
         if self._at_region_start:
@@ -81,16 +82,14 @@ class Cutter:
     def _may_open_mark(self, char: str) -> bool:
         if getattr(self.splitter, "in_code", False):
             return False
-        begun = bool(self.cuts) and self.cuts[-1].char == self.chars - 1
-        inside = begun and not self._last.isalnum()
-        return not inside and self.format.may_open_mark(char, self._at_line_start)
+        return not self._only_marks and self.format.may_open_mark(char, self._at_line_start)
 
     def _restart_splitter(self, char: str) -> None:
         if self.splitter is not None:
             self.splitter.reset()
             self.splitter.push(char)
 
-    def _apply(self, cue: Cue) -> None:
+    def _apply(self, cue: Cue, char: str) -> None:
         if cue == "mark":
             self._close_mark(self.chars - len(self.format.mark))
         elif cue == "step_cue" and self.cuts:
@@ -99,6 +98,7 @@ class Cutter:
             self._region = self.format.region
             self._cut(self.chars - 1, self._region)
             self.format.begin_step()
+            self._only_marks = not char.isalnum()
 
     def _close_mark(self, start: int) -> None:
         if self.cuts and self.cuts[-1].char >= start:
