@@ -21,6 +21,8 @@ model = tiny_model("qwen2", n_layers=2)
 RESPONSE = "<think>\nFirst, 3 + 4 = 7. Then 7 + 5 = 12.\n</think>\nIt is 12."
 trace = ss.Trace.from_text(tokenizer, question="What is 3 + 4 + 5?", response=RESPONSE)
 beyond = ss.Trace.from_tokens([5, 10**6, 7], starts=[0, 1], regions=["question", "thinking"])
+flow = ss.StepFlow.for_model(model)
+saliency = ss.step_saliency(model, trace)
 
 
 def text(**change: Any) -> Any:
@@ -135,6 +137,77 @@ TRIES: dict[str, Callable[[], Any]] = {
     "SMI layers are text": lambda: ss.StepMomentumInjection("01"),
     "alpha of another layer": lambda: ss.StepMomentumInjection([1], alpha={0: 0.1}),
     "tau of another layer": lambda: ss.OddsEqualBridge([0], tau_max={1: 0.1}),
+    **{
+        f"attached with {options}": lambda options=options: flow.attached(model, **options)
+        for options in (
+            {"trace": "x"},
+            {"trace": [trace]},
+            {"traces": []},
+            {"traces": "xy"},
+            {"traces": [trace, None]},
+            {"traces": trace},
+            {"trace": trace, "traces": [trace]},
+            {"n_prompt": -1},
+            {"n_prompt": True},
+            {"n_prompt": 1.5},
+            {"n_prompt": "3"},
+            {"n_prompt": []},
+            {"n_prompt": [3, -1]},
+        )
+    },
+    **{
+        f"generate with {name}": lambda options=options: ss.generate(
+            model, **{"questions": ["Why?"], "max_new_tokens": 2, "progress": False, **options}
+        )
+        for name, options in {
+            "an object of questions": {"questions": {"a": "Why?"}},
+            "a set of questions": {"questions": {"Why?"}},
+            "a generator of questions": {"questions": (text for text in ["Why?"])},
+            "a number of questions": {"questions": 3},
+            "no number of a question": {"question_numbers": [True]},
+            "half a number": {"question_numbers": [0.5]},
+            "a negative number": {"question_numbers": [-1]},
+            "no flow": {"flow": "x"},
+            "no effects": {"effects": 3},
+        }.items()
+    },
+    **{
+        f"calibrate with {options}": lambda options=options: ss.calibrate(
+            model,
+            [{"question": q, "answer": "1"} for q in ("a?", "b?")],
+            **{"n_folds": 2, "max_new_tokens": 2, "progress": False, **options},
+        )
+        for options in (
+            {"n_folds": 2.5},
+            {"n_folds": True},
+            {"n_label_free": -1},
+            {"n_label_free": 2.0},
+            {"taus": [NAN]},
+            {"taus": [True]},
+            {"alphas": [NAN]},
+        )
+    },
+    **{
+        f"calibrate to the gold answer {gold!r}": lambda gold=gold: ss.calibrate(
+            model, [{"question": q, "answer": gold} for q in ("a?", "b?")], n_folds=2
+        )
+        for gold in ("", "?!", [3], {}, True)
+    },
+    **{
+        f"diagnose with {name}": lambda options=options: ss.diagnose(
+            options.pop("sal", saliency), **options
+        )
+        for name, options in {
+            "other pairs": {"pairs": "some"},
+            "no map": {"sal": None},
+            "several maps": {"sal": [saliency]},
+            "bands as a number": {"bands": 3},
+            "a truth value in a band": {"bands": {"shallow": [True]}},
+            "half a layer": {"bands": {"deep": [0.0]}},
+        }.items()
+    },
+    "compare within less than nothing": lambda: ss.compare([], caliper=-1),
+    "compare within NaN": lambda: ss.compare([], caliper=NAN),
     "alpha NaN": lambda: ss.StepMomentumInjection([1], alpha=NAN),
     "alpha of a layer that the model lacks": lambda: (
         ss.StepMomentumInjection([7], alpha={7: 0.1}).attached(model).__enter__()

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny import BACKENDS, tiny_tokenizer, tiny_transformers
 import step_saliency as ss
 from step_saliency.intervene.oeb import OddsEqualBridge
 from step_saliency.storage.lines import append_line, mend, read_lines
+from step_saliency.storage.lock import LogLock
 from step_saliency.storage.manifest import described
 
 QUESTIONS = [f"What is {a} and {b}?" for a in range(4) for b in range(5)]
@@ -218,6 +220,23 @@ def test_logs_of_earlier_versions_are_taken_up(
     assert (tmp_path / "old.jsonl.settings.json").read_text() == settings
     new = json.loads((tmp_path / "whole.jsonl.settings.json").read_text())
     assert new == json.loads(settings)
+
+
+def test_one_call_writes_a_file_at_a_time(model: Any, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "log.jsonl"
+    with (
+        LogLock(file),
+        pytest.raises(
+            ValueError, match=rf"log\.jsonl is in use by process {os.getpid()} on .* since"
+        ),
+    ):
+        ss.generate(model, QUESTIONS[:1], save_to=file, **OPTIONS)
+    assert not file.exists()
+    assert len(ss.generate(model, QUESTIONS[:1], save_to=file, **OPTIONS)) == 2
+    assert {found.name for found in file.parent.iterdir()} == {
+        "log.jsonl",
+        "log.jsonl.settings.json",
+    }
 
 
 def test_other_models_questions_and_files_are_refused(

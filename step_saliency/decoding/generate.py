@@ -13,8 +13,8 @@ different orders) does not decide between two tokens.
 """
 
 import os
-from collections.abc import Generator, Sequence, Set
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence, Set
+from contextlib import closing, nullcontext
 from typing import Any, Unpack
 
 from tqdm.auto import tqdm
@@ -36,6 +36,7 @@ from step_saliency.options import (
     shows_keywords,
     with_keywords,
 )
+from step_saliency.storage.lock import LogLock
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
 
@@ -81,7 +82,8 @@ def generate(
         tokenizer: Tokenizer, for a transformers model.
         save_to: JSONL file to which each trace is written when it is done, with its settings
             beside it. A second call with the same settings goes on where the first was broken off,
-            in the same batches, so that the texts are those of an unbroken run.
+            in the same batches, so that the texts are those of an unbroken run. One call writes a
+            file at a time.
         effects: Counters of edits, to which those of this call are added.
         progress: Show a progress bar.
         options: Fields of `Decoding`, which change it.
@@ -93,7 +95,8 @@ def generate(
     Raises:
         TypeError: an unknown keyword.
         ValueError: no question, a question longer than the context, or an option out of range; a
-            method that this model or flow cannot be decoded by; a file of other settings.
+            method that this model or flow cannot be decoded by; a file of other settings, or one
+            that another call is writing.
     """
     check_keywords("generate", options, DecodingOptions)
     check_option("method", method, DECODING_METHODS)
@@ -101,6 +104,18 @@ def generate(
     texts = _texts(questions)
     job = Job.of(model, decoding, flow=flow, tokenizer=tokenizer, effects=effects)
     rows = job.rows(texts, *_numbers(question_numbers, samples, len(texts), decoding.n))
+    with nullcontext() if save_to is None else LogLock(save_to):
+        return _all_traces(job, method, rows, save_to, progress)
+
+
+def _all_traces(
+    job: Job,
+    method: DecodingMethod,
+    rows: Sequence[Row],
+    save_to: str | os.PathLike[str] | None,
+    progress: bool,
+) -> list[Trace]:
+    """Traces of all rows, those that the log holds among them; new ones are written to it."""
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
     traces = {} if log is None else answered(log, rows)
     with closing(_new_traces(job, method, rows, frozenset(traces), progress)) as new:
@@ -131,6 +146,10 @@ def _new_traces(
 
 def _texts(questions: str | Sequence[Any]) -> list[str]:
     asked = [questions] if isinstance(questions, str) else questions
+    if isinstance(asked, Mapping | Set) or not hasattr(asked, "__len__"):
+        raise ValueError(
+            f"questions={questions!r:.80} is no list; give texts or problems in their order"
+        )
     texts = [_text(question) for question in asked]
     if not texts:
         raise ValueError("questions=[] is empty")
@@ -150,6 +169,9 @@ def _numbers(
     """What stands for each question in the seeds, and the number of its first sample."""
     numbers = list(range(n_questions) if numbers is None else numbers)
     samples = list([0] * n_questions if samples is None else samples)
+    for name, values in {"question_numbers": numbers, "samples": samples}.items():
+        if not all(is_whole(value, least=0) for value in values):
+            raise ValueError(f"{name}={values!r:.80} must be whole numbers, 0 or above")
     responses = {
         (number, first + sample)
         for number, first in zip(numbers, samples, strict=False)
@@ -161,9 +183,6 @@ def _numbers(
             "own": len(numbers) != n_questions,
             f"{len(samples)} samples for {n_questions} questions; give one each": len(samples)
             != n_questions,
-            f"samples={samples!r:.80} must be whole numbers, 0 or above": not all(
-                is_whole(sample, least=0) for sample in samples
-            ),
         }
     )
     if len(responses) < n_questions * n:

@@ -16,7 +16,7 @@ from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
 from step_saliency.models.facts import n_ctx
-from step_saliency.options import Decoding
+from step_saliency.options import Decoding, refuse
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.pieces import TokenTable
 from step_saliency.trace import Trace
@@ -63,6 +63,12 @@ class Job:
         effects: Effects | None = None,
     ) -> "Job":
         """The job of a call; a model's own tokenizer and stop tokens where none are given."""
+        refuse(
+            {
+                f"flow={flow!r:.80} is no intervention": not isinstance(flow, Intervention | None),
+                f"effects={effects!r:.80} are no Effects": not isinstance(effects, Effects | None),
+            }
+        )
         tokenizer = _tokenizer_of(model) if tokenizer is None else tokenizer
         stops = decoding.stop_tokens
         rules = StopRules(

@@ -24,6 +24,10 @@ class Row(Protocol):
     def reopens(self, ids: Sequence[int]) -> bool:
         """Whether these tokens, coming next, belong to a prompt, so that all must be read anew."""
 
+    @property
+    def awaits_prompt(self) -> bool:
+        """Whether fewer tokens came than its prompt was said to have."""
+
     def rewound(self, n_first: int) -> "Row":
         """A row that has read nothing and will read the first tokens of this one, and others."""
 
@@ -50,6 +54,10 @@ class TracedRow:
         return self._labels[begin : begin + len(ids)]
 
     def reopens(self, ids: Sequence[int]) -> bool:  # noqa: ARG002
+        return False
+
+    @property
+    def awaits_prompt(self) -> bool:
         return False
 
     def rewound(self, n_first: int) -> "TracedRow":  # noqa: ARG002
@@ -105,9 +113,13 @@ class TrackedRow:
 
     def reopens(self, ids: Sequence[int]) -> bool:
         if self._given is not None:
-            return len(self.ids) < self._given
+            return self.awaits_prompt
         framed = self._reader().framed_length([*self.ids, *ids])
         return framed is not None and framed > max(self._n_prompt, len(self.ids))
+
+    @property
+    def awaits_prompt(self) -> bool:
+        return self._given is not None and len(self.ids) < self._given
 
     def rewound(self, n_first: int) -> "TrackedRow":
         n_read = self._n_prompt if n_first >= self._n_prompt else None

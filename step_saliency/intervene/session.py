@@ -18,6 +18,7 @@ here. Passes that start from embeddings have no token ids and are refused, unles
 by the model itself (as `HookedTransformer.generate` does).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -35,7 +36,7 @@ from step_saliency.intervene.context import (
     named_edits,
 )
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.intervene.expected import ExpectedRows, known_traces
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
 from step_saliency.intervene.sites import SITE_HOOKS, changed
@@ -68,7 +69,7 @@ class Session(AbstractContextManager["Session"]):
 
     Raises:
         ValueError: a layer, head or hook point that the model lacks; a model that ignores edits
-            at a site; ``trace`` and ``traces`` both given.
+            at a site; ``trace`` and ``traces`` both given; no traces, or no length of a prompt.
     """
 
     def __init__(
@@ -81,15 +82,13 @@ class Session(AbstractContextManager["Session"]):
         n_prompt: int | Sequence[int] | None = None,
     ) -> None:
         backend_of(model)
-        if trace is not None and traces is not None:
-            raise ValueError("trace and traces are both given; give one of them")
         self.model = model
         self.edits = tuple(edits)
         self.effects = Effects()
         self.labels: StepLabels | None = None
         for edit in self.edits:
             edit.check(n_layers=n_layers(model), n_heads=n_heads(model))
-        known = [trace] if trace is not None else traces
+        known = known_traces(trace, traces)
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
@@ -122,6 +121,11 @@ class Session(AbstractContextManager["Session"]):
 
     def __exit__(self, *error: Any) -> None:
         self._exit.close()
+        if error[0] is None and self._stream.awaits_prompt:
+            warnings.warn(
+                "fewer tokens were read than n_prompt says, so that all of them counted as prompt",
+                stacklevel=2,
+            )
         self._layers = {}
 
     def expect(self, rows: ExpectedRows) -> None:

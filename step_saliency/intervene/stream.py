@@ -100,6 +100,11 @@ class StepStream:
         step, region, previous = self._columns[:, :, : self._width]
         return StepLabels(step, region, previous)
 
+    @property
+    def awaits_prompt(self) -> bool:
+        """Whether a row has read fewer tokens than its prompt was said to have."""
+        return any(row.awaits_prompt for row in self._rows)
+
     def _is_reread(self, tokens: Int[Tensor, "batch new"]) -> bool:
         """Whether these are the tokens so far and one more: decoding without a cache."""
         if tokens.shape != (len(self._rows), self._width + 1) or not self._width:

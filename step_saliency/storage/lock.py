@@ -1,8 +1,9 @@
-"""One process at a time writes into a results folder.
+"""One process at a time writes into a results folder, or into a file that grows.
 
-The lock is the system's own on the file ``.lock``: it ends with its process, however that ends, so
-nothing has to be removed by hand after a kill. The file says who holds it, and goes when a run ends
-(one that opened it meanwhile notices and opens the new one). Reading needs no lock.
+The lock is the system's own on a file, ``.lock`` in a folder and ``.NAME.lock`` beside a file: it
+ends with its process, however that ends, so nothing has to be removed by hand after a kill. The
+file says who holds it, and goes when a run ends (one that opened it meanwhile notices and opens the
+new one). Reading needs no lock.
 """
 
 import json
@@ -15,38 +16,44 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from step_saliency.storage.files import WriteError, is_file, read_bytes, refuse_special
+from step_saliency.storage.files import (
+    WriteError,
+    is_file,
+    make_folder,
+    read_bytes,
+    refuse_special,
+)
 
 NAME = ".lock"
 
 
-class FolderLock:
-    """The lock of a folder, held from the start until `release`.
+class Lock:
+    """A lock that is held from the start until `release`.
 
     Args:
-        folder: The folder, which is there.
+        file: What is locked for it, in a folder that is there.
+        place: What it stands for, for messages.
 
     Raises:
         ValueError: another process, or another run of this one, holds it.
         WriteError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        file = folder / NAME
+    def __init__(self, file: Path, place: Path) -> None:
         refuse_special(file)
         if file.is_symlink():
-            raise WriteError(f"cannot lock {folder}: {file} is a link to another place")
+            raise WriteError(f"cannot lock {place}: {file} is a link to another place")
         self._file = file
         self._lock = FileLock(file, thread_local=False)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(
-                f"{folder} is in use by {_holder(file)}; wait until it has ended, or choose "
-                "another folder"
+                f"{place} is in use by {_holder(file)}; wait until it has ended, or choose another "
+                "place"
             ) from None
         except OSError as error:
-            raise WriteError(f"cannot lock {folder}: {error.strerror or error}") from error
+            raise WriteError(f"cannot lock {place}: {error.strerror or error}") from error
         _sign(file)
 
     def release(self) -> None:
@@ -57,7 +64,7 @@ class FolderLock:
             self._file.unlink(missing_ok=True)
         self._lock.release()
 
-    def __enter__(self) -> "FolderLock":
+    def __enter__(self) -> "Lock":
         return self
 
     def __exit__(
@@ -67,6 +74,22 @@ class FolderLock:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class FolderLock(Lock):
+    """The lock of a results folder, which is there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / NAME, folder)
+
+
+class LogLock(Lock):
+    """The lock of a file that grows, which may have to be made."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        file = Path(path)
+        make_folder(file.parent)
+        super().__init__(file.with_name(f".{file.name}{NAME}"), file)
 
 
 def _sign(file: Path) -> None:
