@@ -1,6 +1,8 @@
 """GGUF files load by their path, or as the one of a folder, with the numbers that they hold."""
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,26 @@ from typing import Any
 import pytest
 import torch
 from tiny import BACKENDS, Arch, Backend, random_tokens, tiny_tokenizer, tiny_transformers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    NemotronConfig,
+    Phi3Config,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+    StableLmConfig,
+    Starcoder2Config,
+)
 
 from step_saliency.models import load_model, model_identity
 
 pytest.importorskip("gguf", reason="the package gguf reads and writes these files")
-from gguf_files import write_gguf
+from gguf_files import PLUS_ONE, write_gguf
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +62,83 @@ def test_a_file_loads_by_its_path(arch: Arch, backend: Backend, tmp_path: Path) 
     text = "First, let me think: 3 + 4 = 7."
     assert model.tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
     assert model_identity(model)["gguf_file"] == "small.gguf"
+
+
+@cache
+def shape() -> dict[str, int]:
+    tokenizer = tiny_tokenizer()
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+
+
+def old_shape() -> dict[str, int]:
+    """Of models whose configs have other names for the rest."""
+    later = ("intermediate_size", "num_key_value_heads", "max_position_embeddings")
+    return {name: size for name, size in shape().items() if name not in later}
+
+
+# what a GGUF file does not say has transformers' defaults
+GEMMA = {"head_dim": 8, "sliding_window": 64, "query_pre_attn_scalar": 256}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "gemma2": lambda: Gemma2Config(**shape(), **GEMMA),
+    "gemma3": lambda: Gemma3TextConfig(**shape(), **GEMMA, tie_word_embeddings=True),
+    "gpt2": lambda: GPT2Config(**old_shape(), n_positions=1024),
+    "phi3": lambda: Phi3Config(**shape()),
+    "starcoder2": lambda: Starcoder2Config(**shape()),
+    "stablelm": lambda: StableLmConfig(**shape()),
+    "nemotron": lambda: NemotronConfig(**shape()),
+    "falcon": lambda: FalconConfig(**old_shape()),
+    "bloom": lambda: BloomConfig(**old_shape()),
+    "qwen2moe": lambda: Qwen2MoeConfig(
+        **shape(), **EXPERTS, moe_intermediate_size=1408, shared_expert_intermediate_size=5632
+    ),
+    "qwen3moe": lambda: Qwen3MoeConfig(
+        **shape(), **EXPERTS, head_dim=8, moe_intermediate_size=768, norm_topk_prob=True
+    ),
+}
+HOOKED = ("gemma2", "gemma3", "gpt2")
+"""Of these, what has a HookedTransformer."""
+
+
+def random_model(arch: str) -> PreTrainedModel:
+    generator = torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[arch](), attn_implementation="eager")
+    centre = 0.0 if arch in PLUS_ONE else 1.0
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            is_norm = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(centre * is_norm + 0.25 * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("arch", "backend"),
+    [(arch, backend) for arch in CONFIGS for backend in BACKENDS
+     if backend == "bridge" or arch in HOOKED],
+)  # fmt: skip
+def test_every_architecture_that_is_read_from_gguf(
+    arch: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("step_saliency.models.unpack.LARGEST", 10)
+    expected = random_model(arch)
+    write_gguf(tmp_path / "a.gguf", expected, tiny_tokenizer())
+    with torch.no_grad():
+        logits = load_model(tmp_path / "a.gguf", backend=backend)(
+            random_tokens(9), return_type="logits"
+        )
+        other = expected(random_tokens(9)).logits
+    assert torch.allclose(logits, other, atol=1e-4 * float(other.std()))
 
 
 def test_a_file_of_the_same_name_elsewhere_is_not_taken(
@@ -85,10 +179,15 @@ def test_a_missing_tensor_is_named(backend: Backend, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_tensor_that_is_not_read_is_named(tmp_path: Path) -> None:
-    tiny_gguf(tmp_path / "small.gguf", extra="rope_freqs.weight")
-    with pytest.warns(UserWarning, match=r"does not read the tensors rope_freqs\.weight;"):
-        load_model(tmp_path / "small.gguf")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "extra", ["rope_freqs.weight", "blk.2.ffn_norm.weight", "blk.0.attn_v.bias"]
+)
+def test_a_tensor_that_is_not_read_is_refused(extra: str, backend: Backend, tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "small.gguf", "llama", extra=extra)
+    with pytest.raises(ValueError, match=rf"extra tensors: {extra.replace('.', '[.]')}") as caught:
+        load_model(tmp_path / "small.gguf", backend=backend)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

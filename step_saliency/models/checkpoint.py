@@ -31,7 +31,7 @@ from step_saliency.models.folder import (
     stored_shapes,
     weight_files,
 )
-from step_saliency.models.gguf import gguf_shapes, warn_unread
+from step_saliency.models.gguf import gguf_shapes, refuse_unread
 from step_saliency.models.precision import cast_weights
 from step_saliency.models.readable import reading
 from step_saliency.models.tensors import check_amount, check_loaded, check_sizes, warn_of_zeros
@@ -156,7 +156,7 @@ def read_transformers(
         check_loaded(info)
     warn_of_zeros(model, source.path)
     if source.gguf_file:
-        warn_unread(source.gguf_path, model)
+        refuse_unread(source.gguf_path, model)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     cast_weights(model, dtype)

@@ -3,13 +3,14 @@
 transformers makes config, tokenizer and weights of the file, for the architectures that it knows.
 Its weights are unpacked to plain numbers; those of 8 bits or less are the file's rounded ones.
 
-When it misleads: transformers passes over what it has no place for, such as scaled rotations
-(``rope_freqs.weight``) of Llama 3; `warn_unread` says so, the model is then another one than
-llama.cpp would run.
+transformers passes over what it has no place for, such as scaled rotations (``rope_freqs.weight``)
+of Llama 3: the model would be another one than llama.cpp runs, so such a file is refused.
+
+When it misleads: what a file says of the model and transformers does not ask for (scaled rotations
+in numbers, caps of attention scores) has transformers' defaults.
 """
 
 import re
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,12 @@ def gguf_shapes(file: Path) -> dict[str, Shape]:
         raise UnreadableError(f"{str(file)!r} is no whole GGUF file: {reason(error)}") from error
 
 
-def warn_unread(file: Path, model: Any) -> None:
-    """Name the tensors of a GGUF file that transformers has no place for in a model."""
+def refuse_unread(file: Path, model: Any) -> None:
+    """Refuse a GGUF file with tensors that transformers has no place for in a model.
+
+    Raises:
+        ValueError: naming them.
+    """
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,
@@ -86,9 +91,8 @@ def warn_unread(file: Path, model: Any) -> None:
     # experts are put together from several tensors, under names of their own
     unread = [name for name in gguf_shapes(file) if name not in known and "_exps" not in name]
     if unread:
-        warnings.warn(
-            f"{file.name}: transformers does not read the tensors {', '.join(unread[:3])}"
-            f"{f' and {len(unread) - 3} more' if len(unread) > 3 else ''}; the model may differ "
-            "from what other programs make of the file",
-            stacklevel=3,
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        raise UnreadableError(
+            f"the file {str(file)!r} cannot be read: extra tensors: {', '.join(unread[:3])}{more}; "
+            "transformers has no place for them, and the model without them is another one"
         )
