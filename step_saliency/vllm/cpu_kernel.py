@@ -2,8 +2,8 @@
 
 What `edits.bridged` does with gathered keys and values, without gathering them: one loop over a
 row's blocks for the scores, one for the values of rows that are moved. float32 only, and only where
-keys lie ``d_head slot`` and values ``slot d_head`` in a block and d_head is a multiple of 4; all else
-takes the other way.
+keys lie ``d_head slot`` and values ``slot d_head`` in a block, with a d_head that is a multiple of
+4; all else takes the other way.
 """
 
 import math

@@ -6,9 +6,10 @@ object as a JSON string (HTTP clients may send no objects there).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from step_saliency.intervene.choices import CURRENTS, Current
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
@@ -19,18 +20,23 @@ from step_saliency.options import (
     FORMATS,
     SPLITTERS,
     FormatName,
-    SplitterName,
     check_option,
-    is_finite,
     is_whole,
 )
 
 KEY = "stepflow"
 """Name of the field in ``SamplingParams.extra_args`` and in ``additional_config``."""
 
-Flow = Literal["off", "oeb", "smi", "stepflow"]
-FLOWS: tuple[Flow, ...] = get_args(Flow)
+FlowLiteral = Literal["off", "oeb", "smi", "stepflow"]
+FLOWS: tuple[str, ...] = get_args(FlowLiteral)
 """No edit, the bridge alone, momentum alone, both."""
+
+
+if TYPE_CHECKING:
+    Flow: TypeAlias = FlowLiteral
+    SplitterOf: TypeAlias = SplitterName
+else:  # a wrong name meets `check_option`, not a run-time type check
+    Flow = SplitterOf = str
 
 
 @dataclass(frozen=True)
@@ -54,36 +60,30 @@ class FlowOptions:
     """
 
     flow: Flow = "off"
-    tau_max: float = 0.15
-    alpha: float = 0.06
+    tau_max: float | int = 0.15
+    alpha: float | int = 0.06
     oeb_layers: Sequence[int] | None = None
     smi_layers: Sequence[int] | None = None
     current: Current = "region"
     window: int | None = None
     question: str | None = None
     format: FormatName = "auto"
-    splitter: SplitterName = "sentence"
+    splitter: SplitterOf = "sentence"
 
     def __post_init__(self) -> None:
         check_option("flow", self.flow, FLOWS)
         check_option("current", self.current, CURRENTS)
         check_option("format", self.format, FORMATS)
         check_option("splitter", self.splitter, SPLITTERS)
-        if not (is_finite(self.tau_max) and 0 <= self.tau_max < 1):
+        if not 0 <= self.tau_max < 1:
             raise ValueError(f"tau_max={self.tau_max!r} is not in [0, 1)")
-        if not (is_finite(self.alpha) and self.alpha >= 0):
+        if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha={self.alpha!r} is not a number of 0 or above")
-        if self.window is not None and not (is_whole(self.window) and self.window >= 1):
-            raise ValueError(f"window={self.window!r} is no whole number of 1 or above")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window!r} is below 1")
         for name in ("oeb_layers", "smi_layers"):
-            self._check_layers(name, getattr(self, name))
-
-    def _check_layers(self, name: str, layers: Sequence[int] | None) -> None:
-        if layers is None:
-            return
-        if isinstance(layers, str) or not all(is_whole(layer) and layer >= 0 for layer in layers):
-            raise ValueError(f"{name}={layers!r} must be whole numbers of 0 or above")
-        object.__setattr__(self, name, tuple(layers))
+            layers = getattr(self, name)
+            object.__setattr__(self, name, None if layers is None else tuple(layers))
 
     @classmethod
     def of(cls, asked: Any) -> "FlowOptions":
@@ -107,6 +107,7 @@ class FlowOptions:
         unknown = sorted(set(asked) - set(known))
         if unknown:
             raise ValueError(f"{KEY} has no options {unknown}; there are {', '.join(known)}")
+        check_types(asked)
         return cls(**{"flow": "stepflow", **asked})
 
     def for_depth(self, n_layers: int) -> StepFlow | None:
@@ -126,6 +127,43 @@ class FlowOptions:
         if oeb is None and smi is None:
             return None
         return _checked(StepFlow(oeb=oeb, smi=smi), n_layers)
+
+
+def check_types(asked: Mapping[str, Any]) -> None:
+    """Refuse options of a wrong type; what is None is not given.
+
+    Raises:
+        ValueError: one is no text, number, whole number or list of layers where it should be.
+    """
+    kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "flow": ("a name", _is_text),
+        "current": ("a name", _is_text),
+        "format": ("a name", _is_text),
+        "splitter": ("a name", _is_text),
+        "question": ("a text", _is_text),
+        "tau_max": ("a number", _is_number),
+        "alpha": ("a number", _is_number),
+        "window": ("a whole number", is_whole),
+        "oeb_layers": ("a list of whole numbers of 0 or above", _is_layers),
+        "smi_layers": ("a list of whole numbers of 0 or above", _is_layers),
+    }
+    for name, value in asked.items():
+        what, is_right = kinds[name]
+        may_be_none = name in ("question", "window", "oeb_layers", "smi_layers")
+        if not (is_right(value) or (value is None and may_be_none)):
+            raise ValueError(f"{KEY}: {name}={value!r} is not {what}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_layers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(is_whole(n) and n >= 0 for n in value)
 
 
 def _checked(flow: StepFlow, n_layers: int) -> StepFlow:
