@@ -19,9 +19,11 @@ import step_saliency as ss
 from analyses.running.runner import LoadModel
 from analyses.running.settings import ModelSettings, add_options, from_arguments, option
 from analyses.running.workers import Unit, torch_threads
-from step_saliency.runs.inputs import Row, read_rows, trace_of_row
+from step_saliency.runs.inputs import Row, read_input, trace_of_row
+from step_saliency.runs.roles import parse_fields
 from step_saliency.tasks import Family, Level, Problem, make_problems
 from step_saliency.tasks.answers import is_correct
+from step_saliency.tasks.verdicts import verdict
 from step_saliency.trace import Trace
 
 TASK = "task"
@@ -63,6 +65,7 @@ class SourceSettings(ModelSettings):
     instruction: str = option("", "line added to questions of a file")
     format: str = option("auto", "of responses to a file")
     splitter: str = option("sentence", "of responses to a file")
+    field: str = option("", "which field of a row holds what", metavar="ROLE=NAME,...", later=True)
 
 
 def read_items(settings: SourceSettings) -> list[Item]:
@@ -76,16 +79,21 @@ def read_items(settings: SourceSettings) -> list[Item]:
             n=settings.n, level=settings.level, seed=settings.seed, family=settings.family
         )
         return [Item(problem.id, i, problem=problem) for i, problem in enumerate(problems)]
-    return file_items(settings.data, settings.n)
+    return file_items(settings.data, settings.n, field=settings.field)
 
 
-def file_items(file: str, n: int | None = None) -> list[Item]:
+def file_items(file: str, n: int | None = None, *, field: str = "") -> list[Item]:
     """The first ``n`` rows of a file, or all.
+
+    Args:
+        file: In any form that `step_saliency.runs.inputs` reads.
+        n: Rows.
+        field: Names of fields by role, as for ``step-saliency map --field``.
 
     Raises:
         ValueError: a file that cannot be read, or one of its rows.
     """
-    rows = read_rows(Path(file), limit=n)
+    rows = read_input(Path(file), limit=n, fields=parse_fields(field)).rows
     for row in rows:
         if row.error:
             raise ValueError(f"{file}: {row.error}")
@@ -160,11 +168,15 @@ def is_right(item: Item, text: str) -> bool:
 
 
 def _labelled(item: Item, trace: Trace) -> Trace:
-    correct = trace.meta.get("is_correct")
+    """The trace under its problem; a judgement that came with it counts before ours."""
+    correct = verdict(trace.meta.get("is_correct"))
     if item.problem is not None:
         correct = item.problem.grade(trace).is_correct
-    elif item.row is not None and item.row.gold is not None and correct is None:
-        correct = is_correct(trace.response, item.row.gold)
+    elif item.row is not None and correct is None:
+        row = item.row
+        correct = row.stated_correct if row.kind != "problem" else None
+        if correct is None and row.gold is not None:
+            correct = is_correct(trace, row.gold)
     return replace(
         trace,
         id=trace.id or item.id,

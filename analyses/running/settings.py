@@ -23,7 +23,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from step_saliency.options import check_option
+from step_saliency.options import SINCE_LATER, check_option
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ def option(
     *,
     flag: str | None = None,
     metavar: str | None = None,
+    later: bool = False,
 ) -> Any:
     """A field of settings.
 
@@ -42,8 +43,11 @@ def option(
         text: Help of the option.
         flag: Its name, where that is not the field's.
         metavar: What stands for its value in the help.
+        later: Whether results were written before the field came: then their settings name it only
+            where it is no default.
     """
-    return field(default=default, metadata={"help": text, "flag": flag, "metavar": metavar})
+    facts = {"help": text, "flag": flag, "metavar": metavar}
+    return field(default=default, metadata=facts | dict(SINCE_LATER if later else {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,13 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """The settings in JSON types."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)
+            if not (
+                entry.metadata.get("since_later") and getattr(self, entry.name) == entry.default
+            )
+        }
         whole: dict[str, Any] = json.loads(json.dumps(values, default=str))
         return whole
 
