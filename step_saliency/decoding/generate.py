@@ -1,15 +1,16 @@
 """Decoding: questions in, traces out.
 
-Two loops over left-padded batches and a key-value cache:
+One loop over left-padded rows and a key-value cache, in which a row that ends makes room for the
+next prompt (`step_saliency.decoding.refill`), and two ways to run the model:
 
     hooks   the TransformerLens object itself, so that every hook on it is in force
-    fast    the ``generate`` of its reference model, several times faster; edits act inside that
-            model's attention, see `step_saliency.intervene.fast`
+    fast    its reference model, several times faster; edits act inside that model's attention, see
+            `step_saliency.intervene.fast`
 
 A response depends on its own seed alone: the random numbers of question i, sample s come from
-(seed, i, s), whatever else is in the batch. Both loops draw by them in the same way, so a row has
-the same text in any batch and by either loop, as long as rounding (different kernels add numbers in
-different orders) does not decide between two tokens.
+(seed, i, s), whatever else is in the batch. So a row has the same text in any batch and by either
+way, as long as rounding (different kernels add numbers in different orders) does not decide between
+two tokens.
 """
 
 import os
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from step_saliency.decoding.job import Intervention, Job
 from step_saliency.decoding.log import answered, settings_of
 from step_saliency.decoding.loops import choose_loop
-from step_saliency.decoding.rows import Row, batches
+from step_saliency.decoding.rows import Row, units
 from step_saliency.intervene.effects import Effects
 from step_saliency.options import (
     DECODING_METHODS,
@@ -81,9 +82,9 @@ def generate(
             question may then stand there several times under one number.
         tokenizer: Tokenizer, for a transformers model.
         save_to: JSONL file to which each trace is written when it is done, with its settings
-            beside it. A second call with the same settings goes on where the first was broken off,
-            in the same batches, so that the texts are those of an unbroken run. One call writes a
-            file at a time.
+            beside it. A second call with the same settings goes on where the first was broken off
+            and decodes what is left; its texts are those of an unbroken run as they are those of
+            decoding alone, see above. One call writes a file at a time.
         effects: Counters of edits, to which those of this call are added.
         progress: Show a progress bar.
         options: Fields of `Decoding`, which change it.
@@ -129,19 +130,17 @@ def _all_traces(
 def _new_traces(
     job: Job, method: DecodingMethod, rows: Sequence[Row], known: Set[int], progress: bool
 ) -> Generator[tuple[int, Trace], None, None]:
-    """Index and trace of each row that is not known; batches are those of all rows."""
-    every_batch = batches(rows, job.decoding.batch_size)
-    open_batches = [batch for batch in every_batch if any(row.index not in known for row in batch)]
-    if not open_batches:
+    """Index and trace of each row that is not known."""
+    unknown = [row for row in rows if row.index not in known]
+    if not unknown:
         return
     loop = choose_loop(job, method, rows)
     with tqdm(total=len(rows), initial=len(known), unit="response", disable=not progress) as bar:
-        for batch in open_batches:
-            with closing(loop(batch)) as decoded:
+        for unit in units(unknown, job.decoding.batch_size):
+            with closing(loop(unit)) as decoded:
                 for row in decoded:
-                    if row.index not in known:
-                        bar.update()
-                        yield row.index, job.trace(row)
+                    bar.update()
+                    yield row.index, job.trace(row)
 
 
 def _texts(questions: str | Sequence[Any]) -> list[str]:

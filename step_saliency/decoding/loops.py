@@ -7,22 +7,20 @@ is there already or so many tokens may be drawn that reading the weights again i
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from step_saliency.decoding.fast import decode_fast
-from step_saliency.decoding.hooked import decode_with_hooks
+from step_saliency.decoding.hooked import cached_reader
 from step_saliency.decoding.job import Job
+from step_saliency.decoding.readers import Reader, TransformersReader
+from step_saliency.decoding.refill import Follower, Slots, decode, described_rows
 from step_saliency.decoding.rows import Row
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.fast import fast_session
-from step_saliency.models.doctor import require_capabilities
-from step_saliency.models.hooking import silenced_hooks
+from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.reference import (
     check_reference_model,
     has_reference_model,
@@ -38,18 +36,7 @@ WORTH_READING_AGAIN = 1000
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
-"""Fills the rows of one batch; yields each when it is done."""
-
-
-@runtime_checkable
-class Follower(Protocol):
-    """What an intervention yields if it wants to know which rows are decoded."""
-
-    def expect(self, rows: ExpectedRows) -> None:
-        """Hear what the rows of the next batch are."""
-
-    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
-        """Hear that the batch goes on with these rows only."""
+"""Fills the rows of one unit of work; yields each when it is done."""
 
 
 def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
@@ -64,17 +51,17 @@ def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
         ValueError: a method that the model or the flow cannot be decoded by.
     """
     with turn(job.model, alone="waits"), undisturbed(job.model, warn=False):
+        require_sound(job.model)
         reference = _reference_for(job, method, rows)
         if reference is None and job.flow is not None:
-            with silenced_hooks(job.model):
-                require_capabilities(job.model, ["cached_decoding"])
+            require_capabilities(job.model, ["cached_decoding"])
     return hooked_loop(job) if reference is None else fast_loop(job, reference)
 
 
 def hooked_loop(job: Job) -> Loop:
     """Decode by the TransformerLens object itself."""
 
-    def decode(rows: Sequence[Row]) -> Rows:
+    def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
         attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
         with (
@@ -83,30 +70,29 @@ def hooked_loop(job: Job) -> Loop:
             attached as session,
         ):
             follower = session if isinstance(session, Follower) else None
-            _announce(job, rows, follower)
-            keep = None if follower is None else follower.keep
-            yield from decode_with_hooks(job.model, rows, job.sampler, job.rules, keep)
+            reader = cached_reader(job.model, keep_all=follower is not None)
+            yield from decode(_slots(job, reader, follower), rows)
         _count(job, session)
 
-    return decode
+    return decode_rows
 
 
 def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
-    """Decode by the reference model's ``generate``; the flow acts inside its attention."""
+    """Decode by the reference model; the flow acts inside its attention."""
     edits = job.edits
     assert edits is not None
 
-    def decode(rows: Sequence[Row]) -> Rows:
+    def decode_rows(rows: Sequence[Row]) -> Rows:
         with (
             turn(job.model),
             undisturbed(reference),
             _fast_session(job, reference, edits) as session,
         ):
-            _announce(job, rows, session)
-            yield from decode_fast(reference, rows, job.sampler, job.rules, session)
+            reader = TransformersReader(reference, keep_all=bool(edits), session=session)
+            yield from decode(_slots(job, reader, session), rows)
         _count(job, session)
 
-    return decode
+    return decode_rows
 
 
 @contextmanager
@@ -122,16 +108,15 @@ def _fast_session(job: Job, reference: PreTrainedModel, edits: Sequence[Edit]) -
         yield session if edits else None
 
 
-def _announce(job: Job, rows: Sequence[Row], follower: Follower | None) -> None:
-    if follower is None:
-        return
-    expected = ExpectedRows(
-        questions=[row.question for row in rows],
-        n_prompt=[len(row.prompt) for row in rows],
-        format=job.decoding.format,
-        splitter=job.decoding.splitter,
+def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:
+    return Slots(
+        reader,
+        job.decoding.batch_size,
+        job.sampler,
+        job.rules,
+        follower=follower,
+        expected=partial(described_rows, decoding=job.decoding),
     )
-    follower.expect(expected)
 
 
 def _count(job: Job, session: Any) -> None:

@@ -99,9 +99,21 @@ class Row:
         return is_complete
 
 
-def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Rows of similar prompt length together, so that little is padding."""
+ROWS_PER_SLOT = 16
+"""Rows for each slot in a unit of work; so few of its slots are free while its last rows end."""
+
+
+def units(rows: Sequence[Row], n_slots: int) -> Iterator[list[Row]]:
+    """Rows in the order of work, as many at a time as are decoded without giving up the model.
+
+    The longest prompts come first, and neighbours differ little, so that little is padding.
+
+    Args:
+        rows: The rows.
+        n_slots: How many are decoded together.
+    """
     ordered = sorted(rows, key=lambda row: -len(row.prompt))
+    size = ROWS_PER_SLOT * n_slots
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.intervene.context import AnyEdit
@@ -28,6 +28,7 @@ class ObservedLayer:
         self._model = model
         self._values = PastStore() if any(edit.needs_values for edit in edits) else None
         self._resid = PastStore() if any(edit.needs_resid for edit in edits) else None
+        self._waiting: tuple[PastStore | None, PastStore | None] = None, None
         self._needs_resid_pre = any(edit.needs_resid_pre for edit in edits)
         self._resid_pre: Float[Tensor, "batch pos d_model"] | None = None
         self._sinks: list[Float[Tensor, "head"] | None] = []
@@ -75,8 +76,29 @@ class ObservedLayer:
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
         return output_weights(self._model, self.index)
 
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """The batch goes on with these rows only."""
         for store in (self._values, self._resid):
             if store is not None:
                 store.keep(rows)
+
+    def aside(self) -> None:
+        """Begin another batch; the one so far waits."""
+        self._waiting = self._values, self._resid
+        self._values, self._resid = (
+            None if store is None else PastStore() for store in self._waiting
+        )
+
+    def join(self) -> None:
+        """The batch that waits goes on, with the rows of the other one behind its own."""
+        for store, other in zip(self._waiting, (self._values, self._resid), strict=True):
+            if store is not None and other is not None:
+                store.join(other)
+        self._values, self._resid = self._waiting
+        self._waiting = None, None
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+        for store in (self._values, self._resid):
+            if store is not None:
+                store.trim(n_first)

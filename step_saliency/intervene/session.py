@@ -41,9 +41,10 @@ from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
 from step_saliency.intervene.sites import SITE_HOOKS, changed
 from step_saliency.intervene.stream import StepStream
+from step_saliency.models.checks import SOUND
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
-from step_saliency.models.hooking import NamedHook, added_hooks, module_hook, silenced_hooks
+from step_saliency.models.hooking import NamedHook, added_hooks, module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
@@ -90,6 +91,7 @@ class Session(AbstractContextManager["Session"]):
             edit.check(n_layers=n_layers(model), n_heads=n_heads(model))
         known = known_traces(trace, traces)
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
+        self._waiting: StepStream | None = None
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
@@ -100,8 +102,8 @@ class Session(AbstractContextManager["Session"]):
         with ExitStack() as stack:
             stack.enter_context(turn(self.model, alone="refuses"))
             stack.enter_context(undisturbed(self.model))
-            with together(silenced_hooks(self.model)):
-                require_capabilities(self.model, {CAPABILITIES[edit.site] for edit in self.edits})
+            sites = {CAPABILITIES[edit.site] for edit in self.edits}
+            require_capabilities(self.model, {*SOUND, *sites})
             stack.enter_context(together(*self._changes()))
             self._exit = stack.pop_all()
         return self
@@ -138,10 +140,35 @@ class Session(AbstractContextManager["Session"]):
         Args:
             rows: Indices of rows of the last pass.
         """
-        indices = torch.as_tensor(rows, dtype=torch.long)
-        self._stream.keep(indices)
+        kept = torch.as_tensor(rows, dtype=torch.long).tolist()
+        self._stream.keep(kept)
         for layer in self._layers.values():
-            layer.keep(indices)
+            layer.keep(kept)
+
+    def aside(self, rows: ExpectedRows) -> None:
+        """The next passes are of another batch, until `join`; the batch so far waits.
+
+        Args:
+            rows: What is known of that batch.
+        """
+        self._waiting, self._stream = self._stream, self._stream.beside(rows)
+        for layer in self._layers.values():
+            layer.aside()
+
+    def join(self) -> None:
+        """The batch that waits goes on, with the rows of the last passes behind its own."""
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None
+        waiting.join(self._stream)
+        self._stream = waiting
+        for layer in self._layers.values():
+            layer.join()
+
+    def trim(self, n_first: int) -> None:
+        """The cache has let go of its first positions, which are padding in every row."""
+        self._stream.trim(n_first)
+        for layer in self._layers.values():
+            layer.trim(n_first)
 
     def _hooks(self) -> list[NamedHook]:
         hooks = [hook for layer in self._layers.values() for hook in layer.hooks()]

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from step_saliency.intervene.columns import Columns
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.labels import PADDING, StepLabels
 from step_saliency.intervene.rows import Label, Row, TracedRow, TrackedRow, padded_labels
@@ -54,12 +55,15 @@ class StepStream:
         self._tokenizer = tokenizer
         self._traces = None if traces is None else list(traces)
         self._reader: PromptReader | None = None
-        self._rows: list[Row] = []
-        self._width = 0
-        self.newest: list[list[Label]] = []
-        self._columns: Int[Tensor, "label batch key"] = torch.empty(3, 0, 0, dtype=torch.long)
-        self._token_ids: Int[Tensor, "batch key"] = torch.empty(0, 0, dtype=torch.long)
+        self._begin(0)
         self.expect(ExpectedRows(n_prompt=n_prompt))
+
+    def beside(self, rows: ExpectedRows) -> "StepStream":
+        """The stream of another batch of the same model, of which nothing is read yet."""
+        other = StepStream(self._tokenizer, traces=self._traces)
+        other._reader = self._reader
+        other.expect(rows)
+        return other
 
     def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch, and of those after it until said otherwise.
@@ -97,23 +101,36 @@ class StepStream:
         if n_past < self._width or self._reopens(tokens, real):
             tokens, real = self._rewind(n_past, tokens, real)
         self._append(tokens, real)
-        step, region, previous = self._columns[:, :, : self._width]
-        return StepLabels(step, region, previous)
+        return self.labels
 
     @property
     def awaits_prompt(self) -> bool:
         """Whether a row has read fewer tokens than its prompt was said to have."""
         return any(row.awaits_prompt for row in self._rows)
 
+    @property
+    def labels(self) -> StepLabels:
+        """Labels of all positions so far."""
+        return StepLabels(*self._labels.view)
+
+    @property
+    def _width(self) -> int:
+        return len(self._labels)
+
     def _is_reread(self, tokens: Int[Tensor, "batch new"]) -> bool:
         """Whether these are the tokens so far and one more: decoding without a cache."""
         if tokens.shape != (len(self._rows), self._width + 1) or not self._width:
             return False
-        return torch.equal(tokens[:, :-1].cpu(), self._token_ids[:, : self._width])
+        return torch.equal(tokens[:, :-1].cpu(), self._token_ids.view)
 
     def _begin(self, batch: int) -> None:
-        self._rows = [self._new_row(row, batch) for row in range(batch)]
-        self._width = 0
+        self._rows: list[Row] = [self._new_row(row, batch) for row in range(batch)]
+        self.newest: list[list[Label]] = [[] for _ in range(batch)]
+        self._forget()
+
+    def _forget(self) -> None:
+        self._labels = Columns(rows=1, positions=2, padding=PADDING)
+        self._token_ids = Columns()
 
     def _new_row(self, row: int, batch: int) -> Row:
         if self._traces is not None:
@@ -156,46 +173,42 @@ class StepStream:
         self, n_past: int, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]
     ) -> tuple[Int[Tensor, "batch key"], Bool[Tensor, "batch key"]]:
         """Forget all labels; tokens kept and new, to be read together."""
-        was_real = self._columns[0, :, :n_past] >= 0
+        was_real = self._labels.view[0, :, :n_past] >= 0
+        seen = self._token_ids.view[:, :n_past].to(tokens.device)
         n_read = was_real.sum(-1).tolist()
         changed = self._reopens(tokens, real)
         self._rows = [
             row.rewound(0 if changed else n) for row, n in zip(self._rows, n_read, strict=True)
         ]
-        self._width = 0
-        seen = self._token_ids[:, :n_past].to(tokens.device)
+        self._forget()
         return torch.cat([seen, tokens], -1), torch.cat([was_real.to(real.device), real], -1)
 
     def _append(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
-        rows = zip(self._rows, tokens.tolist(), real.tolist(), strict=True)
-        labels = self.newest = [padded_labels(row, ids, is_real) for row, ids, is_real in rows]
-        start, stop = self._width, self._width + tokens.shape[1]
-        self._reserve(len(self._rows), stop, tokens.device)
-        new = torch.tensor(labels, dtype=torch.long, device=tokens.device)
-        self._columns[:, :, start:stop] = new.permute(2, 0, 1)
-        self._token_ids[:, start:stop] = tokens.cpu()
-        self._width = stop
-
-    def _reserve(self, batch: int, width: int, device: torch.device) -> None:
-        held = self._columns
-        fits = held.shape[1] == batch and held.shape[2] >= width and held.device == device
-        if fits and not held.is_inference():
-            return
-        with torch.inference_mode(False):
-            columns = torch.full((3, batch, 2 * width), PADDING, device=device)
-            token_ids = torch.zeros(batch, 2 * width, dtype=torch.long)
-        if self._width:
-            columns[:, :, : self._width] = held[:, :, : self._width]
-            token_ids[:, : self._width] = self._token_ids[:, : self._width]
-        self._columns, self._token_ids = columns, token_ids
+        ids, are_real = tokens.tolist(), real.tolist()
+        self.newest = list(map(padded_labels, self._rows, ids, are_real))
+        new = torch.tensor(self.newest, dtype=torch.long, device=tokens.device)
+        self._labels.append(new.permute(2, 0, 1))
+        self._token_ids.append(tokens.to("cpu", copy=True))
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """The batch goes on with these rows only, in this order."""
-        indices = torch.as_tensor(rows, dtype=torch.long).cpu()
-        self._rows = [self._rows[row] for row in indices.tolist()]
-        self.newest = [self.newest[row] for row in indices.tolist()]
-        self._columns = self._columns[:, indices.to(self._columns.device)]
-        self._token_ids = self._token_ids[indices]
+        kept = torch.as_tensor(rows, dtype=torch.long).tolist()
+        self._rows = [self._rows[row] for row in kept]
+        self.newest = [self.newest[row] for row in kept]
+        self._labels.keep(kept)
+        self._token_ids.keep(kept)
+
+    def join(self, other: "StepStream") -> None:
+        """Add the rows of another batch behind these."""
+        self._rows += other._rows
+        self.newest += other.newest
+        self._labels.join(other._labels)
+        self._token_ids.join(other._token_ids)
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+        self._labels.trim(n_first)
+        self._token_ids.trim(n_first)
 
 
 def _of_row(values: Sequence[Any], row: int, batch: int, name: str) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from step_saliency.intervene.context import NamedEdit
@@ -36,6 +36,7 @@ class FastLayer:
         self._needs_values = any(named.edit.needs_values for named in mine)
         self._attention: Any = None
         self._sinks: Float[Tensor, "head"] | None = None
+        self._waiting = PastStore()
         self.forget()
 
     def forget(self) -> None:
@@ -45,11 +46,30 @@ class FastLayer:
         self._resid_pre: Float[Tensor, "batch pos d_model"] | None = None
         self._past = PastStore()
 
-    def keep(self, rows: Int[Tensor, "row"]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; values come with the next call."""
         self._values = None
         self._resid = None
         self._past.keep(rows)
+
+    def aside(self) -> None:
+        """Begin another batch; the one so far waits."""
+        waiting = self._past
+        self.forget()
+        self._waiting = waiting
+
+    def join(self) -> None:
+        """The batch that waits goes on, with the rows of the other one behind its own."""
+        waiting, other = self._waiting, self._past
+        self.forget()
+        waiting.join(other)
+        self._past = waiting
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+        self._values = None
+        self._resid = None
+        self._past.trim(n_first)
 
     def see(self, call: AttentionCall) -> None:
         """Keep what edits may read of a call of the layer's attention."""

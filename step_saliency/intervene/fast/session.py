@@ -50,6 +50,7 @@ class FastSession:
         self._groups: SharedGroups | None = None
         self._stream = StepStream(tokenizer)
         self._last_steps: list[int] = []
+        self._waiting: tuple[StepStream, list[int]] | None = None
         self._acting: frozenset[NamedEdit] = frozenset()
         self._idle = [True] * n_layers
 
@@ -63,40 +64,67 @@ class FastSession:
         """Say what is known of the next batch; see `StepStream.expect`."""
         self._stream.expect(rows)
 
-    def start(self, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]) -> None:
-        """Begin a batch.
+    def read(
+        self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], *, n_past: int
+    ) -> None:
+        """Say what the next pass brings.
 
         Args:
-            tokens: Its prompts.
-            real: Which of these tokens are no padding.
+            tokens: Its tokens.
+            real: Which of them are no padding.
+            n_past: Positions in the cache; 0 begins a batch.
         """
-        self.labels = None
-        self._groups = None
-        self._last_steps = [PADDING] * len(tokens)
-        self._advance(tokens, real)
-        for layer in self.layers:
-            layer.forget()
-
-    def push(self, tokens: Int[Tensor, "batch"], real: Sequence[bool]) -> None:
-        """Say what each row's next token is, and which rows are not done yet."""
-        is_real = torch.tensor(real, device=tokens.device)
-        self._advance(tokens.unsqueeze(1), is_real.unsqueeze(1))
+        if n_past == 0:
+            self.labels = None
+            self._groups = None
+            self._last_steps = [PADDING] * len(tokens)
+            for layer in self.layers:
+                layer.forget()
+        self._advance(tokens, real, n_past)
         self._counts.next_pass()
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows only."""
-        indices = torch.as_tensor(rows, dtype=torch.long)
-        self._stream.keep(indices)
-        if self.labels is not None:
-            self.labels = self.labels.each(lambda label: label[indices.to(label.device)])
-            self._groups = SharedGroups(self.labels, self._stream.newest)
-        self._last_steps = [self._last_steps[row] for row in indices.tolist()]
+        kept = torch.as_tensor(rows, dtype=torch.long).tolist()
+        self._stream.keep(kept)
+        self._last_steps = [self._last_steps[row] for row in kept]
+        self._see_labels()
         for layer in self.layers:
-            layer.keep(indices)
+            layer.keep(kept)
 
-    def _advance(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> None:
-        before = len(self.labels) if len(tokens[0]) == 1 and self.labels is not None else 0
-        self.labels = self._stream.advance(tokens, real, n_keys=before + tokens.shape[1])
+    def aside(self, rows: ExpectedRows) -> None:
+        """As `Session.aside`."""
+        self._waiting = self._stream, self._last_steps
+        self._stream = self._stream.beside(rows)
+        for layer in self.layers:
+            layer.aside()
+
+    def join(self) -> None:
+        """As `Session.join`."""
+        assert self._waiting is not None
+        (stream, last_steps), self._waiting = self._waiting, None
+        stream.join(self._stream)
+        self._stream, self._last_steps = stream, last_steps + self._last_steps
+        self._see_labels()
+        for layer in self.layers:
+            layer.join()
+
+    def trim(self, n_first: int) -> None:
+        """As `Session.trim`."""
+        self._stream.trim(n_first)
+        self._see_labels()
+        for layer in self.layers:
+            layer.trim(n_first)
+
+    def _see_labels(self) -> None:
+        """Take up the labels of a batch that has changed."""
+        self.labels = self._stream.labels if self._stream.newest else None
+        self._groups = None
+
+    def _advance(
+        self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], n_past: int
+    ) -> None:
+        self.labels = self._stream.advance(tokens, real, n_keys=n_past + tokens.shape[1])
         newest = self._stream.newest
         if self._groups is None:
             self._groups = SharedGroups(self.labels, newest)

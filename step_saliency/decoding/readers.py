@@ -1,0 +1,148 @@
+"""Reading a transformers model over a cache: some positions at a time, rows coming and going.
+
+When it misleads: what a model's ``generate`` would prepare beside tokens, mask and positions is not
+prepared here.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from step_saliency.decoding.caches import ColumnCache, column_cache
+from step_saliency.intervene.columns import Columns
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A model over a cache of its own, which loops read batches by.
+
+    Attributes:
+        device: Where tokens go.
+        can_join: Whether rows may join a batch that was begun; where not, `beside` and `keep` work.
+    """
+
+    device: torch.device
+    can_join: bool
+
+    def __len__(self) -> int:
+        """Positions read, padding included."""
+
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        only_last: bool = False,
+    ) -> Float[Tensor, "batch out vocab"]:
+        """Logits at these positions, or at the last of them.
+
+        Args:
+            tokens: What follows the tokens read so far.
+            mask: 0 at padding; there is none by default.
+            only_last: Whether the last position is enough.
+        """
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch only, in this order."""
+
+    def beside(self, batch_size: int) -> "Reader":
+        """A reader of another batch by the same model."""
+
+    def join(self, other: Any) -> None:
+        """Add the rows of another batch behind these, aligned at the newest position."""
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+
+
+class TransformersReader:
+    """A transformers model over a cache.
+
+    Args:
+        model: The model.
+        keep_all: Keep what falls out of a sliding window too, for those who read all positions.
+        session: `FastSession` of the edits in force, which hears of tokens before they are read.
+    """
+
+    def __init__(self, model: Any, *, keep_all: bool = False, session: Any = None) -> None:
+        self.model = model
+        self.keep_all = keep_all
+        self.session = session
+        self.device = model.device
+        cache = column_cache(model.config, keep_all=keep_all)
+        self.can_join = cache is not None
+        self.cache: Any = DynamicCache(config=model.config) if cache is None else cache
+        self._mask = Columns()
+        accepted = inspect.signature(model.forward).parameters
+        self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._positions = "position_ids" in accepted
+
+    def __len__(self) -> int:
+        """Positions read, padding included."""
+        return len(self._mask)
+
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"] | None = None,
+        *,
+        only_last: bool = False,
+    ) -> Float[Tensor, "batch out vocab"]:
+        """As `Reader.read`; where the model cannot tell the last one, at all positions."""
+        mask = torch.ones_like(tokens) if mask is None else mask
+        if self.session is not None:
+            self.session.read(tokens, mask.bool(), n_past=len(self))
+        self._mask.append(mask)
+        seen = self._mask.view
+        options: dict[str, Any] = {
+            "attention_mask": seen,
+            "past_key_values": self.cache,
+            "use_cache": True,
+            **(self._only_last if only_last else {}),
+        }
+        if self._positions:
+            options["position_ids"] = _positions(seen, tokens.shape[1])
+        return self._logits(tokens, **options)
+
+    def _logits(
+        self, tokens: Int[Tensor, "batch pos"], **options: Any
+    ) -> Float[Tensor, "batch out vocab"]:
+        output = self.model(tokens, **options)
+        self.cache = output.past_key_values
+        logits: Float[Tensor, "batch out vocab"] = output.logits
+        return logits
+
+    def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
+        """Go on with these rows of the batch only, in this order."""
+        kept = torch.as_tensor(rows, dtype=torch.long)
+        if isinstance(self.cache, ColumnCache):
+            self.cache.keep(kept.tolist())
+        else:
+            self.cache.batch_select_indices(kept.to(self.device))
+        self._mask.keep(kept.tolist())
+
+    def beside(self, batch_size: int) -> "TransformersReader":  # noqa: ARG002
+        """A reader of another batch."""
+        return TransformersReader(self.model, keep_all=self.keep_all, session=self.session)
+
+    def join(self, other: "TransformersReader") -> None:
+        """Add the rows of another batch behind these, aligned at the newest position."""
+        self.cache.join(other.cache)
+        self._mask.join(other._mask)
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+        self.cache.trim(n_first)
+        self._mask.trim(n_first)
+
+
+def _positions(mask: Int[Tensor, "batch key"], n_new: int) -> Int[Tensor, "batch new"]:
+    """Position of each new token in its own row."""
+    if n_new == 1:
+        return mask.sum(-1, keepdim=True) - 1
+    return (mask.cumsum(-1) - 1).clamp(min=0)[:, -n_new:]
