@@ -11,7 +11,10 @@ condition c on problem p (mean over samples) and b the baseline,
 
 Groups (``group``): ``method`` (bridge, momentum, both), ``bands`` (third, half, random, automatic
 layers), ``sliding`` (a window of a quarter's width over the depth), ``tau_max`` and ``alpha``
-(doses), ``placebo``. Holm's correction is made within each group. A second outcome is the
+(strengths), ``placebo``. Placebos have the strength of what they stand for and mostly another
+dose (``match`` mass); those of the sets ``matched`` and ``draws`` have its dose (``match`` kl),
+measured on other problems, and the table ``doses`` (``--n-doses``) says what both did to solutions
+that took no part in it. Holm's correction is made within each group. A second outcome is the
 teacher-forced loss of the gold solution, which moves where no answer flips; it is held against the
 baseline (``losses``) and against the placebos (``loss_placebos``).
 
@@ -42,9 +45,10 @@ from analyses.material.conditions import (
     conditions,
 )
 from analyses.material.flows import flow_layers, model_flow
-from analyses.material.problems import TASK, Item, read_items
+from analyses.material.problems import TASK, Item, gold_trace, read_items
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
+from step_saliency.intervene.matching import effects_on
 from step_saliency.stats.equivalence import equivalence
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.problems import mean_table, reduce_to_problems
@@ -90,6 +94,35 @@ def losses(
     return pd.concat(tables, ignore_index=True)
 
 
+def doses(
+    model: Any, items: Sequence[Item], some: Sequence[Condition], settings: AnswerSettings
+) -> pd.DataFrame:
+    """What edits did to the gold solutions, one row per condition and half (``half, n_traces``)."""
+    traces = [gold_trace(model.tokenizer, item) for item in items]
+    tables = []
+    for condition in some:
+        flow = model_flow(model, condition, settings)
+        if flow is not None:
+            frame = effects_on(model, flow, traces).doses().rename(columns={"edit": "half"})
+            about = {"n_traces": len(traces), **condition.columns(), **flow_layers(flow)}
+            tables.append(frame.assign(**about))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def dose_table(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean doses over all chunks: one row per condition and half."""
+    over = {"kl": "rows_shifted", "total_variation": "rows_shifted", "injected_norm": "injections"}
+    counts = ["n_traces", "rows_seen", "rows_shifted", "infeasible", "injections"]
+    sums = values.astype(dict.fromkeys((*counts, *over), float))
+    for dose, count in over.items():
+        sums[dose] *= sums[count]
+    keys = ["condition", "half", *(name for name in (*ATTRIBUTES, "match") if name in values)]
+    table = sums.groupby(keys, sort=False, dropna=False)[[*counts, *over]].sum().reset_index()
+    for dose, count in over.items():
+        table[dose] /= table[count].where(table[count] > 0)
+    return table
+
+
 def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Each condition against the baseline, with Holm's correction within its group.
 
@@ -108,9 +141,10 @@ def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFram
 
 def described(table: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     """A table with the columns that say what each condition is, after the condition."""
-    about = values[["condition", *ATTRIBUTES, *LAYERS]].drop_duplicates("condition")
+    known = [name for name in (*ATTRIBUTES, "match", *LAYERS) if name in values]
+    about = values[["condition", *known]].drop_duplicates("condition")
     merged = table.merge(about, on="condition", how="left")
-    front = ["condition", *ATTRIBUTES, *LAYERS]
+    front = ["condition", *known]
     return merged[[*front, *(name for name in table.columns if name != "condition")]]
 
 
@@ -209,6 +243,7 @@ class AblationSettings(DepthSettings, AnswerSettings):
     conditions: str = option("all", f"{', '.join(SETS)}, or names: a,b,c")
     n_answers: int | None = option(None, "answer only so many of the problems")
     n_losses: int = option(200, "gold losses of so many problems")
+    n_doses: int = option(0, "doses on the gold solutions of so many problems")
 
 
 def units(settings: AblationSettings) -> list[Unit]:
@@ -218,6 +253,7 @@ def units(settings: AblationSettings) -> list[Unit]:
     spans = {
         "answers": [(a, min(b, most)) for a, b in chunks(n, size) if a < most],
         "losses": [(a, min(b, most)) for a, b in chunks(min(settings.n_losses, n), size)],
+        "doses": [(a, min(b, most)) for a, b in chunks(min(settings.n_doses, n), size)],
     }
     return [
         Unit(f"{kind}-{condition.name}-{span[0]:05d}", (kind, span, condition))
@@ -232,7 +268,7 @@ def run_unit(model: Any, unit: Unit, settings: AblationSettings) -> pd.DataFrame
     check_depth(model, settings.depth)
     kind, (first, last), condition = unit.payload
     items = read_items(settings)[first:last]
-    measure = ablation if kind == "answers" else losses
+    measure = {"answers": ablation, "losses": losses, "doses": doses}[kind]
     frame = measure(model, items, [condition], settings)
     is_task = settings.data == TASK
     return frame.assign(
@@ -254,6 +290,8 @@ def summarise(values: pd.DataFrame, settings: AblationSettings) -> Mapping[str, 
         tables["placebos"] = against_placebos(answered, seed=seed)
         contrasts = [interaction(answered, seed=seed), trends(answered, seed=seed)]
         tables["contrasts"] = pd.concat(contrasts, ignore_index=True)
+    if (values["kind"] == "doses").any():
+        tables["doses"] = dose_table(values[values["kind"] == "doses"])
     forced = values[values["kind"] == "losses"]
     if forced["condition"].nunique() > 1:
         tables["losses"] = loss_effects(forced, seed=seed)

@@ -21,6 +21,15 @@ Place = tuple[Source, Mapping[str, Any]]
 
 CONTRASTS = Source("claims/contrasts", scale=POINTS)
 DIFFICULTY = Source("claims/difficulty", scale=POINTS)
+AROUND = Source("mediation_around/summary")
+PLACES = ("before", "at", "after", "whole")
+READINGS_OF_MAPS: tuple[Kind, ...] = ("loss", "log-odds", "attention")
+WHERE = {
+    "before": "rows before the first wrong step",
+    "at": "the row that decides the first wrong step",
+    "after": "rows after the first wrong step",
+    "whole": "all rows",
+}
 OEB_GAIN, SMI_GAIN, BOTH_GAIN = 1.5, 2.0, 0.8
 SMOOTH = "rows moved as far (KL) by a temperature"
 LENGTH = "pairs of similar length"
@@ -65,11 +74,9 @@ def at(source: str | Source, **where: Any) -> Place:
 
 
 def _index_readings(claim: str, index: str) -> list[Reading]:
-    """An index of error minus correct traces, in three quantities of one pooling."""
+    """An index of error minus correct answers."""
     folders: tuple[tuple[Kind, str, str], ...] = (
         ("loss", "depth_curves", "mean pooling"),
-        ("log-odds", "depth_curves_log_odds_mean", "mean pooling"),
-        ("attention", "depth_curves_attention_mean", "mean pooling"),
         ("log-odds", "depth_curves_log_odds", "mass pooling, rows by target"),
     )
     readings = []
@@ -78,7 +85,7 @@ def _index_readings(claim: str, index: str) -> list[Reading]:
         readings.append(
             Reading(
                 claim,
-                f"{index}, error - correct traces of one problem, {pooling}",
+                f"{index}, error - correct answers, whole answer, {pooling}",
                 kind,
                 at(source, metric=index, control="none"),
                 control=LENGTH,
@@ -90,26 +97,23 @@ def _index_readings(claim: str, index: str) -> list[Reading]:
     return readings
 
 
-def _around_the_error(claim: str, index: str, sign: int) -> list[Reading]:
-    """An index before, at and after the first wrong step, against correct traces there."""
-    readings = []
-    for place in ("before", "at", "after"):
-        table = "mediation" if place == "before" else "mediation_around"
-        source = Source(f"{table}/prediction", {} if place == "before" else {"place": place})
-        readings.append(
-            Reading(
-                claim,
-                f"{index} {place} the first wrong step, error - correct, same problem and step",
-                "loss",
-                at(source, index=index, control="within"),
-                sign=sign,
-                control="other problems, matched by length",
-                left=at(source, index=index, control="matched"),
-                matched=True,
-                unit="index",
-            )
+def _around_the_error(claim: str, index: str, places: tuple[str, ...], sign: int) -> list[Reading]:
+    """An index at places around the first wrong step, in three readings of one pooling."""
+    return [
+        Reading(
+            claim,
+            f"{index}, {WHERE[place]}, error - answers that are still right there, same problem",
+            kind,
+            at(AROUND, reading=kind, index=index, place=place, control="risk set"),
+            sign=sign,
+            control="answers of other problems, same step",
+            left=at(AROUND, reading=kind, index=index, place=place, control="index"),
+            matched=True,
+            unit="index",
         )
-    return readings
+        for place in places
+        for kind in READINGS_OF_MAPS
+    ]
 
 
 def _not_run(claim: str, statement: str, kind: Kind, folder: str, unit: str = "points") -> Reading:
@@ -117,20 +121,25 @@ def _not_run(claim: str, statement: str, kind: Kind, folder: str, unit: str = "p
     return Reading(claim, statement, kind, at(Source(f"{folder}/claims")), unit=unit)
 
 
+BEFORE_THE_ERROR = SOURCES["before_the_error"]
 LOCK_IN = (
     *_index_readings("shallow lock-in marks errors", "lock_in_index"),
-    *_around_the_error("shallow lock-in marks errors", "lock_in_index", 1),
-    _not_run(
+    *_around_the_error("shallow lock-in marks errors", "lock_in", PLACES, 1),
+    Reading(
         "shallow lock-in marks errors",
-        "hazard of the first wrong step by lock-in, step index held, with the row that decides",
-        "log-odds",
-        "hazard_lock_in",
-        "log hazard ratio",
+        "lock_in_index, before the first wrong step, error - correct, same problem and step",
+        "loss",
+        at(BEFORE_THE_ERROR, index="lock_in_index", control="within"),
+        control="other problems, matched by length",
+        left=at(BEFORE_THE_ERROR, index="lock_in_index", control="matched"),
+        matched=True,
+        unit="index",
     ),
 )
 DECAY = (
     *_index_readings("deep decay marks errors", "decay_index"),
-    *_around_the_error("deep decay marks errors", "reach", -1),
+    *_around_the_error("deep decay marks errors", "decay", ("whole",), 1),
+    *_around_the_error("deep decay marks errors", "reach", PLACES, -1),
     Reading(
         "deep decay causes summary errors",
         "errors that are first in the summary",

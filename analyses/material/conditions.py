@@ -14,19 +14,21 @@ A `Condition` is a row of a table: which half of StepFlow acts (``edit``), in wh
 When it misleads: conditions of a set are many, and the best of many is best in part by chance.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyses.running.settings import Settings, option
-from step_saliency.intervene.choices import PlaceboName
+from step_saliency.intervene.choices import MatchName, PlaceboName
 from step_saliency.intervene.placebos import random_layers
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
 
 BASELINE = "baseline"
-TAUS = (0.3, 0.6)
-ALPHAS = (0.12, 0.25, 0.5, 1.0)
-SETS = ("core", "methods", "all")
+TAUS = (0.05, 0.1, 0.3, 0.6)
+ALPHAS = (0.01, 0.03, 0.12, 0.25, 0.5, 1.0)
+SETS = ("core", "methods", "matched", "draws", "all")
+N_DRAWS = 20
+"""Draws of a placebo, where it is to have a distribution."""
 CORE_PLACEBOS = ("oeb-bridge", "smi-boundaries")
 
 
@@ -43,6 +45,8 @@ class Condition:
         alpha: Of momentum.
         placebo: Kind of placebo (`step_saliency.intervene.placebos`); None for the real thing.
         seed: Of random layers and placebos; column ``lot``.
+        match: Of a placebo: ``"kl"`` has the dose of what it stands for, ``"mass"`` its strength
+            only, and is unmatched.
     """
 
     name: str
@@ -53,10 +57,13 @@ class Condition:
     alpha: float = 0.06
     placebo: PlaceboName | None = None
     seed: int = 0
+    match: MatchName | None = None
 
     def columns(self) -> dict[str, Any]:
         """As columns of a table; what does not apply is missing."""
         row = asdict(self)
+        if self.placebo is None or self.match is None:
+            row["match"] = None if self.placebo is None else "mass"
         row["condition"] = row.pop("name")
         row["lot"] = row.pop("seed")
         if self.edit in ("none", "smi"):
@@ -78,6 +85,19 @@ PLACEBOS = (
     Condition("smi-boundaries", "placebo", "smi", placebo="boundaries"),
     Condition("smi-direction", "placebo", "smi", placebo="direction"),
     Condition("smi-other", "placebo", "smi", placebo="other"),
+)
+OEB_KINDS: tuple[PlaceboName, ...] = ("bridge", "block", "permuted", "layers")
+SMI_KINDS: tuple[PlaceboName, ...] = ("boundaries", "direction", "other", "layers")
+MATCHED = tuple(
+    Condition(f"{edit}-{kind}-kl", "placebo", edit, placebo=kind, match="kl")
+    for edit, kinds in (("oeb", OEB_KINDS), ("smi", SMI_KINDS))
+    for kind in kinds
+)
+DRAWS = tuple(
+    replace(condition, name=f"{condition.name}-{seed}", seed=seed)
+    for condition in MATCHED
+    if condition.name in ("oeb-bridge-kl", "oeb-block-kl", "smi-direction-kl")
+    for seed in range(N_DRAWS)
 )
 CORE = tuple(condition for condition in PLACEBOS if condition.name in CORE_PLACEBOS)
 
@@ -138,16 +158,24 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
     Args:
         n_layers: Layers of the model.
         which: ``"methods"`` (baseline, bridge, momentum, both), ``"core"`` (these and two
-            placebos), ``"all"``, or names joined by commas; the baseline is always in.
+            placebos), ``"matched"`` (the methods and placebos of their dose), ``"draws"`` (the
+            methods and many draws of three of those), ``"all"`` (all else), or names joined by
+            commas; the baseline is always in.
 
     Raises:
         ValueError: an unknown name.
     """
     every = (*METHODS, *PLACEBOS, *_doses(), *_other_bands(), *_sliding(n_layers))
-    sets = {"methods": METHODS, "core": (*METHODS, *CORE), "all": every}
+    sets = {
+        "methods": METHODS,
+        "core": (*METHODS, *CORE),
+        "matched": (*METHODS, *MATCHED),
+        "draws": (*METHODS, *DRAWS),
+        "all": every,
+    }
     if which in sets:
         return tuple(c for c in sets[which] if not _is_repeated(c, n_layers))
-    known = {condition.name: condition for condition in every}
+    known = {condition.name: condition for condition in (*every, *MATCHED, *DRAWS)}
     names = list(dict.fromkeys([BASELINE, *which.split(",")]))
     unknown = [name for name in names if name not in known]
     if unknown:

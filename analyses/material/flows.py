@@ -5,6 +5,7 @@ problems of another seed or on rows of the file that are not answered: what sets
 never what it is tested on.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,8 @@ REFERENCE_SEED = 7_919
 """Added to the seed of the problems for those that only set something up."""
 N_REFERENCE = 48
 N_REFERENCE_ROWS = 16
+N_MATCHING = 24
+"""Traces that placebos are matched on."""
 
 
 def condition_flow(
@@ -32,6 +35,8 @@ def condition_flow(
     *,
     automatic: Bands | None = None,
     bank: MomentumBank | None = None,
+    model: Any = None,
+    traces: Sequence[Trace] | None = None,
 ) -> StepFlow | None:
     """The intervention of a condition; None where nothing is left to do.
 
@@ -40,6 +45,8 @@ def condition_flow(
         n_layers: Layers of the model.
         automatic: Bands of the model, for ``bands="automatic"``.
         bank: Steps of other traces, for ``placebo="other"``.
+        model: The model, for a placebo that is matched in dose.
+        traces: Traces that it is matched on.
 
     Raises:
         ValueError: an unknown edit, or as `layers_in` and `StepFlow.placebo`.
@@ -57,18 +64,43 @@ def condition_flow(
     flow = StepFlow(oeb=oeb, smi=smi)
     if condition.placebo is None:
         return flow
-    return flow.placebo(condition.placebo, condition.seed, n_layers=n_layers, bank=bank)
+    return flow.placebo(
+        condition.placebo,
+        condition.seed,
+        match=condition.match or "mass",
+        n_layers=n_layers,
+        bank=bank,
+        model=model,
+        traces=traces,
+    )
 
 
 def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
     """`condition_flow` with bands and banks made on other problems where it asks for them."""
     source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
+    if condition.match == "kl":
+        return _matched(model, condition, *source)
     automatic = bank = None
     if condition.bands == "automatic":
         automatic = _automatic_bands(model, *source)
     if condition.placebo == "other":
         bank = _bank(model, *source)
     return condition_flow(condition, layers_of(model), automatic=automatic, bank=bank)
+
+
+@lru_cache(maxsize=4)
+def _matched(
+    model: Any, condition: Condition, data: str, n: int, level: str, family: str, seed: int
+) -> StepFlow | None:
+    """A placebo matched on other problems, once for the chunks of a condition."""
+    source = data, n, level, family, seed
+    return condition_flow(
+        condition,
+        layers_of(model),
+        bank=_bank(model, *source) if condition.placebo == "other" else None,
+        model=model,
+        traces=_reference_traces(model, *source)[:N_MATCHING],
+    )
 
 
 def flow_layers(flow: StepFlow | None) -> dict[str, str]:
@@ -106,11 +138,16 @@ def _automatic_bands(model: Any, data: str, n: int, level: str, family: str, see
 @lru_cache(maxsize=1)
 def _bank(model: Any, data: str, n: int, level: str, family: str, seed: int) -> MomentumBank:
     """Momentum of solutions of other problems of the task, or of other rows of a file."""
-    if data == TASK:
-        traces = [p.trace(model.tokenizer) for p in _other_problems(level, family, seed)]
-    else:
-        traces = [gold_trace(model.tokenizer, item) for item in _other_rows(data, n)]
+    traces = _reference_traces(model, data, n, level, family, seed)
     return momentum_bank(model, traces, layers=range(layers_of(model)), progress=False)
+
+
+def _reference_traces(
+    model: Any, data: str, n: int, level: str, family: str, seed: int
+) -> list[Trace]:
+    if data == TASK:
+        return [p.trace(model.tokenizer) for p in _other_problems(level, family, seed)]
+    return [gold_trace(model.tokenizer, item) for item in _other_rows(data, n)]
 
 
 def _other_problems(level: Any, family: Any, seed: int) -> list[Problem]:

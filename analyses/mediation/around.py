@@ -1,0 +1,241 @@
+"""Is lock-in different before, at, or after the first wrong step, and by which reading of the map?
+
+Each problem is answered several times. With k the first wrong step of an answer (from 0, the second
+thinking step at the earliest) and x its index at some rows of the thinking,
+
+    before    mean over rows before k            at       row k, with the prediction that decides it
+    after     mean over rows behind k            whole    all rows
+
+    risk set    answers to the same problem that are right up to and including step k (after, whole:
+                right to the end); x minus their mean at the same rows
+    index       the same answers of all other problems (whole: those with as many steps)
+
+The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
+equal step, does the answer that goes wrong now have the higher index? Rows are filed by the token
+that is predicted (``rows="target"``), so that row k holds exactly the predictions of step k.
+Indices:
+
+    lock_in    share on own and last step beyond a uniform row, shallow layers
+    reach      share on earlier thinking steps, deep layers (of thinking rows: no summary is needed)
+    decay      share of summary rows on the thinking, middle minus deep layers (``whole`` only)
+
+Loss, log-odds and attention are read side by side in one pooling. Under the loss a row is weighted
+by how unsure the model is: an index that is higher by the loss and not by log-odds or attention
+says that predictions were unsure, not that attention was elsewhere.
+
+When it misleads: the wrong step is itself part of row k, so that what is different at k can be
+where the error shows as well as why it came. Answers of other problems differ in more than the
+error.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analyses.instruments.step_maps import READINGS, Reading, step_map
+from analyses.material.answers import AnswerSettings, ForcedSettings, answers
+from analyses.material.comparisons import corrected_together
+from analyses.material.problems import Item, check_task, read_items
+from analyses.running.runner import MAPS, Analysis, Unit, main
+from analyses.running.settings import option
+from step_saliency.diagnosis import diagnose
+from step_saliency.diagnosis.shares import row_shares
+from step_saliency.models.bands import Bands
+from step_saliency.options import Pool, PoolName, Rows, RowsName
+from step_saliency.saliency.result import StepSaliency
+from step_saliency.stats.problems import mean_table
+from step_saliency.trace import Region
+
+PLACES = ("before", "at", "after", "whole")
+CONTROLS = ("risk set", "index")
+INDICES = ("lock_in", "reach", "decay")
+WHOLE = -1
+"""Step of the row that is about the whole answer."""
+_KEYS = ["problem", "sample", "reading"]
+
+
+def step_rows(saliency: StepSaliency) -> pd.DataFrame:
+    """Lock-in and reach of each thinking row; and of the whole answer, with decay."""
+    trace = saliency.trace
+    diagnosis = diagnose(saliency)
+    bands = Bands.quarters(saliency.n_layers)
+    thinking = trace.region_steps(Region.THINKING)
+    lock_in = diagnosis.rows.lock_in[list(bands.shallow)].mean(0)
+    reach = _reach(saliency, thinking)[list(bands.deep)].mean(0)
+    rows = pd.DataFrame({"step": range(len(thinking)), "lock_in": lock_in, "reach": reach})
+    whole = {
+        "step": WHOLE,
+        "lock_in": rows["lock_in"].mean(),
+        "reach": rows["reach"].mean(),
+        "decay": diagnosis.decay_index,
+    }
+    return pd.concat([rows, pd.DataFrame([whole])], ignore_index=True)
+
+
+def _reach(saliency: StepSaliency, thinking: Sequence[int]) -> torch.Tensor:
+    """Share of each thinking row on earlier thinking steps, ``layer step``; NaN at the first."""
+    shares = row_shares(saliency.maps, saliency.trace.regions).cpu()[:, thinking][..., thinking]
+    reach = shares.tril(-1).sum(-1)
+    reach[:, :1] = torch.nan
+    return reach
+
+
+def around(
+    model: Any,
+    items: Sequence[Item],
+    settings: AnswerSettings,
+    *,
+    samples: int,
+    readings: Sequence[Reading] = READINGS,
+    pool: Pool = "mean",
+    rows: Rows = "target",
+) -> pd.DataFrame:
+    """Indices by row of several answers to each problem, by each reading.
+
+    Returns:
+        One row per answer, reading and thinking step (`WHOLE` for all together): ``problem, sample,
+        reading, is_correct, first_wrong_step, n_steps, step`` and `INDICES`.
+    """
+    written, graded = answers(
+        model, items, None, replace(settings, samples=samples, temperature=1.0)
+    )
+    tables = []
+    for number, (answer, grade) in enumerate(zip(written, graded.to_dict("records"), strict=True)):
+        problem = items[number // samples].problem
+        assert problem is not None
+        trace = problem.trace(model.tokenizer, answer.response)
+        if len(trace.region_steps(Region.THINKING)) < 2:
+            continue
+        about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
+        first = grade["first_wrong_step"]
+        for reading in readings:
+            frame = step_rows(step_map(model, trace, reading, pool=pool, rows=rows))
+            tables.append(
+                frame.assign(
+                    **about, reading=reading, first_wrong_step=None if pd.isna(first) else first
+                )
+            )
+    return pd.concat(tables, ignore_index=True).astype({"first_wrong_step": "Int64"})
+
+
+def around_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Index of the answer that goes wrong minus that of its controls, at each place.
+
+    Args:
+        values: From `around`.
+        seed: Of the draws.
+        draws: As of `mean_table`.
+
+    Returns:
+        One row per reading, index, place and control: ``estimate, lower, upper, n, p, p_holm``;
+        Holm over places and readings of one index and control.
+    """
+    tables = []
+    for (reading, index, place, control), differences in _differences(values):
+        if differences["problem"].nunique() > 1:
+            table = mean_table(differences, "value", null=0.0, seed=seed, **draws)
+            tables.append(table.assign(reading=reading, index=index, place=place, control=control))
+    return corrected_together(tables, family=["index", "control"])
+
+
+def _differences(values: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Differences of error answers to their controls, by reading, index, place and control."""
+    errors = values.drop_duplicates(_KEYS[:2]).dropna(subset=["first_wrong_step"])
+    errors = errors[errors["first_wrong_step"] >= 1]
+    found: list[tuple[tuple[str, ...], pd.DataFrame]] = []
+    for reading, of_reading in values.groupby("reading", sort=False):
+        for place in PLACES:
+            tables = [
+                _at_place(of_reading, int(k), place) for k in errors["first_wrong_step"].unique()
+            ]
+            joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            for control in CONTROLS:
+                for index in INDICES:
+                    differences = _held_against(joined, index, control)
+                    if len(differences):
+                        found.append(((str(reading), index, place, control), differences))
+    return found
+
+
+def _at_place(values: pd.DataFrame, k: int, place: str) -> pd.DataFrame:
+    """Answers that go wrong at step k and their controls: means over the rows of a place.
+
+    Returns:
+        Columns ``problem, sample, k, n_steps, is_error`` and `INDICES`.
+    """
+    wrong = values["first_wrong_step"]
+    is_error = (wrong == k).fillna(False)
+    later = wrong.isna() if place in ("after", "whole") else wrong.isna() | (wrong > k)
+    counted = values[is_error | later].assign(is_error=is_error)
+    rows = {
+        "before": counted["step"].between(0, k - 1),
+        "at": counted["step"] == k,
+        "after": counted["step"] > k,
+        "whole": counted["step"] == WHOLE,
+    }[place]
+    keys = ["problem", "sample", "n_steps", "is_error"]
+    means = counted[rows].groupby(keys, sort=False)[list(INDICES)].mean().reset_index()
+    return means.assign(k=k, stratum=means["n_steps"] if place == "whole" else k)
+
+
+def _held_against(means: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
+    """Each error answer's index minus the mean of its controls: ``problem, value``."""
+    if means.empty:
+        return pd.DataFrame(columns=["problem", "value"])
+    known = means.dropna(subset=[index])
+    errors, others = known[known["is_error"]], known[~known["is_error"]]
+    strata = ["problem", "k"] if control == "risk set" else ["stratum", "k"]
+    sums = others.groupby(strata)[index].agg(["sum", "count"]).reset_index()
+    joined = errors.merge(sums, on=strata)
+    if control == "index":
+        own = others.groupby(["problem", *strata])[index].agg(["sum", "count"]).reset_index()
+        joined = joined.merge(own, on=["problem", *strata], how="left", suffixes=("", "_own"))
+        joined["sum"] -= joined["sum_own"].fillna(0)
+        joined["count"] -= joined["count_own"].fillna(0)
+    joined = joined[joined["count"] > 0]
+    value = joined[index] - joined["sum"] / joined["count"]
+    return pd.DataFrame({"problem": joined["problem"], "value": value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AroundSettings(ForcedSettings, AnswerSettings):
+    """Of how many problems, how many answers of each, and how maps are read."""
+
+    around_samples: int = option(8, "answers of each problem")
+    pool: PoolName = "mean"
+    rows: RowsName = "target"
+
+
+def units(settings: AroundSettings) -> list[Unit]:
+    """Chunks of problems."""
+    check_task(settings, "first wrong steps")
+    return [Unit(f"around-{a:05d}", (a, b)) for a, b in settings.forced_spans]
+
+
+def run_unit(model: Any, unit: Unit, settings: AroundSettings) -> pd.DataFrame:
+    """One chunk. Seeds are the run's."""
+    first, last = unit.payload
+    items = read_items(settings)[first:last]
+    return around(
+        model,
+        items,
+        settings,
+        samples=settings.around_samples,
+        pool=settings.pool,
+        rows=settings.rows,
+    )
+
+
+def summarise(values: pd.DataFrame, settings: AroundSettings) -> Mapping[str, pd.DataFrame]:
+    """Error minus controls, by reading, index, place and control."""
+    table = around_table(values, seed=settings.seed)
+    return {} if table.empty else {"summary": table}
+
+
+ANALYSIS = Analysis("mediation.around", AroundSettings, units, run_unit, summarise, checks=MAPS)
+
+if __name__ == "__main__":
+    main("analyses.mediation.around")

@@ -1,0 +1,153 @@
+"""Indices around the first wrong step: what is planted is found at its place, and nowhere else."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import step_saliency as ss
+from analyses.instruments.step_maps import READINGS, step_map
+from analyses.material.problems import read_items
+from analyses.mediation.around import WHOLE, AroundSettings, around, around_table, step_rows
+from analyses.running.settings import parse
+from step_saliency.tasks import make_problems
+from step_saliency.trace import Region
+from tests.shuffled import N_SETS, rejected, within_bounds
+
+FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
+
+
+def answers_of(
+    rng: np.random.Generator,
+    *,
+    n_problems: int = 60,
+    samples: int = 8,
+    n_steps: int = 6,
+    planted: dict[str, float] | None = None,
+) -> pd.DataFrame:
+    """Indices of answers that go wrong at random, raised where something is planted."""
+    shape = (n_problems, samples, n_steps)
+    lock_in = 0.5 * rng.normal(size=(n_problems, 1, 1)) + rng.lognormal(sigma=0.5, size=shape)
+    lock_in += np.linspace(0, 2, n_steps)  # drifts with the step
+    wrong = rng.integers(1, n_steps, shape[:2])
+    is_wrong = rng.random(shape[:2]) < 0.4
+    step = np.broadcast_to(np.arange(n_steps), shape)
+    for place, size in (planted or {}).items():
+        at = {"before": step < wrong[..., None], "at": step == wrong[..., None],
+              "after": step > wrong[..., None]}[place]  # fmt: skip
+        lock_in = lock_in + size * (at & is_wrong[..., None])
+    problem, sample, _ = np.indices(shape)
+    frame = pd.DataFrame(
+        {
+            "problem": [f"p{i}" for i in problem.ravel()],
+            "sample": sample.ravel(),
+            "reading": "loss",
+            "is_correct": np.repeat(~is_wrong.ravel(), n_steps),
+            "n_steps": n_steps,
+            "step": step.ravel(),
+            "lock_in": lock_in.ravel(),
+            "reach": rng.normal(size=lock_in.size),
+            "decay": np.nan,
+        }
+    )
+    first = np.where(is_wrong, wrong, -1).ravel().repeat(n_steps)
+    return frame.assign(first_wrong_step=pd.array(first, dtype="Int64")).assign(
+        first_wrong_step=lambda rows: rows["first_wrong_step"].mask(rows["first_wrong_step"] < 0)
+    )
+
+
+@pytest.mark.parametrize("place", ["before", "at", "after"])
+def test_what_is_planted_is_found_at_its_place_alone(place: str) -> None:
+    values = answers_of(np.random.default_rng(3), planted={place: 0.6})
+    table = around_table(values, **FAST).set_index(["index", "control", "place"]).sort_index()
+    for control in ("risk set", "index"):
+        rows = table.loc[("lock_in", control)]
+        assert rows.loc[place, "lower"] > 0.2
+        assert rows.loc[place, "estimate"] == pytest.approx(0.6, abs=0.25)
+        for other in {"before", "at", "after"} - {place}:
+            assert abs(rows.loc[other, "estimate"]) < 0.3
+    assert (table.loc["reach", "p_holm"] > 0.01).all()
+
+
+def test_answers_that_went_wrong_before_are_no_controls() -> None:
+    """By hand: one error at step 2; of its controls one is right and one goes wrong at step 3."""
+    rows = []
+    for problem in ("a", "b"):
+        for sample, first, values in (
+            (0, 2, [0, 1, 5, 7]),
+            (1, None, [0, 2, 3, 4]),
+            (2, 3, [0, 4, 2, 9]),
+            (3, 1, [0, 90, 90, 90]),
+        ):
+            rows += [
+                {"problem": problem, "sample": sample, "reading": "loss", "n_steps": 4,
+                 "is_correct": first is None, "first_wrong_step": first, "step": step,
+                 "lock_in": float(value), "reach": np.nan, "decay": np.nan}
+                for step, value in enumerate(values)
+            ]  # fmt: skip
+    values = pd.DataFrame(rows).astype({"first_wrong_step": "Int64"})
+    only = values[~((values["sample"] > 1) & (values["problem"] == "b"))]
+    table = around_table(only, **FAST)
+    found = table[table["control"] == "risk set"].set_index("place")["estimate"]
+    # a: errors at 2, 3 and 1; b: at 2 alone
+    at = {"a": [5 - (3 + 2) / 2, 9 - 4, 90 - (1 + 2 + 4) / 3], "b": [5 - 3]}
+    after = {"a": [7 - 4, 90 - (3 + 4) / 2], "b": [7 - 4]}
+    for place, by_problem in (("at", at), ("after", after)):
+        expected = np.mean([np.mean(of_problem) for of_problem in by_problem.values()])
+        assert found[place] == pytest.approx(expected)
+
+
+@pytest.mark.nightly
+def test_false_positive_rates() -> None:
+    """Indices that drift with the step and differ by problem, errors at random."""
+    rng = np.random.default_rng(5)
+    tables = [
+        around_table(answers_of(rng, n_problems=40, samples=6), **FAST) for _ in range(N_SETS)
+    ]
+    rates = {}
+    for control in ("risk set", "index"):
+        for place in ("before", "at", "after"):
+            rates[f"{control} {place}"] = rejected(
+                iter(tables),
+                lambda table, control=control, place=place: table.loc[  # type: ignore[misc]
+                    (table["control"] == control) & (table["place"] == place), "p"
+                ].to_numpy(),
+            )
+    assert within_bounds(rates), rates
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
+
+
+def test_readings_are_maps_of_one_pooling(model: Any) -> None:
+    trace = make_problems(1, level="easy")[0].trace(model.tokenizer)
+    maps = {reading: step_map(model, trace, reading, rows="target") for reading in READINGS}
+    patterns: list[torch.Tensor] = []
+    with model.hooks(
+        fwd_hooks=[("blocks.2.attn.hook_pattern", lambda p, hook: patterns.append(p[0].mean(0)))]
+    ):
+        model(trace.tokens[None])
+    own, earlier = trace.steps[-2], trace.steps[-4]
+    rows = slice(own.start - 1, own.stop - 1)  # filed by the token that is predicted
+    expected = patterns[0][rows, earlier.start : earlier.stop].detach().mean()
+    row, key = len(trace.steps) - 2, len(trace.steps) - 4
+    assert float(maps["attention"].maps[2, row, key]) == pytest.approx(float(expected), rel=1e-4)
+    assert len({float(saliency.maps.sum()) for saliency in maps.values()}) == 3
+    for saliency in maps.values():
+        frame = step_rows(saliency)
+        thinking = trace.region_steps(Region.THINKING)
+        assert frame["step"].tolist() == [*range(len(thinking)), WHOLE]
+        assert frame["lock_in"].iloc[1:].notna().all()
+        assert frame["reach"].iloc[1:].between(0, 1).all()
+
+
+def test_a_small_run(model: Any) -> None:
+    settings = parse(AroundSettings, "--n", "2", "--level", "medium")
+    values = around(model, read_items(settings), settings, samples=2)
+    assert set(values["reading"]) == set(READINGS)
+    assert values.groupby(["problem", "sample"])["first_wrong_step"].nunique().max() <= 1
+    around_table(values, **FAST)
