@@ -57,8 +57,14 @@ class Columns:
     @property
     def view(self) -> Shaped[Tensor, "..."]:
         """The batch as it is; the buffer itself, which later calls change."""
+        return self._of_rows().narrow(self._positions, self._start, self._stop - self._start)
+
+    def _of_rows(self) -> Tensor:
+        """The rows with all the room that there is."""
         assert self._held is not None
-        return self._window(self._held, 0, self._n_rows, self._start, self._stop)
+        if self._n_rows == self._held.shape[self._rows]:
+            return self._held
+        return self._held.narrow(self._rows, 0, self._n_rows)
 
     def _window(self, held: Tensor, row: int, to_row: int, start: int, stop: int) -> Tensor:
         part = held.narrow(self._positions, start, stop - start)
@@ -73,8 +79,7 @@ class Columns:
             self._take(torch.cat([self.view, new], self._positions), is_own=False)
         else:
             self._reserve(self._n_rows, right=n_new)
-            held, stop = self._held, self._stop
-            self._window(held, 0, self._n_rows, stop, stop + n_new).copy_(new)
+            self._of_rows().narrow(self._positions, self._stop, n_new).copy_(new)
             self._stop += n_new
 
     def _take(self, whole: Tensor, *, is_own: bool) -> None:

@@ -50,15 +50,27 @@ def injections(
             ``"random"``, of which the module docstring tells.
         seed: Seed of the draws.
     """
+    if boundaries == "step":
+        return _at_starts(labels, n_queries)
     acts = written(labels)
     starts = labels.starts & acts & (labels.previous >= 0)
     row, start = starts.nonzero().unbind(-1)
     source = labels.previous[row, start]
-    target = start
-    if boundaries == "random":
-        target = _moved(labels, acts & ~labels.starts, row, start, source, seed)
+    target = _moved(labels, acts & ~labels.starts, row, start, source, seed)
     here = (target >= len(labels) - n_queries) & (target < len(labels))
     return Injections(row[here], start[here], target[here], source[here])
+
+
+def _at_starts(labels: StepLabels, n_queries: int) -> Injections:
+    """Injections at first tokens of steps: only the last positions are looked at."""
+    n_past = len(labels) - n_queries
+    newest = labels.each(lambda label: label[:, n_past:])
+    earlier = labels.step[:, :n_past]
+    highest = earlier.amax(-1, keepdim=True) if n_past else earlier.new_full((len(earlier), 1), -1)
+    before = torch.cat([highest, newest.step], -1).cummax(-1).values[:, :-1]
+    starts = (newest.step > before) & written(newest) & (newest.previous >= 0)
+    row, query = starts.nonzero().unbind(-1)
+    return Injections(row, n_past + query, n_past + query, newest.previous[row, query])
 
 
 def _moved(

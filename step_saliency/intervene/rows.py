@@ -133,5 +133,7 @@ class TrackedRow:
 
 def padded_labels(row: Row, ids: Sequence[int], real: Sequence[bool]) -> list[Label]:
     """Labels of the next positions of a row, padding among them."""
+    if all(real):
+        return row.read(ids)
     labels = iter(row.read([token for token, is_real in zip(ids, real, strict=True) if is_real]))
     return [next(labels) if is_real else (PADDING, PADDING, PADDING) for is_real in real]
