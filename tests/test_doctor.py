@@ -26,6 +26,7 @@ from transformer_lens.hook_points import HookPoint
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import step_saliency as ss
+from step_saliency import cli
 from step_saliency.models import CHECKS, accept, doctor, load_model, require_capabilities
 from step_saliency.models.checks import SOUND, Check
 from step_saliency.models.convert import from_transformers
@@ -514,6 +515,24 @@ def test_maps_by_hooks_name_what_they_rely_on(breakage: str, check: str, backend
     BREAKAGES[breakage][0](model)
     with pytest.raises(ValueError, match=f"{check} .*needed for"):
         used(model)["map"]()
+
+
+def test_the_command_line_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line for each check; the exit status says whether all passed."""
+    plain = transformers_model("qwen2", n_layers=2)
+    with torch.no_grad():
+        plain.model.layers[1].mlp.up_proj.weight[3] = torch.inf
+    plain.save_pretrained(tmp_path / "broken")
+    tiny_tokenizer().save_pretrained(tmp_path / "broken")
+    for folder, status in ((saved(tmp_path / "whole"), 0), (tmp_path / "broken", 1)):
+        assert cli.main(["doctor", str(folder)]) == status
+        title, header, _, *lines = capsys.readouterr().out.splitlines()
+        assert (str(folder) in title, header.split()) == (True, ["check", "status", "found"])
+        assert [line.split()[0] for line in lines] == list(CHECKS)
+    (line,) = [line for line in lines if line.startswith("finite_weights")]
+    assert re.search(r"fail .*1\..* has NaN or inf .*; load the checkpoint anew", line)
 
 
 class TestTokenizers:
