@@ -160,7 +160,8 @@ class Decoding:
         top_k: Sample from this many most probable tokens.
         max_new_tokens: Tokens after which a response is cut, if the context does not end before.
         seed: Seed of all samples.
-        batch_size: Responses decoded together.
+        batch_size: Slots: how many responses are decoded together. A response that ends makes room
+            for the next prompt, so any number of them can be asked for in one call.
         system: System prompt.
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
