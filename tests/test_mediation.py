@@ -21,7 +21,7 @@ from analyses.material.error_states import changes, with_states
 from analyses.material.problems import read_items
 from analyses.mediation import blocking, injection, prediction
 from analyses.mediation.blocking import blocking_table, path_correlations, path_table
-from analyses.mediation.edits import PLACEBOS, forced_edits, injected_edits
+from analyses.mediation.edits import PLACEBOS, forced_edits, injected_edits, matched
 from analyses.mediation.mediators import forced, forced_pass
 from analyses.mediation.prediction import cut_before, indices, prediction_table
 from analyses.mediation.written import against_placebos
@@ -29,6 +29,7 @@ from analyses.running.runner import run_analysis
 from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.intervene import Edit, EditContext, OddsEqualBridge, StepLabels
 from step_saliency.intervene.groups import KeyGroup, key_groups
+from step_saliency.intervene.matching import effects_on
 from step_saliency.stats.binary import binary_table
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region, Trace
@@ -161,6 +162,23 @@ def test_lock_in_by_lot_gives_as_many_keys_the_mass(trace: Trace) -> None:
         assert own[row] == (steps[: row + 1] == steps[row]).sum()
 
 
+@pytest.mark.parametrize("layers", [(0, 1), (6, 7)])
+def test_random_keys_get_the_dose_of_lock_in(model: Any, layers: tuple[int, ...]) -> None:
+    """Matched on some problems, and within 5% on others, in shallow and in deep layers."""
+    traces = [problem.trace(model.tokenizer) for problem in make_problems(20, level="easy", seed=3)]
+    real = LockIn(layers, 0.5)
+    fake = matched(model, LockIn(layers, 0.5, keys="random", dose=1.0), traces[:10])
+    loose = LockIn(layers, 0.5, keys="random")
+    kl = {
+        name: float(effects_on(model, edit, traces[10:]).doses()["kl"].iloc[0])
+        for name, edit in (("real", real), ("matched", fake), ("loose", loose))
+    }
+    assert kl["matched"] == pytest.approx(kl["real"], rel=0.05)
+    if layers == (0, 1):
+        assert kl["loose"] > 2 * kl["real"], "as much mass is a larger dose"
+    assert matched(model, real, traces) is real
+
+
 def test_nothing_happens_at_strength_zero(model: Any, trace: Trace) -> None:
     before = patterns(model, trace, [])
     for edit in (LockIn([0, 1], 0), LockIn([0, 1], 0, keys="random"), Diverted([0], tau_max=0.0)):
@@ -171,6 +189,8 @@ def test_nothing_happens_at_strength_zero(model: Any, trace: Trace) -> None:
 def test_wrong_options_are_refused(mass: float, keys: str) -> None:
     with pytest.raises(ValueError, match=r"mass=|keys="):
         LockIn([0], mass, keys=keys)
+    with pytest.raises(ValueError, match="dose=1"):
+        LockIn([0], 0.5, dose=1.0)
 
 
 def test_region_bridge_acts_in_its_region_only(model: Any, trace: Trace) -> None:

@@ -1,7 +1,8 @@
 """Edits that plant or block what the diagnosis speaks of. All act on attention scores.
 
     LockIn         the current step gets at least ``mass`` of each row, from question and earlier
-                   steps: lock-in, planted. With ``keys="random"`` as many random keys get it
+                   steps: lock-in, planted. With ``keys="random"`` as many random keys get it; with
+                   a ``dose`` besides, the rows that lock-in would move are moved as far (in KL)
     RegionBridge   the bridge, in queries of some regions only
     Diverted       what the bridge would take from the current part goes to template tokens (with
                    BOS) instead: the current part loses as much, the bridge gains nothing
@@ -27,6 +28,9 @@ from step_saliency.intervene.groups import earlier_keys, key_groups, written
 from step_saliency.intervene.heads import acts_in, queries_in
 from step_saliency.intervene.labels import REGION_CODE, WRITTEN
 from step_saliency.intervene.oeb import (
+    OddsEqualShifts,
+    counts_by_head,
+    dosed_scores,
     odds_equal_scores,
     projected_scores,
     random_bridge,
@@ -79,6 +83,8 @@ class LockIn(ScoreEdit):
         mass: Minimum, in [0, 1).
         keys: ``"step"``, or ``"random"``: as many keys, drawn from all that are no template.
         seed: Of the draws.
+        dose: Of random keys: KL(after || before) of each row that would be locked in, as a
+            multiple of what it would have; None holds the mass instead.
 
     Raises:
         ValueError: an option out of range.
@@ -88,12 +94,15 @@ class LockIn(ScoreEdit):
     _: KW_ONLY
     keys: Keys = "step"
     seed: int = 0
+    dose: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option("keys", self.keys, get_args(Keys))
         if not 0 <= self.mass < 1:
             raise ValueError(f"mass={self.mass} is not in [0, 1)")
+        if self.dose is not None and (self.keys == "step" or not self.dose > 0):
+            raise ValueError(f"dose={self.dose} goes with keys='random' and is above 0")
 
     def apply(
         self, activation: Float[Tensor, "batch head query key"], context: EditContext
@@ -101,14 +110,23 @@ class LockIn(ScoreEdit):
         """Scores with the mass on the current step."""
         if self.mass == 0:
             return activation
-        groups = locked_groups(context.labels, context.n_queries)
-        if self.keys == "random":
-            visible = visible_keys(activation[:, 0])
-            groups = random_bridge(groups, visible, context.labels, seed=self.seed)
-        edited, _ = projected_scores(
-            activation, groups[:, None], mass=self.mass, sinks=context.sink_scores()
-        )
+        edited, shifts = self._moved(activation, context)
+        context.record(**counts_by_head(shifts))
         return edited
+
+    def _moved(
+        self, scores: Float[Tensor, "batch head query key"], context: EditContext
+    ) -> tuple[Float[Tensor, "batch head query key"], OddsEqualShifts]:
+        sinks = context.sink_scores()
+        own = locked_groups(context.labels, context.n_queries)
+        groups = own
+        if self.keys == "random":
+            visible = visible_keys(scores[:, 0])
+            groups = random_bridge(own, visible, context.labels, seed=self.seed)
+        if self.dose is None:
+            return projected_scores(scores, groups[:, None], mass=self.mass, sinks=sinks)
+        _, shifts = projected_scores(scores.double(), own[:, None], mass=self.mass, sinks=sinks)
+        return dosed_scores(scores, groups[:, None], shifts, dose=self.dose, sinks=sinks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,6 +142,12 @@ def _bank(model: Any, data: str, n: int, level: str, family: str, seed: int) -> 
     return momentum_bank(model, traces, layers=range(layers_of(model)), progress=False)
 
 
+def reference_traces(model: Any, settings: SourceSettings) -> list[Trace]:
+    """Solutions of problems that are not answered, to set something up on."""
+    source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
+    return _reference_traces(model, *source)
+
+
 def _reference_traces(
     model: Any, data: str, n: int, level: str, family: str, seed: int
 ) -> list[Trace]:

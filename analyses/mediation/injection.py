@@ -1,8 +1,11 @@
 """Which errors appear when lock-in is planted?
 
 A minimum of mass is held on the current step (`analyses.instruments.edits.LockIn`) in shallow or
-deep layers, and as much mass on as many random keys, while answers are written: accuracy, and the
-states of answers (`analyses.material.error_states`), against none and against the placebos.
+deep layers, while answers are written: accuracy, and the states of answers
+(`analyses.material.error_states`), against none and against placebos on as many random keys. Those
+in ``-kl`` move the same rows as far, in mean KL(after || before), matched on other problems; the
+others have as much mass there, and move most rows further, since random keys have less to begin
+with.
 
 When it misleads: planted lock-in acts on all heads of a layer, also on those that never looked far,
 so that it is more than what the diagnosis finds.
@@ -23,8 +26,9 @@ from analyses.material.error_states import (
     transitions,
     with_states,
 )
+from analyses.material.flows import N_MATCHING, reference_traces
 from analyses.material.problems import check_task, read_items
-from analyses.mediation.edits import injected_edits
+from analyses.mediation.edits import injected_edits, matched
 from analyses.mediation.written import answer_tables, answered, written, written_units
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from step_saliency.models.facts import n_layers
@@ -45,7 +49,8 @@ def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFram
     """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
     part, name, (first, last) = unit.payload
     items = read_items(settings)[first:last]
-    edits = injected_edits(n_layers(model))[name]
+    traces = reference_traces(model, settings)[:N_MATCHING]
+    edits = [matched(model, edit, traces) for edit in injected_edits(n_layers(model))[name]]
     frame = written(model, items, name, edits, settings)
     return frame.assign(part=part, level=settings.level, family=settings.family)
 

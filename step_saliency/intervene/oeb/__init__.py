@@ -7,7 +7,7 @@ transformers' attention in `fast`.
 from step_saliency.intervene.oeb.counts import counts_by_head
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.oeb.masses import visible_keys
-from step_saliency.intervene.oeb.placebos import placebo_scores
+from step_saliency.intervene.oeb.placebos import dosed_scores, placebo_scores
 from step_saliency.intervene.oeb.projection import (
     OddsEqualFactors,
     OddsEqualShifts,
@@ -25,6 +25,7 @@ __all__ = [
     "OddsEqualShifts",
     "bridge_floor",
     "counts_by_head",
+    "dosed_scores",
     "group_shifts",
     "odds_equal_factors",
     "odds_equal_scores",

@@ -63,9 +63,30 @@ def placebo_scores(
     drawn = draw(groups, visible_keys(scores[:, 0]), labels, seed=seed)[:, None]
     if dose is None:
         return odds_equal_scores(scores, drawn, tau_max=tau_max, sinks=sinks)
-    exact, visible, shifts = _of_the_bridge(scores, groups, tau_max, sinks)
+    _, _, shifts = _of_the_bridge(scores, groups, tau_max, sinks)
+    return dosed_scores(scores, drawn, shifts, dose=dose, sinks=sinks)
+
+
+def dosed_scores(
+    scores: Float[Tensor, "batch head query key"],
+    drawn: Int[Tensor, "batch #head query key"],
+    shifts: OddsEqualShifts,
+    *,
+    dose: float,
+    sinks: Float[Tensor, "..."] | None = None,
+) -> tuple[Float[Tensor, "batch head query key"], OddsEqualShifts]:
+    """Move the rows that an edit moves, each as far as the edit does, but onto other keys.
+
+    Args:
+        scores: Scores before the softmax.
+        drawn: `KeyGroup` of each key to each query, as the placebo has them.
+        shifts: What the edit would do.
+        dose: Factor on each row's divergence.
+        sinks: Score of a sink that takes part in the softmax.
+    """
     if not shifts.shifted.any():
         return scores, shifts
+    exact, visible = scores.double(), visible_keys(scores)
     shifts = shifts_at_divergence(group_sums(exact, visible, drawn, sinks), shifts, dose)
     edited = shifted_scores(exact, drawn, shifts)
     return moved_rows(scores, edited, visible, shifts), shifts
