@@ -124,7 +124,8 @@ def _last_logits_only(model: Any) -> Sequence[Any]:
     unembed = getattr(model, "unembed", None)
     if unembed is None:
         return ()
-    last = owned(lambda _module, args: (args[0][:, -1:], *args[1:]))
+    # contiguous, since torch multiplies what is not by a copy of the weights for each row
+    last = owned(lambda _module, args: (args[0][:, -1:].contiguous(), *args[1:]))
     return (module_hook(unembed.register_forward_pre_hook, last),)
 
 
