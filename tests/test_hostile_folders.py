@@ -73,7 +73,7 @@ def edit_description(change: Callable[[dict[str, Any]], object], version: int) -
         change(fields)
         metadata["saliency"] = json.dumps(fields)
         if version == 1:
-            metadata["format"] = map_files.EARLIER_FORMAT
+            metadata["format"] = map_files.EARLIER_FORMATS[0]
             del metadata["sha256"]
 
     return lambda file: edit_header(file, apply)
@@ -92,6 +92,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no pool": lambda f: f.pop("pool"),
     "rows": lambda f: f.update(rows="columns"),
     "unknown": lambda f: f.update(colour="red"),
+    "windows": lambda f: f.update(windows=[0, 3, None, None]),
+    "few windows": lambda f: f.update(windows=[3]),
     "no trace": lambda f: f.pop("trace"),
     "id": lambda f: f["trace"].update(id=3),
     "texts": lambda f: f["trace"].update(texts=[1] * 7),
