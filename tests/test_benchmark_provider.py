@@ -13,6 +13,7 @@ from step_saliency.benchmark.provider.frame import Frame
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.benchmark.provider.weights import Weights, weights_for
 from step_saliency.intervene.effects import Effects
+from step_saliency.options import Decoding
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.tasks import make_problems
 from step_saliency.tasks.answers import is_correct
@@ -27,9 +28,14 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageUser,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
+    ModelName,
+    ModelOutput,
     get_model,
 )
+from inspect_ai.solver import TaskState
 from inspect_ai.tool import ToolInfo
 
 from step_saliency.benchmark.provider import queue
@@ -105,7 +111,8 @@ def test_epochs_are_the_samples_of_generate(tmp_path: Path, weights: Weights, fl
         number, place = trace.meta["question_index"], trace.meta["sample"]
         sample = samples[number, place]
         facts = sample.output.metadata or {}
-        assert facts["opened"] + facts["response"] == trace.response.removesuffix("<|eos|>")
+        assert facts["opened"] == "<think>"
+        assert facts["response"] == trace.response.removesuffix("<|eos|>")
         verdict = is_correct(trace, str(problems[number].answer))
         assert sample.scores
         assert (sample.scores["graded"].value == "C") == (verdict is True)
@@ -185,7 +192,7 @@ def test_a_kill_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "change", [{"flow": "stepflow"}, {"flow": "stepflow", "alpha": 0.1}, {"dtype": "float64"}]
+    "change", [{"flow": "stepflow"}, {"flow": "stepflow", "alpha": 0.1}, {"dtype": "bfloat16"}]
 )
 def test_other_settings_find_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
     store = str(tmp_path / "store")
@@ -195,7 +202,7 @@ def test_other_settings_find_nothing(tmp_path: Path, change: dict[str, Any]) -> 
 
 
 def test_reasoning_is_apart_from_the_text(tmp_path: Path) -> None:
-    sample = by_place(run(tmp_path))[0, 0]
+    sample = by_place(run(tmp_path))[0, 1]
     content = sample.output.message.content
     assert isinstance(content, list)
     assert [part.type for part in content] == ["reasoning", "text"]
@@ -217,7 +224,9 @@ def test_words_that_are_forced(tmp_path: Path, condition: str, word: str) -> Non
         assert sample.output.usage
         assert sample.output.usage.output_tokens <= 120
         thinking, mark, _ = before["response"].partition("</think>")
-        if mark:
+        used = plain[place].output.usage
+        assert used
+        if mark and used.reasoning_tokens is not None and used.reasoning_tokens < 90:
             forced += 1
             assert facts["response"].startswith(thinking)
             assert facts["response"][len(thinking) :].lstrip().startswith(word)
@@ -226,24 +235,23 @@ def test_words_that_are_forced(tmp_path: Path, condition: str, word: str) -> Non
 
 
 def test_stop_reasons_and_plain_text(weights: Weights) -> None:
-    def ended(finished: bool, written: int, text: str) -> Any:
-        prompt = prompt_tokens(weights.tokenizer, "q")
-        response = weights.tokenizer(text, add_special_tokens=False)["input_ids"]
-        meta = {"response_tokens": written, "finished": finished}
-        trace = ss.Trace.from_generation(
-            weights.tokenizer, prompt, response, question="q", meta=meta
+    def ended(finished: bool, written: int, text: str, prompt: str = "q<think>\n") -> Any:
+        read, response = (
+            weights.tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (prompt, text)
         )
-        frame, _ = Frame.of(weights.tokenizer, [{"role": "user", "content": "q"}])
-        group = Group(frame, ss.options.Decoding(max_new_tokens=9), (), (), "")
+        meta = {"response_tokens": written, "finished": finished}
+        trace = ss.Trace.from_generation(weights.tokenizer, read, response, question="q", meta=meta)
+        group = Group(Frame("", prompt[1:]), Decoding(max_new_tokens=9), (), (), "")
         return output_of(Request(group, "q", 0, 0), Answer(trace, {}), model="m")
 
-    assert ended(True, 9, "<think>a=1.</think>a=1.").stop_reason == "stop"
-    assert ended(False, 9, "<think>a=1.").stop_reason == "max_tokens"
-    assert ended(False, 8, "<think>a=1.").stop_reason == "model_length"
-    cut = ended(False, 9, "<think>a=1.")
+    assert ended(True, 9, "a=1.</think>a=1.").stop_reason == "stop"
+    assert ended(False, 9, "a=1.").stop_reason == "max_tokens"
+    assert ended(False, 8, "a=1.").stop_reason == "model_length"
+    cut = ended(False, 9, "a=1.")
     assert cut.completion == ""
     assert cut.message.content[0].reasoning == "a=1."
-    plain = ended(True, 3, "a=1.")
+    plain = ended(True, 3, "a=1.", prompt="q\n")
     assert plain.message.content == "a=1."
 
 
@@ -428,14 +436,13 @@ def test_system_prompts_of_any_task(tmp_path: Path, weights: Weights) -> None:
 
 def test_responses_of_other_providers() -> None:
     """What a grader reads where the provider is not ours."""
-    from inspect_ai.model import ContentReasoning, ContentText, ModelOutput
 
-    class State:
-        def __init__(self, content: Any, stop: Any) -> None:
-            self.output = ModelOutput.from_content("m", content, stop_reason=stop)
+    def state(content: Any, stop: Any) -> TaskState:
+        output = ModelOutput.from_content("m", content, stop_reason=stop)
+        return TaskState(ModelName("m/m"), 1, 1, "q", [], output=output)
 
     both = [ContentReasoning(reasoning="hm"), ContentText(text="so 3")]
-    assert response_of(State(both, "stop")) == "<think>hm</think>so 3"  # type: ignore[arg-type]
+    assert response_of(state(both, "stop")) == "<think>hm</think>so 3"
     cut = [ContentReasoning(reasoning="hm"), ContentText(text="")]
-    assert response_of(State(cut, "max_tokens")) == "<think>hm"  # type: ignore[arg-type]
-    assert response_of(State("so 3", "stop")) == "so 3"  # type: ignore[arg-type]
+    assert response_of(state(cut, "max_tokens")) == "<think>hm"
+    assert response_of(state("so 3", "stop")) == "so 3"

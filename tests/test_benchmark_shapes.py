@@ -114,6 +114,7 @@ def test_gpt_oss_is_told_its_effort_and_a_fixed_day(effort: str) -> None:
         tokenizer_of(OSS),
         [{"role": "user", "content": "What is 2 + 2?"}],
         template_options=settings.template_options,
+        date=settings.date,
     )
     assert f"Reasoning: {effort}\n" in frame.prefix
     assert "Current date: 2025-09-01\n" in frame.prefix

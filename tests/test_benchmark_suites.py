@@ -21,7 +21,9 @@ from step_saliency.benchmark.suites.livecodebench.problems import release_files
 from step_saliency.benchmark.suites.livecodebench.tests import (
     pickled_text,
     private_text,
-    tests_of,
+)
+from step_saliency.benchmark.suites.livecodebench.tests import (
+    tests_of as read_tests,
 )
 from step_saliency.benchmark.suites.suites import SUITES, Selection, items_of, suite_of
 
@@ -219,22 +221,22 @@ def test_private_tests_of_every_protocol(protocol: int) -> None:
 
 
 def test_tests_of_a_record() -> None:
-    tests = tests_of(code_record())
+    tests = read_tests(code_record())
     assert [(test.input, test.output) for test in tests.tests] == [
         ("1 2\n", "3\n"),
         ("4 5\n", "9\n"),
     ]
     plain = code_record(private_test_cases=json.dumps(TESTS))
-    assert len(tests_of(plain).tests) == 2
+    assert len(read_tests(plain).tests) == 2
     called = {"input": "[1]\n2", "output": "3", "testtype": "functional"}
     record = code_record(
         public_test_cases=json.dumps([called]),
         private_test_cases="[]",
         metadata=json.dumps({"func_name": "add"}),
     )
-    assert tests_of(record).function == "add"
+    assert read_tests(record).function == "add"
     with pytest.raises(ValueError, match="func_name"):
-        tests_of({**record, "metadata": "{}"})
+        read_tests({**record, "metadata": "{}"})
 
 
 class Canary:
@@ -297,7 +299,7 @@ def test_releases_and_windows(tmp_path: Path) -> None:
     assert [item.id for item in items_of("livecodebench", window)] == ["q1", "q2"]
     for bad, match in (
         ({"release": "v7"}, "release='v7'"),
-        ({"start": "August"}, "no date"),
+        ({"start": "August", "release": "v3"}, "no date"),
         ({"start": "2025-01-01", "release": "v3"}, "no problem of 3"),
     ):
         with pytest.raises(ValueError, match=match):

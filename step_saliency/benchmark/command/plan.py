@@ -197,14 +197,14 @@ def _bytes_each(settings: BenchmarkSettings) -> int:
     return {"float32": 4, "float64": 8}.get(settings.dtype or "bfloat16", 2)
 
 
-def _cache(shape: Shape | None, bytes_each: int, rows: int, tokens: float) -> float:
+def _cache(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int) -> float:
     """Bytes of keys and values."""
     if shape is None:
         return math.nan
     return 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each * rows * tokens
 
 
-def _pass_seconds(shape: Shape | None, bytes_each: int, rows: int, tokens: float) -> float:
+def _pass_seconds(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int) -> float:
     """Time of one pass over a batch; many rows reach all experts."""
     if shape is None:
         return math.nan

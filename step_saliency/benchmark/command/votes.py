@@ -52,7 +52,7 @@ def _voted(group: pd.DataFrame, number: int, name: str) -> pd.DataFrame:
     return row.assign(condition=name, sample=number, stop=cut, **sums, **wrong)
 
 
-def _winner(answers: Sequence[str | None]) -> int | None:
+def _winner(answers: Sequence[Any]) -> int | None:
     """Index of the first sample that gives the answer with most votes."""
     counts: dict[int, int] = {}
     for index, answer in enumerate(answers):

@@ -122,6 +122,7 @@ class StepSaliencyAPI(ModelAPI):
             self._waiting.weights.tokenizer,
             [{"role": message.role, "content": message.text} for message in messages],
             template_options=options,
+            date=self.settings.date,
         )
         if frame.is_continued and self.settings.flow != "none":
             raise ValueError(

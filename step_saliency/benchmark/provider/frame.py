@@ -13,11 +13,14 @@ refuses flows there.
 """
 
 import copy
+import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _STAND_IN = "QZX{last}XZQ"
+_ASKS_FOR_TODAY = re.compile(r"""strftime_now\(\s*['"]([^'"]+)['"]\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Frame:
         messages: Sequence[Mapping[str, str]],
         *,
         template_options: Mapping[str, Any] | None = None,
+        date: str | None = None,
     ) -> tuple["Frame", str]:
         """Frame and question of a conversation.
 
@@ -50,6 +54,7 @@ class Frame:
             messages: Role and content of each; the last is the user's, or the assistant's and to
                 be continued.
             template_options: Variables of the chat template, such as ``reasoning_effort``.
+            date: Day that the template is told is today, ``YYYY-MM-DD``; the real one by default.
 
         Raises:
             ValueError: there is no message of the user, or the template does not write the last one
@@ -62,7 +67,8 @@ class Frame:
         question = turns[-1]["content"]
         if not getattr(tokenizer, "chat_template", None):
             return cls._plain(turns, continued), question
-        prefix, question, suffix = _around(tokenizer, turns, question, dict(template_options or {}))
+        told = tokenizer if date is None else _told_the_day(tokenizer, date)
+        prefix, question, suffix = _around(told, turns, question, dict(template_options or {}))
         return cls(prefix, suffix + continued, bool(continued)), question
 
     @classmethod
@@ -83,6 +89,24 @@ class Frame:
             f"{{{{ {_literal(self.suffix)} }}}}"
         )
         return framed
+
+
+def _told_the_day(tokenizer: Any, date: str) -> Any:
+    """A copy of a tokenizer whose chat template takes this day for today.
+
+    Transformers hands functions to templates as text; so the template defines its own.
+    """
+    day = dt.date.fromisoformat(date)
+    forms = dict.fromkeys(_ASKS_FOR_TODAY.findall(tokenizer.chat_template))
+    days = {_literal(form): _literal(day.strftime(form)) for form in forms}
+    cases = "".join(
+        f"{{%- if form == {form} -%}}{{{{ {text} }}}}{{%- endif -%}}" for form, text in days.items()
+    )
+    told = copy.copy(tokenizer)
+    told.chat_template = (
+        f"{{%- macro strftime_now(form) -%}}{cases}{{%- endmacro -%}}{tokenizer.chat_template}"
+    )
+    return told
 
 
 def _around(

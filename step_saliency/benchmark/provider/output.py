@@ -58,7 +58,7 @@ def opened(prompt_end: str) -> str:
 
 def spoken(trace: Trace) -> str:
     """The response without the mark that ended it."""
-    text = trace.response.rstrip()
+    text = trace.response
     return next((text.removesuffix(mark) for mark in END_MARKS if text.endswith(mark)), text)
 
 

@@ -120,11 +120,9 @@ class ProviderSettings:
 
     @property
     def template_options(self) -> dict[str, Any]:
-        """Variables of the chat template; ``strftime_now`` stands in place of its own."""
-        options: dict[str, Any] = {"strftime_now": dt.date.fromisoformat(self.date).strftime}
-        if self.reasoning_effort is not None:
-            options["reasoning_effort"] = self.reasoning_effort
-        return options
+        """Variables of the chat template."""
+        effort = self.reasoning_effort
+        return {} if effort is None else {"reasoning_effort": effort}
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ opened up to a bound.
 
 import base64
 import binascii
-import io
 import pickletools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -97,17 +96,14 @@ def pickled_text(data: bytes) -> str:
     Raises:
         ValueError: it is anything but one text.
     """
-    texts: list[str] = []
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            if opcode.name in TEXT:
-                texts.append(str(argument))
-            elif opcode.name not in AROUND:
-                raise ValueError(f"private tests are a pickle with {opcode.name}; refused")
-    except ValueError:
-        raise
+        opcodes = [(opcode.name, value) for opcode, value, _ in pickletools.genops(data)]
     except Exception as error:
         raise ValueError(f"private tests are no pickle: {error}") from error
+    for name, _ in opcodes:
+        if name not in TEXT | AROUND:
+            raise ValueError(f"private tests are a pickle with {name}; refused")
+    texts = [str(value) for name, value in opcodes if name in TEXT]
     if len(texts) != 1:
         raise ValueError(f"private tests are a pickle of {len(texts)} texts; one is expected")
     return texts[0]
