@@ -1,5 +1,6 @@
 """Patches against what they must recover, on models whose paths are planted by forced attention."""
 
+import re
 from contextlib import contextmanager
 
 import pandas as pd
@@ -12,6 +13,7 @@ from analyses.patching import PatchingSettings, by_role, item_pairs, summarise
 from analyses.patching.pairs import (
     Pair,
     answer_pair,
+    computed_pair,
     make_pair,
     own_pair,
     planted_pair,
@@ -230,6 +232,46 @@ def test_premise_pairs_differ_in_one_number_that_is_read_where_it_is_written_aga
         assert pair.wrong == pair.corrupted.tokens[first]
         premise = tokenizer.decode(pair.clean.tokens[differ])
         assert premise in tokenizer.decode(trace.tokens[pair.position + 1 :])
+
+
+@pytest.mark.parametrize("family", ["symbols", "words"])
+def test_computed_pairs_are_read_where_a_step_computes_what_stood_nowhere(family):
+    tokenizer = build_tokenizer()
+    n_pairs = 0
+    for number, problem in enumerate(make_problems(n=20, family=family)):
+        item = Item(problem.id, number, problem=problem)
+        pair = computed_pair(tokenizer, item, seed=number)
+        if pair is None:
+            continue
+        n_pairs += 1
+        text = tokenizer.decode(pair.clean.tokens)
+        line = text.rsplit("\n", 1)[-1]
+        assert line.endswith("=")
+        assert "+" in line or "-" in line, "a step that computes"
+        clean, wrong = (evaluated(tokenizer.decode(t.tokens)) for t in (pair.clean, pair.corrupted))
+        assert clean != wrong
+        for token, value in ((pair.correct, clean), (pair.wrong, wrong)):
+            assert str(value).startswith(tokenizer.decode([token]).strip())
+        assert pair.clean.regions[pair.source_step] == "question"
+    assert n_pairs > 10
+
+
+def evaluated(text: str) -> int:
+    """What the last line comes to: ``...35-70=``."""
+    left, op, right = re.search(r"(-?\d+)([+-])(-?\d+)=$", text).groups()
+    return int(left) + int(right) if op == "+" else int(left) - int(right)
+
+
+def test_paths_are_cut_up_to_a_layer(model):
+    """Up to the last layer is all of them; up to the first is the first alone."""
+    pair = pair_of(model)
+    table = patch_pair(model, pair, heads=False, sites=(), min_gap=-100.0)
+    edge = table[table["site"] == "edge"].set_index(["role", "layer"])["logit_diff"]
+    last = model.cfg.n_layers - 1
+    whole = table[(table["role"] == "direct") & table["layer"].isna()]["logit_diff"].item()
+    assert edge[("direct up to", last)] == pytest.approx(whole, abs=1e-5)
+    assert edge[("direct up to", 0)] == pytest.approx(edge[("direct", 0)], abs=1e-5)
+    assert edge[("direct up to", 1)] != pytest.approx(edge[("direct", 1)], abs=1e-4)
 
 
 def test_premise_pairs_of_plain_text():

@@ -5,6 +5,9 @@ predictions at one position: token ``correct`` in the clean one, ``wrong`` in th
 
     premise  a number of the question is changed into another of as many tokens; the response is
              the same up to where that number is first written again, and there it is read
+    computed a given number of the question is changed, and all that follows from it with it; read
+             at the first result of a step that computes: this number stands nowhere before, while
+             that of ``premise`` is copied
     planted  the gold solution of the bundled task and the same with one wrong step, read where the
              answers in the summaries first differ
     own      a correct and an error trace that the model wrote itself, read likewise
@@ -25,8 +28,9 @@ single heads; what is patched is all tokens of one step in one layer. By `role`,
     all      every position together
 
 Paths: ``site="edge"`` cuts attention in the clean run (`analyses.instruments.knockout`) from the
-tokens of the read step to the source (``direct``, in all layers and in each), from all other later
-tokens to the source (``indirect``), or from both (``both``). A forgotten premise is one whose
+tokens of the read step to the source (``direct``, in all layers and in each; ``direct up to``, in
+all layers up to one), from all other later tokens to the source (``indirect``), or from both
+(``both``). A forgotten premise is one whose
 direct and indirect paths carry nothing. A cut takes content away and puts none in its place: with
 all of it gone, d is near 0 and recovery near -d_corrupted / (d_clean - d_corrupted), which is about
 a half where the two runs are equally sure of their tokens.
@@ -53,6 +57,7 @@ from analyses.material.problems import (
 from analyses.patching.pairs import (
     Kind,
     Pair,
+    computed_pair,
     own_pair,
     planted_pair,
     premise_pair,
@@ -103,6 +108,8 @@ def item_pairs(model: Any, item: Item, settings: PatchingSettings, *, seed: int)
         pair = None
         if kind == "premise":
             pair = premise_pair(model.tokenizer, item_trace(model, item, settings), seed=seed)
+        elif kind == "computed":
+            pair = computed_pair(model.tokenizer, item, seed=seed)
         elif kind == "planted":
             pair = planted_pair(model.tokenizer, item, seed=seed)
         else:

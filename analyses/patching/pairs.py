@@ -16,7 +16,7 @@ from analyses.material.problems import (
 )
 from step_saliency.trace import Region, Step, Trace
 
-Kind = Literal["premise", "planted", "own"]
+Kind = Literal["premise", "computed", "planted", "own"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +209,49 @@ def planted_pair(tokenizer: Any, item: Item, *, seed: int) -> Pair | None:
             if pair is not None:
                 return pair
     return None
+
+
+def computed_pair(tokenizer: Any, item: Item, *, seed: int) -> Pair | None:
+    """The gold solution against that of the problem with one given number changed.
+
+    It is read at the first result that differs of a step that computes, so that the token that is
+    read stands nowhere before: `premise_pair` reads a number that is copied.
+
+    Returns:
+        None if no other number leaves all lengths as they are.
+
+    Raises:
+        ValueError: the problem is not of the bundled task.
+    """
+    if item.problem is None:
+        raise ValueError("computed numbers need problems of the bundled task (--data task)")
+    problem, rng = item.problem, np.random.default_rng([seed, 11])
+    graph = problem.graph
+    clean = problem.trace(tokenizer, split_question=True)
+    given = [name for name in graph.order if graph[name].op is None]
+    for _ in range(20):
+        name = given[int(rng.integers(len(given)))]
+        digits = len(str(graph[name].left))
+        number = int(rng.integers(10 ** (digits - 1), 10**digits))
+        premises = [replace(p, left=number) if p.name == name else p for p in graph.premises]
+        other = replace(problem, graph=replace(graph, premises=tuple(premises)))
+        corrupted = other.trace(tokenizer, split_question=True)
+        for position in _before_results(tokenizer, clean, [graph[n].op for n in graph.order]):
+            pair = make_pair(clean, corrupted, position, kind="computed", problem=item.id)
+            if pair is not None:
+                return pair
+    return None
+
+
+def _before_results(tokenizer: Any, trace: Trace, operators: Sequence[Any]) -> list[int]:
+    """Last equals sign of each thinking step that computes."""
+    positions = []
+    for step, operator in zip(trace.region_steps(Region.THINKING), operators, strict=True):
+        span = range(trace.steps[step].start, trace.steps[step].stop)
+        signs = [i for i in span if "=" in tokenizer.decode([int(trace.tokens[i])])]
+        if operator is not None and signs:
+            positions.append(signs[-1])
+    return positions
 
 
 def own_pair(traces: Sequence[Trace], *, problem: str) -> Pair | None:

@@ -50,7 +50,12 @@ def _tokens_of(pair: Pair, number: int) -> tuple[int, ...]:
 
 
 def path_cuts(pair: Pair, layers: Sequence[int]) -> list[tuple[str, int | None, Cut]]:
-    """(path, layer, cut) of the edges from the source to the read step and to what lies between."""
+    """(path, layer, cut) of the edges from the source to the read step and to what lies between.
+
+    ``direct`` is cut in all layers and in each, ``direct up to`` in all layers up to one: what a
+    layer cannot bring, a later one can, so that single layers say what is needed, not what is
+    enough.
+    """
     keys = _tokens_of(pair, pair.source_step)
     after = range(keys[-1] + 1, len(pair.clean.tokens))
     read = set(_tokens_of(pair, pair.read_step)) | {pair.position}
@@ -61,4 +66,10 @@ def path_cuts(pair: Pair, layers: Sequence[int]) -> list[tuple[str, int | None, 
         ("indirect", None, Cut(indirect, keys)),
         ("both", None, Cut(tuple(after), keys)),
     ]
-    return whole + [("direct", layer, Cut(direct, keys, (layer,))) for layer in layers]
+    single = [("direct", layer, Cut(direct, keys, (layer,))) for layer in layers]
+    below = [tuple(range(layer + 1)) for layer in layers]
+    return [
+        *whole,
+        *single,
+        *(("direct up to", some[-1], Cut(direct, keys, some)) for some in below),
+    ]
