@@ -152,7 +152,8 @@ def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
     if any(check not in known.results for check in names):
         known.results |= {r.check: r for r in doctor(model, checks=_missing(known, names)).results}
     results = [known.results[check] for check in names if check not in known.accepted]
-    refuse_failures(str(model_identity(model)["name"]), results, REMEDY)
+    if any(result.status == "fail" for result in results):
+        refuse_failures(str(model_identity(model)["name"]), results, REMEDY)
 
 
 def _missing(known: _Known, names: Iterable[Check]) -> list[Check]:
