@@ -8,18 +8,21 @@ request reaches the engine.
 
 import functools
 import importlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import vllm
 from vllm.config import VllmConfig
+from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.worker_base import WorkerBase
 
 from step_saliency.vllm import backends
 from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
@@ -35,6 +38,10 @@ BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
 """Attention backends that take edits."""
 
 
+class FlowError(VLLMValidationError, ValueError):
+    """A request's flow cannot be done: status 400 of a server, ValueError in Python."""
+
+
 def register() -> None:
     """Entry point ``vllm.general_plugins``; may be called more than once in a process."""
     if getattr(InputProcessor, "_has_stepflow", False):
@@ -44,6 +51,7 @@ def register() -> None:
         _register_backends()
         _wrap(GPUModelRunner, "_prepare_inputs", _prepare_inputs)
         _wrap(GPUModelRunner, "execute_model", _execute_model)
+        WorkerBase.stepflow_effects = _stepflow_effects
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
@@ -141,7 +149,10 @@ def check_request(config: VllmConfig, params: Any) -> None:
 def _process_inputs(
     inner: Any, self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    check_request(self.vllm_config, params)
+    try:
+        check_request(self.vllm_config, params)
+    except ValueError as error:
+        raise FlowError(str(error)) from error
     return inner(self, request_id, prompt, params, *args, **kwargs)
 
 
@@ -157,6 +168,19 @@ def flows_of(runner: Any) -> EngineFlows:
             default=default_options(config),
         )
     return flows
+
+
+def _stepflow_effects(worker: Any) -> dict[str, list[dict[str, Any]]]:
+    """Rows of `Effects.to_frame` of each request so far, which are forgotten here.
+
+    ``llm.collective_rpc("stepflow_effects")`` gives them once for each worker; heads are numbered
+    within the worker.
+    """
+    effects = flows_of(worker.model_runner).counts.fetch()
+    return {
+        request: json.loads(each.to_frame().to_json(orient="records"))
+        for request, each in effects.items()
+    }
 
 
 def _execute_model(inner: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
