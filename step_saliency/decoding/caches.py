@@ -13,12 +13,19 @@ from transformers import DynamicCache
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
-    DummyLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
 )
 
 from step_saliency.intervene.columns import Columns
+
+try:
+    from transformers.cache_utils import DummyLayer
+except ImportError:  # transformers below 5.20 has no layer that caches nothing
+
+    class DummyLayer:  # type: ignore[no-redef]
+        """Stands for no layer."""
+
 
 Keys: TypeAlias = Float[Tensor, "batch kv_head key _"]
 
