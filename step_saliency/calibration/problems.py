@@ -49,7 +49,7 @@ class GradedQuestion:
                 f"the problem {question[:60]!r} has neither grade(trace) nor a gold answer; "
                 "calibration needs to know which responses are right"
             )
-        gold = golds[0]
+        gold: Any = golds[0]
         is_correct("", gold)  # refuses a gold answer that cannot be read before anything is run
         return cls(question, lambda trace: bool(is_correct(trace, gold)))
 
