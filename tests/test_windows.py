@@ -374,6 +374,17 @@ def test_what_a_window_hides_stands_in_no_table() -> None:
     assert uniform.to_dict() == {0: pytest.approx(1 / 2), 1: pytest.approx(2 / 4)}
 
 
+def test_pictures_leave_out_what_the_layer_does_not_see() -> None:
+    trace, of_layers = make_trace("QTTS", [3, 3, 3, 3]), (3, None)
+    sal = make_saliency(torch.rand(2, 4, 4).tril(), trace, windows=of_layers)
+    for layer in (0, 1):
+        shown = sal.plot(layer).axes[0].images[0].get_array()
+        assert torch.equal(torch.tensor(~shown.mask), sal.seen[layer])
+    decays = diagnose(sal).plot().axes[3]
+    (dotted,) = [line for line in decays.lines if line.get_linestyle() == ":"]
+    assert dotted.get_ydata() == pytest.approx([1 / 2, 2 / 4])
+
+
 def test_a_layer_whose_window_hides_all_thinking_has_no_decay() -> None:
     trace, of_layers = make_trace("QTTSS", [3, 3, 3, 4, 3]), (2, None)
     layout = step_layout(trace.step_ids)
@@ -472,12 +483,17 @@ def test_masks_are_asked_once_and_only_beyond_the_window(
     assert asked == [21]
 
 
-def test_the_reference_path_says_where_a_pattern_reaches_beyond_the_window() -> None:
-    model = tiny_model("gemma2", backend=BACKENDS[0], n_layers=2, window=20)
+@pytest.mark.parametrize("gemma", BACKENDS, indirect=True)
+def test_the_reference_path_says_where_a_pattern_reaches_beyond_the_window(gemma: Any) -> None:
+    def spread(pattern: Tensor, hook: Any) -> Tensor:
+        seen = torch.ones_like(pattern).tril()
+        return seen / seen.sum(-1, keepdim=True)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ss.step_saliency(model, trace_of(40), method="hooks")
-    move_window(model, 22)
-    accept(model, "windows")
-    with pytest.warns(UserWarning, match="layer 0 attends to keys outside of the sliding window"):
-        ss.step_saliency(model, trace_of(40), method="hooks")
+        ss.step_saliency(gemma, trace_of(40), method="hooks")
+    with (
+        gemma.hooks(fwd_hooks=[("blocks.0.attn.hook_pattern", spread)]),
+        pytest.warns(UserWarning, match="layer 0 attends to keys outside of the sliding window"),
+    ):
+        ss.step_saliency(gemma, trace_of(40), method="hooks")
