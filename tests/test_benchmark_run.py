@@ -33,11 +33,11 @@ SETTINGS = BenchmarkSettings(
     samples=2,
     problems=4,
     max_tokens=100,
-    batch_size=1,
+    batch_size=4,
 )
 WORDS = [
     *("--model", "reasoner", "--suites", "reasoner", "--conditions", ",".join(CONDITIONS)),
-    *("--samples", "2", "--problems", "4", "--max-tokens", "100", "--batch-size", "1", "--quiet"),
+    *("--samples", "2", "--problems", "4", "--max-tokens", "100", "--batch-size", "4", "--quiet"),
 ]
 WITHOUT_TIME = ["seconds"]
 

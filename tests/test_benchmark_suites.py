@@ -1,10 +1,12 @@
 """Problems of public benchmarks from local files in their public forms, and their graders."""
 
 import base64
+import importlib
 import json
 import pickle
 import random
 import re
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -322,3 +324,46 @@ def test_prompts_of_code(tmp_path: Path) -> None:
     assert "stdin" not in starter.question
     assert plain.facts["difficulty"] == "easy"
     assert "private_test_cases" not in plain.facts
+
+
+@pytest.mark.parametrize(
+    ("suite", "module", "record"),
+    [
+        ("aime24", "aime2024.aime2024", {"ID": "a", "Problem": "q?", "Answer": 7, "Solution": "s"}),
+        ("aime25", "aime2025.aime2025", {"id": "a", "problem": "q?", "answer": "7"}),
+        ("gsm8k", "gsm8k.gsm8k", {"question": "q?", "answer": "so\n#### 7"}),
+        ("gpqa_diamond", "gpqa.gpqa", {**gpqa(1)[0], "Record ID": "a", "Question": "q?"}),
+    ],
+)
+def test_suites_of_inspect_evals(
+    monkeypatch: pytest.MonkeyPatch, suite: str, module: str, record: dict[str, Any]
+) -> None:
+    """What its own readers make of a record of the hub; the download is taken out."""
+    pytest.importorskip("inspect_evals", reason="inspect-evals is not installed")
+    from inspect_ai.dataset import MemoryDataset
+
+    importlib.import_module(f"inspect_evals.{module}")
+    reader = sys.modules[f"inspect_evals.{module}"]
+    name = "load_csv_dataset" if suite == "gpqa_diamond" else "hf_dataset"
+    monkeypatch.setattr(reader, "download", lambda *_: None, raising=False)
+    monkeypatch.setattr(
+        reader, name, lambda *_, sample_fields, **__: MemoryDataset([sample_fields(record)])
+    )
+    (item,) = items_of(suite)
+    assert item.question.startswith("q?")
+    right = item.target if suite == "gpqa_diamond" else "7"
+    assert grade_answer(answered(right), item).is_correct is True
+    if suite == "gpqa_diamond":
+        assert f"{item.target}) option 0.0" in item.question
+
+
+@pytest.mark.parametrize("error", [ImportError("no"), ConnectionError("no hub")])
+def test_without_a_hub_a_file_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr("step_saliency.benchmark.suites.suites.import_module", broken)
+    with pytest.raises(ValueError, match="give a local file"):
+        items_of("aime24")
