@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,8 +23,10 @@ from step_saliency.tasks.report.graph import TOTAL
 from training.curricula import report_tokenizer
 
 LONG = ReportDifficulty(n_steps=30, n_distractors=12, digits=3, distance=7, n_values=11)
+GATHERED = ReportDifficulty(n_steps=14, n_distractors=5, distance=3, n_values=5, gathered=True)
+UNPLANNED = ReportDifficulty(n_steps=14, n_distractors=5, n_values=5, n_terms=9, planned=False)
 SHORT = ReportDifficulty(n_steps=1, n_distractors=0, n_values=1)
-LEVELS = [*REPORT_LEVELS, LONG, SHORT]
+LEVELS = [*REPORT_LEVELS, LONG, SHORT, GATHERED, UNPLANNED]
 BY_HAND = ReportProblem(
     graph=ReportGraph(
         premises=(
@@ -58,6 +61,9 @@ def solved_by_substitution(question: str) -> int:
     sentences = re.sub(r"(\w+)'s (\w+)", r"\1_\2", question).split(". ")
     pending = dict(sentence.split(" are ") for sentence in sentences[:-2])
     asked = sentences[-1].removeprefix("What are ").removesuffix("?")
+    if asked.startswith("everyone_"):
+        things = [name for name in pending if name.endswith(asked.removeprefix("everyone"))]
+        asked = " + ".join(things)
     known: dict[str, int] = {}
     while not all(name in known for name in re.findall("[A-Za-z_]+", asked)):
         for name, expression in pending.items():
@@ -70,7 +76,7 @@ def test_what_is_written_by_hand():
     assert BY_HAND.question == (
         "Val's nuts are Ned's figs + 12. Ned's figs are 35. Ned's nuts are 9. "
         "Val's figs are Val's nuts - Ned's figs. "
-        "Find Val's nuts, Ned's figs, Val's figs. What are Ned's figs - Val's nuts?"
+        "Find Ned's figs, Val's nuts, Val's figs. What are Ned's figs - Val's nuts?"
     )
     assert BY_HAND.solution == THINKING + (
         "Ned's figs are 35.\nVal's nuts are 47: 35 - 47 = -12.\nThe answer is -12."
@@ -119,10 +125,25 @@ def test_the_dials_are_kept(level):
         dials = problem.difficulty
         assert len(problem.graph.order) == dials.n_steps
         assert len(problem.graph.premises) == dials.n_steps + dials.n_distractors
-        assert len(problem.graph.terms) == dials.n_values
+        terms = [term.name for term in problem.graph.terms]
+        assert len(set(terms)) == dials.n_values
+        assert len(terms) == (dials.n_terms or dials.n_values)
+        assert all(name != following for name, following in pairwise(terms))
         assert problem.graph.distance == dials.gap
-        numbers = [int(n) for n in re.findall(r"-?\d+", problem.question + problem.solution)]
-        assert max(map(abs, numbers)) < 10**dials.digits
+        text = problem.question + problem.solution
+        if dials.gathered:
+            text = text.split("</think>")[0]
+        assert max(abs(int(n)) for n in re.findall(r"-?\d+", text)) < 10**dials.digits
+
+
+def test_what_the_question_says_of_the_way():
+    (planned,) = make_problems(n=1, level="hard", family="report")
+    listed = re.search(r"Find (.*?)\. What", planned.question)[1].split(", ")
+    assert tuple(listed) == planned.graph.order
+    (unplanned,) = make_problems(n=1, level=UNPLANNED, family="report")
+    listed = re.search(r"Find (.*?)\. What", unplanned.question)[1].split(", ")
+    assert tuple(listed) == unplanned.graph.found
+    assert len(listed) < len(unplanned.graph.order)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -150,7 +171,7 @@ def test_planted_errors_are_found_where_they_are(kind, level):
         assert (grade.first_wrong_step, grade.error_kind) == (broken.first_wrong_step, kind)
         if kind == "summary":
             assert (grade.region, grade.summary_error) == (Region.SUMMARY, "recall")
-            assert not grade.is_correct
+            assert grade.is_correct <= (problem.difficulty.n_repeats > 0)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +235,7 @@ def test_every_way_of_cutting_cuts_alike(splitter, tokenizer):
             (s.start, s.stop, s.region) for s in by_task.steps
         ]
         n_sentences = len(by_task.region_steps(Region.SUMMARY))
-        assert n_sentences == problem.difficulty.n_values + 1
+        assert n_sentences == len(problem.graph.terms) + 1
 
 
 def test_edges_of_a_wrong_answer(tokenizer):
@@ -280,6 +301,9 @@ def test_the_split_does_not_see_names_or_distractors():
         ({"n_distractors": -1}, "n_distractors=-1"),
         ({"n_steps": 40, "n_distractors": 9}, "exceed 48"),
         ({"digits": 5}, "digits=5"),
+        ({"n_values": 3, "n_terms": 2}, "n_terms=2: must be n_values = 3, or more"),
+        ({"n_values": 1, "n_terms": 2}, "n_terms=2"),
+        ({"n_values": 3, "n_terms": 4, "gathered": True}, "n_terms=4"),
     ],
 )
 def test_impossible_dials(options, message):

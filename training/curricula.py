@@ -32,6 +32,7 @@ def report_tokenizer() -> PreTrainedTokenizerFast:
 CURRICULA: Mapping[Task, Curriculum] = MappingProxyType(
     {
         "reasoner": Curriculum(data.draw_conversations, build_tokenizer),
+        "planner": Curriculum(reports.draw_unplanned, report_tokenizer),
         "reporter": Curriculum(reports.draw_conversations, report_tokenizer),
     }
 )

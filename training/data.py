@@ -152,7 +152,7 @@ def batches_from(
         workers: Processes that make pools ahead; 0 makes them here. The stream is the same.
     """
     first, skip = divmod(start, POOL_BATCHES)
-    options = {"seed": seed, "batch_size": batch_size, "draw": draw}
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "draw": draw}
     if workers:
         pools = _pools_ahead(tokenizer, options, first, workers)
     else:
@@ -167,6 +167,7 @@ def _pools_ahead(
 ) -> Iterator[list[Batch]]:
     """Pools ``first``, ``first + 1``, ..., of which each process has two in hand."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer, options)) as executor:
         waiting = deque(executor.submit(_packed_pool, first + i) for i in range(2 * workers))
         for pool in count(first + 2 * workers):

@@ -29,7 +29,7 @@ from step_saliency.tasks import (
 from step_saliency.tasks.graph import Split
 
 EVALUATION_SEED = 1000
-MAX_NEW_TOKENS = {"symbols": 400, "words": 400, "report": 1200}
+MAX_NEW_TOKENS = {"symbols": 400, "words": 400, "report": 500}
 
 
 def respond(
@@ -83,6 +83,44 @@ def respond(
     return responses
 
 
+@torch.inference_mode()
+def written_exactly(
+    model: Any, tokenizer: Any, problems: Sequence[Problem], *, batch_size: int = 32
+) -> list[bool]:
+    """Whether each problem's greedy answer is its canonical solution, by one pass over that.
+
+    It is where every token of the solution is the most likely one after those before it.
+    """
+    texts = [(p.prompt(tokenizer), p.solution + tokenizer.eos_token) for p in problems]
+    encoded = [
+        tokenizer([prompt, solution], add_special_tokens=False)["input_ids"]
+        for prompt, solution in texts
+    ]
+    order = sorted(range(len(problems)), key=lambda i: sum(map(len, encoded[i])))
+    exact = [False] * len(problems)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        tokens = [torch.tensor(encoded[i][0] + encoded[i][1]) for i in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(model.device)
+        likely = model(input_ids=ids, use_cache=False).logits.argmax(-1).cpu()
+        for row, i in enumerate(rows):
+            first, stop = len(encoded[i][0]) - 1, len(tokens[row]) - 1
+            exact[i] = bool((likely[row, first:stop] == tokens[row][first + 1 :]).all())
+    return exact
+
+
+def greedy_responses(
+    model: Any, tokenizer: Any, problems: Sequence[Problem], **options: Any
+) -> list[str]:
+    """What `respond` gives at temperature 0, of which canonical solutions are not decoded."""
+    exact = written_exactly(model, tokenizer, problems)
+    prompts = [p.prompt(tokenizer) for p, known in zip(problems, exact, strict=True) if not known]
+    decoded = iter(respond(model, tokenizer, prompts, **options))
+    return [
+        p.solution if known else next(decoded) for p, known in zip(problems, exact, strict=True)
+    ]
+
+
 def grade_all(
     problems: Sequence[Problem], responses: Sequence[str], tokenizer: Any
 ) -> Iterator[dict[str, Any]]:
@@ -122,17 +160,14 @@ def evaluate(
     """Responses to ``n`` fresh problems and their grades, one row a response."""
     problems = make_problems(n=n, level=level, seed=seed, family=family, split=split)
     repeated = [problem for problem in problems for _ in range(samples)]
-    prompts = [problem.prompt(tokenizer) for problem in repeated]
     begin = time.monotonic()
-    responses = respond(
-        model,
-        tokenizer,
-        prompts,
-        temperature=temperature,
-        seed=seed,
-        batch_size=batch_size,
-        max_new_tokens=MAX_NEW_TOKENS[family],
-    )
+    cut: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": MAX_NEW_TOKENS[family]}
+    if temperature:
+        prompts = [problem.prompt(tokenizer) for problem in repeated]
+        cut |= {"temperature": temperature, "seed": seed}
+        responses = respond(model, tokenizer, prompts, **cut)
+    else:
+        responses = greedy_responses(model, tokenizer, repeated, **cut)
     seconds = time.monotonic() - begin
     table = pd.DataFrame(grade_all(repeated, responses, tokenizer))
     name = level if isinstance(level, str) else "custom"
@@ -219,6 +254,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=1000, help="greedy problems per level and family")
+    parser.add_argument("--level", nargs="+", default=get_args(Level), choices=get_args(Level))
     parser.add_argument("--n-sampled", type=int, default=400, help="sampled problems per family")
     parser.add_argument("--samples", type=int, default=8, help="samples per sampled problem")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the samples")
@@ -234,7 +270,7 @@ def main() -> None:
     model.to(options.device)
     tables = []
     for family in options.family:
-        for level in get_args(Level):
+        for level in options.level:
             settings: dict[str, Any] = {"level": level, "family": family}
             settings["batch_size"] = options.batch_size
             greedy = evaluate(model, tokenizer, n=options.n, **settings)

@@ -8,6 +8,8 @@ model card, whose figures are those of that evaluation.
 import argparse
 import csv
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +23,14 @@ from step_saliency.tasks import LEVELS, make_problems
 from training.curricula import CURRICULA
 from training.data import MAX_DISTRACTORS, MAX_STEPS
 from training.evaluate import accuracy_table, error_table, mixed_problems
-from training.model import TrainConfig, build_model
-from training.train import CHECKPOINT, LOG
+from training.markdown import markdown
+from training.model import Task, TrainConfig, build_model
+from training.reporter_card import reporter_card
+from training.train import CHECKPOINT, CONFIG, LOG
 
 MAX_BYTES = 12 * 2**20
+SHARPNESS: Mapping[Task, float] = {"reasoner": 1.0, "planner": 1.0, "reporter": 1.25}
+"""Factor on the final norm, and so on all logits; greedy answers stay as they are."""
 
 
 def load_trained(run: Path, weights: Path | None = None) -> tuple[Qwen2ForCausalLM, TrainConfig]:
@@ -34,10 +40,15 @@ def load_trained(run: Path, weights: Path | None = None) -> tuple[Qwen2ForCausal
         run: Folder of training.train.
         weights: Those of a snapshot in place of the last.
     """
-    state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=False)
-    config = TrainConfig(**state["config"])
-    model = build_model(config, CURRICULA[config.task].tokenizer())
-    model.load_state_dict(state["model"] if weights is None else torch.load(weights))
+    config = TrainConfig(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    model = build_model(replace(config, start=""), CURRICULA[config.task].tokenizer())
+    if weights is None:
+        state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=False)["model"]
+    else:
+        state = torch.load(weights, map_location="cpu")
+    model.load_state_dict(state)
+    with torch.no_grad():
+        model.model.norm.weight *= SHARPNESS[config.task]
     return model.eval(), config
 
 
@@ -60,7 +71,7 @@ def export(run: Path, to: Path, weights: Path | None = None) -> None:
 def plot_curve(log: Path, picture: Path) -> None:
     """Loss on training and held-out responses against tokens read."""
     table = pd.read_csv(log)
-    held_out = table.dropna(subset=["held_out_loss"])
+    held_out = table.dropna(subset=["held_out_loss"]) if "held_out_loss" in table else table[:0]
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -73,17 +84,6 @@ def plot_curve(log: Path, picture: Path) -> None:
 
 
 CARD = Path(__file__).parent / "model_card.template.md"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A small table as markdown; shares with three digits."""
-
-    def cell(value: object) -> str:
-        return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
-    return "\n".join(lines)
 
 
 def model_card(run: Path, evaluation: Path, hardware: str) -> str:
@@ -149,18 +149,38 @@ def speed_of(responses: pd.DataFrame) -> str:
     return f"greedy decoding of {', '.join(parts)} (batches of 128, CPU threads: {threads})."
 
 
+def write_card(options: argparse.Namespace) -> None:
+    """Write the card of the model that was exported."""
+    model, config = load_trained(options.run, options.weights)
+    if config.task == "reporter":
+        card = reporter_card(
+            model,
+            [*options.earlier, options.run],
+            options.evaluation,
+            hardware=options.hardware,
+            sharpness=SHARPNESS[config.task],
+        )
+    else:
+        card = model_card(options.run, options.evaluation[0], options.hardware)
+    write_text(options.to / "MODEL_CARD.md", card)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of training.train")
     parser.add_argument("--to", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", type=Path, help="a snapshot in place of the last checkpoint")
-    parser.add_argument("--evaluation", type=Path, help="folder of training.evaluate")
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=[], help="runs that this one went on from"
+    )
+    parser.add_argument("--evaluation", type=Path, nargs="+", help="folders of training.evaluate")
     parser.add_argument("--hardware", default="hardware not recorded", help="for the model card")
     options = parser.parse_args()
     export(options.run, options.to, options.weights)
+    for i, earlier in enumerate(options.earlier, start=1):
+        write_bytes(options.to / f"training_log_{i}.csv", (earlier / LOG).read_bytes())
     if options.evaluation:
-        card = model_card(options.run, options.evaluation, options.hardware)
-        write_text(options.to / "MODEL_CARD.md", card)
+        write_card(options)
     files = {file.name: file.stat().st_size for file in sorted(options.to.iterdir())}
     print(json.dumps(files, indent=2))
 

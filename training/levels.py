@@ -79,9 +79,10 @@ def ladder_table(greedy: pd.DataFrame, sampled: pd.DataFrame | None) -> pd.DataF
 
 def choose(table: pd.DataFrame) -> dict[Level, ReportDifficulty]:
     """For each level the difficulty of two digits whose accuracy is nearest to the level's aim."""
-    two_digits = table[[LADDER[rung].digits == 2 for rung in table.rung]]
+    rungs = [i for i, rung in enumerate(table.rung) if LADDER[rung].digits == 2]
+    greedy = table.greedy.to_numpy()
     return {
-        level: LADDER[int(two_digits.rung.loc[(two_digits.greedy - aim).abs().idxmin()])]
+        level: LADDER[int(table.rung.iloc[min(rungs, key=lambda i: abs(greedy[i] - aim))])]
         for level, aim in AIMS.items()
     }
 
@@ -104,8 +105,8 @@ def main() -> None:
     print(table.to_string(index=False, float_format="{:.3f}".format))
     for level, dials in choose(table).items():
         print(level, dials)
-    kinds = greedy[~greedy.is_correct].groupby("rung")[["region", "error_kind", "summary_error"]]
-    print(kinds.value_counts(dropna=False).to_string())
+    kinds = ["rung", "region", "error_kind", "summary_error"]
+    print(greedy[~greedy.is_correct][kinds].value_counts(dropna=False, sort=False).to_string())
 
 
 if __name__ == "__main__":

@@ -4,20 +4,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from safetensors.torch import load_model
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-Task = Literal["reasoner", "reporter"]
-"""The bundled models, each with training problems of its own."""
+Task = Literal["reasoner", "planner", "reporter"]
+"""What is trained, each on problems of its own; the reporter goes on from the planner."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that the weights depend on, and how often to save and to log.
 
-    ``snapshot_every`` keeps the weights alone of every so many steps, beside the checkpoint.
+    ``start`` is a file of weights (safetensors) to begin with. ``snapshot_every`` keeps the weights
+    alone of every so many steps, beside the checkpoint.
     """
 
     task: Task = "reasoner"
+    start: str = ""
     seed: int = 0
     steps: int | None = None
     hours: float | None = None
@@ -40,7 +43,7 @@ class TrainConfig:
 
 
 def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """A freshly initialised Qwen2 with 4 query heads that share 2 key-value heads."""
+    """A Qwen2 at the start of its training, with 4 query heads that share 2 key-value heads."""
     architecture = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=config.d_model,
@@ -61,5 +64,7 @@ def build_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = Qwen2ForCausalLM(architecture)
+    if config.start:
+        load_model(model, config.start)
     model.generation_config.do_sample = False
     return model

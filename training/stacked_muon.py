@@ -6,7 +6,6 @@ the rounding of batched products in bfloat16.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,10 +37,10 @@ class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``, shape by shape."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of all parameters that have a gradient."""
+    def step(self, closure: Any = None) -> Any:
+        """One update of all parameters that have a gradient; a closure is not taken."""
         if closure is not None:
-            raise ValueError("closure: StackedMuon takes none")
+            raise ValueError(f"closure={closure!r}: StackedMuon takes none")
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -49,17 +48,16 @@ class StackedMuon(torch.optim.Muon):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
                 self._update(parameters, group)
-        return None
 
-    def _update(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         if group["nesterov"]:
-            buffers = torch._foreach_lerp(gradients, buffers, group["momentum"])
+            buffers = list(torch._foreach_lerp(gradients, buffers, group["momentum"]))
         steps = orthogonalised(
             torch.stack(buffers), group["ns_coefficients"], group["ns_steps"], group["eps"]
         )

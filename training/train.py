@@ -31,6 +31,7 @@ from training.model import TrainConfig, build_model
 from training.optimizers import Optimizers, learning_rate
 
 CHECKPOINT = "checkpoint.pt"
+CONFIG = "config.json"
 LOG = "log.csv"
 FIELDS = ("step", "tokens", "seconds", "lr", "loss", "held_out_loss", "held_out_exact")
 
@@ -163,7 +164,7 @@ def train(
     if config.steps is None and config.hours is None:
         raise ValueError("steps=None and hours=None: give one, or the run has no end")
     run = Run(config, out, device)
-    write_text(out / "config.json", json.dumps(asdict(config), indent=2))
+    write_text(out / CONFIG, json.dumps(asdict(config), indent=2))
     draw = run.curriculum.draw
     stream = batches_from(
         run.tokenizer,

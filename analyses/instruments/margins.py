@@ -21,7 +21,7 @@ from analyses.material.answers import AnswerSettings, greedy_answers
 from analyses.material.problems import Item
 from step_saliency.tasks import Problem
 from step_saliency.tasks.grading import split_response
-from step_saliency.tasks.notation import NOTATIONS, SUMMARY, join_response, right_step
+from step_saliency.tasks.notation import join_response, right_step
 from step_saliency.trace import Region, Trace
 
 
@@ -60,22 +60,22 @@ def corrected(problem: Problem, response: str) -> str | None:
     first = problem.grade(response).first_wrong_step
     if first is None:
         return None
-    graph, notation = problem.graph, NOTATIONS[problem.family]
+    graph = problem.graph
     written, _ = split_response(response)
     lines, values = written[:first], {}
-    for step in map(notation.read, lines):
+    for step in map(problem.read_step, lines):
         assert step is not None
         values[step.premise.name] = step.result
     names = [name for name in graph.order if name not in values]
-    wrong = notation.read(written[first]) if first < len(written) else None
+    wrong = problem.read_step(written[first]) if first < len(written) else None
     name = None if wrong is None else wrong.premise.name
     if name in graph.index and set(graph[name].variables) <= set(values):
         names = [name, *(other for other in names if other != name)]
     for name in names:
         step = right_step(graph[name], values)
         values[name] = step.result
-        lines.append(notation.step(step))
-    return join_response(lines, SUMMARY.format(values[graph.target]))
+        lines.append(problem.write_step(step))
+    return join_response(lines, problem.write_summary(values))
 
 
 def first_error(model: Any, problem: Problem, response: str) -> FirstError | None:
@@ -92,15 +92,16 @@ def first_error(model: Any, problem: Problem, response: str) -> FirstError | Non
     trace, right = problem.trace(model.tokenizer, response), problem.trace(model.tokenizer, better)
     pairs = zip(trace.tokens.tolist(), right.tokens.tolist(), strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    if at is None or _thinking_steps_before(right, at) != grade.first_wrong_step:
+    if at is None or _steps_before(right, at) != grade.first_wrong_step:
         return None
     tokens = int(right.tokens[at]), int(trace.tokens[at])
     return FirstError(problem, trace, at - 1, *tokens, grade.error_kind)
 
 
-def _thinking_steps_before(trace: Trace, position: int) -> int:
-    """Thinking steps that are over at a position."""
-    return sum(trace.steps[i].stop <= position for i in trace.region_steps(Region.THINKING))
+def _steps_before(trace: Trace, position: int) -> int:
+    """Steps of thinking and summary that are over at a position."""
+    written = (Region.THINKING, Region.SUMMARY)
+    return sum(step.region in written and step.stop <= position for step in trace.steps)
 
 
 def greedy_errors(

@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 
 from step_saliency.tasks.grading import ErrorKind, split_response
 from step_saliency.tasks.graph import Graph, Premise, apply
-from step_saliency.tasks.notation import (
-    NOTATIONS,
-    SUMMARY,
-    Family,
-    WrittenStep,
-    join_response,
-    right_step,
-)
+from step_saliency.tasks.notation import WrittenStep, join_response, right_step
 
 Summary = tuple[str, int]
 """A broken summary, and the number of the sentence that is wrong in it."""
@@ -41,16 +34,6 @@ class Style:
     step: Callable[[WrittenStep], str]
     summary: Callable[[Mapping[str, int]], str]
     broken_summary: Callable[[random.Random], Summary]
-
-
-def plain_style(graph: Graph, family: Family) -> Style:
-    """Of the families whose summary is the answer alone."""
-    gold = graph.values[graph.target]
-    return Style(
-        NOTATIONS[family].step,
-        lambda values: SUMMARY.format(values[graph.target]),
-        lambda rng: (SUMMARY.format(other_number(gold, rng)), 0),
-    )
 
 
 def corrupt_solution(graph: Graph, style: Style, kind: ErrorKind, rng: random.Random) -> Corruption:

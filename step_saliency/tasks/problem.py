@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from step_saliency.tasks.corruption import Corruption, corrupt_solution, plain_style
+from step_saliency.tasks.corruption import Corruption, Style, corrupt_solution, other_number
 from step_saliency.tasks.gold import EdgeMatrices, GoldGraph, edges_of_trace, graph_of_response
 from step_saliency.tasks.grading import ErrorKind, Grade, grade_response
 from step_saliency.tasks.graph import Difficulty, Graph
@@ -18,6 +18,7 @@ from step_saliency.tasks.notation import (
     NOTATIONS,
     SUMMARY,
     Family,
+    WrittenStep,
     join_response,
     write_question,
     write_steps,
@@ -76,7 +77,20 @@ class Problem:
     @property
     def solution(self) -> str:
         """Canonical response: what the model should write after ``<think>`` and a line feed."""
-        return join_response(write_steps(self.graph, self.family), SUMMARY.format(self.answer))
+        lines = write_steps(self.graph, self.family)
+        return join_response(lines, self.write_summary(self.graph.values))
+
+    def read_step(self, line: str) -> WrittenStep | None:
+        """A thinking step read from its line; None if the line is none."""
+        return NOTATIONS[self.family].read(line)
+
+    def write_step(self, written: WrittenStep) -> str:
+        """A thinking step as a line."""
+        return NOTATIONS[self.family].step(written)
+
+    def write_summary(self, values: Mapping[str, int]) -> str:
+        """The summary that follows from the values of a thinking part, right or wrong."""
+        return SUMMARY.format(values[self.graph.target])
 
     @property
     def gold_graph(self) -> GoldGraph:
@@ -99,7 +113,12 @@ class Problem:
     def corrupt(self, kind: ErrorKind, *, seed: int = 0) -> Corruption:
         """The canonical solution with one error of ``kind`` put in; see `corrupt_solution`."""
         rng = random.Random(f"{seed}/{self.id}/{kind}")
-        return corrupt_solution(self.graph, plain_style(self.graph, self.family), kind, rng)
+        style = Style(self.write_step, self.write_summary, self._broken_summary)
+        return corrupt_solution(self.graph, style, kind, rng)
+
+    def _broken_summary(self, rng: random.Random) -> tuple[str, int]:
+        """A summary that the thinking contradicts, and the number of its wrong sentence."""
+        return SUMMARY.format(other_number(self.graph.values[self.graph.target], rng)), 0
 
     def prompt(self, tokenizer: Any) -> str:
         """The question in the tokenizer's chat format, up to and including ``<think>``."""

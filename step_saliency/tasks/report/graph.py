@@ -1,10 +1,17 @@
 """Random reports: what is to be found, in what order, and what of it is added up at the end.
 
 A report has premises (``Ned's figs are 35``, ``Val's nuts are Ned's figs + 12``), names to find in
-a given order, and terms: the first ``n_values`` of the names found, shuffled and signed. The
-thinking goes through the names to find in post-order, left operand first; the summary restates the
-terms in their order with the running total. What is found after the last term lies between the
-values and the summary: it is the ``distance``.
+a given order, and terms: the first ``n_values`` of the names found, shuffled and signed, some more
+than once where there are more terms than values. The thinking goes through the names to find in
+post-order, left operand first; the summary restates the terms in their order with the running
+total. What is found after the last of them lies between the values and the summary: the
+``distance``.
+
+The question of a ``planned`` report lists every name on the way, in order of solution, so that what
+can go wrong is reading, recalling and computing; otherwise it lists the names to find alone.
+
+That of a ``gathered`` report names no terms, only a thing (``everyone's figs``): the summary has to
+gather from the thinking all values of that thing, in the order in which they were found.
 
 Every name is a person and a thing, drawn from a small table, so that each shares its person with
 some others and its thing with some: only both together tell which value is meant.
@@ -19,7 +26,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from types import MappingProxyType
@@ -56,9 +63,16 @@ class ReportDifficulty(Difficulty):
         digits: Most digits of any number in the problem, 1 to 4.
         distance: Thinking steps after the last one whose value the summary restates; None is 0.
         n_values: Values that the summary restates.
+        n_terms: Sentences that restate one; more than ``n_values`` restate some again, and None is
+            as many.
+        planned: Whether the question lists every step to take.
+        gathered: Whether the summary has to gather the values itself, by what they are of.
     """
 
     n_values: int = 3
+    n_terms: int | None = None
+    planned: bool = True
+    gathered: bool = False
 
     def __post_init__(self) -> None:
         if self.n_values < 1:
@@ -77,10 +91,24 @@ class ReportDifficulty(Difficulty):
                 f"{self.n_steps - self.n_values}"
             )
 
+        if self.n_terms is not None and (
+            self.n_terms < self.n_values
+            or (self.n_terms > self.n_values and (self.n_values == 1 or self.gathered))
+        ):
+            raise ValueError(
+                f"n_terms={self.n_terms}: must be n_values = {self.n_values}, or more where there "
+                "are several values that are not gathered"
+            )
+
     @property
     def gap(self) -> int:
         """The distance as a number."""
         return self.distance or 0
+
+    @property
+    def n_repeats(self) -> int:
+        """Sentences that restate a value again."""
+        return 0 if self.n_terms is None else self.n_terms - self.n_values
 
 
 @dataclass(frozen=True)
@@ -100,10 +128,14 @@ class ReportGraph(Graph):
     Attributes:
         found: Names to find, in order.
         terms: What the summary adds up, in order.
+        planned: Whether the question lists every step to take.
+        gathered: Whether it names the thing of the terms in place of the terms.
     """
 
     found: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
+    planned: bool = True
+    gathered: bool = False
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -202,16 +234,64 @@ def _parts(rng: random.Random, total: int, n: int) -> list[int]:
 
 
 def _draw_terms(
-    rng: random.Random, names: Sequence[str], values: Mapping[str, int], limit: int
+    rng: random.Random,
+    names: Sequence[str],
+    values: Mapping[str, int],
+    limit: int,
+    n_repeats: int = 0,
 ) -> tuple[Term, ...]:
-    """The names in random order, with signs that keep every running total within the limit."""
-    shuffled = rng.sample(names, len(names))
+    """The names in random order, none twice in a row, with signs that keep to the limit."""
+    while True:
+        repeated = [*names, *rng.choices(names, k=n_repeats)] if n_repeats else names
+        shuffled = rng.sample(repeated, len(repeated))
+        if all(name != following for name, following in pairwise(shuffled)):
+            break
     terms, total = [Term("+", shuffled[0])], values[shuffled[0]]
     for name in shuffled[1:]:
         op = rng.choice(fitting_operators(total, values[name], limit))
         terms.append(Term(op, name))
         total = apply(op, total, values[name])
     return tuple(terms)
+
+
+def _draw_gathered(rng: random.Random, dials: ReportDifficulty) -> tuple[list[str], list[int]]:
+    """Names in the order of the steps and then of the distractors, and which steps are gathered.
+
+    The last of these stands right before the gap. Nothing else is of their thing.
+    """
+    thing, *others = rng.sample(THINGS, rng.randint(4, 7))
+    n_others = dials.n_steps + dials.n_distractors - dials.n_values
+    n_persons = max(dials.n_values, n_others // len(others) + 2)
+    persons = rng.sample(NAMES, min(len(NAMES), n_persons))
+    names = rng.sample([f"{person}'s {other}" for person in persons for other in others], n_others)
+    last = dials.n_steps - dials.gap - 1
+    places = [*sorted(rng.sample(range(last), dials.n_values - 1)), last]
+    for place, person in zip(places, rng.sample(persons, dials.n_values), strict=True):
+        names.insert(place, f"{person}'s {thing}")
+    return names, places
+
+
+def _draw_once(
+    rng: random.Random, dials: ReportDifficulty, limit: int
+) -> tuple[ReportGraph, _Growth]:
+    """A report whose question has no distractors yet, and is in order of solution."""
+    n_values, gap = dials.n_values, dials.gap
+    names, places = (
+        _draw_gathered(rng, dials)
+        if dials.gathered
+        else (_draw_names(rng, dials.n_steps + dials.n_distractors), [])
+    )
+    growth = _Growth(rng, names, limit)
+    sizes = _parts(rng, dials.n_steps - gap, n_values)
+    sizes += _parts(rng, gap, rng.randint(1 + (gap - 1) // 4, gap)) if gap else []
+    found = tuple(growth.grow(size) for size in sizes)
+    terms = (
+        tuple(Term("+", names[place]) for place in places)
+        if dials.gathered
+        else _draw_terms(rng, found[:n_values], growth.values, limit, dials.n_repeats)
+    )
+    premises = tuple(growth.premises)
+    return ReportGraph(premises, TOTAL, found, terms, dials.planned, dials.gathered), growth
 
 
 def draw_report(rng: random.Random, difficulty: ReportDifficulty, split: Split) -> ReportGraph:
@@ -222,29 +302,22 @@ def draw_report(rng: random.Random, difficulty: ReportDifficulty, split: Split) 
             none).
     """
     limit = 10**difficulty.digits - 1
-    n_values, gap = difficulty.n_values, difficulty.gap
     for _ in range(MAX_TRIES):
-        names = _draw_names(rng, difficulty.n_steps + difficulty.n_distractors)
-        growth = _Growth(rng, names, limit)
-        sizes = _parts(rng, difficulty.n_steps - gap, n_values)
-        sizes += _parts(rng, gap, rng.randint(1 + (gap - 1) // 4, gap)) if gap else []
-        found = tuple(growth.grow(size) for size in sizes)
-        terms = _draw_terms(rng, found[:n_values], growth.values, limit)
-        graph = ReportGraph(tuple(growth.premises), TOTAL, found, terms)
+        graph, growth = _draw_once(rng, difficulty, limit)
         if graph.split != split:
             continue
-        others = draw_distractors(rng, names[difficulty.n_steps :], growth.values, limit)
-        premises = growth.premises + others
+        unused = growth.names[difficulty.n_steps :]
+        premises = [*graph.premises, *draw_distractors(rng, unused, growth.values, limit)]
         rng.shuffle(premises)
-        return ReportGraph(tuple(premises), TOTAL, found, terms)
+        return replace(graph, premises=tuple(premises))
     raise ValueError(f"no problem of split {split!r} with {difficulty} in {MAX_TRIES} tries")
 
 
 REPORT_LEVELS: Mapping[Literal["easy", "medium", "hard"], ReportDifficulty] = MappingProxyType(
     {
-        "easy": ReportDifficulty(n_steps=5, n_distractors=2, distance=1, n_values=2),
-        "medium": ReportDifficulty(n_steps=12, n_distractors=4, distance=2, n_values=5),
-        "hard": ReportDifficulty(n_steps=20, n_distractors=8, distance=4, n_values=8),
+        "easy": ReportDifficulty(n_steps=4, n_distractors=1, distance=0, n_values=2, n_terms=3),
+        "medium": ReportDifficulty(n_steps=6, n_distractors=2, distance=1, n_values=3, n_terms=5),
+        "hard": ReportDifficulty(n_steps=8, n_distractors=3, distance=1, n_values=4, n_terms=6),
     }
 )
 """Dials of the named levels, set on development problems by what the bundled reporter can do."""

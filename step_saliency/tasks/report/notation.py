@@ -12,7 +12,7 @@ The answer is 12.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -55,7 +55,11 @@ def write_premise(premise: Premise) -> str:
 def write_query(graph: ReportGraph) -> str:
     """What is to be found and what is asked."""
     total = "".join(f" {term.op} {term.name}" for term in graph.terms).removeprefix(" + ")
-    return f"Find {', '.join(graph.found)}. What are {total}?"
+    names = graph.order if graph.planned else graph.found
+    if graph.gathered:
+        thing = graph.terms[0].name.split("'")[1]
+        return f"Find {', '.join(names)}. What are everyone'{thing}?"
+    return f"Find {', '.join(names)}. What are {total}?"
 
 
 def write_step(written: WrittenStep) -> str:
@@ -69,8 +73,8 @@ def write_step(written: WrittenStep) -> str:
 def read_step(line: str) -> WrittenStep | None:
     """A thinking step; None if the line is none."""
     if match := _GIVEN.fullmatch(line):
-        number = int(match[2])
-        return WrittenStep(Premise(match[1], number), None, number)
+        given = int(match[2])
+        return WrittenStep(Premise(match[1], given), None, given)
     if match := _COMPUTED.fullmatch(line):
         name, left, op, other, number, *tail = match.groups()
         premise = Premise(name, left, cast(Operator, op), other or int(number))
@@ -99,7 +103,7 @@ def read_sentence(line: str) -> Sentence | None:
     return None
 
 
-def right_sentences(graph: ReportGraph, values: dict[str, int]) -> Iterator[Sentence]:
+def right_sentences(graph: ReportGraph, values: Mapping[str, int]) -> Iterator[Sentence]:
     """The sentences that restate ``values`` and add them up, all correctly."""
     total = None
     for term in graph.terms:
@@ -109,7 +113,7 @@ def right_sentences(graph: ReportGraph, values: dict[str, int]) -> Iterator[Sent
         yield Sentence(term.name, value, added, total)
 
 
-def write_summary(graph: ReportGraph, values: dict[str, int]) -> str:
+def write_summary(graph: ReportGraph, values: Mapping[str, int]) -> str:
     """The summary that follows from the values of a thinking part."""
     sentences = list(right_sentences(graph, values))
     return "\n".join([*map(write_sentence, sentences), SUMMARY.format(sentences[-1].total)])

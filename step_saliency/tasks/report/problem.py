@@ -1,15 +1,14 @@
 """A report as a problem: the same interface as the other families have."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from step_saliency.tasks.corruption import Corruption, Style, corrupt_solution
 from step_saliency.tasks.gold import GoldGraph, GoldSentence, gold_steps
-from step_saliency.tasks.grading import ErrorKind, Grade, split_response
+from step_saliency.tasks.grading import Grade, split_response
 from step_saliency.tasks.lines import response_pieces
-from step_saliency.tasks.notation import join_response, right_step
+from step_saliency.tasks.notation import WrittenStep, join_response, right_step
 from step_saliency.tasks.problem import Problem, response_text
 from step_saliency.tasks.report.corruption import broken_summary
 from step_saliency.tasks.report.grading import grade_report
@@ -45,7 +44,19 @@ class ReportProblem(Problem):
         """Canonical response: what the model should write after ``<think>`` and a line feed."""
         graph = self.graph
         lines = [write_step(right_step(graph[name], graph.values)) for name in graph.order]
-        return join_response(lines, write_summary(graph, graph.values))
+        return join_response(lines, self.write_summary(graph.values))
+
+    def read_step(self, line: str) -> WrittenStep | None:
+        """A thinking step read from its line; None if the line is none."""
+        return read_step(line)
+
+    def write_step(self, written: WrittenStep) -> str:
+        """A thinking step as a line."""
+        return write_step(written)
+
+    def write_summary(self, values: Mapping[str, int]) -> str:
+        """The summary that follows from the values of a thinking part, right or wrong."""
+        return write_summary(self.graph, values)
 
     def graph_of(self, response: str | Trace) -> GoldGraph:
         """True dependencies of any response, right or wrong, each sentence of its summary too.
@@ -55,7 +66,7 @@ class ReportProblem(Problem):
         """
         lines, summary = split_response(response_text(response))
         steps, last = gold_steps(lines, [read_step(line) for line in lines], self.graph)
-        values = (last[term.name] for term in self.graph.terms if term.name in last)
+        values = {last[term.name] for term in self.graph.terms if term.name in last}
         return GoldGraph(
             tuple(self._written_question[1]),
             tuple(steps),
@@ -67,15 +78,8 @@ class ReportProblem(Problem):
         """Whether the answer is right, and where and why the response first goes wrong."""
         return grade_report(response_text(response), self.graph)
 
-    def corrupt(self, kind: ErrorKind, *, seed: int = 0) -> Corruption:
-        """The canonical solution with one error of ``kind`` put in; see `corrupt_solution`."""
-        rng = random.Random(f"{seed}/{self.id}/{kind}")
-        style = Style(
-            write_step,
-            lambda values: write_summary(self.graph, values),
-            lambda rng: broken_summary(self.graph, rng),
-        )
-        return corrupt_solution(self.graph, style, kind, rng)
+    def _broken_summary(self, rng: random.Random) -> tuple[str, int]:
+        return broken_summary(self.graph, rng)
 
     def _response_pieces(self, response: str) -> Iterator[tuple[str, Region]]:
         return response_pieces(response, cut_summary=True)
