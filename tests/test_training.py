@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from step_saliency.tasks import LEVELS, REPORT_LEVELS, Difficulty, make_problems
 from step_saliency.tasks.graph import Graph, draw_graph
-from step_saliency.tasks.report.graph import draw_report
+from step_saliency.tasks.report.drawing import draw_report
 from training import data, reports
 from training.curricula import CURRICULA, report_tokenizer
 from training.data import IGNORED, batches_from, collate, draw_difficulty, encode, make_pool

@@ -18,7 +18,6 @@ from training.reports import PLANNED
 from training.train import CONFIG, LOG
 
 CARD = Path(__file__).parent / "reporter_card.template.md"
-N_DEV = 200
 NOT_SAID = ("hours", "checkpoint_every", "log_every", "held_out_every", "snapshot_every", "start")
 
 
@@ -99,5 +98,4 @@ def reporter_card(
         accuracy=markdown(temperature_table(responses)),
         regions=markdown(region_table(responses)),
         errors=markdown(error_table(responses)),
-        n_dev=N_DEV,
     )

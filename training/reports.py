@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from step_saliency.tasks.graph import Split
 from step_saliency.tasks.making import Problem
 from step_saliency.tasks.report import ReportDifficulty, ReportProblem
-from step_saliency.tasks.report.graph import draw_report
+from step_saliency.tasks.report.drawing import draw_report
 
 MIN_STEPS = 2
 MAX_DISTRACTORS = 12

@@ -12,7 +12,7 @@ from step_saliency.tasks.report import (
     ReportDifficulty,
     ReportProblem,
 )
-from step_saliency.tasks.report.graph import draw_report
+from step_saliency.tasks.report.drawing import draw_report
 
 
 def make_problems(
