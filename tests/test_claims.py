@@ -128,7 +128,7 @@ def test_a_table_without_the_column_is_an_error_and_no_missing_run(tmp_path: Pat
 def test_every_claim_of_the_paper_has_a_reading() -> None:
     text = " ".join(f"{r.claim} {r.statement} {r.untestable}" for r in READINGS).lower()
     for word in (
-        "lock-in", "decay", "before the first", "at the first", "after the first", "hazard",
+        "lock-in", "decay", "before the first", "decides the first", "after the first",
         "oeb", "smi", "alpha 0.01", "alpha 1", "tau_max 0.05", "tau_max 0.6", "more than the sum",
         "third", "half", "hard", "conceptual", "wait", "plan-and-solve", "hint", "steering",
         "self-intensity", "vote of 2 with stepflow - vote of 4",

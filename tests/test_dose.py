@@ -27,15 +27,26 @@ from step_saliency.storage.manifest import described
 
 N_LAYERS = 4
 FLOW = StepFlow(oeb=OddsEqualBridge([0, 1], tau_max=0.3), smi=StepMomentumInjection([3], alpha=0.5))
-FIT = [a_trace(seed=i, lengths=(2, 6 + i % 3, 6, 3, 5, 5, 2, 4, 4)) for i in range(8)]
-HELD_OUT = [a_trace(seed=i, lengths=(2, 7, 4, 4 + i % 2, 5, 6, 2, 3, 5)) for i in range(20, 32)]
+TRACES = [
+    a_trace(
+        seed=i, regions="_QTTTTTT_SSS", lengths=(2, 6 + i % 3, 6, 5 - i % 2, 5, 7, 4, 6, 2, 4, 5, 4)
+    )
+    for i in range(72)
+]
+FIT, HELD_OUT = TRACES[:48], TRACES[48:]
 
 
 def table_of(model: Any, flow: StepFlow, traces: Any = HELD_OUT) -> Any:
     return doses(model, {"it": flow}, traces).set_index("edit")
 
 
-@pytest.mark.parametrize("kind", ["bridge", "block", "permuted", "smooth", "layers"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bridge",
+        *(pytest.param(k, marks=pytest.mark.nightly) for k in ("block", "layers", "permuted")),
+    ],
+)
 def test_matched_bridges_have_the_dose_on_held_out_traces(kind: Any) -> None:
     model = load("qwen2", n_layers=N_LAYERS)
     flow = StepFlow(oeb=FLOW.oeb)
@@ -45,32 +56,39 @@ def test_matched_bridges_have_the_dose_on_held_out_traces(kind: Any) -> None:
         for f in (flow, fake, flow.placebo(kind, 3, n_layers=N_LAYERS))
     )
     assert matched["kl"] == pytest.approx(real["kl"], rel=0.05)
-    if kind in ("bridge", "layers"):
-        assert abs(loose["kl"] / real["kl"] - 1) > 0.1, "matching is not for nothing"
+    assert abs(loose["kl"] / real["kl"] - 1) > 0.02, "matching is not for nothing"
     if kind != "layers":
         assert matched["rows_shifted"] == pytest.approx(real["rows_shifted"], rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["direction", "other", "boundaries", "layers"])
-def test_matched_momentum_has_the_norm_on_held_out_traces(kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "within"),
+    [
+        ("direction", 0.05),
+        pytest.param("other", 0.05, marks=pytest.mark.nightly),
+        pytest.param("boundaries", 0.1, marks=pytest.mark.nightly),
+        pytest.param("layers", 0.1, marks=pytest.mark.nightly),
+    ],
+)
+def test_matched_momentum_has_the_norm_on_held_out_traces(kind: Any, within: float) -> None:
+    """Norms of the residual at other tokens and layers of a random model have long tails."""
     model = load("qwen2", n_layers=N_LAYERS)
     bank = momentum_bank(model, [a_trace(seed=9)], layers=range(N_LAYERS), progress=False)
     flow = StepFlow(smi=FLOW.smi)
-    many = [a_trace(seed=i, lengths=(2, 7, 4, 4, 5, 6, 2, 3, 5)) for i in range(40, 64)]
     fake = flow.placebo(
-        kind, 3, model=model, traces=many, bank=bank if kind == "other" else None, tolerance=0.002
+        kind, 3, model=model, traces=FIT, bank=bank if kind == "other" else None, tolerance=0.002
     )
     real, matched = (
         table_of(model, f).loc["StepMomentumInjection", "injected_norm"] for f in (flow, fake)
     )
-    assert matched == pytest.approx(real, rel=0.05)
+    assert matched == pytest.approx(real, rel=within)
 
 
 def test_both_halves_in_other_layers_are_matched_together() -> None:
     model = load("qwen2", n_layers=6)
     flow = StepFlow(oeb=OddsEqualBridge([0]), smi=StepMomentumInjection([5], alpha=0.5))
-    fake = flow.placebo("layers", 2, model=model, traces=FIT, tolerance=0.005)
-    real, matched = (table_of(model, f, FIT) for f in (flow, fake))
+    fake = flow.placebo("layers", 2, model=model, traces=FIT[:8], tolerance=0.005)
+    real, matched = (table_of(model, f, FIT[:8]) for f in (flow, fake))
     for edit, dose in (("OddsEqualBridge", "kl"), ("StepMomentumInjection", "injected_norm")):
         assert matched.loc[edit, dose] == pytest.approx(real.loc[edit, dose], rel=0.02)
 
@@ -78,10 +96,10 @@ def test_both_halves_in_other_layers_are_matched_together() -> None:
 def test_draws_are_different_placebos_of_one_dose() -> None:
     model = load("qwen2", n_layers=N_LAYERS)
     flow = StepFlow(oeb=FLOW.oeb)
-    drawn = flow.placebos("block", 5, seed=10, model=model, traces=FIT)
+    drawn = flow.placebos("block", 5, seed=10, model=model, traces=FIT[:8])
     assert [fake.oeb.seed for fake in drawn] == [10, 11, 12, 13, 14]
-    reached = [table_of(model, fake, FIT).loc["OddsEqualBridge", "kl"] for fake in drawn]
-    target = table_of(model, flow, FIT).loc["OddsEqualBridge", "kl"]
+    reached = [table_of(model, fake, FIT[:8]).loc["OddsEqualBridge", "kl"] for fake in drawn]
+    target = table_of(model, flow, FIT[:8]).loc["OddsEqualBridge", "kl"]
     assert reached == pytest.approx([target] * 5, rel=0.011)
     rows = [
         activations(model, FIT[0], ["blocks.0.attn.hook_pattern"], fake)[
