@@ -10,6 +10,6 @@ from step_saliency.tasks.report.notation import write_summary
 def broken_summary(graph: ReportGraph, rng: random.Random) -> tuple[str, int]:
     """The summary with the value of one sentence wrong, and the number of that sentence."""
     place = rng.randrange(len(graph.terms))
-    name = graph.terms[place].name
-    values = {**graph.values, name: other_number(graph.values[name], rng)}
-    return write_summary(graph, values), place
+    numbers = [graph.values[term.name] for term in graph.terms]
+    numbers[place] = other_number(numbers[place], rng)
+    return write_summary(graph, numbers), place

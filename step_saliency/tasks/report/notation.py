@@ -12,13 +12,13 @@ The answer is 12.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from step_saliency.tasks.graph import Operator, Premise, apply
 from step_saliency.tasks.notation import NAMES, SUMMARY, WrittenStep
-from step_saliency.tasks.report.graph import THINGS, ReportGraph
+from step_saliency.tasks.report.graph import THINGS, ReportGraph, Term
 
 SEPARATOR = " "
 _NAME = rf"((?:{'|'.join(NAMES)})'s (?:{'|'.join(THINGS)}))"
@@ -103,20 +103,19 @@ def read_sentence(line: str) -> Sentence | None:
     return None
 
 
-def right_sentences(graph: ReportGraph, values: Mapping[str, int]) -> Iterator[Sentence]:
-    """The sentences that restate ``values`` and add them up, all correctly."""
+def sentences(terms: Sequence[Term], numbers: Sequence[int]) -> Iterator[Sentence]:
+    """The sentences that restate ``numbers``, one a term, and add them up rightly."""
     total = None
-    for term in graph.terms:
-        value = values[term.name]
+    for term, value in zip(terms, numbers, strict=True):
         added = None if total is None else (total, term.op, value)
         total = value if total is None else apply(term.op, total, value)
         yield Sentence(term.name, value, added, total)
 
 
-def write_summary(graph: ReportGraph, values: Mapping[str, int]) -> str:
-    """The summary that follows from the values of a thinking part."""
-    sentences = list(right_sentences(graph, values))
-    return "\n".join([*map(write_sentence, sentences), SUMMARY.format(sentences[-1].total)])
+def write_summary(graph: ReportGraph, numbers: Sequence[int]) -> str:
+    """The summary that restates ``numbers``, one a term, and follows from them."""
+    written = list(sentences(graph.terms, numbers))
+    return "\n".join([*map(write_sentence, written), SUMMARY.format(written[-1].total)])
 
 
 def write_question(graph: ReportGraph) -> tuple[str, list[tuple[int, int]]]:

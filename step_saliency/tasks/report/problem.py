@@ -56,7 +56,7 @@ class ReportProblem(Problem):
 
     def write_summary(self, values: Mapping[str, int]) -> str:
         """The summary that follows from the values of a thinking part, right or wrong."""
-        return write_summary(self.graph, values)
+        return write_summary(self.graph, [values[term.name] for term in self.graph.terms])
 
     def graph_of(self, response: str | Trace) -> GoldGraph:
         """True dependencies of any response, right or wrong, each sentence of its summary too.
