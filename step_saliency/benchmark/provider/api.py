@@ -94,6 +94,11 @@ class StepSaliencyAPI(ModelAPI):
         """Requests at a time: those of one call."""
         return self.settings.requests_per_call
 
+    async def count_text_tokens(self, text: str) -> int:
+        """Tokens of a text, by the model's own tokenizer."""
+        weights = await anyio.to_thread.run_sync(lambda: self._waiting.weights)
+        return len(weights.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def connection_key(self) -> str:
         """What shares that number: the model under this flow."""
         return f"{self.model_name} {self.settings}"

@@ -26,6 +26,7 @@ from inspect_ai.solver import TaskState
 
 from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.sandbox.choice import SandboxName, choose_sandbox
+from step_saliency.benchmark.sandbox.outcome import Sandbox
 from step_saliency.benchmark.suites.files import digest_of
 from step_saliency.benchmark.suites.grading import Graded, grade_answer, grade_program
 from step_saliency.benchmark.suites.item import Item
@@ -115,29 +116,21 @@ def _lengthened(config: GenerateConfig, condition: str) -> GenerateConfig:
     return config.model_copy(update={"max_tokens": length * config.max_tokens})
 
 
-def _scorer(suite: Suite, items: Sequence[Item], box: Any) -> Scorer:
+def _scorer(suite: Suite, items: Sequence[Item], box: Sandbox | None) -> Scorer:
+    """Judge responses of a suite; problems are no argument of it, since logs show arguments."""
     by_id = {item.id: item for item in items}
-    return graded(suite=suite.name, items=by_id, box=box)
 
-
-@scorer(metrics=[accuracy(), stderr()], name="graded")
-def graded(suite: str, items: Any = None, box: Any = None) -> Scorer:
-    """Judge responses of a suite.
-
-    Args:
-        suite: Name of the suite.
-        items: Its problems by id.
-        box: Where programs are run.
-    """
-
-    async def score(state: TaskState, target: Target) -> Score:
-        item = items[str(state.sample_id)]
-        text = response_of(state)
-        if suite_of(suite).kind == "code":
+    @scorer(metrics=[accuracy(), stderr()], name="graded")
+    def graded(suite: str) -> Scorer:
+        async def score(state: TaskState, target: Target) -> Score:
+            item, text = by_id[str(state.sample_id)], response_of(state)
+            if box is None:
+                return _score(grade_answer(text, item))
             return _score(await grade_program(text, item, box))
-        return _score(grade_answer(text, item))
 
-    return score
+        return score
+
+    return graded(suite.name)
 
 
 def response_of(state: TaskState) -> str:
