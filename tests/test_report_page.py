@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,7 +28,7 @@ from step_saliency.report.packing import encoded_length, pack_maps
 from step_saliency.report.sources import SCRIPT
 from step_saliency.report.stored_maps import maps_within
 from step_saliency.runs.folder import RunFolder
-from step_saliency.trace import Step, Trace
+from step_saliency.trace import Region, Step, Trace
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
 HOSTILE = (
@@ -332,6 +333,21 @@ def test_it_opens_without_complaints_or_requests(visit):
     assert [url[:5] for url in visit.requests] == ["file:"]
     assert visit.page.locator("#steps li").count() == 6
     assert visit.page.locator(".chart").count() == 4
+
+
+def test_layers_with_windows_have_uniform_lines_of_their_own(chromium, tmp_path):
+    trace, windows = make_trace("QTTTSS", [3] * 6), (4, None, 4, None)
+    sal = make_saliency(random_maps(trace, 4), trace, windows=windows)
+    sal = replace(sal, maps=sal.maps * sal.seen)
+    text = page(sal)
+    uniform = data_of(text)["diagnosis"]["charts"][1]["lines"][0]["uniform"]
+    assert uniform == pytest.approx(diagnose(sal).uniform_share(Region.SUMMARY, Region.THINKING))
+    assert len(set(uniform)) == 2
+    visit = opened(chromium, tmp_path, text)
+    assert visit.complaints == []
+    # decay, thinking on question and thinking, summary on all three; lock-in is beyond uniform
+    assert visit.page.locator(".chart path.uniform").count() == 6
+    assert visit.page.locator(".chart line.uniform").count() == 1
 
 
 def test_the_slider_changes_the_map(visit, sal):
