@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from analyses.instruments.margins import corrected
 from step_saliency import Region, Trace
 from step_saliency.tasks import (
     ERROR_KINDS,
@@ -318,3 +319,16 @@ def test_dials_of_another_family():
         make_problems(n=1, level=SHORT)
     with pytest.raises(ValueError, match="split='dev'"):
         make_problems(n=1, split="dev")
+
+
+@pytest.mark.parametrize("kind", ERROR_KINDS)
+def test_a_wrong_response_is_put_right_from_where_it_is_wrong(kind):
+    for problem in make_problems(n=20, level="medium", seed=2, family="report"):
+        broken = problem.corrupt(kind, seed=2)
+        better = corrected(problem, broken.response)
+        assert better is not None
+        grade = problem.grade(better)
+        assert (grade.is_correct, grade.error_kind) == (True, None)
+        kept = broken.response.split("\n")[: min(broken.first_wrong_step, len(problem.graph.order))]
+        assert better.split("\n")[: len(kept)] == kept
+    assert corrected(problem, problem.solution) is None
