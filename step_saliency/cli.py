@@ -1,4 +1,4 @@
-"""The command ``step-saliency``: map, diagnose, report, doctor, demo.
+"""The command ``step-saliency``: map, diagnose, figures, report, doctor, demo, and more.
 
 Heavy imports wait until a command needs them, so that ``--help`` answers at once.
 """
@@ -18,8 +18,8 @@ from step_saliency.runs.roles import ROLES, parse_fields
 from step_saliency.runs.settings import MapSettings
 
 MODEL_HELP = (
-    "bundled name (reasoner, smollm2-135m-instruct), local Hugging Face folder, GGUF file (or a "
-    "folder with one), or hub id"
+    "bundled name (reasoner, reporter, smollm2-135m-instruct), local Hugging Face folder, GGUF "
+    "file (or a folder with one), or hub id"
 )
 FAULT = (
     "step-saliency: this is a fault of the program, not of the input. Please report it, with the "
@@ -59,7 +59,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The method: 'Reasoning Fails Where Step Flow Breaks' (ACL 2026).",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_map, _add_diagnose, _add_report, _add_doctor, _add_demo, add_benchmark):
+    for add in (
+        _add_map,
+        _add_diagnose,
+        _add_figures,
+        _add_report,
+        _add_doctor,
+        _add_demo,
+        add_benchmark,
+    ):
         add(commands)
     return parser
 
@@ -84,7 +92,7 @@ def _add_map(commands: Any) -> None:
             "Read rows (JSON lines, JSON, parquet, logs of lm-eval and inspect-ai, also in gzip): "
             "saved traces, questions with responses, conversations or completions, in the forms in "
             "which they are published. A row that holds nothing but a question and its gold answer "
-            "is answered by the model. Write maps, tables, figures and a manifest. The same "
+            "is answered by the model. Write maps, tables and a manifest. The same "
             "command run again goes on where it was."
         ),
     )
@@ -99,6 +107,7 @@ def _add_map(commands: Any) -> None:
     text.add_argument("--format", help=_either(FORMATS))
     text.add_argument("--splitter", help=_either(SPLITTERS))
     _add_decoding(command.add_argument_group("answers to problems"))
+    _add_threads(command)
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.set_defaults(run=_map, **_defaults(field.name for field in fields(MapSettings)))
 
@@ -134,7 +143,9 @@ def _add_maps(group: Any) -> None:
     group.add_argument("--layers", type=_layers, help="such as 0-6,20; default: all")
     group.add_argument("--per-head", action="store_true", help="keep heads apart")
     group.add_argument(
-        "--no-figures", dest="figures", action="store_false", help="draw no figure per trace"
+        "--figures",
+        action=argparse.BooleanOptionalAction,
+        help="draw step map and depth curves of each trace; later: step-saliency figures",
     )
 
 
@@ -192,6 +203,30 @@ def _add_report(commands: Any) -> None:
     command.set_defaults(run=_report)
 
 
+def _add_figures(commands: Any) -> None:
+    command = commands.add_parser(
+        "figures",
+        help="draw the figures of a results folder",
+        description=(
+            "Draw step map and depth curves of each trace of a results folder, where they are "
+            "missing or older than the map. Broken off, the same command goes on where it was."
+        ),
+    )
+    command.add_argument(
+        "folder", metavar="RUN", type=Path, help="results folder of `step-saliency map`"
+    )
+    command.add_argument("--trace", help="name of one trace; default: all of the folder")
+    command.add_argument("--limit", type=int, help="the first traces only, by name")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.set_defaults(run=_figures)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--threads", type=int, help="threads that compute; default: as many as there are free cores"
+    )
+
+
 def _add_seed(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the resampling")
 
@@ -205,6 +240,7 @@ def _add_doctor(commands: Any) -> None:
     command.add_argument("model", help=MODEL_HELP)
     command.add_argument("--tokens", type=int, default=24, help="length of the test sequence")
     _add_model(command)
+    _add_threads(command)
     command.set_defaults(run=_doctor)
 
 
@@ -217,6 +253,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--out", type=Path, default=Path("step-saliency-demo"))
     command.add_argument("--n-problems", type=int, default=12)
     command.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_threads(command)
     command.set_defaults(run=_demo)
 
 
@@ -254,10 +291,14 @@ def _picked(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, An
 
 def _map(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.map_file import map_file
+    from step_saliency.runs.processor import precision_note
 
     options = _picked(arguments, (field.name for field in fields(MapSettings)))
     options["fields"] = parse_fields(",".join(arguments.field or ()))
     options["grade"] = UserFunction.load(arguments.grade) if arguments.grade else None
+    _set_threads(arguments)
+    if note := precision_note(arguments.dtype, arguments.device):
+        print(note, flush=True)
     report = map_file(
         arguments.input,
         arguments.out,
@@ -274,12 +315,27 @@ def _map(arguments: argparse.Namespace) -> int:
     return 0 if report.done + report.kept else 1
 
 
+def _set_threads(arguments: argparse.Namespace) -> None:
+    from step_saliency.runs.processor import set_threads
+
+    print(set_threads(arguments.threads), flush=True)
+
+
 def _diagnose(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.overview import overview
 
     layers = _picked(arguments, ("shallow", "deep"))
     bands = {name: band for name, band in layers.items() if band}
     print(overview(arguments.folder, bands=bands or None, seed=arguments.seed))
+    return 0
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    from step_saliency.runs.figures import draw_figures
+
+    options = _picked(arguments, ("trace", "limit"))
+    drawn = draw_figures(arguments.folder, **options, progress=not arguments.quiet)
+    print(f"{len(drawn)} figures drawn; all are in {arguments.folder / 'figures'}")
     return 0
 
 
@@ -295,6 +351,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from step_saliency.models import doctor, load_model
 
+    _set_threads(arguments)
     model = load_model(arguments.model, **_picked(arguments, MODEL_OPTIONS))
     report = doctor(model, n_tokens=arguments.tokens)
     print(report)
@@ -304,6 +361,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.demo import demo
 
+    _set_threads(arguments)
     return demo(arguments.out, n_problems=arguments.n_problems, progress=not arguments.quiet)
 
 

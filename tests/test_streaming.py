@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from step_saliency.saliency import hooks, padding, streaming
+from step_saliency.saliency.kernels.step_attention import chunked
 from step_saliency.saliency.layerwise import choice
 from step_saliency.saliency.objectives import (
     AnswerLoss,
@@ -548,3 +549,62 @@ def test_chunks_of_logits_do_not_change_the_gradient(monkeypatch: pytest.MonkeyP
     want = stream(model, trace)
     monkeypatch.setitem(streaming.LOGIT_BYTES, "cpu", 4 * 320 * 5)
     assert_close(stream(model, trace), want, 1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ["llama", "gpt_oss", "gemma2"])
+def test_what_is_kept_of_a_block_makes_no_difference(arch: Arch, backend: Backend) -> None:
+    """Also in a padded batch, and with the lowest blocks left alone."""
+    model = tiny_model(arch, backend=backend)
+    traces = [make_trace(n, seed=n) for n in (30, 63)]
+    layouts = [step_layout(trace.step_ids) for trace in traces]
+    runs = {}
+    for keep in ("inputs", "heads", "activations"):
+        options: dict[str, Any] = {"layouts": layouts, "layers": [2, 1], "keep": keep}
+        runs[keep] = streaming_maps(model, traces, [NextToken()] * 2, **options)
+    for other in ("heads", "activations"):
+        assert all(map(torch.equal, runs[other], runs["inputs"]))
+
+
+@pytest.mark.parametrize(
+    ("keep", "n_forward", "n_attention"), [("inputs", 2, 2), ("heads", 2, 1), ("activations", 1, 1)]
+)
+def test_what_is_kept_is_not_computed_twice(
+    monkeypatch: pytest.MonkeyPatch, keep: Any, n_forward: int, n_attention: int
+) -> None:
+    model, trace = tiny_model(), make_trace(30)
+    stream(model, trace)
+    attentions, forwards = [], []
+    attention = chunked.attention
+
+    def counted(*args: Any, **options: Any) -> Any:
+        attentions.append(1)
+        return attention(*args, **options)
+
+    monkeypatch.setattr(chunked, "attention", counted)
+    handle = model.blocks[1].register_forward_hook(lambda *_: forwards.append(1))
+    stream(model, trace, keep=keep)
+    handle.remove()
+    assert (len(forwards), len(attentions)) == (n_forward, 3 * n_attention)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_at_the_logits_is_that_of_the_terms(
+    objective: Objective, dtype: torch.dtype
+) -> None:
+    """The short form that maps take, against autograd through the terms in float64."""
+    if isinstance(objective, Custom):
+        return
+    trace, generator = make_trace(40), torch.Generator().manual_seed(0)
+    queries = objective.queries(40)
+    logits = 5 * torch.randn(len(queries), 512, generator=generator, dtype=torch.float64)
+    logits[0, trace.tokens[queries[0] + 1]] = 60.0  # sure
+    wide = logits.to(dtype).double().requires_grad_()
+    total = objective.position_losses(wide, trace.tokens, queries).sum()
+    (exact,) = torch.autograd.grad(total, wide)
+    got, gradient = objective.gradient(logits.to(dtype), trace.tokens, queries)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(got, total.detach(), rtol=tolerance, atol=tolerance)
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(gradient.double(), exact, rtol=5 * tolerance, atol=0)

@@ -6,7 +6,7 @@ from `plotting`; nothing here runs or edits a model.
 from step_saliency.diagnosis.change_points import BandChoice, find_bands
 from step_saliency.diagnosis.comparison import compare
 from step_saliency.diagnosis.curves import mean_curves
-from step_saliency.diagnosis.diagnosis import Diagnosis
+from step_saliency.diagnosis.diagnosis import Diagnosis, diagnoses_frame
 from step_saliency.diagnosis.indices import diagnose
 from step_saliency.models.bands import Band, Bands
 
@@ -17,6 +17,7 @@ __all__ = [
     "Diagnosis",
     "compare",
     "diagnose",
+    "diagnoses_frame",
     "find_bands",
     "mean_curves",
 ]

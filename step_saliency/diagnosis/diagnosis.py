@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.diagnosis.frame import MetricRows, steps_table, trace_frame
+from step_saliency.diagnosis.frame import MetricRows, steps_table, traces_frame
 from step_saliency.diagnosis.rows import StepRows
 from step_saliency.diagnosis.shares import REGIONS
 from step_saliency.models.bands import Band, Bands, spell_layers
@@ -156,7 +156,7 @@ class Diagnosis:
             ``lock_in_normalised``, ``decay_normalised`` with their indices. ``uniform`` is what a
             map that prefers no position gives.
         """
-        return trace_frame(self._rows(), self._of_trace(), self.reasons)
+        return diagnoses_frame([self])
 
     def step_frame(self) -> pd.DataFrame:
         """One row per metric, layer and step: the rows that the metrics are means of.
@@ -291,3 +291,8 @@ def stacked(data: Iterable[Diagnosis] | pd.DataFrame, purpose: str) -> pd.DataFr
     if not frames:
         raise ValueError(f"there are no diagnoses to {purpose}")
     return pd.concat(frames, ignore_index=True)
+
+
+def diagnoses_frame(diagnoses: Iterable[Diagnosis]) -> pd.DataFrame:
+    """`Diagnosis.to_frame` of several traces, one after another, in one table."""
+    return traces_frame((one._rows(), one._of_trace(), one.reasons) for one in diagnoses)

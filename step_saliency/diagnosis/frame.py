@@ -36,7 +36,8 @@ _TRACE_TYPES = {
     "n_steps": "int64",
     "n_tokens": "int64",
 }
-_VALUE_TYPES = {"value": "float64", "uniform": "float64", "reason": "string"}
+_NUMBERS = {"value": "float64", "uniform": "float64"}
+_TYPES = _TRACE_TYPES | KEYS | _NUMBERS | {"reason": "string"}
 
 Row = dict[str, Any]
 
@@ -96,19 +97,26 @@ class MetricRows:
         return {"metric": metric, "layer": layer, "band": band, "value": value, "uniform": uniform}
 
 
-def trace_frame(
-    rows: Iterable[Row], of_trace: Mapping[str, Any], reasons: Mapping[str, str]
+def traces_frame(
+    traces: Iterable[tuple[Iterable[Row], Mapping[str, Any], Mapping[str, str]]],
 ) -> pd.DataFrame:
-    """Rows of the metrics of a trace as a table.
+    """Rows of the metrics of some traces as one table.
 
     Args:
-        rows: Rows of `MetricRows`.
-        of_trace: Columns of the trace.
-        reasons: Why a metric has no value, by metric.
+        traces: Of each trace, rows of `MetricRows`, columns of the trace, and why a metric has no
+            value, by metric.
     """
-    types = _TRACE_TYPES | KEYS | _VALUE_TYPES
-    records = [{**of_trace, **row, "reason": _reason(row, reasons)} for row in rows]
-    return pd.DataFrame(records, columns=list(types)).astype(types)
+    columns: dict[str, list[Any]] = {name: [] for name in _TYPES}
+    for rows, of_trace, reasons in traces:
+        rows = list(rows)
+        for name in KEYS | _NUMBERS:
+            columns[name] += [row.get(name) for row in rows]
+        columns["reason"] += [_reason(row, reasons) for row in rows]
+        for name, value in of_trace.items():
+            columns[name] += [value] * len(rows)
+    return pd.DataFrame(
+        {name: pd.Series(columns[name], dtype=kind) for name, kind in _TYPES.items()}
+    )
 
 
 def steps_table(

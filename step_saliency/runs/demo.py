@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from step_saliency.runs.figures import draw_figures
 from step_saliency.runs.folder import PROBLEMS, RunFolder
 from step_saliency.runs.map_file import map_file
 from step_saliency.runs.overview import overview
@@ -13,6 +14,8 @@ from step_saliency.storage.files import make_folder, read_bytes, write_text
 from step_saliency.tasks import make_problems
 
 SAMPLES = 4
+DRAWN = 2
+"""Traces whose figures are drawn."""
 
 
 def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = True) -> int:
@@ -35,6 +38,7 @@ def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = Tru
     print(report)
     if not report.done + report.kept:
         return 1
+    draw_figures(out, limit=DRAWN, progress=progress)
     print(f"\n{overview(out)}\n")
     print(_whereabouts(out))
     return 0
@@ -64,10 +68,11 @@ def _write_problems(folder: RunFolder, settings: MapSettings, n_problems: int, s
 def _whereabouts(out: Path) -> str:
     traces = pd.read_parquet(out / "traces.parquet")
     shown = traces[["trace", "is_correct", "n_tokens", "n_steps", "lock_in_index", "decay_index"]]
-    first, _, sample = str(traces["trace"].iloc[0]).partition("#")
-    picture = RunFolder(out).figure(RunFolder(out).name_of(first, int(sample or 0)))
+    folder = RunFolder(out)
+    picture = folder.figure(folder.map_names()[0])
     return (
         f"{shown.head(8).to_string(index=False, float_format='{:+.3f}'.format)}\n\n"
-        f"pictures, such as {picture}\n"
+        f"pictures of {DRAWN} traces, such as {picture}; of the others: "
+        f"step-saliency figures {out}\n"
         f"tables: pandas.read_parquet('{out / 'saliency.parquet'}'), traces, diagnosis, comparison"
     )

@@ -68,6 +68,10 @@ class RunFolder(ResultFolder):
         """File of a figure."""
         return self.path / "figures" / f"{name}.png"
 
+    def figures(self, name: str) -> tuple[Path, Path]:
+        """Files of the figures of a trace: step map and depth curves."""
+        return self.figure(name), self.figure(f"{name}.depth")
+
     def name_of(self, row: str, sample: int | None = None) -> str:
         """File name, without ending, of what belongs to a row or to one sample of it.
 
@@ -108,6 +112,34 @@ class RunFolder(ResultFolder):
             raise ValueError(f"{self.map(name)} is a map of {sal.trace.id!r}")
         self._check_settings(name, sal)
         return sal
+
+    def whole_map(self, name: str) -> StepSaliency:
+        """A map of this run.
+
+        Raises:
+            ValueError: it is missing, cut short or damaged.
+        """
+        try:
+            return self.checked_map(name)
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"{error}; run the same `step-saliency map` again to redo what is missing"
+            ) from error
+
+    def find(self, trace: str) -> str:
+        """File name of a trace, by its id or file name.
+
+        Raises:
+            ValueError: it is not of this run.
+        """
+        names = self.map_names()
+        known = [name for name in (trace, *names_of_id(trace)) if name in names]
+        if known:
+            return known[0]
+        raise ValueError(
+            f"{self.path} has no trace {trace!r}; there are {len(names)}: {', '.join(names[:5])}"
+            f"{', ...' if len(names) > 5 else ''}"
+        )
 
     def _check_settings(self, name: str, sal: StepSaliency) -> None:
         settings = self._settings

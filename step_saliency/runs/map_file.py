@@ -1,9 +1,9 @@
-"""A results folder: traces in; maps, tables, figures and a manifest out; resumable at any point.
+"""A results folder: traces in; maps, tables and a manifest out; resumable at any point.
 
     manifest.json           settings, model, versions, counts
     generated.jsonl         traces of the responses that the model wrote itself
     maps/NAME.safetensors   one `StepSaliency` per trace
-    figures/NAME.png        step map; NAME.depth.png depth curves
+    figures/NAME.png        step map; NAME.depth.png depth curves; only if asked for
     traces.parquet          one row per trace
     saliency.parquet        one row per trace, layer, head and pair of steps
     diagnosis.parquet       one row per trace, metric and layer
@@ -19,25 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from step_saliency.diagnosis import diagnose
 from step_saliency.models import load_model, model_identity, require_capabilities
 from step_saliency.models.facts import n_layers
-from step_saliency.plotting.style import png
 from step_saliency.runs.answers import answer_rows
 from step_saliency.runs.folder import RunFolder
-from step_saliency.runs.inputs import Input, Row, read_input, trace_of_row
-from step_saliency.runs.jobs import Job, jobs_of_row
-from step_saliency.runs.labels import labelled
+from step_saliency.runs.inputs import Input, Row, read_input
+from step_saliency.runs.jobs import jobs_of_row
+from step_saliency.runs.mapping import map_jobs
 from step_saliency.runs.model_files import checked_weights
 from step_saliency.runs.option_checks import check_layers, check_options
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
 from step_saliency.runs.tables import write_run_tables
-from step_saliency.saliency.api import step_saliency
-from step_saliency.saliency.result import StepSaliency
-from step_saliency.storage.files import is_whole_png, make_folder, write_bytes
 
 MAP_CHECKS = ("gradients", "pattern_rows", "local_gradients")
 """What a model must be able to do to be mapped, see `doctor`."""
@@ -107,8 +100,7 @@ def _map_rows(
     folder.write_manifest({**facts, "names": _expected(folder, usable, settings.n)}, started)
     answers = answer_rows(folder, usable, model, settings, report, progress=progress)
     jobs = [job for row in usable for job in jobs_of_row(row, answers, settings.n)]
-    for job in tqdm(jobs, unit="trace", desc="maps", disable=not progress):
-        _map_one(folder, job, model, settings, report)
+    map_jobs(folder, jobs, model, settings, report, progress=progress)
     names = [folder.name_of(job.row.id, job.sample) for job in jobs]
     write_run_tables(folder, names, report)
     facts = _facts(folder, path, settings, model, report)
@@ -167,55 +159,3 @@ class _Model:
             require_capabilities(self.loaded, MAP_CHECKS)
             check_layers(self.settings.layers, n_layers(self.loaded))
         return self.loaded
-
-
-def _map_one(
-    folder: RunFolder, job: Job, model: _Model, settings: MapSettings, report: RunReport
-) -> None:
-    """Map one trace, unless it is mapped already; whatever is wrong with it is its own failure."""
-    name = folder.name_of(job.row.id, job.sample)
-    saved = folder.read_map(name, row=job.row.id, sample=job.sample)
-    fresh = saved is not None and saved.trace.meta.get("row_digest") == job.row.digest
-    loaded = None if fresh else model()
-    try:
-        if saved is None or not fresh:
-            existed = folder.map(name).exists()
-            saved = _compute(job, loaded, settings)
-            saved.save(folder.map(name))
-            report.done += 1
-            report.redone += existed
-        else:
-            report.kept += 1
-        if settings.figures:
-            _draw(saved, folder.figure(name), redraw=not fresh)
-    except OSError:
-        raise
-    except Exception as error:  # a row may hold anything, and libraries raise anything
-        report.add_failure(job.row, "map", error, trace=job.id)
-
-
-def _compute(job: Job, model: Any, settings: MapSettings) -> StepSaliency:
-    trace = job.trace
-    if trace is None:
-        cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
-        trace = trace_of_row(job.row, model.tokenizer, **cut)
-    return step_saliency(
-        model,
-        labelled(trace, job.row, job.id, grade=settings.grade),
-        objective=settings.objective,
-        method=settings.method,
-        pool=settings.pool,
-        rows=settings.rows,
-        per_head=settings.per_head,
-        layers=settings.layers,
-    )
-
-
-def _draw(sal: StepSaliency, path: Path, *, redraw: bool) -> None:
-    """Step map and depth curves, where they are missing or cut short, or to be drawn again."""
-    depth_path = path.with_name(f"{path.stem}.depth.png")
-    if not redraw and is_whole_png(path) and is_whole_png(depth_path):
-        return
-    make_folder(path.parent)
-    write_bytes(path, png(sal.plot()))
-    write_bytes(depth_path, png(diagnose(sal).plot()))

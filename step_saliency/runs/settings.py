@@ -39,7 +39,7 @@ class MapSettings(Decoding):
             be read.
         grade: Judges responses in place of `tasks.answers.is_correct`: a function of the part that
             is graded and the gold answer (empty without one), True, False or None (unknown).
-        figures: Draw a figure per trace.
+        figures: Draw the figures of each trace; `step_saliency.runs.figures` draws them later too.
     """
 
     model: str = "reasoner"
@@ -61,7 +61,7 @@ class MapSettings(Decoding):
     fields: Mapping[str, str] = field(default_factory=dict)
     answer: bool = False
     grade: Callable[[str, str], Any] | None = None
-    figures: bool = True
+    figures: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The settings in JSON types; functions of the user's by their names."""

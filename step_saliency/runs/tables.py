@@ -6,13 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from step_saliency.diagnosis import Diagnosis, diagnose
+from step_saliency.diagnosis import Diagnosis, diagnose, diagnoses_frame
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.run_report import FAILURE_COLUMNS, RunReport
+from step_saliency.saliency.frame import Columns, columns_frame, map_columns
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.storage.files import replacing
 from step_saliency.storage.tables import FrameWriter
 from step_saliency.tasks.verdicts import verdict
+
+TABLE_ENTRIES = 2**18
+"""Entries of maps that are turned into rows at a time."""
 
 
 def write_run_tables(folder: RunFolder, names: Iterable[str], report: RunReport) -> None:
@@ -25,24 +29,45 @@ def write_run_tables(folder: RunFolder, names: Iterable[str], report: RunReport)
         report: What failed.
     """
     traces: list[dict[str, Any]] = []
-    diagnoses: list[pd.DataFrame] = []
+    diagnoses: list[Diagnosis] = []
     for sal in _written(folder, names):
-        diagnosis = diagnose(sal)
-        diagnoses.append(diagnosis.to_frame())
-        traces.append(_trace_row(sal, diagnosis))
+        diagnoses.append(diagnose(sal))
+        traces.append(_trace_row(sal, diagnoses[-1]))
     report.judgements = _judgements(traces)
     failures = pd.DataFrame(report.failures, columns=pd.Index(FAILURE_COLUMNS))
-    joined = pd.concat(diagnoses, ignore_index=True) if diagnoses else pd.DataFrame()
+    joined = diagnoses_frame(diagnoses) if diagnoses else pd.DataFrame()
     folder.write_tables({"traces": pd.DataFrame(traces), "diagnosis": joined, "failures": failures})
 
 
 def _written(folder: RunFolder, names: Iterable[str]) -> Iterator[StepSaliency]:
     """Maps one by one, each added to the table of saliency, which would not fit in memory."""
+    maps = filter(None, map(folder.read_map, names))
     with replacing(folder.table("saliency")) as part, FrameWriter(part) as table:
-        for sal in filter(None, map(folder.read_map, names)):
-            label = {"trace": sal.trace.id, "problem": sal.trace.meta.get("problem")}
-            table.write(_prefixed(sal.to_frame(), label))
-            yield sal
+        for some in _batches(maps):
+            table.write(
+                columns_frame(
+                    [_columns(sal) for sal in some],
+                    trace=[sal.trace.id for sal in some],
+                    problem=[sal.trace.meta.get("problem") for sal in some],
+                )
+            )
+            yield from some
+
+
+def _batches(maps: Iterable[StepSaliency]) -> Iterator[list[StepSaliency]]:
+    """Maps together until they have so many entries that a table of them is worth writing."""
+    some: list[StepSaliency] = []
+    for sal in maps:
+        some.append(sal)
+        if sum(one.maps.numel() for one in some) >= TABLE_ENTRIES:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _columns(sal: StepSaliency) -> Columns:
+    return map_columns(sal.maps, layers=sal.layers, seen=sal.seen, regions=sal.trace.regions)
 
 
 def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
@@ -85,9 +110,3 @@ def _judgements(traces: Sequence[Mapping[str, Any]]) -> str:
             "we judged too differ from ours (traces.parquet: stated_correct, graded_correct)"
         )
     return text
-
-
-def _prefixed(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    for place, (name, value) in enumerate(columns.items()):
-        frame.insert(place, name, value)
-    return frame

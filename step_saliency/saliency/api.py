@@ -17,6 +17,7 @@ from step_saliency.models.windows import windows
 from step_saliency.options import (
     METHODS,
     POOLS,
+    Keep,
     Method,
     ObjectiveName,
     Offload,
@@ -53,6 +54,7 @@ class MapOptions(TypedDict, total=False):
     answer: Sequence[int] | None
     answer_tokens: tuple[int, int] | None
     offload: Offload
+    keep: Keep
 
 
 @overload
@@ -78,6 +80,7 @@ def step_saliency(
     answer: Sequence[int] | None = None,
     answer_tokens: tuple[int, int] | None = None,
     offload: Offload = "auto",
+    keep: Keep = "auto",
 ) -> StepSaliency | list[StepSaliency]:
     """Map how much the predictions of each step depend, through attention, on each earlier step.
 
@@ -112,6 +115,10 @@ def step_saliency(
         offload: Whether the streaming path keeps what it saves between layers in main memory
             instead of the GPU's; ``"auto"`` does where it fits in no other way. Makes no difference
             to the maps, nor on a CPU.
+        keep: What the streaming path keeps of each block between its forward and backward pass:
+            ``"activations"`` (fastest), ``"heads"`` or ``"inputs"`` (linear memory, blocks run
+            twice), or ``"auto"``, the fastest that takes no more than a quarter of the free memory.
+            Makes no difference to the maps.
 
     Returns:
         Maps, ``layer step step`` or ``layer head step step``, on the CPU; a list of them for
@@ -144,6 +151,7 @@ def step_saliency(
             objective=jobs[0].objective,
             layers=mapped,
             offload=offload,
+            keep=keep,
         )
         totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
     of_layers = windows(model)
@@ -340,6 +348,7 @@ def _totals(
         layers=layers,
         per_head=per_head,
         offload=path.offload,
+        keep=path.keep,
     )
 
 

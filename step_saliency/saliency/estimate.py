@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from step_saliency.models.memory import free_bytes
-from step_saliency.options import Method, Offload
+from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
 from step_saliency.saliency.cost.shape import model_shape
 from step_saliency.saliency.cost.speed import measured_speed
 from step_saliency.saliency.cost.work import ObjectiveLike, Work, longest
@@ -29,6 +29,9 @@ PathName = Literal["hooks", "streaming"]
 SHORT = 256
 """Up to this many tokens ``method="auto"`` takes the reference path."""
 
+SPARE = 1 / 4
+"""Share of the free memory that streaming takes to be faster."""
+
 
 @dataclass(frozen=True)
 class Path:
@@ -37,10 +40,12 @@ class Path:
     Attributes:
         name: ``"hooks"`` or ``"streaming"``.
         offload: Whether what streaming saves between layers goes to main memory.
+        keep: What streaming keeps of each block.
     """
 
     name: PathName
     offload: bool = False
+    keep: Keep = "inputs"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class PathEstimate:
         longest: Most tokens of a single trace that fit into the memory available.
         refusal: Why the path cannot take this model as it is now; None if it can.
         offload: Whether what is saved between layers goes to main memory, as these numbers assume.
+        kept_bytes: Memory beyond ``peak_bytes`` that is taken to be faster, where it fits and is
+            no more than `SPARE` of what is free; ``seconds`` assume it.
     """
 
     name: PathName
@@ -62,6 +69,7 @@ class PathEstimate:
     longest: int
     refusal: str | None = None
     offload: bool = False
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,9 +108,11 @@ class Estimate:
             return f"  {path.name:<9}  {path.refusal}"
         verdict = "fits" if self.fits(path.name) else "does not fit"
         offload = " with offload=True" if path.offload else ""
+        kept = f", with {_gigabytes(path.kept_bytes)} more for speed" if path.kept_bytes else ""
         return (
             f"  {path.name:<9}  peak {_gigabytes(path.peak_bytes):>9}   roughly "
             f"{path.seconds:>7,.1f} s   {verdict}{offload} (up to {path.longest:,} tokens would)"
+            f"{kept}"
         )
 
 
@@ -147,7 +157,10 @@ def estimate(
             room.work.hooks_seconds(room.lengths, speed, bandwidth), _hooks_refusal(model)
         ),
         streaming=streaming.estimate(
-            room.work.streaming_seconds(room.lengths, speed), refusal(model)
+            room.work.streaming_seconds(
+                room.lengths, speed, keep=room.kept("auto", offload=streaming.path.offload)
+            ),
+            refusal(model),
         ),
         n_traces=len(room.lengths),
     )
@@ -161,13 +174,15 @@ def choose_path(
     objective: ObjectiveLike = "next_token",
     layers: Sequence[int] | None = None,
     offload: Offload = "auto",
+    keep: Keep = "auto",
     available_bytes: int | None = None,
 ) -> Path:
     """The path to take for one trace, or for several in one call.
 
     ``"auto"`` takes hooks up to `SHORT` tokens and where streaming refuses the model (for instance
     because of hooks at attention scores), else streaming; and the other one if that alone fits.
-    ``offload="auto"`` offloads where streaming fits into a GPU's memory in no other way.
+    ``offload="auto"`` offloads where streaming fits into a GPU's memory in no other way;
+    ``keep="auto"`` keeps the most that takes no more than `SPARE` of what is free.
 
     Args:
         model: The model.
@@ -176,6 +191,7 @@ def choose_path(
         objective: As in `step_saliency`.
         layers: Layers to be mapped; all by default.
         offload: As in `step_saliency`.
+        keep: As in `step_saliency`.
         available_bytes: Memory to fit into; by default what is free on the model's device.
 
     Raises:
@@ -184,7 +200,10 @@ def choose_path(
     room = _room(model, n_tokens, objective, layers, available_bytes)
     refusals = {"hooks": _hooks_refusal(model), "streaming": refusal(model)}
     hooks = [Path("hooks")]
-    streaming = [Path("streaming", offloaded) for offloaded in room.offloads(offload)]
+    streaming = [
+        Path("streaming", offloaded, room.kept(keep, offload=offloaded))
+        for offloaded in room.offloads(offload)
+    ]
     paths = hooks + streaming if max(room.lengths) <= SHORT else streaming + hooks
     for path in paths:
         is_allowed = method in ("auto", path.name) and refusals[path.name] is None
@@ -210,6 +229,19 @@ class _Room:
         if offload == "auto":
             return [False, True] if self.work.can_offload else [False]
         return [offload]
+
+    def kept(self, keep: Keep, *, offload: bool) -> Keep:
+        """What streaming keeps of each block."""
+        check_option("keep", keep, KEEPS)
+        if offload and keep not in ("auto", "inputs"):
+            raise ValueError(f"keep={keep!r} with offload=True: what is offloaded is the inputs")
+        if keep != "auto":
+            return keep
+        left = self.free - self.work.streaming_bytes(self.lengths, offload=offload)
+        spare = 0 if offload and self.work.can_offload else min(SPARE * self.free, left)
+        if self.work.kept_bytes(self.lengths, "activations") <= spare:
+            return "activations"
+        return "heads" if self.work.kept_bytes(self.lengths, "heads") <= spare else "inputs"
 
     def shortage(self, paths: Sequence[Path], refusals: dict[str, str | None]) -> str:
         """Why none of these paths can be taken."""
@@ -240,6 +272,11 @@ class _Candidate:
         return self.room.work.streaming_bytes(lengths, offload=self.path.offload)
 
     @property
+    def kept_bytes(self) -> int:
+        keep = self.room.kept("auto", offload=self.path.offload)
+        return self.room.work.kept_bytes(self.room.lengths, keep)
+
+    @property
     def fits(self) -> bool:
         work, lengths = self.room.work, self.room.lengths
         offloaded = work.offloaded_bytes(lengths) if self.path.offload and work.can_offload else 0
@@ -262,8 +299,9 @@ class _Candidate:
 
     def estimate(self, seconds: float, refused: str | None) -> PathEstimate:
         n_bytes = self.n_bytes(self.room.lengths)
+        kept = self.kept_bytes if self.path.name == "streaming" else 0
         return PathEstimate(
-            self.path.name, n_bytes, seconds, self.longest, refused, self.path.offload
+            self.path.name, n_bytes, seconds, self.longest, refused, self.path.offload, kept
         )
 
 

@@ -31,13 +31,14 @@ TransformerLens' patching literature.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.options import OBJECTIVES, ObjectiveName
-from step_saliency.saliency.log_odds import cross_entropy_of, log_odds_against
+from step_saliency.saliency.log_odds import cross_entropy_of, log_odds_against, summed_gradient
 
 Tokens = Int[Tensor, "pos"]
 Queries = Int[Tensor, "query"]
@@ -68,6 +69,16 @@ class Objective(ABC):
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         """Terms of the sum for some of the positions of `queries`, in float64."""
 
+    def gradient(
+        self, logits: Logits, tokens: Tokens, queries: Queries
+    ) -> tuple[Float[Tensor, ""], Logits]:
+        """Sum of the terms of some positions, and its gradient at their logits."""
+        logits = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.position_losses(logits, tokens, queries).sum()
+        (gradient,) = torch.autograd.grad(total, logits)
+        return total.detach(), gradient
+
     def total(self, logits: AllLogits, tokens: Tokens) -> Float[Tensor, ""]:
         """The scalar itself, from all logits at once."""
         queries = self.queries(len(tokens)).to(logits.device)
@@ -79,7 +90,22 @@ def _next_token_loss(logits: Logits, tokens: Tokens, queries: Queries) -> Losses
 
 
 @dataclass(frozen=True)
-class NextToken(Objective):
+class _OfNextTokens(Objective):
+    """A sum over positions of losses or log-odds of the token that follows, equally weighted."""
+
+    def gradient(
+        self, logits: Logits, tokens: Tokens, queries: Queries
+    ) -> tuple[Float[Tensor, ""], Logits]:
+        of: Literal["loss", "log_odds"] = "log_odds" if self.name == "log_odds" else "loss"
+        weight = self._weight(len(tokens))
+        return summed_gradient(logits.detach(), tokens[queries + 1], of=of, weight=weight)
+
+    def _weight(self, n_tokens: int) -> float:  # noqa: ARG002
+        return 1.0
+
+
+@dataclass(frozen=True)
+class NextToken(_OfNextTokens):
     """Cross-entropy, in nats, of the token that follows each position."""
 
     name = "next_token"
@@ -90,7 +116,7 @@ class NextToken(Objective):
 
 
 @dataclass(frozen=True)
-class LogOdds(Objective):
+class LogOdds(_OfNextTokens):
     """Negative log-odds, in nats, of the token that follows each position."""
 
     name = "log_odds"
@@ -101,7 +127,7 @@ class LogOdds(Objective):
 
 
 @dataclass(frozen=True)
-class SequenceLoss(Objective):
+class SequenceLoss(_OfNextTokens):
     """Mean cross-entropy, in nats, of all tokens but the first."""
 
     name = "sequence"
@@ -109,9 +135,12 @@ class SequenceLoss(Objective):
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         return _next_token_loss(logits, tokens, queries) / (len(tokens) - 1)
 
+    def _weight(self, n_tokens: int) -> float:
+        return 1.0 / (n_tokens - 1)
+
 
 @dataclass(frozen=True)
-class AnswerLoss(Objective):
+class AnswerLoss(_OfNextTokens):
     """Mean cross-entropy, in nats, of the tokens at `positions`.
 
     Attributes:
@@ -138,6 +167,9 @@ class AnswerLoss(Objective):
 
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         return _next_token_loss(logits, tokens, queries) / len(set(self.positions))
+
+    def _weight(self, n_tokens: int) -> float:  # noqa: ARG002
+        return 1.0 / len(set(self.positions))
 
 
 @dataclass(frozen=True)

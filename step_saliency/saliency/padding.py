@@ -69,11 +69,16 @@ def pad_traces(
     )
 
 
-def padded_groups(lengths: Sequence[int]) -> Iterator[slice]:
-    """Neighbours whose padded batch stays within `BATCH_TOKENS`, or one trace alone."""
-    start = 0
+def padded_groups(lengths: Sequence[int], most: int | None = None) -> Iterator[slice]:
+    """Neighbours whose padded batch has no more positions than that, or one trace alone.
+
+    Args:
+        lengths: Of the traces.
+        most: `BATCH_TOKENS` by default.
+    """
+    start, limit = 0, BATCH_TOKENS if most is None else most
     for stop in range(1, len(lengths) + 1):
         following = max(lengths[start : stop + 1]) * (stop + 1 - start)
-        if stop == len(lengths) or following > BATCH_TOKENS:
+        if stop == len(lengths) or following > limit:
             yield slice(start, stop)
             start = stop

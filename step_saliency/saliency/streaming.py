@@ -8,10 +8,14 @@ on position k, summed into pairs of steps? With g_t = dL/dz_t the gradient at th
 so that A and its gradient are the two tiles that a backward pass through attention forms anyway.
 Here they are summed into steps while they exist (`kernels.step_attention`), layer by layer:
 
-    1. forward through the blocks, keeping the input of each
+    1. forward through the blocks, keeping something of each
     2. logits and objective in chunks of positions, which leaves the gradient at the last block's
        output
-    3. blocks from last to first: run again with a graph, differentiated, forgotten
+    3. blocks from last to first: differentiated and forgotten
+
+What is kept of a block is its graph (``keep="activations"``, as in any backward pass), or its input
+(``"inputs"``), from which it is run again with a graph, or input and head outputs (``"heads"``), so
+that its attention is not computed again.
 
 Nothing of size pos x pos or pos x vocabulary is ever held. Local objectives let keys and values
 pass gradient from their own position alone, for the reason given in `hooks`; everything else is
@@ -26,7 +30,7 @@ flash attention (Dao et al., 2022).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -38,6 +42,7 @@ from step_saliency.models.hooking import frozen_parameters, module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.options import Keep
 from step_saliency.saliency.kernels.step_attention import KernelName
 from step_saliency.saliency.kernels.step_attention.types import StepIndex
 from step_saliency.saliency.layerwise import (
@@ -47,13 +52,17 @@ from step_saliency.saliency.layerwise import (
     layerwise_model,
 )
 from step_saliency.saliency.layerwise.base import first_tensor
+from step_saliency.saliency.layerwise.run import HeadOutputs
 from step_saliency.saliency.objectives import Custom, Objective
 from step_saliency.saliency.padding import PaddedBatch, pad_traces, padded_groups
 from step_saliency.saliency.pooling import StepLayout
 from step_saliency.trace import Trace
 
-LOGIT_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
-"""Size of a chunk of logits in float32, which sets how many positions are unembedded at a time."""
+LOGIT_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+"""Size of a chunk of logits in float32, which sets how many positions are unembedded at a time.
+From 32 MiB on, the C library would give memory back to the system after each chunk."""
+HIDDEN = "hidden_states"
+"""Name under which blocks of transformers take the residual."""
 
 
 def streaming_maps(
@@ -65,6 +74,7 @@ def streaming_maps(
     layers: Sequence[int],
     per_head: bool = False,
     offload: bool = False,
+    keep: Keep = "inputs",
     kernel: KernelName = "auto",
     padding_side: Literal["left", "right"] = "right",
     progress: bool = False,
@@ -81,6 +91,8 @@ def streaming_maps(
             differentiated.
         per_head: Keep heads apart instead of averaging over them.
         offload: Keep the blocks' inputs in main memory instead of the device's.
+        keep: What is kept of each block until it is differentiated (module docstring); changes
+            memory and speed. With ``offload`` it is the inputs.
         kernel: Implementation of attention; see `kernels.step_attention.load_kernel`.
         padding_side: Side of the padding; makes no difference to the maps.
         progress: Show a progress bar.
@@ -111,7 +123,14 @@ def streaming_maps(
                 per_head=per_head,
             )
             with together(layerwise.step_attention(run)):
-                calls, resid = record_blocks(layerwise, batch, offload=offload)
+                calls, resid = record_blocks(
+                    layerwise,
+                    batch,
+                    run,
+                    lowest=min(layers),
+                    offload=offload,
+                    keep="inputs" if offload else keep,
+                )
                 gradient = loss_gradient(layerwise, resid, batch, objectives[group])
                 del resid
                 totals = differentiate_blocks(
@@ -125,13 +144,20 @@ def streaming_maps(
 
 @dataclass(eq=False)
 class BlockCall:
-    """One block, and what it was called with."""
+    """One block, what it was called with, and what is kept of the call.
+
+    Attributes:
+        output: What it returned, with its graph; None if it has to run again.
+        heads: Head outputs for that, if they are kept.
+    """
 
     block: nn.Module
     resid: Float[Tensor, "batch pos d_model"]
     device: torch.device
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    output: Float[Tensor, "batch pos d_model"] | None = None
+    heads: HeadOutputs = field(default_factory=HeadOutputs)
 
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"]
@@ -139,31 +165,67 @@ class BlockCall:
         return first_tensor(self.block(resid, *self.args, **self.kwargs))
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def record_blocks(
-    layerwise: LayerwiseModel, batch: PaddedBatch, *, offload: bool = False
+    layerwise: LayerwiseModel,
+    batch: PaddedBatch,
+    run: AttentionRun,
+    *,
+    lowest: int = 0,
+    offload: bool = False,
+    keep: Keep = "inputs",
 ) -> tuple[list[BlockCall], Float[Tensor, "batch pos d_model"]]:
-    """Run the blocks, keeping what each was called with and what the last returned."""
+    """Run the blocks, keeping something of each.
+
+    Args:
+        layerwise: The model.
+        batch: Tokens.
+        run: Options of step attention.
+        lowest: Lowest layer that is mapped; of blocks below it, no more than the input is kept.
+        offload: Whether that is kept in main memory.
+        keep: What is kept.
+
+    Returns:
+        The calls of all blocks, and what the last returned.
+    """
     calls: list[BlockCall] = []
-    outputs: list[Tensor] = []
+    last: list[Tensor] = []
 
-    def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rest = dict(kwargs)
-        resid = args[0] if args else rest.pop("hidden_states")
-        saved = resid.to("cpu") if offload else resid
-        calls.append(BlockCall(block, saved, resid.device, args[1:], rest))
+    def before(
+        block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        call = _block_call(block, args, kwargs)
+        resid, is_mapped = call.resid, len(calls) >= lowest
+        resid.requires_grad_(is_mapped and keep == "activations")
+        run.record = call.heads if is_mapped and keep == "heads" else None
+        calls.append(call)
+        if offload:
+            call.resid = resid.to("cpu")
+        return ((resid, *args[1:]), kwargs) if args else (args, {**kwargs, HIDDEN: resid})
 
-    keep = owned(lambda _block, _args, out: outputs.append(first_tensor(out)))
+    def after(_block: nn.Module, _args: Any, out: Any) -> None:
+        resid = first_tensor(out)
+        calls[-1].output = resid if resid.requires_grad else None
+        last[:] = [resid.detach()]
+
     with together(
         *(
-            module_hook(block.register_forward_pre_hook, owned(record), with_kwargs=True)
+            module_hook(block.register_forward_pre_hook, owned(before), with_kwargs=True)
             for block in layerwise.blocks
         ),
-        module_hook(layerwise.blocks[-1].register_forward_hook, keep),
+        *(module_hook(block.register_forward_hook, owned(after)) for block in layerwise.blocks),
     ):
         positions = None if batch.positions is None else batch.positions.to(layerwise.device)
         layerwise.run_blocks(batch.tokens.to(layerwise.device), positions)
-    return calls, outputs[0]
+    run.record = None
+    return calls, last[0]
+
+
+def _block_call(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BlockCall:
+    """A call whose residual has no history."""
+    rest = {name: value for name, value in kwargs.items() if args or name != HIDDEN}
+    resid = args[0] if args else kwargs[HIDDEN]
+    return BlockCall(block, resid.detach(), resid.device, args[1:], rest)
 
 
 def loss_gradient(
@@ -204,9 +266,10 @@ def _chunk_gradient(
     tokens, queries = tokens.to(logits.device), queries.to(logits.device)
     if isinstance(objective, Custom):
         loss = objective.total(logits, tokens)
+        (gradient,) = torch.autograd.grad(loss, resid)
     else:
-        loss = objective.position_losses(logits, tokens, queries).sum()
-    (gradient,) = torch.autograd.grad(loss, resid)
+        loss, at_logits = objective.gradient(logits, tokens, queries)
+        (gradient,) = torch.autograd.grad(logits, resid, at_logits)
     if not (loss.isfinite() and gradient.isfinite().all()):
         raise ValueError(
             f"objective {objective.name} or its gradient is not finite between positions "
@@ -235,7 +298,7 @@ def differentiate_blocks(
     *,
     progress: bool = False,
 ) -> dict[int, Float[Tensor, "batch heads_out step step"]]:
-    """Run blocks again from last to first, and differentiate each; consumes `calls`.
+    """Differentiate blocks from last to first, run again if need be; consumes `calls`.
 
     Args:
         calls: What `record_blocks` kept.
@@ -252,7 +315,7 @@ def differentiate_blocks(
     upper = range(min(layers), len(calls))
     for layer in tqdm(reversed(upper), total=len(upper), desc="layers", disable=not progress):
         run.steps, run.totals = (steps if layer in layers else None), None
-        gradient = _differentiate(calls.pop(), gradient)
+        gradient = _differentiate(calls.pop(), gradient, run)
         if run.totals is not None:
             totals[layer] = run.totals
     return totals
@@ -260,11 +323,14 @@ def differentiate_blocks(
 
 @torch.enable_grad()
 def _differentiate(
-    call: BlockCall, gradient: Float[Tensor, "batch pos d_model"]
+    call: BlockCall, gradient: Float[Tensor, "batch pos d_model"], run: AttentionRun
 ) -> Float[Tensor, "batch pos d_model"]:
-    resid = call.resid.to(call.device).detach().requires_grad_()
-    call.resid = resid
-    output = call(resid)
+    resid, output = call.resid, call.output
+    if output is None:
+        resid = resid.to(call.device).detach().requires_grad_()
+        call.resid, run.replay = resid, call.heads
+        output = call(resid)
+    call.output = None
     (gradient,) = torch.autograd.grad(output, resid, gradient.to(output))
     return gradient
 

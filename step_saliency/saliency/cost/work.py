@@ -7,6 +7,9 @@ q = H * d_head, kv = key-value heads * d_head, and s bytes a number, above the w
                                                                     one block's if offloaded)
                 + max(P * s * (3 d_model + max(6 d_mlp + 2.6 (q + kv), 10 (q + kv))),
                       four chunks of logits)                        one block's graph, or the loss
+    keep        L * P * s * (q + 4 / s)                             head outputs and denominators
+                L * P * s * (6 d_model + 3 d_mlp + 3 q + 4 kv)      or graphs of all blocks, of what
+                                                                    streaming keeps beyond inputs
     hooks       (a L + b) * H * T^2 * s                             patterns and their gradients
                 + L * T * s * (8 d_model + 5 d_mlp + 4 (q + kv)) + 16 * T * vocabulary
 
@@ -21,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from step_saliency.options import ObjectiveName
+from step_saliency.options import Keep, ObjectiveName
 from step_saliency.saliency import streaming
 from step_saliency.saliency.cost.shape import ModelShape
 from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE, GPU_TILE
@@ -73,6 +76,14 @@ class Work:
         n_inputs = 1 if offload and self.can_offload else self.shape.n_layers
         return max(self._batch_bytes(group, n_inputs) for group in _groups(lengths))
 
+    def kept_bytes(self, lengths: Sequence[int], keep: Keep) -> int:
+        """Most memory that what is kept of the differentiated blocks takes beyond inputs."""
+        shape = self.shape
+        graph = 6 * shape.d_model + 3 * shape.d_mlp + 3 * shape.query_width + 4 * shape.key_width
+        widths = {"activations": graph, "heads": shape.query_width + shape.n_heads, "inputs": 0}
+        most = max(map(_padded, _groups(lengths)))
+        return self.differentiated * most * widths[keep] * shape.itemsize
+
     def offloaded_bytes(self, lengths: Sequence[int]) -> int:
         """Most main memory that the inputs of all blocks take when they are offloaded."""
         return max(self.shape.n_layers * self._resid_bytes(group) for group in _groups(lengths))
@@ -108,11 +119,14 @@ class Work:
         graph = layers * n_tokens * (8 * shape.d_model + 5 * shape.d_mlp + 4 * widths)
         return int(patterns + graph * shape.itemsize + 4 * 4 * n_tokens * shape.vocab)
 
-    def streaming_seconds(self, lengths: Sequence[int], speed: float) -> float:
+    def streaming_seconds(
+        self, lengths: Sequence[int], speed: float, *, keep: Keep = "inputs"
+    ) -> float:
         """Rough time; padding costs what does not depend on other positions."""
         # products of one pass: forward 2 T^2 q over half the square; backward 3, or 5 if not local
-        attention = 2 * self.shape.n_layers + (5 if self.local else 7) * self.differentiated
-        blocks = self.shape.n_layers + 2 * self.differentiated
+        backward = (3 if self.local else 5) + (2 if keep == "inputs" else 0)
+        attention = 2 * self.shape.n_layers + backward * self.differentiated
+        blocks = self.shape.n_layers + (1 if keep == "activations" else 2) * self.differentiated
         n_positions = sum(_padded(group) for group in _groups(lengths))
         square = self.shape.query_width * sum(n_tokens**2 for n_tokens in lengths)
         linear = 2 * n_positions * self.shape.block_parameters * blocks

@@ -38,10 +38,16 @@ class LayerwiseHooked(LayerwiseModel):
         self.model(tokens, attention_mask=mask, stop_at_layer=self.model.cfg.n_layers)
 
     def logits(self, resid: Float[Tensor, "query d_model"]) -> Float[Tensor, "query vocab"]:
-        batch = resid.unsqueeze(0)
-        logits: Tensor = self.model(
-            batch, start_at_layer=self.model.cfg.n_layers, return_type="logits"
-        )
+        batch, unembed = resid.unsqueeze(0), self.model.unembed
+
+        def project(x: Float[Tensor, "1 query d_model"]) -> Float[Tensor, "1 query vocab"]:
+            return (x[0] @ unembed.W_U + unembed.b_U).unsqueeze(0)
+
+        # its own forward copies all of W_U at every call
+        with replaced_methods(unembed, {"forward": project}):
+            logits: Tensor = self.model(
+                batch, start_at_layer=self.model.cfg.n_layers, return_type="logits"
+            )
         return logits[0]
 
     @change

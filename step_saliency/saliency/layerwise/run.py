@@ -1,6 +1,7 @@
 """Step attention as a function of autograd, which leaves its totals when it is differentiated."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ class AttentionRun:
         steps: Steps of rows and columns while a layer to be mapped is differentiated, else None.
         totals: Totals of the layer that was differentiated last, averaged over heads unless
             `per_head`.
+        record: Takes head outputs and denominators of a block that will be run again; None where
+            they are not kept.
+        replay: Those of the block that is run again, which are not computed a second time.
     """
 
     kernel: KernelName = "auto"
@@ -31,6 +35,8 @@ class AttentionRun:
     per_head: bool = False
     steps: StepIndex | None = None
     totals: Float[Tensor, "batch heads_out step step"] | None = None
+    record: "HeadOutputs | None" = None
+    replay: "HeadOutputs" = field(default_factory=deque)
 
     def attend(
         self,
@@ -44,6 +50,23 @@ class AttentionRun:
         z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
         return z
 
+    def head_outputs(
+        self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None
+    ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
+        """Head outputs and denominators, computed at the first run of a block alone."""
+        if self.replay:
+            z, lse = self.replay.popleft()
+            return z.to(q.device), lse.to(q.device)
+        kernel = load_kernel(self.kernel, q.device, q.dtype)
+        z, lse = kernel.attention(q, k, v, spec, spans=self.spans, sinks=sinks)
+        if self.record is not None:
+            self.record.append((z, lse))
+        return z, lse
+
+
+HeadOutputs = deque[tuple[Tensor, Tensor]]
+"""Head outputs and denominators of a block, by attention call."""
+
 
 class _StepAttention(torch.autograd.Function):
     @staticmethod
@@ -56,8 +79,7 @@ class _StepAttention(torch.autograd.Function):
         spec: AttentionSpec,
         run: AttentionRun,
     ) -> Tensor:
-        kernel = load_kernel(run.kernel, q.device, q.dtype)
-        z, lse = kernel.attention(q, k, v, spec, spans=run.spans, sinks=sinks)
+        z, lse = run.head_outputs(q, k, v, spec, sinks)
         ctx.save_for_backward(q, k, v, z, lse)
         ctx.spec, ctx.run = spec, run
         return z

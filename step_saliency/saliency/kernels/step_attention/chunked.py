@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from step_saliency.saliency.kernels.step_attention import short
 from step_saliency.saliency.kernels.step_attention.tiles import (
     TilePooling,
     blocks,
@@ -28,6 +29,8 @@ from step_saliency.saliency.kernels.step_attention.types import (
 
 DEFAULT_TILE = Tile(rows=384, keys=1024)
 """Fits the second-level cache of a CPU core, and keeps its matrix products busy."""
+
+FUSED = "_scaled_dot_product_flash_attention_for_cpu"
 
 GPU_TILE = Tile(rows=2048, keys=8192)
 """Few enough launches, and work buffers of 64 MiB."""
@@ -49,6 +52,9 @@ def attention(
     not the result.
     """
     check_attention_inputs(q, k, v, spans, sinks)
+    plain = sinks is None and all(start == 0 for start, _ in spans or ()) and _is_fused(q, v, spec)
+    if tile is None and plain and short.is_short(q):
+        return short.attention(q, k, v, spec, spans)
     batch, head, n_pos, _ = q.shape
     z = q.new_zeros(batch, n_pos, head, v.shape[-1]).transpose(1, 2)
     lse = q.new_full((batch, head, n_pos), torch.inf, dtype=accumulation_dtype(q.dtype))
@@ -90,6 +96,10 @@ def pool_influence(
     memory, not the result.
     """
     check_attention_inputs(q, k, v, spans, None)
+    if tile is None and short.is_short(q):
+        return short.pool_influence(
+            q, k, v, z, lse, dz, spec, spans=spans, steps=steps, per_head=per_head, local=local
+        )
     batch, head, n_pos, _ = q.shape
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     totals = _empty_totals(q, steps, head if per_head else 1)
@@ -133,12 +143,16 @@ def _attend_one(
     spec: AttentionSpec,
     tile: Tile,
 ) -> tuple[Float[Tensor, "head pos d_value"], Float[Tensor, "head pos"]]:
-    plain = spec.softcap is None and (spec.window is None or spec.window >= q.shape[1])
-    if plain and q.device.type == "cpu" and q.shape[-1] == v.shape[-1]:
-        fused = _fused_cpu_attention(q, k, v, spec.scale)
-        if fused is not None:
-            return fused
+    if _is_fused(q, v, spec):
+        return _fused_cpu_attention(q, k, v, spec.scale)
     return _tiled_attention(q, k, v, spec, tile)
+
+
+def _is_fused(q: Tensor, v: Tensor, spec: AttentionSpec) -> bool:
+    """Whether PyTorch's own kernel, which hands out the denominators too, computes the layer."""
+    plain = spec.softcap is None and (spec.window is None or spec.window >= q.shape[-2])
+    on_cpu = q.device.type == "cpu" and hasattr(torch.ops.aten, FUSED)
+    return plain and on_cpu and q.shape[-1] == v.shape[-1]
 
 
 def _fused_cpu_attention(
@@ -146,16 +160,12 @@ def _fused_cpu_attention(
     k: Float[Tensor, "kv_head pos d_head"],
     v: Float[Tensor, "kv_head pos d_value"],
     scale: float,
-) -> tuple[Float[Tensor, "head pos d_value"], Float[Tensor, "head pos"]] | None:
-    """PyTorch's own kernel, which hands out the denominators too, where this PyTorch has it."""
-    fused = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    if fused is None:
-        return None
+) -> tuple[Float[Tensor, "head pos d_value"], Float[Tensor, "head pos"]]:
     grouped = q.unflatten(0, (len(k), -1))
     group = grouped.shape[1]
     # a view of stride 0: one key-value head serves its group without being repeated
     k, v = (x.unsqueeze(1).expand(-1, group, -1, -1) for x in (k, v))
-    z, lse = fused(grouped, k, v, 0.0, True, scale=scale)
+    z, lse = getattr(torch.ops.aten, FUSED)(grouped, k, v, 0.0, True, scale=scale)
     return z.flatten(0, 1), lse.flatten(0, 1).to(accumulation_dtype(q.dtype))
 
 

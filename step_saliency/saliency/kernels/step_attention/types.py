@@ -158,20 +158,36 @@ def diagonal_gradients(
     spans: Spans | None = None,
 ) -> tuple[Float[Tensor, "batch kv_head pos d_head"], Float[Tensor, "batch kv_head pos d_value"]]:
     """Gradient that key t and value t get from query t alone, in time and memory linear in pos."""
+    if spans is None:
+        return diagonal(q, k, v, z, lse, dz, spec)
     dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+    for sequence, (start, stop) in enumerate(spans):
+        real = (slice(sequence, sequence + 1), slice(None), slice(start, stop))
+        dk[real], dv[real] = diagonal(q[real], k[real], v[real], z[real], lse[real], dz[real], spec)
+    return dk, dv
+
+
+def diagonal(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch kv_head pos d_head"],
+    v: Float[Tensor, "batch kv_head pos d_value"],
+    z: Float[Tensor, "batch head pos d_value"],
+    lse: Float[Tensor, "batch head pos"],
+    dz: Float[Tensor, "batch head pos d_value"],
+    spec: AttentionSpec,
+) -> tuple[Float[Tensor, "batch kv_head pos d_head"], Float[Tensor, "batch kv_head pos d_value"]]:
+    """`diagonal_gradients` of sequences without padding."""
     wide, kv_head = accumulation_dtype(q.dtype), k.shape[1]
-    for sequence, (start, stop) in enumerate(spans or ((0, q.shape[2]),) * len(q)):
-        real = (sequence, slice(None), slice(start, stop))
-        # kv_head group pos d
-        q1, z1, dz1 = (x[real].unflatten(0, (kv_head, -1)).to(wide) for x in (q, z, dz))
-        k1, v1 = (x[real].unsqueeze(1).to(wide) for x in (k, v))
-        score = spec.scale * (q1 * k1).sum(-1)
-        slope = torch.full_like(score, spec.scale)
-        if spec.softcap is not None:
-            tanh = torch.tanh(score / spec.softcap)
-            score, slope = spec.softcap * tanh, slope * (1 - tanh**2)
-        weight = torch.exp(score - lse[real].unflatten(0, (kv_head, -1)))
-        dscore = weight * (dz1 * (v1 - z1)).sum(-1) * slope
-        dk[real] = (dscore.unsqueeze(-1) * q1).sum(1).to(k.dtype)
-        dv[real] = (weight.unsqueeze(-1) * dz1).sum(1).to(v.dtype)
+    # batch kv_head group pos d
+    q1, z1, dz1 = (x.unflatten(1, (kv_head, -1)).to(wide) for x in (q, z, dz))
+    k1, v1 = (x.unsqueeze(2).to(wide) for x in (k, v))
+    score = spec.scale * (q1 * k1).sum(-1)
+    slope = torch.full_like(score, spec.scale)
+    if spec.softcap is not None:
+        tanh = torch.tanh(score / spec.softcap)
+        score, slope = spec.softcap * tanh, slope * (1 - tanh**2)
+    weight = torch.exp(score - lse.unflatten(1, (kv_head, -1)))
+    dscore = weight * (dz1 * (v1 - z1)).sum(-1) * slope
+    dk = (dscore.unsqueeze(-1) * q1).sum(2).to(k.dtype)
+    dv = (weight.unsqueeze(-1) * dz1).sum(2).to(v.dtype)
     return dk, dv
