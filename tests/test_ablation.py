@@ -20,6 +20,8 @@ from analyses import ablation
 from analyses.ablation import (
     AblationSettings,
     against_placebos,
+    dose_table,
+    doses,
     effects,
     interaction,
     loss_effects,
@@ -40,7 +42,7 @@ from analyses.material.conditions import (
     windows,
 )
 from analyses.material.flows import condition_flow
-from analyses.material.problems import read_items
+from analyses.material.problems import SourceSettings, read_items
 from analyses.running.runner import run_analysis
 from analyses.running.settings import parse
 from step_saliency.diagnosis import Bands
@@ -121,7 +123,26 @@ def test_flows_of_conditions() -> None:
         condition_flow(Condition("x", edit="half"), 8)
 
 
+def test_matched_placebos_have_the_dose_on_other_problems(model: Any) -> None:
+    """Mean KL of rows moved, on solutions that took no part in matching; others have less."""
+    some = [ABOUT["oeb"], ABOUT["oeb-bridge"], *conditions(8, "oeb-bridge-kl")[1:]]
+    settings = AblationSettings(n=16)
+    items = read_items(settings)
+    table = dose_table(doses(model, items, some, settings)).set_index("condition")
+    kl = table["kl"]
+    assert kl["oeb-bridge-kl"] == pytest.approx(kl["oeb"], rel=0.05)
+    assert kl["oeb-bridge"] < 0.9 * kl["oeb"]
+    rows = table["rows_shifted"]
+    assert rows["oeb-bridge-kl"] == pytest.approx(rows["oeb"], rel=0.05)
+    assert rows["oeb-bridge"] < 0.6 * rows["oeb"]
+    assert table["match"].fillna("").tolist() == ["", "mass", "kl"]
+
+
 def test_condition_sets() -> None:
+    drawn = conditions(8, "draws")
+    assert len(drawn) == 4 + 3 * 20
+    assert len({(c.placebo, c.seed) for c in drawn if c.placebo}) == 60
+    assert all(c.match == "kl" for c in conditions(8, "matched") if c.placebo)
     assert [c.name for c in conditions(8, "oeb-smooth")] == [BASELINE, "oeb-smooth"]
     names = [c.name for c in conditions(8)]
     assert len(set(names)) == len(names)
@@ -194,6 +215,20 @@ def test_false_positive_rate() -> None:
 def described(values: pd.DataFrame) -> pd.DataFrame:
     about = pd.DataFrame([ABOUT[name].columns() for name in values["condition"].unique()])
     return values.merge(about, on="condition").assign(oeb_layers="", smi_layers="")
+
+
+@pytest.mark.nightly
+def test_power_for_gains_of_the_size_that_the_paper_reports() -> None:
+    """1,000 greedy answers, 3.5% corrected and 1% broken: 2.5 points, as OEB alone on AIME 2025."""
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(60):
+        right = rng.random(1000) < 0.72
+        draw = rng.random(1000)
+        helped = np.where(right, draw > 0.01 / 0.72, draw < 0.035 / 0.28)
+        table = effects(frame({BASELINE: right, "oeb": helped}, ABOUT), **FAST)
+        found.append(bool(table.set_index("condition").loc["oeb", "p"] <= 0.05))
+    assert np.mean(found) > 0.8
 
 
 @pytest.mark.nightly
@@ -349,12 +384,14 @@ def test_a_depth_that_is_not_the_models_is_refused(model: Any) -> None:
 
 def test_rows_that_are_answered_set_up_no_condition(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    rows = [{"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20)]
+    rows = [{"asks": f"How many is {i}?", "key": str(i)} for i in range(20)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    others = flows._other_rows(str(file), 12)
+    settings = SourceSettings(data=str(file), n=12, field="question=asks,gold=key")
+    others = flows._other_rows(settings)
     assert [item.number for item in others] == list(range(12, 20))
+    assert others[0].question == "How many is 12?"
     with pytest.raises(ValueError, match=r"n=20: .* has no other rows"):
-        flows._other_rows(str(file), 20)
+        flows._other_rows(replace(settings, n=20))
 
 
 def test_units_are_the_same_whatever_the_number_of_problems() -> None:
