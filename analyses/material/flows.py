@@ -77,29 +77,26 @@ def condition_flow(
 
 def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
     """`condition_flow` with bands and banks made on other problems where it asks for them."""
-    source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
+    source = _source(settings)
     if condition.match == "kl":
-        return _matched(model, condition, *source)
+        return _matched(model, condition, source)
     automatic = bank = None
     if condition.bands == "automatic":
-        automatic = _automatic_bands(model, *source)
+        automatic = _automatic_bands(model, source)
     if condition.placebo == "other":
-        bank = _bank(model, *source)
+        bank = _bank(model, source)
     return condition_flow(condition, layers_of(model), automatic=automatic, bank=bank)
 
 
 @lru_cache(maxsize=4)
-def _matched(
-    model: Any, condition: Condition, data: str, n: int, level: str, family: str, seed: int
-) -> StepFlow | None:
+def _matched(model: Any, condition: Condition, source: SourceSettings) -> StepFlow | None:
     """A placebo matched on other problems, once for the chunks of a condition."""
-    source = data, n, level, family, seed
     return condition_flow(
         condition,
         layers_of(model),
-        bank=_bank(model, *source) if condition.placebo == "other" else None,
+        bank=_bank(model, source) if condition.placebo == "other" else None,
         model=model,
-        traces=_reference_traces(model, *source)[:N_MATCHING],
+        traces=_reference_traces(model, source)[:N_MATCHING],
     )
 
 
@@ -113,10 +110,10 @@ def flow_layers(flow: StepFlow | None) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _automatic_bands(model: Any, data: str, n: int, level: str, family: str, seed: int) -> Bands:
+def _automatic_bands(model: Any, source: SourceSettings) -> Bands:
     """Bands by the depth curves of own answers to other problems, or of a file's solutions."""
-    if data == TASK:
-        problems = _other_problems(level, family, seed)
+    if source.data == TASK:
+        problems = _other_problems(source)
         written = ss.generate(
             model,
             [problem.question for problem in problems],
@@ -129,44 +126,48 @@ def _automatic_bands(model: Any, data: str, n: int, level: str, family: str, see
             for problem, answer in zip(problems, written, strict=True)
         ]
     else:
-        items = _other_rows(data, n)
+        items = _other_rows(source)
         traces = [_of_problem(gold_trace(model.tokenizer, item), item.id) for item in items]
     diagnoses = [diagnose(ss.step_saliency(model, trace)) for trace in traces]
-    return find_bands(diagnoses, seed=seed).bands
+    return find_bands(diagnoses, seed=source.seed).bands
 
 
 @lru_cache(maxsize=1)
-def _bank(model: Any, data: str, n: int, level: str, family: str, seed: int) -> MomentumBank:
+def _bank(model: Any, source: SourceSettings) -> MomentumBank:
     """Momentum of solutions of other problems of the task, or of other rows of a file."""
-    traces = _reference_traces(model, data, n, level, family, seed)
+    traces = _reference_traces(model, source)
     return momentum_bank(model, traces, layers=range(layers_of(model)), progress=False)
 
 
 def reference_traces(model: Any, settings: SourceSettings) -> list[Trace]:
     """Solutions of problems that are not answered, to set something up on."""
-    source = (settings.data, settings.n, settings.level, settings.family, settings.seed)
-    return _reference_traces(model, *source)
+    return _reference_traces(model, _source(settings))
 
 
-def _reference_traces(
-    model: Any, data: str, n: int, level: str, family: str, seed: int
-) -> list[Trace]:
-    if data == TASK:
-        return [p.trace(model.tokenizer) for p in _other_problems(level, family, seed)]
-    return [gold_trace(model.tokenizer, item) for item in _other_rows(data, n)]
+def _source(settings: SourceSettings) -> SourceSettings:
+    """What of settings other problems hang on: all conditions share what is set up on them."""
+    names = ("data", "n", "level", "family", "seed", "field")
+    return SourceSettings(**{name: getattr(settings, name) for name in names})
 
 
-def _other_problems(level: Any, family: Any, seed: int) -> list[Problem]:
-    return make_problems(N_REFERENCE, level, seed + REFERENCE_SEED, family=family)
+def _reference_traces(model: Any, source: SourceSettings) -> list[Trace]:
+    if source.data == TASK:
+        return [p.trace(model.tokenizer) for p in _other_problems(source)]
+    return [gold_trace(model.tokenizer, item) for item in _other_rows(source)]
 
 
-def _other_rows(data: str, n: int) -> list[Item]:
+def _other_problems(source: SourceSettings) -> list[Problem]:
+    seed = source.seed + REFERENCE_SEED
+    return make_problems(N_REFERENCE, source.level, seed, family=source.family)
+
+
+def _other_rows(source: SourceSettings) -> list[Item]:
     """The last rows of a file that are not among the n problems that are answered."""
-    rows = file_items(data)[n:][-N_REFERENCE_ROWS:]
+    rows = file_items(source.data, field=source.field)[source.n :][-N_REFERENCE_ROWS:]
     if not rows:
         raise ValueError(
-            f"n={n}: {data} has no other rows to find bands or take momentum from; answer fewer of "
-            f"them (up to {N_REFERENCE_ROWS} are set aside)"
+            f"n={source.n}: {source.data} has no other rows to find bands or take momentum from; "
+            f"answer fewer of them (up to {N_REFERENCE_ROWS} are set aside)"
         )
     return rows
 
