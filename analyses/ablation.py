@@ -243,7 +243,7 @@ class AblationSettings(DepthSettings, AnswerSettings):
     conditions: str = option("all", f"{', '.join(SETS)}, or names: a,b,c")
     n_answers: int | None = option(None, "answer only so many of the problems")
     n_losses: int = option(200, "gold losses of so many problems")
-    n_doses: int = option(0, "doses on the gold solutions of so many problems")
+    n_doses: int = option(0, "doses on the gold solutions of so many problems", later=True)
 
 
 def units(settings: AblationSettings) -> list[Unit]:

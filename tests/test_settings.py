@@ -3,7 +3,7 @@
 import argparse
 import json
 import shlex
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -113,7 +113,11 @@ def test_a_run_that_the_repository_holds_is_taken_up(folder: Path) -> None:
 
 def test_settings_of_before_open_their_folder_and_others_do_not(tmp_path: Path) -> None:
     settings = parse(analysis_of("ablation").settings, "--n", "3")
-    known = {name: line["default"] for name, line in _by_name("ablation").items()}
+    later = {entry.name for entry in fields(settings) if entry.metadata.get("since_later")}
+    assert later == {"field", "n_doses"}
+    known = {
+        name: line["default"] for name, line in _by_name("ablation").items() if name not in later
+    }
     manifest = {"format": "step-saliency-analysis/1", "analysis": "ablation"}
     manifest["settings"] = {**known, "n": 3, "units": "x"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -121,6 +125,9 @@ def test_settings_of_before_open_their_folder_and_others_do_not(tmp_path: Path) 
     other = replace(settings, depth=9)
     with pytest.raises(ValueError, match="depth: 8 then, 9 now"):
         AnalysisFolder.open(tmp_path, "ablation", {**other.as_json(), "units": "x"})
+    another = replace(settings, field="question=asks")
+    with pytest.raises(ValueError, match="field: None then, 'question=asks' now"):
+        AnalysisFolder.open(tmp_path, "ablation", {**another.as_json(), "units": "x"})
 
 
 def _by_name(name: str) -> dict[str, dict[str, Any]]:
