@@ -53,6 +53,9 @@ FALSE_POSITIVES = [
     ("7 pears", "7 plums", None),
     ("7 pears", "6 plums", False),
     ("45^\\circ", "45 degrees", True),
+    ("36", "36°", True),  # the question says that degrees are asked for
+    ("36", "37°", False),
+    ("36°", "36 cm", False),
     ("2\\sqrt3 cm", "2\\sqrt{3} m", False),
     ("100\\pi cm", "\\pi m", True),
     ("$12", "12 dollars", True),
