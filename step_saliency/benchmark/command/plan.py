@@ -201,7 +201,7 @@ def _cache(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int)
     """Bytes of keys and values."""
     if shape is None:
         return math.nan
-    return 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each * rows * tokens
+    return 2.0 * shape.layers * shape.kv_heads * shape.head_size * bytes_each * rows * tokens
 
 
 def _pass_seconds(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int) -> float:
