@@ -1,7 +1,7 @@
 """Small GGUF files, written as llama.cpp's converters write them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ def write_gguf(
     tokenizer: PreTrainedTokenizerFast,
     *,
     without: str | None = None,
-    extra: str | None = None,
+    extra: dict[str, Sequence[float]] | None = None,
+    name: str = "tiny",
+    scaling: gguf.RopeScalingType | None = None,
 ) -> None:
     """Write a model in float32, with its tokenizer.
 
@@ -33,19 +35,24 @@ def write_gguf(
         model: A transformers model.
         tokenizer: A byte-level BPE tokenizer.
         without: GGUF name of a tensor to leave out.
-        extra: GGUF name of a tensor to add.
+        extra: Tensors to add, by their names in GGUF.
+        name: What the file calls the model.
+        scaling: Kind of scaled rotations that the file tells of, by a factor of 2.
     """
     config = model.config
     arch = ARCHITECTURES.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(file, arch)
-    writer.add_name("tiny")
+    writer.add_name(name)
+    if scaling is not None:
+        writer.add_rope_scaling_type(scaling)
+        writer.add_rope_scaling_factor(2.0)
     _write_config(writer, config)
     _write_tokenizer(writer, tokenizer)
     for gguf_name, weight in _tensors(model, arch):
         if gguf_name != without:
             writer.add_tensor(gguf_name, weight.contiguous().numpy())
-    if extra:
-        writer.add_tensor(extra, torch.ones(4).numpy())
+    for gguf_name, values in (extra or {}).items():
+        writer.add_tensor(gguf_name, torch.tensor(values, dtype=torch.float32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

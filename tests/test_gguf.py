@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    LlamaConfig,
     NemotronConfig,
     Phi3Config,
     PreTrainedModel,
@@ -29,6 +30,7 @@ from transformers import (
 from step_saliency.models import load_model, model_identity
 
 pytest.importorskip("gguf", reason="the package gguf reads and writes these files")
+import gguf
 from gguf_files import PLUS_ONE, write_gguf
 
 
@@ -181,13 +183,106 @@ def test_a_missing_tensor_is_named(backend: Backend, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "extra", ["rope_freqs.weight", "blk.2.ffn_norm.weight", "blk.0.attn_v.bias"]
+    "extra", ["rope_factors_long.weight", "blk.2.ffn_norm.weight", "blk.0.attn_v.bias"]
 )
 def test_a_tensor_that_is_not_read_is_refused(extra: str, backend: Backend, tmp_path: Path) -> None:
-    tiny_gguf(tmp_path / "small.gguf", "llama", extra=extra)
+    tiny_gguf(tmp_path / "small.gguf", "llama", extra={extra: [1.0] * 4})
     with pytest.raises(ValueError, match=rf"extra tensors: {extra.replace('.', '[.]')}") as caught:
         load_model(tmp_path / "small.gguf", backend=backend)
     assert "\n" not in str(caught.value)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def rotated_llama(rope: dict[str, Any]) -> PreTrainedModel:
+    """The same weights whatever the rotation: heads wide enough for short and long waves."""
+    config = LlamaConfig(**shape(), head_dim=32, rope_parameters=rope)
+    generator = torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.5 * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def stored_factors(model: PreTrainedModel) -> list[float]:
+    """Factors by transformers' own rotation: plain frequencies over its scaled ones."""
+    plain = 500_000.0 ** -(torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    return (plain / model.model.rotary_emb.inv_freq.double()).tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size_to_unpack", [10, 2**29])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_scaled_rotations_of_llama_3(
+    factor: float,
+    backend: Backend,
+    size_to_unpack: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("step_saliency.models.unpack.LARGEST", size_to_unpack)
+    expected = rotated_llama(LLAMA3 | {"factor": factor})
+    factors = stored_factors(expected)
+    assert factors[0] == pytest.approx(1)
+    assert factors[-1] == pytest.approx(factor)
+    assert any(1.01 < one < factor - 0.01 for one in factors)
+    file = tmp_path / "a.gguf"
+    write_gguf(file, expected, tiny_tokenizer(), extra={"rope_freqs.weight": factors})
+    tokens = random_tokens(200)
+    logits, right, plain = (
+        model(tokens)
+        for model in (
+            partial(load_model(file, backend=backend), return_type="logits"),
+            lambda tokens: expected(tokens).logits,
+            lambda tokens: rotated_llama({"rope_theta": 500_000.0})(tokens).logits,
+        )
+    )
+    assert torch.allclose(logits, right, atol=1e-3 * float(right.std()))
+    assert not torch.allclose(plain, right, atol=1e-2 * float(right.std()))
+
+
+@pytest.mark.parametrize("factors", [[1.0, 1.0, 2.0, 3.0], [1.0] * 7 + [8.0]])
+def test_rotations_scaled_otherwise_are_refused(factors: list[float], tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "small.gguf", "llama", extra={"rope_freqs.weight": factors})
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight.* folder of safetensors") as caught:
+        load_model(tmp_path / "small.gguf")
+    assert "\n" not in str(caught.value)
+
+
+def test_rotations_scaled_by_a_number_are_refused(tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "small.gguf", scaling=gguf.RopeScalingType.YARN)
+    with pytest.raises(ValueError, match=r"rotations \(yarn\).* folder of safetensors") as caught:
+        load_model(tmp_path / "small.gguf")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "scaling"),
+    [({"rope_freqs.weight": [1.0] * 4}, None), (None, gguf.RopeScalingType.NONE)],
+)
+def test_rotations_that_are_not_scaled(extra: Any, scaling: Any, tmp_path: Path) -> None:
+    expected = tiny_gguf(tmp_path / "small.gguf", "llama", extra=extra, scaling=scaling)
+    logits = load_model(tmp_path / "small.gguf")(random_tokens(9))
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_that_is_called_mistral(backend: Backend, tmp_path: Path) -> None:
+    expected = tiny_gguf(tmp_path / "small.gguf", "llama", name="mistral")
+    logits = load_model(tmp_path / "small.gguf", backend=backend)(
+        random_tokens(9), return_type="logits"
+    )
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.std()))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from step_saliency.models.folder import (
     weight_files,
 )
 from step_saliency.models.gguf import gguf_shapes, refuse_unread
+from step_saliency.models.gguf_config import completed
 from step_saliency.models.precision import cast_weights
 from step_saliency.models.readable import reading
 from step_saliency.models.tensors import check_amount, check_loaded, check_sizes, warn_of_zeros
@@ -57,6 +58,8 @@ def read_config(source: Source, name: str, revision: str | None, *, trust_remote
             **_gguf(source),
         )
         check_sizes(config)
+        if source.gguf_file:
+            config = completed(config, source.gguf_path)
     return config
 
 

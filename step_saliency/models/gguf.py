@@ -3,11 +3,11 @@
 transformers makes config, tokenizer and weights of the file, for the architectures that it knows.
 Its weights are unpacked to plain numbers; those of 8 bits or less are the file's rounded ones.
 
-transformers passes over what it has no place for, such as scaled rotations (``rope_freqs.weight``)
-of Llama 3: the model would be another one than llama.cpp runs, so such a file is refused.
+transformers passes over what it has no place for: the model would be another one than llama.cpp
+runs, so such a file is refused. Scaled rotations are read by `gguf_config`.
 
-When it misleads: what a file says of the model and transformers does not ask for (scaled rotations
-in numbers, caps of attention scores) has transformers' defaults.
+When it misleads: the config has transformers' defaults for what it does not ask a file for, such
+as caps of attention scores.
 """
 
 import re
@@ -17,6 +17,7 @@ from typing import Any
 
 from step_saliency.models.bundled import Source
 from step_saliency.models.folder import Shape
+from step_saliency.models.gguf_config import FOLDER_INSTEAD, ROPE_FREQS
 from step_saliency.models.readable import UnreadableError, reason
 
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
@@ -89,10 +90,15 @@ def refuse_unread(file: Path, model: Any) -> None:
     processor = TENSOR_PROCESSORS.get(model.config.model_type, TensorProcessor)
     known = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
     # experts are put together from several tensors, under names of their own
-    unread = [name for name in gguf_shapes(file) if name not in known and "_exps" not in name]
+    unread = [
+        name
+        for name in gguf_shapes(file)
+        if name not in known and "_exps" not in name and name != ROPE_FREQS
+    ]
     if unread:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
         raise UnreadableError(
             f"the file {str(file)!r} cannot be read: extra tensors: {', '.join(unread[:3])}{more}; "
-            "transformers has no place for them, and the model without them is another one"
+            "transformers has no place for them, and the model without them is another one; "
+            f"{FOLDER_INSTEAD}"
         )
