@@ -294,6 +294,23 @@ def test_a_diagnosis_says_what_it_is():
     assert 'src="data:image/png;base64,' in html
 
 
+@pytest.mark.parametrize(
+    ("stated", "correct"),
+    [
+        ("false", False),
+        ("0", False),
+        (0, False),
+        ("True", True),
+        (1, True),
+        (math.nan, None),
+        ("x", None),
+    ],
+)
+def test_a_judgement_is_read_strictly(stated, correct):
+    trace = make_trace("_QTS", meta={"is_correct": stated})
+    assert diagnose(make_saliency(random_maps(trace, 4), trace)).is_correct is correct
+
+
 def test_the_function_is_offered_at_the_top_and_stays_one():
     import step_saliency.diagnosis.comparison  # noqa: F401
 
