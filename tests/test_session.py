@@ -1,5 +1,6 @@
 """Attachment: what the hooks touch, how steps are read from tokens, caches, batches, errors."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,22 @@ def test_rows_that_leave_the_batch(backend: Backend) -> None:
             cached.keep(rows)
             with pytest.raises(ValueError, match=r"session\.keep"):
                 cached.read(tokens[rows, n_first:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prompt_that_never_came_is_said(backend: Backend) -> None:
+    model = model_of("qwen2", backend)
+    tokens = trace_of(model).tokens[None]
+    with (
+        pytest.warns(UserWarning, match="fewer tokens were read than n_prompt says"),
+        FLOW.attached(model, n_prompt=tokens.shape[1] + 1),
+    ):
+        model(tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with FLOW.attached(model, n_prompt=tokens.shape[1] - 1):
+            model(tokens)
 
 
 @torch.no_grad()
