@@ -1,22 +1,27 @@
 """What a map costs in time and memory, next to other ways to get one.
 
 Question: how do time and peak memory of Step-Saliency grow with the length T of a trace, and how do
-they compare with one plain forward and backward pass of the same model? Methods:
+they compare with one plain forward and backward pass of the same model that takes the gradient of
+the embedded tokens alone (a pass that takes those of the weights too does what no map needs)?
+Methods:
 
-    streaming       this toolkit, `step_saliency.saliency.streaming`
-    plain           one forward and backward pass with SDPA, gradients to the parameters
-    plain_inputs    the same with gradients to the embedded tokens alone
+    hooked, bridge  this toolkit, `step_saliency`, on a HookedTransformer and on a TransformerBridge
+    *_linear        the same where memory for activations is short (``keep="heads"``)
+    *_bfloat16      the same in bfloat16, beside a plain pass in float32
+    streaming       `step_saliency.saliency.streaming` on the transformers model itself
+    plain_inputs    one forward and backward pass with SDPA, gradients to the embedded tokens
+    plain           the same with gradients to the parameters
     hooks           this toolkit's reference path, cached patterns and their gradients
     eager           transformers' eager attention with output_attentions and retained gradients,
                     which gives the gradient of the mean loss, not of each token's own
     per_token       the same graph, and one backward pass per token; extrapolated from a few
     inseq, captum   nearest methods of these packages (``--with-peers``), see `benchmarks/peers.py`
 
-Time: pairs (plain, method) one after the other in one process, after one run of each that does not
-count; reported are medians, and the median ratio of a pair with the smallest and largest. Memory: a
-process of its own for each method and length; the peak (resident set on the CPU, PyTorch's
-allocator on CUDA) above what was held once the model was loaded and had run on 16 tokens. Writes
-``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``, row by row; rows that are there are kept
+Time: pairs (plain_inputs, method) one after the other in one process, after one run of each that
+does not count; reported are medians, and the median ratio of a pair with the smallest and largest.
+Memory: a process of its own for each method and length; the peak (resident set on the CPU,
+PyTorch's allocator on CUDA) above what was held once the model was loaded and had run on 16 tokens.
+Writes ``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``, row by row; rows that are there are kept
 unless ``--again`` is given, so that a run can be broken off and taken up.
 
     python benchmarks/saliency.py                                  # SmolLM2-135M on this machine
@@ -58,10 +63,11 @@ def timed(run: Callable[[int], Any], n_tokens: int, device: str) -> float:
 def measure_time(
     shape: str, device: str, method: str, n_tokens: int, pairs: int, limit: float
 ) -> dict[str, list[float]]:
-    """Seconds of `plain` and of a method in turn."""
-    runs = {name: METHODS[name](shape, device) for name in ("plain", method)}
+    """Seconds of the baseline and of a method in turn."""
+    baseline = baseline_of(shape)
+    runs = {name: METHODS[name](shape, device) for name in (baseline, method)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with_plain = n_tokens <= max(SHAPES[shape].lengths["plain"])
+    with_plain = n_tokens <= max(SHAPES[shape].lengths[baseline])
     names = [name for name in runs if with_plain or name == method]
     for name in names:
         runs[name](min(n_tokens, 512))
@@ -70,6 +76,11 @@ def measure_time(
         for name in names:
             seconds[name].append(timed(runs[name], n_tokens, device))
     return seconds
+
+
+def baseline_of(shape: str) -> str:
+    """What times are divided by: gradients to the inputs, or to the weights where that is all."""
+    return "plain_inputs" if "plain_inputs" in SHAPES[shape].lengths else "plain"
 
 
 def measure_memory(shape: str, device: str, method: str, n_tokens: int) -> dict[str, int]:
@@ -135,10 +146,11 @@ def measure(args: argparse.Namespace, method: str, n_tokens: int) -> Row:
         note = note or f"time extrapolated from {SAMPLED_BACKWARDS} backward passes"
     if device_name(args.device):
         note = "; ".join(filter(None, [note, device_name(args.device)]))
-    own_seconds, plain_seconds = seconds.get(method, []), seconds.get("plain", [])
+    baseline = baseline_of(args.shape)
+    own_seconds, plain_seconds = seconds.get(method, []), seconds.get(baseline, [])
     ratios = (
         [a / b for a, b in zip(own_seconds, plain_seconds, strict=False)]
-        if method != "plain"
+        if method != baseline
         else []
     )
     return Row(

@@ -24,9 +24,13 @@ class Shape:
 SHAPES = {
     "smollm2-135m": Shape(
         {
-            "streaming": (512, 1024, 2048, 4096, 8192),
+            "hooked": (512, 1024, 2048, 4096, 8192),
+            "bridge": (512, 1024, 2048, 4096, 8192),
+            "hooked_linear": (2048, 4096, 8192),
+            "bridge_linear": (2048, 4096, 8192),
+            "hooked_bfloat16": (512, 2048),
+            "plain_inputs": (512, 1024, 2048, 4096, 8192),
             "plain": (512, 1024, 2048, 4096),
-            "plain_inputs": (1024, 2048),
             "hooks": (512, 1024),
             "eager": (512, 1024),
             "per_token": (512,),
@@ -43,9 +47,11 @@ SHAPES = {
     ),
     "tiny": Shape(
         {
-            "streaming": (64, 128),
+            "hooked": (64, 128),
+            "bridge": (64, 128),
+            "hooked_linear": (64, 128),
+            "plain_inputs": (64, 128),
             "plain": (64, 128),
-            "plain_inputs": (64,),
             "hooks": (64,),
             "eager": (64,),
             "per_token": (64,),
@@ -158,6 +164,44 @@ def streaming(shape: str, device: str) -> Callable[[int], Any]:
     return run
 
 
+def transformer_lens(
+    backend: str, *, keep: str = "auto", dtype: str | None = None
+) -> Callable[[str, str], Callable[[int], Any]]:
+    """This toolkit on a class of TransformerLens: what it keeps of blocks, and its precision."""
+
+    def method(shape: str, device: str) -> Callable[[int], Any]:
+        import step_saliency as ss
+
+        model = load_class(shape, device, backend, dtype or SHAPES[shape].dtype)
+
+        def run(n_tokens: int) -> Any:
+            trace = make_trace(random_tokens(model, n_tokens).cpu())
+            return ss.step_saliency(model, trace, method="streaming", keep=keep)
+
+        return run
+
+    return method
+
+
+def load_class(shape: str, device: str, backend: str, dtype: str) -> Any:
+    """A model of a class of TransformerLens."""
+    import step_saliency as ss
+    from step_saliency.models.convert import from_transformers
+
+    if shape == "smollm2-135m":
+        return ss.load_model("smollm2-135m-instruct", device=device, backend=backend, dtype=dtype)
+    model = load(shape, device, "eager").to(getattr(torch, dtype))
+    return from_transformers(model, None, backend=backend, name=shape)
+
+
+def load_both(shape: str, device: str) -> dict[str, Any]:
+    """A model of each class of TransformerLens that is installed."""
+    from step_saliency.models.convert import has_hooked
+
+    classes = ("hooked", "bridge") if has_hooked() else ("bridge",)
+    return {name: load_class(shape, device, name, SHAPES[shape].dtype) for name in classes}
+
+
 def hooks(shape: str, device: str) -> Callable[[int], Any]:
     """This toolkit's reference path, on the model class that it loads by default."""
     import step_saliency as ss
@@ -218,9 +262,14 @@ def per_token(shape: str, device: str) -> Callable[[int], Any]:
 
 
 METHODS: dict[str, Callable[[str, str], Callable[[int], Any]]] = {
+    "hooked": transformer_lens("hooked"),
+    "bridge": transformer_lens("bridge"),
+    "hooked_linear": transformer_lens("hooked", keep="heads"),
+    "bridge_linear": transformer_lens("bridge", keep="heads"),
+    "hooked_bfloat16": transformer_lens("hooked", dtype="bfloat16"),
     "streaming": streaming,
-    "plain": plain,
     "plain_inputs": lambda shape, device: plain(shape, device, to_inputs=True),
+    "plain": plain,
     "hooks": hooks,
     "eager": eager,
     "per_token": per_token,

@@ -57,8 +57,9 @@ def write_markdown(rows: Sequence[Row], path: Path) -> None:
     lines = [
         f"# {rows[0].shape} on {rows[0].device}",
         "",
-        "Ratio: time over one plain forward and backward pass with SDPA beside it, median of the "
-        "pairs [smallest, largest]. Memory: peak above the weights.",
+        "Ratio: time over one plain forward and backward pass with SDPA beside it that takes the "
+        "gradient of the inputs alone (of the weights where plain_inputs is not in the table), "
+        "median of the pairs [smallest, largest]. Memory: peak above the weights.",
         "",
         "| method | T | seconds | ratio | pairs | memory, GB | note |",
         "|---|---:|---:|---:|---:|---:|---|",
