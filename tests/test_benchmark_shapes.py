@@ -88,7 +88,7 @@ def test_shapes_go_through_the_whole_path(folder: Path, flow: str, tmp_path: Pat
         assert sample.output.usage.output_tokens <= 24
         if "r1" in folder.name:
             assert (sample.output.metadata or {})["opened"] == "<think>"
-        if flow == "stepflow":
+        if flow == "stepflow" and "r1" in folder.name:  # no channel opens among random tokens
             effects = (sample.output.metadata or {})["call"]["effects"]
             assert sum(counts.get("rows_seen", 0) for counts in effects.values()) > 0
 
