@@ -21,8 +21,8 @@ Time: pairs (plain_inputs, method) one after the other in one process, after one
 does not count; reported are medians, and the median ratio of a pair with the smallest and largest.
 Memory: a process of its own for each method and length; the peak (resident set on the CPU,
 PyTorch's allocator on CUDA) above what was held once the model was loaded and had run on 16 tokens.
-Writes ``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``, row by row; rows that are there are kept
-unless ``--again`` is given, so that a run can be broken off and taken up.
+Writes ``<out>/<shape>-<device>.csv``, ``.md`` and ``.png``, row by row; rows that are there are
+kept unless ``--again`` is given, so that a run can be broken off and taken up.
 
     python benchmarks/saliency.py                                  # SmolLM2-135M on this machine
     python benchmarks/saliency.py --shape qwen2-7b --device cuda   # random weights, one H100
