@@ -291,14 +291,13 @@ def _picked(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, An
 
 def _map(arguments: argparse.Namespace) -> int:
     from step_saliency.runs.map_file import map_file
-    from step_saliency.runs.processor import precision_note
+    from step_saliency.runs.processor import precision_note, set_threads
 
     options = _picked(arguments, (field.name for field in fields(MapSettings)))
     options["fields"] = parse_fields(",".join(arguments.field or ()))
     options["grade"] = UserFunction.load(arguments.grade) if arguments.grade else None
-    _set_threads(arguments)
-    if note := precision_note(arguments.dtype, arguments.device):
-        print(note, flush=True)
+    threads = set_threads(arguments.threads)
+    notes = [threads, precision_note(arguments.dtype, arguments.device)]
     report = map_file(
         arguments.input,
         arguments.out,
@@ -306,6 +305,7 @@ def _map(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         progress=not arguments.quiet,
         say=lambda line: print(line, flush=True),
+        setting=filter(None, notes),
     )
     print(report)
     if report.judgements:

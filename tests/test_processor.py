@@ -16,7 +16,8 @@ from step_saliency.runs.processor import (
 
 
 @pytest.mark.parametrize(
-    ("cores", "load", "threads"), [(2, 0.2, 2), (2, 1.1, 1), (2, 9.0, 1), (16, 3.4, 13), (1, 0, 1)]
+    ("cores", "load", "threads"),
+    [(2, 0.2, 2), (2, 1.1, 1), (2, 9.0, 1), (16, 3.4, 13), (1, 0.0, 1)],
 )
 def test_threads_for_which_there_are_cores(cores: int, load: float, threads: int) -> None:
     assert free_threads(cores, load) == threads

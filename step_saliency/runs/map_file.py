@@ -15,7 +15,7 @@ missing, cut short or changed in the input; with other settings it refuses the f
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def map_file(
     limit: int | None = None,
     progress: bool = True,
     say: Callable[[str], object] | None = None,
+    setting: Iterable[str] = (),
 ) -> RunReport:
     """Map every trace of an input into a results folder.
 
@@ -56,6 +57,7 @@ def map_file(
         progress: Show progress bars.
         say: Takes lines that say how the input was read, before it is mapped; by default what was
             left out of it is a warning.
+        setting: Lines about the machine, which are said after that.
 
     Raises:
         ValueError: an input that cannot be read, a folder that is not this run's, a model that
@@ -65,15 +67,15 @@ def map_file(
     """
     check_options(settings)
     source = read_input(path, limit=limit, fields=settings.fields, answer=settings.answer)
-    _announce(source, say)
+    _announce(source, setting, say)
     with RunFolder.open(out, settings.to_dict()) as folder:
         report = RunReport(out, summary=source.summary, notes=list(source.notes))
         _map_rows(folder, path, source.rows, settings, report, progress=progress)
     return report
 
 
-def _announce(source: Input, say: Callable[[str], object] | None) -> None:
-    for line in source.notes if say is None else (source.summary, *source.notes):
+def _announce(source: Input, setting: Iterable[str], say: Callable[[str], object] | None) -> None:
+    for line in source.notes if say is None else (source.summary, *source.notes, *setting):
         warnings.warn(line, stacklevel=3) if say is None else say(line)
 
 
