@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from step_saliency.models.convert.architectures import (
@@ -108,19 +108,42 @@ def hooked_from_transformers(
     if consume:
         for module in model.modules():
             module._parameters.clear()
+    weights = {name: weight.to(hooked.cfg.device) for name, weight in weights.items()}
     if process_weights:
-        weights = {name: weight.to(hooked.cfg.device) for name, weight in weights.items()}
-    _load_weights(hooked, weights, process=process_weights)
+        _process_weights(hooked, weights)
+    else:
+        _take_weights(hooked, weights, copy=not consume)
     attach_tokenizer(hooked, tokenizer)
     return hooked.eval()
 
 
-def _load_weights(hooked: Any, weights: dict[str, Any], *, process: bool) -> None:
+def _process_weights(hooked: Any, weights: dict[str, Any]) -> None:
     hooked.load_and_process_state_dict(
         weights,
-        fold_ln=process,
-        center_writing_weights=process and hooked.cfg.normalization_type == "LN",
-        center_unembed=process and hooked.cfg.output_logits_soft_cap <= 0,
+        fold_ln=True,
+        center_writing_weights=hooked.cfg.normalization_type == "LN",
+        center_unembed=hooked.cfg.output_logits_soft_cap <= 0,
         # The constant that a folded value bias stands for needs rows that sum to one.
-        fold_value_biases=process and not hooked.cfg.use_attention_sinks,
+        fold_value_biases=not hooked.cfg.use_attention_sinks,
     )
+
+
+def _take_weights(hooked: Any, weights: dict[str, Tensor], *, copy: bool) -> None:
+    """Make the converted weights the model's own, in the layout of the checkpoint.
+
+    TransformerLens lays every matrix out that way again each time that it multiplies with it; of
+    weights that lie so already, nothing has to be copied. Two weights that are one tensor in the
+    checkpoint (tied embeddings) become two, as a HookedTransformer has them.
+    """
+    seen: set[int] = set()
+    parameters = dict(hooked.named_parameters())
+    taken: dict[str, Tensor] = {}
+    for name, weight in hooked.fill_missing_keys(weights).items():
+        own = weight.detach().to(parameters[name].dtype if name in parameters else weight.dtype)
+        is_shared = own.data_ptr() in seen
+        seen.add(own.data_ptr())
+        is_dense = torch.empty_like(own, device="meta").stride() == own.stride()
+        if copy or is_shared or not is_dense:
+            own = own.clone(memory_format=torch.preserve_format)
+        taken[name] = own
+    hooked.load_state_dict(taken, strict=False, assign=True)

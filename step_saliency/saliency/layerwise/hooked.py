@@ -41,9 +41,9 @@ class LayerwiseHooked(LayerwiseModel):
         batch, unembed = resid.unsqueeze(0), self.model.unembed
 
         def project(x: Float[Tensor, "1 query d_model"]) -> Float[Tensor, "1 query vocab"]:
-            return (x[0] @ unembed.W_U + unembed.b_U).unsqueeze(0)
+            return nn.functional.linear(x, unembed.W_U.T, unembed.b_U)
 
-        # its own forward copies all of W_U at every call
+        # its own forward copies W_U at every call, unless that lies as in a checkpoint
         with replaced_methods(unembed, {"forward": project}):
             logits: Tensor = self.model(
                 batch, start_at_layer=self.model.cfg.n_layers, return_type="logits"
