@@ -129,7 +129,7 @@ def test_a_saved_trace_keeps_its_tokens_and_steps(
     direct = ss.step_saliency(model, one_each)
     for name in ("t", "short"):
         assert maps[name].trace.n_steps == len(trace)
-        assert torch.allclose(maps[name].maps, direct.maps, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(maps[name].maps, direct.maps, rtol=1e-4, atol=1e-7)
 
 
 def test_judgements_stand_beside_ours(tmp_path: Path, settings: MapSettings) -> None:
