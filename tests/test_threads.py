@@ -172,6 +172,73 @@ def test_a_pass_beside_attached_edits_is_refused_by_name(backend: Backend) -> No
     assert in_threads(lambda _: logits_of(model, tokens), 1) == []
 
 
+@pytest.fixture
+def backward_in_another_thread(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Backward passes run in threads that Python did not start, as on CUDA; these threads."""
+    threads: list[threading.Thread] = []
+
+    def elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            results: list[Any] = []
+            done = threading.Event()
+
+            def work() -> None:
+                threads.append(threading.current_thread())
+                try:
+                    results.append(function(*args, **kwargs))
+                except Exception as error:
+                    results.append(error)
+                done.set()
+
+            _thread.start_new_thread(work, ())
+            done.wait()
+            if isinstance(results[0], Exception):
+                raise results[0]
+            return results[0]
+
+        return run
+
+    monkeypatch.setattr(torch.autograd, "grad", elsewhere(torch.autograd.grad))
+    monkeypatch.setattr(torch.autograd, "backward", elsewhere(torch.autograd.backward))
+    monkeypatch.setattr(Tensor, "backward", elsewhere(Tensor.backward))
+    return threads
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backward_passes_in_threads_of_autograd_belong_to_who_asked(
+    backend: Backend, backward_in_another_thread: list[threading.Thread]
+) -> None:
+    model = model_of("qwen2", backend)
+    trace = trace_of(model)
+    report = ss.doctor(model)
+    assert report, report.to_frame()
+    for method in ("hooks", "streaming"):
+        maps = ss.step_saliency(model, trace, method=method).maps
+        assert maps.isfinite().all()
+    assert any(thread.name.startswith("Dummy") for thread in backward_in_another_thread)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pass_of_a_foreign_thread_is_refused(backend: Backend) -> None:
+    """A thread that Python did not start has no rights outside of a backward pass."""
+    model = model_of("qwen2", backend)
+    tokens = trace_of(model).tokens[None]
+    results: list[Any] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            results.append(logits_of(model, tokens))
+        except RuntimeError as error:
+            results.append(error)
+        done.set()
+
+    with FLOW.attached(model):
+        _thread.start_new_thread(work, ())
+        done.wait(30)
+    assert isinstance(results[0], RuntimeError)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_pass_beside_a_map_waits(backend: Backend) -> None:
     """The objective of the map starts another thread's pass; it is not through before the map."""

@@ -4,7 +4,9 @@
     turn(model, alone="waits")           and passes that other threads begin wait until it is over
     turn(model, alone="refuses")         and passes that other threads begin raise RuntimeError
 
-A turn belongs to a thread, not to a coroutine. It is that of the weights: a TransformerBridge and
+A turn belongs to a thread, not to a coroutine. On CUDA, autograd runs backward passes, and with
+them hooks on gradients and passes that are computed anew, in threads of its own: these belong to
+whoever asked for the backward pass. It is that of the weights: a TransformerBridge and
 the transformers model inside it have one, and `share_turn` gives a reference model that of its
 model. While a model is alone, its entries (itself, its embedding, its blocks) stop other threads; a
 pass that another thread had begun before stops at the next block. What it can still reach inside of
@@ -28,6 +30,7 @@ from functools import wraps
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -121,7 +124,7 @@ class Guard:
             self._turn.changed.notify_all()
 
     def _stop(self, _module: nn.Module, _args: Any) -> None:
-        if threading.current_thread() is self._holder:
+        if is_mine(self._holder):
             return
         if self.alone == "refuses":
             raise not_mine(self._holder.name)
@@ -132,13 +135,28 @@ class Guard:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def is_mine(holder: threading.Thread) -> bool:
+    """Whether this thread is the holder, or one of autograd's own in a backward pass."""
+    current = threading.current_thread()
+    return current is holder or (_is_foreign(current) and _in_backward())
+
+
+def _is_foreign(thread: threading.Thread) -> bool:
+    """Whether a thread was not started by Python, as those of autograd are."""
+    return isinstance(thread, threading._DummyThread)
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 def owned(function: Function) -> Function:
     """A hook or method that serves the thread that made it, and raises RuntimeError in others."""
     holder = threading.current_thread()
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if threading.current_thread() is not holder:
+        if not is_mine(holder):
             raise not_mine(holder.name)
         return function(*args, **kwargs)
 
