@@ -86,7 +86,7 @@ def test_a_map_folder_of_the_first_version_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_settings_are_written_as_before_until_a_new_one_is_set() -> None:
-    assert MapSettings(n=2, layers=(0, 3)).to_dict() == EARLIER_MAP_SETTINGS
+    assert MapSettings(n=2, layers=(0, 3), figures=True).to_dict() == EARLIER_MAP_SETTINGS
     assert MapSettings(top_k=5).to_dict()["top_k"] == 5
     assert MapSettings(stop_texts="x").to_dict()["stop_texts"] == "x"
     with pytest.raises(ValueError, match="n=0 is below 1"):
