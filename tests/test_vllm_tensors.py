@@ -118,7 +118,7 @@ def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_
     bridged_rows(
         queries[:, 0].numpy(), pages.numpy(), blocks.numpy(), n_keys.numpy(),
         members[:, 0].numpy(), tau.numpy(), window, 0.5, softcap,
-        np.zeros(0, np.float32) if sinks is None else sinks.numpy(), added, sums, counts,
+        np.zeros(0, np.float32) if sinks is None else sinks.numpy(), (added, sums, counts),
     )  # fmt: skip
     for got, want in zip((added, sums, counts), expected, strict=True):
         seen = (expected.counts[:, 0] > 0).all(-1)

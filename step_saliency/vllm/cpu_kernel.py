@@ -38,11 +38,9 @@ def bridged_rows(
     scale: float,
     softcap: float,
     sinks: Floats,
-    added: Floats,
-    sums: Floats,
-    counts: Floats,
+    result: tuple[Floats, Floats, Floats],
 ) -> None:
-    """Fill ``added``, ``sums`` and ``counts`` of `edits.Bridged`, which come filled with zeros.
+    """Fill the three arrays of `edits.Bridged`, which come filled with zeros.
 
     Args:
         query: ``row head d_head``.
@@ -55,10 +53,9 @@ def bridged_rows(
         scale: Factor of the scores.
         softcap: Bound of the scores, 0 without.
         sinks: ``head``, or empty.
-        added: ``row head d_value``.
-        sums: ``row head 2``.
-        counts: ``row 2``.
+        result: ``row head d_value``, ``row head 2`` and ``row 2``.
     """
+    added, sums, counts = result
     n_rows, n_heads, d_head = query.shape
     n_kv_heads = pages.shape[1]
     n_slots = pages.shape[3] // d_head

@@ -93,7 +93,7 @@ class LayerCall:
             self.scale,
             self.softcap,
             sinks.numpy(),
-            *(each[:, 0].numpy() for each in result),
+            tuple(each[:, 0].numpy() for each in result),
         )
         return result
 
