@@ -32,8 +32,8 @@ from step_saliency.trace import Trace
 
 WINDOW = 256
 """Traces that are sorted by length together."""
-BATCH_BYTES = {"cpu": 2**30, "cuda": 2**32}
-"""What a batch of short traces keeps of the blocks; more positions make it no faster."""
+BATCH_BYTES = {"cpu": 2**27, "cuda": 2**32}
+"""What a batch of short traces keeps of the blocks; larger ones leave the cache and are slower."""
 
 
 @dataclass(frozen=True)
