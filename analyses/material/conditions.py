@@ -14,7 +14,8 @@ A `Condition` is a row of a table: which half of StepFlow acts (``edit``), in wh
 When it misleads: conditions of a set are many, and the best of many is best in part by chance.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from analyses.running.settings import Settings, option
@@ -24,9 +25,11 @@ from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
 
 BASELINE = "baseline"
-TAUS = (0.05, 0.1, 0.3, 0.6)
-ALPHAS = (0.01, 0.03, 0.12, 0.25, 0.5, 1.0)
-SETS = ("core", "methods", "matched", "draws", "all")
+TAUS = (0.3, 0.6)
+ALPHAS = (0.12, 0.25, 0.5, 1.0)
+WEAK_TAUS = (0.05, 0.1)
+WEAK_ALPHAS = (0.01, 0.03)
+SETS = ("core", "methods", "matched", "draws", "strengths", "all")
 N_DRAWS = 20
 """Draws of a placebo, where it is to have a distribution."""
 CORE_PLACEBOS = ("oeb-bridge", "smi-boundaries")
@@ -57,7 +60,7 @@ class Condition:
     alpha: float = 0.06
     placebo: PlaceboName | None = None
     seed: int = 0
-    match: MatchName | None = None
+    match: MatchName | None = field(default=None, repr=False)  # the name says it too
 
     def columns(self) -> dict[str, Any]:
         """As columns of a table; what does not apply is missing."""
@@ -159,23 +162,25 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
         n_layers: Layers of the model.
         which: ``"methods"`` (baseline, bridge, momentum, both), ``"core"`` (these and two
             placebos), ``"matched"`` (the methods and placebos of their dose), ``"draws"`` (the
-            methods and many draws of three of those), ``"all"`` (all else), or names joined by
-            commas; the baseline is always in.
+            methods and many draws of three of those), ``"strengths"`` (the methods from weak to
+            strong), ``"all"`` (all else), or names joined by commas; the baseline is always in.
 
     Raises:
         ValueError: an unknown name.
     """
-    every = (*METHODS, *PLACEBOS, *_doses(), *_other_bands(), *_sliding(n_layers))
+    every = (*METHODS, *PLACEBOS, *_doses(TAUS, ALPHAS), *_other_bands(), *_sliding(n_layers))
+    weak = _doses(WEAK_TAUS, WEAK_ALPHAS)
     sets = {
         "methods": METHODS,
         "core": (*METHODS, *CORE),
         "matched": (*METHODS, *MATCHED),
         "draws": (*METHODS, *DRAWS),
+        "strengths": (*METHODS, *weak, *_doses(TAUS, ALPHAS)),
         "all": every,
     }
     if which in sets:
         return tuple(c for c in sets[which] if not _is_repeated(c, n_layers))
-    known = {condition.name: condition for condition in (*every, *MATCHED, *DRAWS)}
+    known = {condition.name: condition for condition in (*every, *weak, *MATCHED, *DRAWS)}
     names = list(dict.fromkeys([BASELINE, *which.split(",")]))
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -183,9 +188,9 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
     return tuple(known[name] for name in names)
 
 
-def _doses() -> list[Condition]:
-    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in TAUS]
-    return doses + [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in ALPHAS]
+def _doses(taus: Sequence[float], alphas: Sequence[float]) -> list[Condition]:
+    doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in taus]
+    return doses + [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in alphas]
 
 
 def _other_bands() -> list[Condition]:

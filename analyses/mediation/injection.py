@@ -3,9 +3,9 @@
 A minimum of mass is held on the current step (`analyses.instruments.edits.LockIn`) in shallow or
 deep layers, while answers are written: accuracy, and the states of answers
 (`analyses.material.error_states`), against none and against placebos on as many random keys. Those
-in ``-kl`` move the same rows as far, in mean KL(after || before), matched on other problems; the
-others have as much mass there, and move most rows further, since random keys have less to begin
-with.
+in ``-kl`` (``--equal-dose``) move the same rows as far, in mean KL(after || before), matched on
+other problems; the others have as much mass there, and move most rows further, since random keys
+have less to begin with.
 
 When it misleads: planted lock-in acts on all heads of a layer, also on those that never looked far,
 so that it is more than what the diagnosis finds.
@@ -31,26 +31,34 @@ from analyses.material.problems import check_task, read_items
 from analyses.mediation.edits import injected_edits, matched
 from analyses.mediation.written import answer_tables, answered, written, written_units
 from analyses.running.runner import EDITS, Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.models.facts import n_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class InjectionSettings(DepthSettings, AnswerSettings):
-    """How answers are written."""
+    """How answers are written, and under which placebos."""
+
+    equal_dose: bool = option(False, "placebos of equal dose beside the others", later=True)
 
 
 def units(settings: InjectionSettings) -> list[Unit]:
     """Conditions, chunk by chunk."""
     check_task(settings, "margins and kinds of error")
-    return written_units("injection", injected_edits(settings.depth), settings)
+    edits = injected_edits(settings.depth)
+    if not settings.equal_dose:
+        edits = {name: each for name, each in edits.items() if not name.endswith("-kl")}
+    return written_units("injection", edits, settings)
 
 
 def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFrame:
     """One condition on one chunk. Seeds are the run's: conditions share random numbers."""
     part, name, (first, last) = unit.payload
     items = read_items(settings)[first:last]
-    traces = reference_traces(model, settings)[:N_MATCHING]
-    edits = [matched(model, edit, traces) for edit in injected_edits(n_layers(model))[name]]
+    edits = injected_edits(n_layers(model))[name]
+    if name.endswith("-kl"):
+        traces = reference_traces(model, settings)[:N_MATCHING]
+        edits = [matched(model, edit, traces) for edit in edits]
     frame = written(model, items, name, edits, settings)
     return frame.assign(part=part, level=settings.level, family=settings.family)
 
