@@ -98,9 +98,11 @@ print("made", made, flush=True)
 time.sleep(600)
 """
     with ThreadPoolExecutor() as threads:
-        running = threads.submit(run, box, program, "", Limits(seconds=3, processes=8))
-        time.sleep(2)
-        processes = psutil.Process().children(recursive=True)
+        running = threads.submit(run, box, program, "", Limits(seconds=12, processes=8))
+        processes: list[psutil.Process] = []
+        while len(processes) <= 3 and not running.done():
+            time.sleep(0.2)
+            processes = psutil.Process().children(recursive=True)
         outcome = running.result()
     assert outcome.ending == "time"
     assert 1 < int(outcome.stdout.split()[-1]) < 8
