@@ -137,8 +137,8 @@ def _problem_curves(
         raise ValueError(f"a model of {n_layers} layers has no depth curve; three are needed")
     if not by_problem:
         raise ValueError(
-            "no trace has both lock-in and decay in every layer: thinking and a summary are needed, "
-            "and layers whose windows show them"
+            "no trace has both lock-in and decay in every layer: thinking and a summary are "
+            "needed, and layers whose windows show them"
         )
     return np.stack([np.mean(curves, axis=0) for curves in by_problem.values()], axis=1), n_layers
 

@@ -72,7 +72,7 @@ class Diagnosis:
     decay: Float[Tensor, "layer"]
     shares: Float[Tensor, "layer query_region key_region"]
     intensity: Float[Tensor, "layer query_region key_region"]
-    uniform_shares: Float[Tensor, "*layer query_region key_region"]
+    uniform_shares: Float[Tensor, "... query_region key_region"]
     rows: StepRows
     lock_in_heads: Float[Tensor, "layer head"] | None
     decay_heads: Float[Tensor, "layer head"] | None
