@@ -35,12 +35,12 @@ def environment():
     plugin.register()
 
 
-def engine(**options: Any) -> Any:
+def engine(*, max_model_len: int = 1024, **options: Any) -> Any:
     return vllm.LLM(
         model=BUNDLED["reasoner"]().path,
         dtype="float32",
         enforce_eager=True,
-        max_model_len=1024,
+        max_model_len=max_model_len,
         disable_log_stats=True,
         **options,
     )
@@ -54,6 +54,7 @@ def llms() -> tuple[Any, Any]:
         max_num_batched_tokens=32,
         enable_prefix_caching=True,
         enable_chunked_prefill=True,
+        max_model_len=512,
         num_gpu_blocks_override=24,
         block_size=32,
     )

@@ -105,7 +105,7 @@ def default_options(config: VllmConfig) -> FlowOptions:
     return FlowOptions.of(given if given is not None else os.environ.get(ENVIRONMENT))
 
 
-def refusals(config: VllmConfig) -> Iterator[str]:
+def refusals(config: Any) -> Iterator[str]:
     """What of an engine's configuration StepFlow cannot go with."""
     parallel = config.parallel_config
     if not is_tested(vllm.__version__):
