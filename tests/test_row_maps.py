@@ -1,6 +1,7 @@
 """Files in public forms give the maps of the same traces in our own; judgements beside ours."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,15 @@ def maps_of(rows: str, folder: Path, settings: MapSettings) -> dict[str, ss.Step
 def test_public_forms_give_our_own_maps(tmp_path: Path, settings: MapSettings) -> None:
     own = maps_of(lines({**OWN, "id": "own"}), tmp_path / "own", settings)["own"]
     rows = [{**row, "id": name} for name, (row, _) in FORMS.items()]
-    maps = maps_of(lines(*rows), tmp_path / "forms", settings)
-    assert set(maps) == set(FORMS)
-    for name, sal in maps.items():
+    together = maps_of(lines(*rows), tmp_path / "forms", settings)
+    assert set(together) == set(FORMS)
+    for row in rows:
+        name = row["id"]
+        assert together[name].trace.steps == own.trace.steps, name
+        sal = maps_of(lines(row), tmp_path / name, settings)[name]  # alone, as our own form was
         assert sal.trace.tokens.tolist() == own.trace.tokens.tolist(), name
         assert sal.trace.steps == own.trace.steps, name
-        torch.testing.assert_close(sal.maps, own.maps, rtol=1e-4, atol=1e-8)
+        assert torch.equal(sal.maps, own.maps), name
         if name != "conversations":
             assert sal.trace.meta["gold_answer"] == "14"
             assert sal.trace.meta["is_correct"] is True
@@ -112,8 +116,12 @@ def test_thinking_in_a_field_keeps_its_marks_whatever_the_format(
 
 
 def test_a_saved_trace_keeps_its_tokens_and_steps(
-    tmp_path: Path, settings: MapSettings, model: Any
+    tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In float64, where traces that share a batch are equal to traces alone in all digits kept."""
+    model = ss.load_model(settings.model, dtype="float64")
+    monkeypatch.setattr(runs, "load_model", lambda *_, **__: model)
+    settings = replace(settings, dtype="float64")
     trace = ss.Trace.from_text(
         model.tokenizer, question="3 + 4?", response="3 and\u2028 4.</think>7", id="t"
     )
@@ -129,7 +137,7 @@ def test_a_saved_trace_keeps_its_tokens_and_steps(
     direct = ss.step_saliency(model, one_each)
     for name in ("t", "short"):
         assert maps[name].trace.n_steps == len(trace)
-        torch.testing.assert_close(maps[name].maps, direct.maps, rtol=1e-4, atol=1e-7)
+        assert torch.allclose(maps[name].maps, direct.maps, rtol=1e-5, atol=1e-9)
 
 
 def test_judgements_stand_beside_ours(tmp_path: Path, settings: MapSettings) -> None:

@@ -30,6 +30,8 @@ _CHANGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Of each kind of placebo: which half it changes, and how."""
 _DOSES = {"oeb": "kl", "smi": "injected_norm"}
 _LARGEST_TAU = 0.99
+_ROUNDS = 10
+"""Times that each of two halves is matched, with the other as it then is."""
 
 
 def changed_flow(
@@ -60,14 +62,34 @@ def matched_flow(
 ) -> Any:
     """A placebo of which every half that is changed has the dose of the flow's own.
 
-    The bridge is matched first, momentum, which lies deeper, with the bridge matched.
+    Two halves are matched in turn, since each changes what the other meets, until both doses hold
+    at once.
+
+    Raises:
+        ValueError: a half cannot have the dose, or both cannot at once.
     """
     real = effects_on(model, flow, traces)
-    for half in _DOSES:
-        if getattr(fake, half) not in (None, getattr(flow, half)):
-            target = _dose(flow, half, real)
+    changed = [half for half in _DOSES if getattr(fake, half) not in (None, getattr(flow, half))]
+    targets = {half: _dose(flow, half, real) for half in changed}
+    for _ in range(_ROUNDS):
+        for half, target in targets.items():
             fake = _with_dose(fake, half, target, model, traces, tolerance=tolerance)
-    return fake
+        if len(changed) == 1 or _all_hold(fake, targets, model, traces, tolerance):
+            return fake
+    raise ValueError(
+        f"after {_ROUNDS} rounds the doses of bridge and momentum do not hold at once; "
+        f"tolerance={tolerance} may be too small"
+    )
+
+
+def _all_hold(
+    fake: Any, targets: Mapping[str, float], model: Any, traces: Sequence[Trace], tolerance: float
+) -> bool:
+    effects = effects_on(model, fake, traces)
+    return all(
+        abs(_dose(fake, half, effects) - target) <= tolerance * target
+        for half, target in targets.items()
+    )
 
 
 def _with_dose(
