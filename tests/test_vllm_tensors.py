@@ -15,7 +15,7 @@ from step_saliency.intervene.oeb.scores import odds_equal_scores
 from step_saliency.intervene.rows import TrackedRow
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
-from step_saliency.vllm import FLOWS, KEY, FlowOptions, extra_args
+from step_saliency.vllm import FLOWS, KEY, FlowOptions, extra_args, plan
 from step_saliency.vllm.counts import row_counters
 from step_saliency.vllm.cpu_kernel import bridged_rows
 from step_saliency.vllm.edits import bridged, momentum, visible_keys, weighted_values
@@ -222,10 +222,10 @@ def test_a_request_has_the_groups_of_its_trace_in_any_parts(tokenizer, current, 
             members = steps.members(start, stop)
             assert torch.equal(members[..., 0] == 1, groups == KeyGroup.BRIDGE)
             assert torch.equal(members[..., 1] == 1, groups == KeyGroup.CURRENT)
-        plan = plan_injections(labels.up_to(stop), n_queries=chunk, window=5)
+        due = plan_injections(labels.up_to(stop), n_queries=chunk, window=5)
         got = steps.injections(start, stop)
-        assert [each.query for each in got] == plan.query.tolist()
-        assert [list(each.previous) for each in got] == [keys.tolist() for keys in plan.previous]
+        assert [each.query for each in got] == due.query.tolist()
+        assert [list(each.previous) for each in got] == [keys.tolist() for keys in due.previous]
         injected += len(got)
     assert acted > 3
     assert injected >= 3
@@ -255,8 +255,10 @@ def test_requests_without_a_flow_cost_nothing_and_ended_ones_leave_nothing(token
     assert len(flows) == 0
 
 
-def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer):
+@pytest.mark.parametrize("pairs", [plan.PAIRS_AT_A_TIME, 90])
+def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pairs):
     """Three requests in one pass, against attention of each that is edited as a whole."""
+    monkeypatch.setattr(plan, "PAIRS_AT_A_TIME", pairs)
     trace = traced(tokenizer)
     tokens = trace.tokens.tolist()
     n_prompt = tokens.index(tokenizer.convert_tokens_to_ids("<think>")) + 1

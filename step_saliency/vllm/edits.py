@@ -7,7 +7,7 @@ left out by ``visible``.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from step_saliency.intervene.fast.groups import relative_changes
@@ -32,7 +32,7 @@ def bridged(
     query: Float[Tensor, "row query head d_head"],
     key: Float[Tensor, "row kv_head key d_head"],
     value: Float[Tensor, "row kv_head key d_value"],
-    members: Float[Tensor, "row query key 2"],
+    members: Shaped[Tensor, "row query key 2"],
     visible: Bool[Tensor, "row query key"],
     tau_max: Float[Tensor, "row"],
     *,

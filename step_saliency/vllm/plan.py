@@ -1,15 +1,18 @@
 """What a pass of the engine edits: made once before it runs, read by every layer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from step_saliency.vllm.requests import Injection, RequestSteps
+
+PAIRS_AT_A_TIME = 2**19
+"""Pairs of queries and keys whose weights, in every head, are formed together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,14 @@ class PlannedRow:
     def n_queries(self) -> int:
         return self.stop - self.start
 
+    def parts(self) -> Iterator["PlannedRow"]:
+        """Its queries, so many at a time that their pairs with keys fit `PAIRS_AT_A_TIME`."""
+        size = max(1, PAIRS_AT_A_TIME // self.stop)
+        for start in range(self.start, self.stop, size):
+            first, stop = self.first + start - self.start, min(start + size, self.stop)
+            if self.steps.bridge_acts(start, stop):
+                yield replace(self, first=first, start=start, stop=stop)
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedBatch:
@@ -57,7 +68,7 @@ class PlannedBatch:
     rows: tuple[PlannedRow, ...]
     table_rows: Int[Tensor, "row"]
     queries: Int[Tensor, "row query"]
-    members: Float[Tensor, "row query key 2"]
+    members: Shaped[Tensor, "row query key 2"]
     n_keys: Int[Tensor, "row"]
     tau_max: Float[Tensor, "row"]
 
@@ -128,8 +139,8 @@ class PassPlan:
 
     def _made(self, rows: Sequence[PlannedRow]) -> list[PlannedBatch]:
         single = [row for row in rows if row.n_queries == 1]
-        batches = [[row] for row in rows if row.n_queries > 1]
-        return [PlannedBatch.of(each, self.device) for each in [single, *batches] if each]
+        parts = [[part] for row in rows if row.n_queries > 1 for part in row.parts()]
+        return [PlannedBatch.of(each, self.device) for each in [single, *parts] if each]
 
     def injected(self, layer: int) -> list[PlannedRow]:
         """Requests that get momentum in a layer."""

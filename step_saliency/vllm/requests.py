@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from step_saliency.intervene.groups import KeyGroup, key_groups
@@ -73,8 +73,8 @@ class RequestSteps:
             return False
         return any(region in WRITTEN for _, region, _ in self._labels[start:stop])
 
-    def members(self, start: int, stop: int) -> Float[Tensor, "query key 2"]:
-        """1 where a key is in the bridge (0) or the current part (1) of a query.
+    def members(self, start: int, stop: int) -> Shaped[Tensor, "query key 2"]:
+        """Which keys are in the bridge (0) or the current part (1) of a query: 1.0 or True.
 
         Args:
             start: Position of the first query.
@@ -92,19 +92,19 @@ class RequestSteps:
         if self._members_of == (place, n_keys - 1) and len(self._members) >= n_keys:
             self._members[n_keys - 1, 1] = float(region in WRITTEN)
         elif self._members_of != (place, n_keys) or len(self._members) < n_keys:
-            members = self._of_keys(edit, n_keys, 1)[0]
+            members = self._of_keys(edit, n_keys, 1)[0].float()
             self._members = torch.nn.functional.pad(members, (0, 0, 0, ROOM + n_keys // 2))
         self._members_of = (place, n_keys)
         return self._members[:n_keys]
 
     def _of_keys(
         self, edit: OddsEqualBridge, n_keys: int, n_queries: int
-    ) -> Float[Tensor, "query key 2"]:
+    ) -> Bool[Tensor, "query key 2"]:
         labels = StepLabels(*torch.tensor(self._labels[:n_keys]).unsqueeze(0).unbind(-1))
         groups = key_groups(labels, n_queries=n_queries, bridge=edit.bridge, current=edit.current)[
             0
         ]
-        return torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1).float()
+        return torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
 
     def injections(self, start: int, stop: int) -> list[Injection]:
         """Momentum for positions ``start`` to ``stop``."""
