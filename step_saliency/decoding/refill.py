@@ -10,6 +10,7 @@ values (recurrent layers), or an intervention follows rows but cannot have them 
 filled again when all of them are free.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -66,6 +67,8 @@ class Slots:
 
     Attributes:
         rows: The rows, none of which is done.
+        n_slots: How many there may be.
+        joins: Whether rows may join a batch that was begun.
     """
 
     def __init__(
@@ -80,33 +83,31 @@ class Slots:
     ) -> None:
         self.rows: list[Row] = []
         self._reader = reader
-        self._n_slots = n_slots
+        self.n_slots = n_slots
         self._sampler = sampler
         self._rules = rules
         self._follower = follower
         self._expected = expected
         self._tokens: Int[Tensor, "row"] = torch.empty(0, dtype=torch.long)
-        self._joins = reader.can_join and (
-            follower is None or isinstance(follower, JoiningFollower)
-        )
+        self.joins = reader.can_join and (follower is None or isinstance(follower, JoiningFollower))
 
     def takes(self, waiting: Iterable[Row]) -> list[Row]:
         """Which of the waiting rows are to be read next; none while it does not pay yet."""
-        n_free = self._n_slots - len(self.rows)
-        if self.rows and (not self._joins or n_free < max(1, self._n_slots // 8)):
+        n_free = self.n_slots - len(self.rows)
+        if self.rows and (not self.joins or n_free < max(1, self.n_slots // 8)):
             return []
         taken: list[Row] = []
         longest = 0
         for row in islice(waiting, n_free):
             longest = max(longest, len(row.prompt))
-            if taken and self._joins and longest * (len(taken) + 1) > PROMPT_TOKENS:
+            if taken and self.joins and longest * (len(taken) + 1) > PROMPT_TOKENS:
                 break
             taken.append(row)
         return taken
 
     def admit(self, rows: Sequence[Row]) -> list[Row]:
         """Read prompts and draw their first tokens; the rows that are done with these."""
-        if not self._joins:
+        if not self.joins:
             return self._begin(rows)
         beside = self._reader.beside(len(rows))
         if isinstance(self._follower, JoiningFollower):
@@ -179,7 +180,7 @@ class Slots:
 
     def _trim(self) -> None:
         """Forget what is padding in every row."""
-        if not self.rows or not self._joins:
+        if not self.rows or not self.joins:
             return
         longest = max(len(row.prompt) + len(row.response) - 1 for row in self.rows)
         excess = len(self._reader) - longest
@@ -205,6 +206,12 @@ def decode(slots: Slots, rows: Sequence[Row]) -> Iterator[Row]:
         rows: Rows in the order of work.
     """
     waiting = deque(rows)
+    if len(rows) > slots.n_slots and not slots.joins:
+        warnings.warn(
+            "slots are refilled only when all of them are free, which is slower: this model keeps "
+            "more than keys and values, or what follows its rows cannot have others join",
+            stacklevel=2,
+        )
     while waiting or slots.rows:
         taken = slots.takes(waiting)
         while taken:
