@@ -172,6 +172,9 @@ def test_presets() -> None:
     assert preset_of("openai/gpt-oss-20b").reasoning_effort == "medium"
     assert preset_of("Qwen/QwQ-32B").top_k == 40
     assert preset_of("some/model") is OTHERS
+    for name in ("reasoner", "reporter"):
+        assert preset_of(name).name == preset_of(f"/folder/{name}/").name == name
+    assert preset_of("some/other-reasoner-7b") is OTHERS
     assert all(preset.source for preset in PRESETS)
     assert settings_of(temperature=0.2).preset.temperature == 0.2
 

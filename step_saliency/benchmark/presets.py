@@ -36,7 +36,8 @@ class Preset:
 
     Attributes:
         name: Name of the preset.
-        matches: Parts of a model's name, in small letters; one of them has to be in it.
+        matches: Parts of a model's name, in small letters; one of them has to be in it. Without
+            any, the name, or the last part of a path, is that of the preset.
         temperature: Of the softmax.
         top_p: Nucleus.
         top_k: Most probable tokens.
@@ -106,8 +107,13 @@ PRESETS: Sequence[Preset] = (
     ),
     Preset(
         name="reasoner",
-        matches=("reasoner",),
         temperature=1.0,
+        max_tokens=512,
+        source="the bundled model's own card",
+    ),
+    Preset(
+        name="reporter",
+        temperature=0.6,
         max_tokens=512,
         source="the bundled model's own card",
     ),
@@ -132,6 +138,12 @@ OTHERS = Preset(
 def preset_of(model: str) -> Preset:
     """The preset of a model, by its name or folder; `OTHERS` if there is none."""
     name = model.lower().replace("_", "-")
+    own = name.rstrip("/").rsplit("/", 1)[-1]
     return next(
-        (preset for preset in PRESETS if any(part in name for part in preset.matches)), OTHERS
+        (
+            preset
+            for preset in PRESETS
+            if own == preset.name or any(part in name for part in preset.matches)
+        ),
+        OTHERS,
     )
