@@ -72,7 +72,10 @@ def maps_of(out: Path) -> dict[str, torch.Tensor]:
 def test_everything_is_written_and_right(
     rows: Path, tmp_path: Path, settings: MapSettings, model_folder: str
 ) -> None:
-    """In float64, where traces that share a batch are equal to traces alone in all digits kept."""
+    """In float64, where traces that share a batch equal traces alone but for what stays in float32.
+
+    A bridge's normalisations are in float32 whatever its dtype, so the bound is 1e-5.
+    """
     out = tmp_path / "out"
     report = run(rows, out, replace(settings, figures=True, dtype="float64"))
     assert report.done == 4
@@ -90,7 +93,9 @@ def test_everything_is_written_and_right(
     stored = RunFolder.existing(out).read_map("a", row="a", sample=None)
     assert stored is not None
     assert of_a["saliency"].tolist() == stored.to_frame()["saliency"].tolist()
-    assert of_a["saliency"].tolist() == pytest.approx(direct.to_frame()["saliency"].tolist())
+    assert of_a["saliency"].tolist() == pytest.approx(
+        direct.to_frame()["saliency"].tolist(), rel=1e-5
+    )
     assert set(saliency["trace"]) == GOOD
 
     traces = pd.read_parquet(out / "traces.parquet").set_index("trace")
@@ -101,7 +106,8 @@ def test_everything_is_written_and_right(
 
     diagnosis = pd.read_parquet(out / "diagnosis.parquet")
     lock_in = diagnosis[(diagnosis["trace"] == "a") & (diagnosis["metric"] == "lock_in")]
-    assert lock_in["value"].tolist() == pytest.approx(ss.diagnose(direct).lock_in.tolist())
+    expected = ss.diagnose(direct).lock_in.tolist()
+    assert lock_in["value"].tolist() == pytest.approx(expected, rel=1e-5)
 
     failures = pd.read_parquet(out / "failures.parquet").set_index("row")
     assert "context 192" in failures.loc["long", "message"]
