@@ -50,9 +50,12 @@ PRINT = MapLook(
 LABELS = {
     "saliency": "Step-Saliency",
     "attention": "attention",
+    "attention_norm": "attention × value norm",
     "gradient": "gradient alone",
+    "score_gradient": "gradient at scores",
     "rollout": "attention rollout",
     "distance": "distance",
+    "key_length": "tokens of key step",
     "random": "random",
     "next_token": "loss",
     "log_odds": "log-odds",

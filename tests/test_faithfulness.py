@@ -353,8 +353,11 @@ def test_tables_hold_every_map_and_pair_differences_by_problem(trace):
     assert set(summary.query("scope == 'L1H2'")["method"]) == {
         "saliency",
         "gradient",
+        "score_gradient",
         "attention",
+        "attention_norm",
         "distance",
+        "key_length",
         "random",
     }
     table = differences(values).query("reference == 'distance' and measure == 'rho_kl'")

@@ -119,18 +119,21 @@ def test_table_has_every_reading_of_every_method(values):
     assert set(values["method"]) == {
         "saliency",
         "gradient",
+        "score_gradient",
         "attention",
+        "attention_norm",
         "rollout",
         "distance",
+        "key_length",
         "random",
     }
     per_method = values.groupby("method").size() / (4 * 3 * 2 * 2)
     n_readings = 2 * 4 + 2 + 1
     assert per_method["saliency"] == 3 * n_readings
-    assert per_method["gradient"] == 2 * n_readings
-    assert per_method["attention"] == n_readings
+    assert per_method["gradient"] == per_method["score_gradient"] == 2 * n_readings
+    assert per_method["attention"] == per_method["attention_norm"] == n_readings
     assert per_method["rollout"] == 3
-    assert per_method["distance"] == per_method["random"] == 1
+    assert per_method["distance"] == per_method["key_length"] == per_method["random"] == 1
 
 
 def test_saliency_in_the_table_is_what_step_saliency_maps(untrained, values):
@@ -219,7 +222,8 @@ def test_the_best_layer_is_picked_on_the_other_half():
 def test_the_summary_has_picked_layers_for_every_method_with_layers(values):
     summary = summarise(values, n_bootstrap=200)
     picked = summary[summary["head"] == "best_layer"]
-    assert set(picked["method"]) == {"saliency", "gradient", "attention", "rollout"}
+    by_layer = {"saliency", "gradient", "score_gradient", "attention", "attention_norm", "rollout"}
+    assert set(picked["method"]) == by_layer
     assert picked["layer"].isna().all()
     keys = [key for key in KEYS if key not in ("layer", "head")]
     per_layer = summary[(summary["head"] == "mean") & summary["layer"].notna()]

@@ -6,6 +6,16 @@ from analyses.faithfulness.agreement import KEYS
 from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table
 
+REFERENCES = (
+    "attention mean",
+    "attention mass",
+    "attention_norm mean",
+    "attention_norm mass",
+    "distance",
+    "key_length",
+)
+"""What a map has to beat: attention, plain and by the length of what it writes, nearness, size."""
+
 
 def summarise(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Means over problems with intervals: `KEYS`, ``estimate, lower, upper, n``."""
@@ -13,7 +23,7 @@ def summarise(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 
 def differences(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Each map minus attention of the same pooling, and minus distance; paired by problem.
+    """Each map minus each of `REFERENCES`, paired by problem.
 
     Columns ``scope, measure, map, reference, estimate, lower, upper, n, p, p_holm, ...``; Holm's
     correction is made within a measure, scope and reference.
@@ -22,7 +32,7 @@ def differences(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     labels = whole[["method", "objective", "pool"]].fillna("").agg(" ".join, axis=1)
     whole = whole.assign(map=labels.str.split().str.join(" "))
     tables = []
-    for reference in ("attention mean", "attention mass", "distance"):
+    for reference in REFERENCES:
         if (whole["map"] == reference).any():
             table = paired_table(
                 whole,

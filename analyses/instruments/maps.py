@@ -1,14 +1,18 @@
 """Step maps of every method, to be held against the gold graph or against measured interventions.
 
-    saliency    |A * dL/dA| under an objective (`step_saliency.saliency.objectives`)
-    gradient    |dL/dA| alone
-    attention   the attention pattern A alone
-    rollout     product over the layers so far of (mean over heads of A + I) / 2 (Abnar and
-                Zuidema, 2020)
-    distance    how near the key step is
-    random      uniform numbers
+    saliency        |A * dL/dA| under an objective (`step_saliency.saliency.objectives`)
+    gradient        |dL/dA| alone
+    score_gradient  |dL/dS|, S the scores that enter the softmax: |A * (dL/dA - sum_k A * dL/dA)|
+    attention       the attention pattern A alone
+    attention_norm  A * |v W_O|: how long the vector is that the head writes for this key (Kobayashi
+                    et al., 2020, "Attention is Not Only a Weight")
+    rollout         product over the layers so far of (mean over heads of A + I) / 2 (Abnar and
+                    Zuidema, 2020)
+    distance        how near the key step is
+    key_length      how many tokens the key step has
+    random          uniform numbers
 
-All but the last two are totals over pairs of positions, to be pooled by
+All but the last three are totals over pairs of positions, to be pooled by
 `step_saliency.saliency.pooling.normalise`.
 """
 
@@ -17,10 +21,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.models.facts import n_layers
+from analyses.instruments.forced import forced_logits
+from step_saliency.models.facts import n_layers, output_weights
+from step_saliency.models.hooking import live_names
 from step_saliency.models.windows import Windows, windows
 from step_saliency.saliency.api import answer_positions
 from step_saliency.saliency.hooks import Quantity, reduce_influence
@@ -32,7 +39,7 @@ ObjectiveUsed = Literal["next_token", "log_odds", "sequence", "answer", "logit_d
 
 SALIENCY: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds", "sequence")
 GRADIENT: tuple[ObjectiveUsed, ...] = ("next_token", "log_odds")
-UNPOOLED = ("distance", "random", "gold")
+UNPOOLED = ("distance", "key_length", "random", "gold")
 """Methods that have one number a pair of steps from the start."""
 
 
@@ -69,6 +76,23 @@ def pooled_maps(
     return torch.stack([reduced[layer] for layer in range(n_layers(model))])
 
 
+def value_norms(model: Any, trace: Trace) -> Float[Tensor, "layer head key"]:
+    """Length of each value vector behind the output projection of each head, |v W_O|."""
+    norms: dict[int, Float[Tensor, "head key"]] = {}
+
+    def measure(v: Float[Tensor, "batch key kv_head d_head"], hook: Any) -> None:
+        weights = output_weights(model, hook.layer())
+        weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+        group = weights.shape[0] // v.shape[2]
+        values = repeat(v[0], "key kv_head d_head -> (kv_head group) key d_head", group=group)
+        norms[hook.layer()] = (values.to(weights) @ weights).norm(dim=-1).cpu()
+
+    layers = range(n_layers(model))
+    names = live_names(model, [f"blocks.{layer}.attn.hook_v" for layer in layers])
+    forced_logits(model, trace, hooks=[(name, measure) for name in names])
+    return torch.stack([norms[layer] for layer in layers])
+
+
 def rollout(
     patterns: Sequence[Float[Tensor, "head query key"]],
 ) -> Iterator[Float[Tensor, "query key"]]:
@@ -97,6 +121,9 @@ def all_maps(
     for objective in gradient:
         maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
         yield Maps("gradient", objective, maps, windows(model))
+    for objective in gradient:
+        maps = pooled_maps(model, trace, layout, quantity="score_gradient", objective=objective)
+        yield Maps("score_gradient", objective, maps, windows(model))
     patterns = reduce_influence(
         model,
         trace.tokens,
@@ -107,11 +134,15 @@ def all_maps(
     )
     ordered = [patterns[layer] for layer in range(n_layers(model))]
     yield Maps("attention", None, sum_tokens(torch.stack(ordered), layout), windows(model))
+    written = torch.stack(ordered) * value_norms(model, trace).unsqueeze(2)
+    yield Maps("attention_norm", None, sum_tokens(written, layout), windows(model))
     flows = torch.stack(list(rollout(ordered))).unsqueeze(1)
     yield Maps("rollout", None, sum_tokens(flows, layout))
     steps = torch.arange(layout.n_steps)
     nearness = (steps[None, :] - steps[:, None]).double()
     yield Maps("distance", None, nearness[None, None])
+    lengths = layout.key_lengths.double().expand(layout.n_steps, -1)
+    yield Maps("key_length", None, lengths[None, None])
     noise = torch.rand(
         layout.n_steps, layout.n_steps, generator=torch.Generator().manual_seed(seed)
     )

@@ -193,7 +193,8 @@ def token_map(
         layer: Model layer; negative counts from the end.
         objective: As in `step_saliency`.
         per_head: Keep heads apart instead of averaging over them.
-        quantity: ``"saliency"`` |A * dA|, ``"attention"`` A, or ``"gradient"`` |dA|.
+        quantity: ``"saliency"`` |A * dA|, ``"attention"`` A, ``"gradient"`` |dA|, or
+            ``"score_gradient"`` |dL/dscore|, the scores being what the softmax takes.
         answer: As in `step_saliency`.
         answer_tokens: As in `step_saliency`.
 

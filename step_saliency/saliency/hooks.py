@@ -69,7 +69,8 @@ def reduce_influence(
         objective: What is differentiated.
         layers: Model layers, any order.
         reduce: What to keep of a layer's ``head query key`` influence.
-        quantity: |A * dA|, or A alone, or |dA| alone.
+        quantity: |A * dA|, or A alone, or |dA| alone, or |A * (dA - sum_k A * dA)|, the gradient
+            at the scores that enter the softmax.
 
     Returns:
         Reduced influence by layer.
@@ -149,7 +150,9 @@ def _combine(
         pattern, gradient = pattern.float(), gradient.float()
     if quantity == "attention":
         return pattern
-    weight = pattern if quantity == "saliency" else torch.ones_like(pattern)
+    if quantity == "score_gradient":
+        gradient = gradient - (pattern * gradient).sum(-1, keepdim=True)
+    weight = torch.ones_like(pattern) if quantity == "gradient" else pattern
     return (weight * gradient).abs().tril()
 
 
