@@ -39,7 +39,7 @@ MethodName = Literal["auto", "hooks", "streaming"]
 KeepName = Literal["auto", "activations", "heads", "inputs"]
 QuantityName = Literal["saliency", "attention", "gradient", "score_gradient"]
 ObjectiveLiteral = Literal["next_token", "log_odds", "sequence", "answer", "logit_diff"]
-DecodingMethodName = Literal["auto", "hooks", "fast"]
+DecodingMethodName = Literal["auto", "hooks", "fast", "vllm"]
 FormatLiteral = Literal[
     "auto",
     "think",

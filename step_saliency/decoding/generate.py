@@ -1,16 +1,18 @@
 """Decoding: questions in, traces out.
 
 One loop over left-padded rows and a key-value cache, in which a row that ends makes room for the
-next prompt (`step_saliency.decoding.refill`), and two ways to run the model:
+next prompt (`step_saliency.decoding.refill`), and two ways to run the model; and an engine that has
+its own:
 
     hooks   the TransformerLens object itself, so that every hook on it is in force
     fast    its reference model, several times faster; edits act inside that model's attention, see
             `step_saliency.intervene.fast`
+    vllm    a loaded engine, see `step_saliency.decoding.engine`
 
 A response depends on its own seed alone: the random numbers of question i, sample s come from
 (seed, i, s), whatever else is in the batch. So a row has the same text in any batch and by either
-way, as long as rounding (different kernels add numbers in different orders) does not decide between
-two tokens.
+way (but the samples of an engine, which draws numbers of its own), as long as rounding (different
+kernels add numbers in different orders) does not decide between two tokens.
 """
 
 import os
@@ -20,6 +22,7 @@ from typing import Any, Unpack
 
 from tqdm.auto import tqdm
 
+from step_saliency.decoding.engine import decoder
 from step_saliency.decoding.job import Intervention, Job
 from step_saliency.decoding.log import answered, settings_of
 from step_saliency.decoding.loops import choose_loop
@@ -65,7 +68,7 @@ def generate(
 
     Args:
         model: HookedTransformer or TransformerBridge with a tokenizer; or, for the fast loop, a
-            transformers model.
+            transformers model; or a loaded engine, ``vllm.LLM`` or its ``LLMEngine``.
         questions: Questions, or problems that have a ``question``; put through the chat template.
         flow: Intervention to decode with.
         method: ``"hooks"`` decodes by the model itself. ``"fast"`` decodes by its reference model,
@@ -73,14 +76,16 @@ def generate(
             model lives, or the one inside a bridge that `load_model` did not make. ``"auto"`` takes
             the fast loop if the model has no hooks, the flow is an `Edit` or an `EditGroup`, the
             reference model makes the same predictions, and it is there already or a thousand tokens
-            may be drawn.
+            may be drawn. ``"vllm"``, and ``"auto"`` for an engine, decodes by the engine: it takes
+            `StepFlow`, bridge and momentum alone (see docs/howto/vllm.md), and has slots of its
+            own in place of ``batch_size``.
         decoding: How responses are decoded; a `Decoding` of defaults if there is none.
         question_numbers: What stands for each question in the seeds, so that a part of a list can
             be answered as the whole would be; 0, 1, ... by default.
         samples: Which sample of its question the first response to each question is, so that
             samples that are asked for apart are those of one call with ``n``; 0 by default. A
             question may then stand there several times under one number.
-        tokenizer: Tokenizer, for a transformers model.
+        tokenizer: Tokenizer, for a transformers model; for an engine, one in place of its own.
         save_to: JSONL file to which each trace is written when it is done, with its settings
             beside it. A second call with the same settings goes on where the first was broken off
             and decodes what is left; its texts are those of an unbroken run as they are those of
@@ -103,6 +108,7 @@ def generate(
     check_option("method", method, DECODING_METHODS)
     decoding = with_keywords(decoding or Decoding(), options)
     texts = _texts(questions)
+    model, method = decoder(model, method)
     job = Job.of(model, decoding, flow=flow, tokenizer=tokenizer, effects=effects)
     rows = job.rows(texts, *_numbers(question_numbers, samples, len(texts), decoding.n))
     with nullcontext() if save_to is None else LogLock(save_to):
@@ -136,7 +142,8 @@ def _new_traces(
         return
     loop = choose_loop(job, method, rows)
     with tqdm(total=len(rows), initial=len(known), unit="response", disable=not progress) as bar:
-        for unit in units(unknown, job.decoding.batch_size):
+        n_slots = len(unknown) if method == "vllm" else job.decoding.batch_size
+        for unit in units(unknown, n_slots):
             with closing(loop(unit)) as decoded:
                 for row in decoded:
                     bar.update()

@@ -20,6 +20,7 @@ from step_saliency.options import Decoding, refuse
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.pieces import TokenTable
 from step_saliency.trace import Trace
+from step_saliency.vllm.loaded import LoadedEngine
 
 NO_CONTEXT_LIMIT = 2**31
 
@@ -37,7 +38,7 @@ class Job:
     """How questions become rows and rows become traces.
 
     Attributes:
-        model: HookedTransformer, TransformerBridge or transformers model.
+        model: HookedTransformer, TransformerBridge, transformers model or loaded engine.
         tokenizer: Its tokenizer.
         flow: Intervention to decode with.
         decoding: How responses are decoded.
@@ -145,6 +146,8 @@ def _tokenizer_of(model: Any) -> Any:
 
 def _context(model: Any) -> int:
     """Longest sequence of the model, in tokens."""
+    if isinstance(model, LoadedEngine):
+        return model.context
     if not isinstance(model, PreTrainedModel):
         return n_ctx(model)
     config = model.config.get_text_config(decoder=True)

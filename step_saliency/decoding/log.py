@@ -13,6 +13,7 @@ from step_saliency.options import DecodingMethod
 from step_saliency.storage.manifest import described
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
+from step_saliency.vllm.loaded import LoadedEngine
 
 
 def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
 
 
 def _model_settings(model: Any) -> dict[str, Any]:
+    if isinstance(model, LoadedEngine):
+        return model.facts
     is_plain = isinstance(model, PreTrainedModel)
     return {
         "class": "transformers" if is_plain else backend_of(model),

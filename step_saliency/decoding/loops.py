@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from step_saliency.decoding.engine import engine_loop
 from step_saliency.decoding.hooked import cached_reader
 from step_saliency.decoding.job import Job
 from step_saliency.decoding.readers import Reader, TransformersReader
@@ -50,6 +51,8 @@ def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
     Raises:
         ValueError: a method that the model or the flow cannot be decoded by.
     """
+    if method == "vllm":
+        return engine_loop(job)
     with turn(job.model, alone="waits"), undisturbed(job.model, warn=False):
         require_sound(job.model)
         reference = _reference_for(job, method, rows)

@@ -17,8 +17,9 @@ edit does beyond its dose shows only against a placebo of the same dose (`matchi
 Counted on the device and read when the table is asked for, so that decoding does not wait.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import pandas as pd
@@ -77,6 +78,11 @@ class Effects:
         """Add the counters of another run."""
         for (layer, edit), sums in other._sums.items():
             self.add(edit, layer, **sums)
+
+    @property
+    def sums(self) -> Mapping[tuple[int, str], Mapping[str, Float[Tensor, "..."]]]:
+        """Sums by layer and edit, then by counter: what `add` was given."""
+        return MappingProxyType(self._sums)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, head and edit: layer, head, edit and the counters.

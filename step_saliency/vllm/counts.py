@@ -1,14 +1,17 @@
 """What was done to each request: counters that are summed on the device and read when asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.oeb.projection import odds_equal_factors
+from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.vllm.plan import PlannedBatch
 
 COUNTED_TOGETHER = 256
@@ -28,6 +31,8 @@ class MovedRows:
 @dataclass(eq=False)
 class RequestCounts:
     """Effects of each request that is running or has ended and not been fetched.
+
+    What is computed anew after a preemption is counted once.
 
     Attributes:
         kept: Requests whose effects are kept until they are fetched; the oldest are dropped.
@@ -51,7 +56,7 @@ class RequestCounts:
 
     def injected(self, request: str, layer: int, n: int) -> None:
         """Momentum that was added."""
-        self._of(request).add("smi", layer, injections=n)
+        self._of(request).add(StepMomentumInjection.__name__, layer, injections=n)
 
     def settle(self) -> None:
         """Count all that waits."""
@@ -64,10 +69,10 @@ class RequestCounts:
         requests = list(dict.fromkeys(names))
         place = {request: number for number, request in enumerate(requests)}
         owner = [
-            place[row.request]
+            place[row.request] if position >= row.fresh else len(requests)
             for rows in waiting
             for row in rows.batch.rows
-            for _ in range(row.n_queries)
+            for position in range(row.start, row.stop)
         ]
         sums = torch.cat([rows.sums.flatten(0, 1) for rows in waiting]).double()
         counts = torch.cat([rows.counts.flatten(0, 1) for rows in waiting])
@@ -77,9 +82,10 @@ class RequestCounts:
         counters = row_counters(sums, counts, taus)
         owners = torch.tensor(owner, device=sums.device)
         for name, rows in counters.items():
-            totals = rows.new_zeros(len(requests), rows.shape[1]).index_add(0, owners, rows).cpu()
+            none = rows.new_zeros(len(requests) + 1, rows.shape[1])
+            totals = none.index_add(0, owners, rows)[:-1].cpu()
             for request, total in zip(requests, totals, strict=True):
-                self._of(request).add("oeb", layer, **{name: total})
+                self._of(request).add(OddsEqualBridge.__name__, layer, **{name: total})
 
     def _of(self, request: str) -> Effects:
         if request not in self._effects and len(self._effects) >= self.kept:
@@ -91,6 +97,40 @@ class RequestCounts:
         self.settle()
         names = list(self._effects) if requests is None else requests
         return {name: self._effects.pop(name) for name in names if name in self._effects}
+
+
+Written = Sequence[Sequence[Any]]
+"""Layer, edit, counter and its sum, over all heads together or by head."""
+
+
+def written(effects: Effects) -> Written:
+    """Effects in JSON types, for the way between processes."""
+    return [
+        [layer, edit, name, total.tolist()]
+        for (layer, edit), totals in effects.sums.items()
+        for name, total in totals.items()
+    ]
+
+
+def of_all_ranks(by_worker: Sequence[Mapping[str, Written]]) -> Effects:
+    """Effects of all requests together, from what each rank of a tensor-parallel engine counted.
+
+    Ranks have heads of their own, one behind the other; what is counted for all heads together,
+    each of them has counted.
+
+    Args:
+        by_worker: What each rank `written`, by request.
+    """
+    effects = Effects()
+    for request in by_worker[0]:
+        ranks = [worker[request] for worker in by_worker]
+        for places in zip(*ranks, strict=True):
+            layer, edit, name, total = places[0]
+            assert all(place[:3] == places[0][:3] for place in places)
+            if isinstance(total, list):
+                total = [number for place in places for number in place[3]]
+            effects.add(edit, layer, **{name: torch.tensor(total, dtype=torch.float64)})
+    return effects
 
 
 def row_counters(

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 @cache
 def compiled() -> Callable[..., None]:
-    """`bridged_rows`, compiled; numba comes with vLLM, whose start stumbles if loaded before."""
+    """`bridged_rows`, compiled by numba, which comes with vLLM."""
     import numba
 
     options = {"contract", "reassoc", "nsz", "arcp"}

@@ -104,7 +104,12 @@ class EngineFlows:
             format=options.format,
             splitter=options.splitter,
         )
-        row = TrackedRow(tracker, self._prompt_reader, question=options.question)
+        row = TrackedRow(
+            tracker,
+            self._prompt_reader,
+            question=options.question,
+            n_prompt=options.n_prompt,
+        )
         self._steps[request] = RequestSteps(flow, row, prompt)
 
     def __contains__(self, request: str) -> bool:
@@ -137,6 +142,7 @@ class EngineFlows:
             stop=stop,
             acts=steps.bridge_acts(start, stop),
             injections=steps.injections(start, stop),
+            fresh=steps.computed(stop),
         )
 
     def needs(self, requests: Iterable[str]) -> bool:

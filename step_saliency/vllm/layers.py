@@ -107,7 +107,7 @@ class LayerCall:
                 added = alpha * momentum(values, self.output.shape[1])
                 query = torch.tensor([row.first + injection.query], device=self.query.device)
                 self._add(query, added.unsqueeze(0))
-            counts.injected(row.request, self.layer, len(row.injections))
+            counts.injected(row.request, self.layer, row.n_fresh_injections)
 
     def _add(
         self, queries: Int[Tensor, "query"], added: Float[Tensor, "query head d_value"]

@@ -54,6 +54,7 @@ class FlowOptions:
         question: Question as it stands in the prompt; by default read from the chat template.
         format: Format of the response, see `Trace.from_text`.
         splitter: How the response is cut into steps; causal.
+        n_prompt: Tokens of the prompt; by default read from the chat template.
 
     Raises:
         ValueError: an option out of range.
@@ -69,6 +70,7 @@ class FlowOptions:
     question: str | None = None
     format: FormatName = "auto"
     splitter: SplitterOf = "sentence"
+    n_prompt: int | None = None
 
     def __post_init__(self) -> None:
         check_option("flow", self.flow, FLOWS)
@@ -81,6 +83,8 @@ class FlowOptions:
             raise ValueError(f"alpha={self.alpha!r} is not a number of 0 or above")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window!r} is below 1")
+        if self.n_prompt is not None and self.n_prompt < 1:
+            raise ValueError(f"n_prompt={self.n_prompt!r} is below 1")
         for name in ("oeb_layers", "smi_layers"):
             layers = getattr(self, name)
             object.__setattr__(self, name, None if layers is None else tuple(layers))
@@ -144,12 +148,13 @@ def check_types(asked: Mapping[str, Any]) -> None:
         "tau_max": ("a number", _is_number),
         "alpha": ("a number", _is_number),
         "window": ("a whole number", is_whole),
+        "n_prompt": ("a whole number", is_whole),
         "oeb_layers": ("a list of whole numbers of 0 or above", _is_layers),
         "smi_layers": ("a list of whole numbers of 0 or above", _is_layers),
     }
     for name, value in asked.items():
         what, is_right = kinds[name]
-        may_be_none = name in ("question", "window", "oeb_layers", "smi_layers")
+        may_be_none = name in ("question", "window", "n_prompt", "oeb_layers", "smi_layers")
         if not (is_right(value) or (value is None and may_be_none)):
             raise ValueError(f"{KEY}: {name}={value!r} is not {what}")
 
@@ -180,22 +185,36 @@ def _object(text: str) -> Any:
         raise ValueError(f"{KEY}={text!r} is no JSON: {error}") from error
 
 
-def extra_args(flow: StepFlow | None, **reading: Any) -> dict[str, dict[str, Any]]:
+def extra_args(flow: Any, **reading: Any) -> dict[str, dict[str, Any]]:
     """``extra_args`` of a request that is to be decoded with a flow.
 
     Args:
-        flow: The flow; None for none.
-        reading: ``question``, ``format``, ``splitter``: how the response is read.
+        flow: `StepFlow`, a bridge or momentum; None for none.
+        reading: ``question``, ``n_prompt``, ``format``, ``splitter``: how the response is read.
 
     Raises:
-        ValueError: the flow has a part that this engine does not do (a placebo, chosen heads,
-            strengths by layer, another bridge, momentum in the residual).
+        ValueError: the flow is another edit, or has a part that this engine does not do (a placebo,
+            chosen heads, strengths by layer, another bridge, momentum in the residual).
     """
     given = {name: value for name, value in reading.items() if value is not None}
-    options = {} if flow is None else {**_bridge(flow.oeb), **_momentum(flow.smi)}
-    name = _name(flow)
+    whole = _whole_flow(flow)
+    options = {} if whole is None else {**_bridge(whole.oeb), **_momentum(whole.smi)}
+    name = _name(whole)
     plain = asdict(FlowOptions.of({"flow": name, **options, **given}))
     return {KEY: {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}}
+
+
+def _whole_flow(flow: Any) -> StepFlow | None:
+    if isinstance(flow, StepFlow | None):
+        return flow
+    if isinstance(flow, OddsEqualBridge):
+        return StepFlow(oeb=flow)
+    if isinstance(flow, StepMomentumInjection):
+        return StepFlow(smi=flow)
+    raise ValueError(
+        f"inside vLLM there are StepFlow, OddsEqualBridge and StepMomentumInjection, and the flow "
+        f"is a {type(flow).__name__} (method='fast' takes any edit)"
+    )
 
 
 def _name(flow: StepFlow | None) -> Flow:

@@ -28,6 +28,7 @@ class PlannedRow:
         stop: Position after its last query.
         acts: Whether its bridge may move a query.
         injections: Momentum that its queries get.
+        fresh: First position that no pass has computed before.
     """
 
     request: str
@@ -38,10 +39,16 @@ class PlannedRow:
     stop: int
     acts: bool
     injections: Sequence[Injection]
+    fresh: int = 0
 
     @property
     def n_queries(self) -> int:
         return self.stop - self.start
+
+    @property
+    def n_fresh_injections(self) -> int:
+        """Injections into positions that no pass has computed before."""
+        return sum(self.start + each.query >= self.fresh for each in self.injections)
 
     def parts(self) -> Iterator["PlannedRow"]:
         """Its queries, so many at a time that their pairs with keys fit `PAIRS_AT_A_TIME`."""

@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,12 +20,15 @@ from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.registry import cached_tokenizer_from_config
+from vllm.triton_utils import dispatcher
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.worker_base import WorkerBase
 
+from step_saliency.models.identity import weights_digest
 from step_saliency.vllm import backends
+from step_saliency.vllm.counts import Written, written
 from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
 from step_saliency.vllm.options import KEY, FlowOptions
 
@@ -51,7 +55,10 @@ def register() -> None:
         _register_backends()
         _wrap(GPUModelRunner, "_prepare_inputs", _prepare_inputs)
         _wrap(GPUModelRunner, "execute_model", _execute_model)
+        _wrap(dispatcher, "_rebind_kernels", _rebind_kernels)
         WorkerBase.stepflow_effects = _stepflow_effects
+        WorkerBase.stepflow_counters = _stepflow_counters
+        WorkerBase.stepflow_weights = _stepflow_weights
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
@@ -84,7 +91,7 @@ def _register_backends() -> None:
         register_backend(AttentionBackendEnum[name])(made)
 
 
-def _wrap(owner: type, name: str, around: Any) -> None:
+def _wrap(owner: Any, name: str, around: Any) -> None:
     inner = getattr(owner, name)
 
     @functools.wraps(inner)
@@ -128,32 +135,49 @@ def refusals(config: Any) -> Iterator[str]:
         yield "latent attention: there are no keys of heads"
 
 
-def check_request(config: VllmConfig, params: Any) -> None:
-    """Refuse a request that asks for what cannot be done.
+def check_request(config: VllmConfig, params: Any) -> FlowOptions | None:
+    """The options of a request's flow, None if it has none; refused where it cannot be done.
 
     Raises:
         ValueError: the request's flow is no flow, or the engine cannot do it.
     """
     if not isinstance(params, SamplingParams):
-        return
+        return None
     asked = asked_of(params.extra_args, KEY)
     options = default_options(config) if asked is None else FlowOptions.of(asked)
     flow = options.for_depth(config.model_config.get_num_layers(config.parallel_config))
     if flow is None:
-        return
+        return None
     reasons = list(refusals(config))
     if reasons:
         raise ValueError(f"{KEY}={options.flow!r} cannot be done here: {'; '.join(reasons)}")
+    return options
+
+
+def salted(salt: str | None, options: FlowOptions) -> str:
+    """Salt of the prefix cache of a request with a flow.
+
+    Keys and values above an edited layer are not those of the same tokens without the flow, or with
+    another one; so they are shared among requests of one flow alone.
+
+    Args:
+        salt: The request's own.
+        options: Its flow.
+    """
+    return f"{salt or ''} {KEY} {options!r}"
 
 
 def _process_inputs(
     inner: Any, self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     try:
-        check_request(self.vllm_config, params)
+        options = check_request(self.vllm_config, params)
     except ValueError as error:
         raise FlowError(str(error)) from error
-    return inner(self, request_id, prompt, params, *args, **kwargs)
+    request = inner(self, request_id, prompt, params, *args, **kwargs)
+    if options is not None:
+        request.cache_salt = salted(request.cache_salt, options)
+    return request
 
 
 def flows_of(runner: Any) -> EngineFlows:
@@ -170,6 +194,16 @@ def flows_of(runner: Any) -> EngineFlows:
     return flows
 
 
+def _rebind_kernels(inner: Any, overrides: Any) -> Any:
+    """Without llvmlite's modules, whose handles the scan of all modules takes for dictionaries."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "llvmlite"]
+    hidden = {name: sys.modules.pop(name) for name in names}
+    try:
+        return inner(overrides)
+    finally:
+        sys.modules.update(hidden)
+
+
 def _stepflow_effects(worker: Any) -> dict[str, list[dict[str, Any]]]:
     """Rows of `Effects.to_frame` of each request so far, which are forgotten here.
 
@@ -181,6 +215,17 @@ def _stepflow_effects(worker: Any) -> dict[str, list[dict[str, Any]]]:
         request: json.loads(each.to_frame().to_json(orient="records"))
         for request, each in effects.items()
     }
+
+
+def _stepflow_counters(worker: Any, requests: list[str]) -> dict[str, Written]:
+    """Sums that were counted for requests, which are forgotten here."""
+    effects = flows_of(worker.model_runner).counts.fetch(requests)
+    return {request: written(each) for request, each in effects.items()}
+
+
+def _stepflow_weights(worker: Any) -> str:
+    """Digest of this worker's weights."""
+    return weights_digest(worker.get_model())
 
 
 def _execute_model(inner: Any, self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

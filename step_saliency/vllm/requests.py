@@ -47,6 +47,7 @@ class RequestSteps:
         self._labels: list[Label] = row.read(list(prompt))
         self._row = row
         self._starts = _starts(self._labels)
+        self._n_computed = 0
         self._members: Float[Tensor, "capacity 2"] = torch.empty(0, 2)
         self._members_of: tuple[tuple[int, int], int] | None = None
 
@@ -66,6 +67,12 @@ class RequestSteps:
         for label in new:
             self._starts.setdefault(label[0], len(self._labels))
             self._labels.append(label)
+
+    def computed(self, stop: int) -> int:
+        """Note that positions up to ``stop`` are computed; returns what was noted before."""
+        before = self._n_computed
+        self._n_computed = max(before, stop)
+        return before
 
     def bridge_acts(self, start: int, stop: int) -> bool:
         """Whether positions ``start`` to ``stop`` may be moved by a bridge."""

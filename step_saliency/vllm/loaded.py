@@ -1,0 +1,131 @@
+"""A loaded engine, ``vllm.LLM`` or the ``LLMEngine`` inside it, as decoding sees it.
+
+vLLM is not imported here: whoever has an engine has imported it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+from step_saliency.intervene.effects import Effects
+from step_saliency.vllm.counts import of_all_ranks
+
+FETCHED_AFTER = 1000
+"""Requests that end before their effects are fetched; the engine keeps those of more."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What is used of vLLM's ``LLMEngine``."""
+
+    model_config: Any
+
+    def add_request(self, request_id: str, prompt: Any, params: Any) -> str:
+        """Take a request; returns the name that workers know it by."""
+
+    def step(self) -> Sequence[Any]:
+        """Compute one pass; what has come of requests."""
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        """Give requests up."""
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether requests are running or waiting."""
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer."""
+
+    def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+        """Call a method of every worker."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedEngine:
+    """An engine that decodes."""
+
+    engine: Engine
+
+    @classmethod
+    def of(cls, model: Any) -> "LoadedEngine | None":
+        """Of an ``LLM``, an ``LLMEngine``, or this itself; None of anything else."""
+        if isinstance(model, cls):
+            return model
+        engine = getattr(model, "llm_engine", model)
+        return cls(engine) if isinstance(engine, Engine) else None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The engine's tokenizer."""
+        return self.engine.get_tokenizer()
+
+    @cached_property
+    def generation_config(self) -> SimpleNamespace:
+        """What the checkpoint says of decoding; ``eos_token_id`` among it."""
+        return SimpleNamespace(**self.engine.model_config.try_get_generation_config())
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, in tokens."""
+        return int(self.engine.model_config.max_model_len)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What tells its model from others, in JSON types."""
+        config = self.engine.model_config
+        return {
+            "class": "vllm",
+            "origin": {"source": str(config.model), "revision": config.revision},
+            "weights": self._asked_of_workers("stepflow_weights"),
+            "dtype": str(config.dtype),
+        }
+
+    def require_flows(self) -> None:
+        """See that every worker knows StepFlow.
+
+        Raises:
+            ValueError: one does not, so that flows would be passed over in silence.
+        """
+        if self._asked_of_workers("stepflow_weights") is None:
+            raise ValueError(
+                "the engine's workers do not know StepFlow, which vLLM finds by its entry points: "
+                "install step-saliency where they run (and name stepflow in VLLM_PLUGINS, if that "
+                "is set), with a version of vLLM that is tested"
+            )
+
+    def _asked_of_workers(self, method: str) -> list[Any] | None:
+        """What all workers say; None where they do not know the method."""
+        try:
+            return list(self.engine.collective_rpc(method))
+        except Exception:  # over processes, a missing method is an error of any class
+            return None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Context in which this call steps the engine.
+
+        Raises:
+            ValueError: it has requests of others, whose outputs would be lost.
+        """
+        if self.engine.has_unfinished_requests():
+            raise ValueError(
+                "the engine has requests of another caller; let them end first (for many callers "
+                "there is the server)"
+            )
+        yield
+
+    def effects_of(self, requests: Sequence[str]) -> Effects:
+        """Effects of requests, which workers forget.
+
+        Args:
+            requests: The names that workers know them by.
+        """
+        by_worker = self.engine.collective_rpc("stepflow_counters", args=(list(requests),))
+        return of_all_ranks(by_worker)
+
+
+def prompt_of(tokens: Sequence[int]) -> Mapping[str, Any]:
+    """A prompt as engines take it."""
+    return {"prompt_token_ids": list(tokens)}
