@@ -188,7 +188,7 @@ def _with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def interaction(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     """Whether both together do more than the sum of each alone; empty without all four."""
     weights = {"both": 1.0, "oeb": -1.0, "smi": -1.0, BASELINE: 1.0}
-    table = contrast(_accuracies(values), weights, seed=seed, **draws)
+    table = contrast(_accuracies(values), weights, kind="share", seed=seed, **draws)
     return pd.DataFrame() if table is None else table.assign(contrast="interaction")
 
 
@@ -202,7 +202,7 @@ def trends(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame
             continue
         centred = np.array(list(doses.values())) - np.mean(list(doses.values()))
         weights = dict(zip(doses, centred / (centred**2).sum(), strict=True))
-        table = contrast(_accuracies(values), weights, seed=seed, **draws)
+        table = contrast(_accuracies(values), weights, kind="share", seed=seed, **draws)
         if table is not None:
             tables.append(table.assign(contrast="slope", dose=dose))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -300,7 +300,8 @@ def summarise(values: pd.DataFrame, settings: AblationSettings) -> Mapping[str, 
 
 
 def _accuracy(values: pd.DataFrame, seed: int) -> pd.DataFrame:
-    return described(mean_table(values, "is_correct", by=["condition"], seed=seed), values)
+    means = mean_table(values, "is_correct", by=["condition"], kind="share", seed=seed)
+    return described(means, values)
 
 
 ANALYSIS = Analysis("ablation", AblationSettings, units, run_unit, summarise, checks=EDITS)

@@ -173,6 +173,7 @@ def ways(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
             values.assign(**{outcome: values[outcome].astype(float)}),
             outcome,
             by=[*WAY],
+            kind="share" if outcome == "is_correct" else "measure",
             seed=seed,
             **draws,
         )

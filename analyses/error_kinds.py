@@ -62,7 +62,7 @@ def against_placebo(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.
         pair = long[long["condition"].isin([real, fake])]
         if pair["condition"].nunique() == 2:
             options = {"by": ["before"], "pair": ["sample"], "seed": seed, **draws}
-            table = against(pair, "corrected", fake, **options)
+            table = against(pair, "corrected", fake, kind="share", **options)
             tables.append(table.rename(columns={"before": "state"}))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -1,6 +1,7 @@
 """Few changes: intervals and equivalence from counts, against formulas written out."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from step_saliency.stats.counts import (
     difference_from_counts,
     equivalence_from_counts,
     share_from_counts,
+    unpaired_from_counts,
 )
 from step_saliency.stats.equivalence import equivalence
 from step_saliency.stats.paired import paired_table
@@ -91,11 +93,67 @@ def test_rare_flips_are_covered_where_a_bootstrap_misses_them():
 
 def test_all_right_is_not_certainly_right():
     frame = pd.DataFrame({"problem": range(20), "is_correct": 1, "length": 7.5})
-    row = mean_table(frame, "is_correct").iloc[0]
+    row = mean_table(frame, "is_correct", kind="share").iloc[0]
     assert (row["lower"], row["upper"]) == pytest.approx(wilson(20, 20))
     assert row["interval"] == "wilson"
     assert share_from_counts(np.array([1.0] * 15 + [0.0] * 5), 0.95) is None
     assert mean_table(frame, "length").iloc[0]["interval"] == "bootstrap"
+
+
+def test_a_measure_that_is_zero_everywhere_is_no_share():
+    """Decided by what the caller says, not by the values."""
+    frame = pd.DataFrame({"problem": range(78), "margin": 0.0})
+    row = mean_table(frame, "margin", kind="measure", null=0.0).iloc[0]
+    assert (row["lower"], row["upper"], row["interval"]) == (0.0, 0.0, "bootstrap")
+    share = mean_table(frame, "margin", kind="share").iloc[0]
+    assert (share["lower"], share["upper"]) == (0.0, pytest.approx(wilson(0, 78)[1]))
+    difference = mean_table(frame, "margin", kind="difference").iloc[0]
+    assert -difference["lower"] == difference["upper"] == pytest.approx(wilson(0, 78)[1])
+    assert difference["interval"] == "newcombe"
+    twice = mean_table(frame, "margin", kind="difference", bound=2.0).iloc[0]
+    assert (twice["lower"], twice["upper"]) == (2 * difference["lower"], 2 * difference["upper"])
+
+
+def test_truth_values_declare_themselves_and_numbers_ask():
+    frame = pd.DataFrame({"problem": range(20), "hit": True})
+    declared = mean_table(frame, "hit").iloc[0]
+    assert declared["interval"] == "wilson"
+    with pytest.warns(UserWarning, match=r"column 'hit' holds 0 and 1 alone.*kind='share'"):
+        asked = mean_table(frame.astype({"hit": int}), "hit").iloc[0]
+    assert asked["interval"] == "bootstrap"
+    mixed = pd.DataFrame({"problem": range(20), "hit": [0, 1] * 10})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean_table(mixed, "hit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("share", [0.0, 1.5]), ("difference", [0.0, -1.2]), ("flips", [0.0, 1.0])]
+)
+def test_values_that_are_not_of_the_kind_are_refused(kind, values):
+    frame = pd.DataFrame({"problem": [0, 1], "value": values})
+    with pytest.raises(ValueError, match=r"kind='flips' is unknown|holds (1\.5|-1\.2)"):
+        mean_table(frame, "value", kind=kind)
+
+
+def test_paired_answers_have_counted_intervals_where_they_are_declared():
+    frame, options = answers(60, 0, 0), {"condition": "condition", "reference": "base"}
+    counted = paired_table(frame, "is_correct", kind="share", **options).iloc[0]
+    assert (counted["lower"], counted["upper"]) == pytest.approx((-0.0602, 0.0602), abs=1e-4)
+    assert counted["interval"] == "newcombe"
+    with pytest.warns(UserWarning, match="kind='share'"):
+        plain = paired_table(frame, "is_correct", **options).iloc[0]
+    assert (plain["lower"], plain["upper"], plain["interval"]) == (0, 0, "bootstrap")
+    with pytest.raises(ValueError, match="kind='difference' is unknown"):
+        paired_table(frame, "is_correct", kind="difference", **options)
+
+
+def test_few_hits_of_two_groups_have_an_interval():
+    hits, sizes = np.zeros((40, 2)), np.repeat([[2.0, 0.0], [0.0, 1.0]], 20, axis=0)
+    limits = unpaired_from_counts(hits, sizes, 0.95)
+    assert limits == pytest.approx((-wilson(0, 20)[1], wilson(0, 20)[1]))
+    hits[:FEW, 0] = 1
+    assert unpaired_from_counts(hits, sizes, 0.95) is None
 
 
 def test_one_problem_has_no_interval_and_says_so():

@@ -45,7 +45,7 @@ def derived_tables(results: Path) -> dict[str, pd.DataFrame]:
         table.assign(contrast=name)
         for name, (folder, weights) in CONTRASTS.items()
         if (values := means[folder]) is not None
-        and (table := contrast(_by_condition(values), weights, seed=SEED)) is not None
+        and (table := contrast(_by_condition(values), weights, kind="share", seed=SEED)) is not None
     ]
     if rows:
         tables["contrasts"] = pd.concat(rows, ignore_index=True)

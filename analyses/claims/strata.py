@@ -51,4 +51,5 @@ def gains_by_difficulty(
     long = gains.reset_index().melt(id_vars="problem", value_name="gain")
     long["stratum"] = long["problem"].map(strata_of(samples))
     known = long.dropna(subset=["stratum", "gain"])
-    return mean_table(known, "gain", by=["condition", "stratum"], null=0.0, seed=seed, **draws)
+    by = ["condition", "stratum"]
+    return mean_table(known, "gain", by=by, null=0.0, kind="difference", seed=seed, **draws)

@@ -163,7 +163,7 @@ def gradient_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
         }
         for name, difference in contrasts.items():
             known = difference.dropna().rename("value").reset_index()
-            table = mean_table(known, "value", null=0.0, seed=seed, **draws)
+            table = mean_table(known, "value", null=0.0, kind="measure", seed=seed, **draws)
             tables.append(table.assign(contrast=name, k=int(k)))
         means = gains[fakes].mean()
         share = (1 + int((means >= gains[f"top-{k:g}"].mean()).sum())) / (1 + len(fakes))

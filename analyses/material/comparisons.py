@@ -1,7 +1,7 @@
 """Conditions against a condition: the tables that several questions make of their values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -51,13 +51,18 @@ def corrected_together(tables: Sequence[pd.DataFrame], family: Sequence[str] = (
 
 
 def contrast(
-    means: pd.DataFrame, weights: Mapping[str, float], **draws: Any
+    means: pd.DataFrame,
+    weights: Mapping[str, float],
+    *,
+    kind: Literal["measure", "share"],
+    **draws: Any,
 ) -> pd.DataFrame | None:
     """Weighted sum over conditions of a problem's values, tested against 0.
 
     Args:
         means: One row a problem, one column a condition.
-        weights: Weight of each condition.
+        weights: Weight of each condition; of shares, those above and below 0 are alike in sum.
+        kind: Whether the values are shares of right answers.
         draws: Options of `mean_table`.
 
     Returns:
@@ -68,4 +73,7 @@ def contrast(
     sums = (means[list(weights)] @ pd.Series(weights, dtype=float)).dropna()
     if sums.empty:
         return None
-    return mean_table(sums.rename("value").reset_index(), "value", null=0.0, **draws)
+    of_sums: dict[str, Any] = {"kind": "measure"}
+    if kind == "share":
+        of_sums = {"kind": "difference", "bound": sum(max(w, 0.0) for w in weights.values())}
+    return mean_table(sums.rename("value").reset_index(), "value", null=0.0, **of_sums, **draws)

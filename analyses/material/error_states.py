@@ -25,6 +25,8 @@ import pandas as pd
 
 from analyses.material.comparisons import against, corrected_together
 from analyses.material.conditions import BASELINE
+from step_saliency.options import Draws
+from step_saliency.stats.counts import share_from_counts, unpaired_from_counts
 from step_saliency.stats.problems import mean_table
 from step_saliency.stats.statistic import bootstrap_means, ratio
 from step_saliency.tasks.grading import ERROR_KINDS
@@ -53,7 +55,7 @@ def rates(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
     tables = []
     for kind in STATES:
         hits = values.assign(value=(values["state"] == kind).astype(float))
-        table = mean_table(hits, "value", by=["condition"], seed=seed, **draws)
+        table = mean_table(hits, "value", by=["condition"], kind="share", seed=seed, **draws)
         tables.append(table.assign(state=kind, per="answer"))
     for kind in ERROR_KINDS:
         tables.append(_per_step(values, kind, seed).assign(state=kind, per="step"))
@@ -66,8 +68,22 @@ def _per_step(values: pd.DataFrame, kind: str, seed: int) -> pd.DataFrame:
     for name, frame in hits.groupby("condition", sort=False):
         sums = frame.groupby("problem", sort=False)[["hit", "exposure"]].sum().to_numpy(float)
         share = bootstrap_means(sums, ratio, interval="percentile", seed=seed)
-        rows.append({"condition": name, **share.row()})
+        limits = {"interval": "bootstrap", "interval_corrected": False, **_few_hits(frame)}
+        rows.append({"condition": name, **share.row(), **limits})
     return pd.DataFrame(rows)
+
+
+def _few_hits(frame: pd.DataFrame) -> dict[str, Any]:
+    """Limits of a rate per step where too few problems have a hit for a bootstrap.
+
+    Wilson's of the share of answers, over their mean number of steps.
+    """
+    shares = frame.groupby("problem", sort=False)["hit"].mean().to_numpy(float)
+    limits = share_from_counts(shares, Draws().confidence)
+    if limits is None:
+        return {}
+    lower, upper = np.array(limits) / frame["exposure"].mean()
+    return {"lower": lower, "upper": upper, "interval": "wilson"}
 
 
 def paired_states(values: pd.DataFrame) -> pd.DataFrame:
@@ -103,18 +119,21 @@ def transitions(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Data
 
 def _rate(rows: pd.DataFrame, hit: pd.Series, seed: int, draws: Mapping[str, Any]) -> pd.DataFrame:
     hits = rows.assign(value=hit.astype(float))
-    table = mean_table(hits, "value", by=["condition"], seed=seed, **draws)
+    table = mean_table(hits, "value", by=["condition"], kind="share", seed=seed, **draws)
     counts = hits.groupby("condition", sort=False)["value"].agg(["size", "sum"]).reset_index()
     counts.columns = ["condition", "n_answers", "n_hits"]
     return table.merge(counts, on="condition")
 
 
-def changes(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
-    """Change of each state's share from the baseline, paired; Holm over kinds within condition."""
+def changes(
+    values: pd.DataFrame, *, reference: str = BASELINE, seed: int = 0, **draws: Any
+) -> pd.DataFrame:
+    """Change of each state's share from a condition, paired; Holm over kinds within condition."""
     long = pd.concat(
         [values.assign(share=(values["state"] == kind).astype(float), kind=kind) for kind in STATES]
     )
-    table = against(long, "share", BASELINE, by=["kind"], pair=["sample"], seed=seed, **draws)
+    options = {"by": ["kind"], "pair": ["sample"], "seed": seed, **draws}
+    table = against(long, "share", reference, kind="share", **options)
     return corrected_together([table], family=["condition"]).rename(columns={"kind": "state"})
 
 
@@ -140,11 +159,19 @@ def flow_against_local(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         difference = bootstrap_means(
             sums.to_numpy(float), _share_difference, interval="percentile", seed=seed
         )
+        few = unpaired_from_counts(
+            sums[["flow_right", "local_right"]].to_numpy(float),
+            sums[["flow", "local"]].to_numpy(float),
+            Draws().confidence,
+        )
+        limits: dict[str, Any] = {"interval": "bootstrap"}
+        if few is not None:
+            limits = {"lower": few[0], "upper": few[1], "interval": "newcombe"}
         total = sums.sum()
         sizes = {"n_flow": int(total["flow"]), "n_local": int(total["local"])}
         shares = {"flow": total["flow_right"] / total["flow"]}
         shares["local"] = total["local_right"] / total["local"]
-        rows.append({"condition": name, **difference.row(), **sizes, **shares})
+        rows.append({"condition": name, **difference.row(), **limits, **sizes, **shares})
     return pd.DataFrame(rows)
 
 

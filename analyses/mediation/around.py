@@ -136,7 +136,7 @@ def around_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Dat
     tables = []
     for (reading, index, place, control), differences in _differences(values):
         if differences["problem"].nunique() > 1:
-            table = mean_table(differences, "value", null=0.0, seed=seed, **draws)
+            table = mean_table(differences, "value", null=0.0, kind="measure", seed=seed, **draws)
             tables.append(table.assign(reading=reading, index=index, place=place, control=control))
     return corrected_together(tables, family=["index", "control"])
 

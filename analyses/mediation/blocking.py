@@ -115,7 +115,7 @@ def blocking_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.D
     for outcome in OUTCOMES:
         wide = values.pivot(index="problem", columns="condition", values=outcome)
         for name, weights in CONTRASTS.items():
-            table = contrast(wide, weights, seed=seed, **draws)
+            table = contrast(wide, weights, kind="measure", seed=seed, **draws)
             if table is not None:
                 tables.append(table.assign(contrast=name, outcome=outcome))
     return corrected_together(tables, family=["outcome"])

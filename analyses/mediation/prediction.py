@@ -145,7 +145,7 @@ def prediction_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd
                 continue
             is_matched_by = control == "matched" and name == "n_tokens"
             null = None if is_matched_by else 0.0
-            table = mean_table(known, "value", null=null, seed=seed, **draws)
+            table = mean_table(known, "value", null=null, kind="measure", seed=seed, **draws)
             ties = float((known["value"].abs() < 1e-9).mean())
             gap = float((frame["n_tokens_error"] - frame["n_tokens_correct"]).mean())
             tables.append(table.assign(control=control, index=name, ties=ties, gap=gap))

@@ -81,7 +81,7 @@ def by_role(values: pd.DataFrame) -> pd.DataFrame:
 def summarise(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Mean recovery over problems with intervals: `KEYS`, ``estimate, lower, upper, n``."""
     counted = values[~values["dropped"]]
-    return mean_table(counted, "recovery", by=KEYS, seed=seed).drop(columns="p")
+    return mean_table(counted, "recovery", by=KEYS, kind="measure", seed=seed).drop(columns="p")
 
 
 def pair_table(values: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,6 @@ from statsmodels.stats import contingency_tables
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
-from step_saliency.stats.counts import difference_from_counts
 from step_saliency.stats.paired import paired_table, with_reference
 from step_saliency.stats.problems import check_columns
 
@@ -76,32 +75,13 @@ def binary_table(
         pair=pair,
         problem=problem,
         family=family,
+        kind="share",
         draws=draws,
     )
     pairs = with_reference(frame, value, condition, reference, [*by, *pair], problem)
     groups = pairs.groupby([*by, condition], sort=False, dropna=False)
-    members = [rows for _, rows in groups]
-    counts = [_flips(rows, value, problem, draws.confidence) for rows in members]
-    table = _with_counted_intervals(table, members, value, problem, draws.confidence)
+    counts = [_flips(rows, value, problem, draws.confidence) for _, rows in groups]
     return pd.concat([table, pd.DataFrame(counts)], axis=1)
-
-
-def _with_counted_intervals(
-    table: pd.DataFrame,
-    members: Sequence[pd.DataFrame],
-    value: str,
-    problem: str,
-    confidence: float,
-) -> pd.DataFrame:
-    """Newcombe's interval in the rows in which too few problems changed for a bootstrap."""
-    table = table.copy()
-    for row, pairs in enumerate(members):
-        difference = (pairs[value] - pairs["_reference"]).groupby(pairs[problem]).mean()
-        limits = difference_from_counts(difference.to_numpy(float), confidence)
-        if limits is not None:
-            table.loc[row, ["lower", "upper"]] = limits
-            table.loc[row, "interval"] = "newcombe"
-    return table
 
 
 def _answers(frame: pd.DataFrame, value: str, on: Sequence[str]) -> pd.DataFrame:

@@ -6,7 +6,9 @@
 
 What problems have in common, their difficulty above all, is in both terms of a difference and drops
 out. The test flips the signs of the problems' differences; `p_holm` corrects it over the rows of a
-family. When it misleads: a large p is no evidence of no effect; read ``detectable``, the difference
+family. Differences of answers that are declared as right and wrong (``kind="share"``, or truth
+values) have Newcombe's interval where fewer than `step_saliency.stats.counts.FEW` problems changed.
+When it misleads: a large p is no evidence of no effect; read ``detectable``, the difference
 that a t-test would have found with probability 0.8.
 """
 
@@ -18,7 +20,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from step_saliency.options import Draws, DrawsOptions, shows_keywords
+from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywords
+from step_saliency.stats.counts import (
+    ValueKind,
+    checked_kind,
+    warn_of_undeclared_answers,
+    with_counted_intervals,
+)
 from step_saliency.stats.equivalence import detectable_effect
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.permutation import sign_flip_p
@@ -36,6 +44,7 @@ def paired_table(
     pair: Sequence[str] = (),
     problem: str = "problem",
     family: Sequence[str] = (),
+    kind: ValueKind | None = None,
     draws: Draws | None = None,
     **options: Unpack[DrawsOptions],
 ) -> pd.DataFrame:
@@ -51,6 +60,8 @@ def paired_table(
             them the means of a problem are compared.
         problem: Column of the problem.
         family: Columns within whose values Holm's correction is made; the whole table by default.
+        kind: What the column holds: ``"measure"``, or ``"share"`` (right and wrong as 1 and 0, or
+            shares of right answers). By default truth values are shares and numbers are measures.
         draws: How intervals and tests are drawn.
         options: Fields of `Draws`, which change it.
 
@@ -62,10 +73,14 @@ def paired_table(
         ``p_holm`` is corrected for the family.
 
     Raises:
-        ValueError: columns are missing, the reference is not among the conditions, or no problem
-            has both.
+        ValueError: columns are missing, the reference is not among the conditions, no problem has
+            both, or a value is not of the kind.
     """
     draws = replace(draws or Draws(), **options)
+    check_columns(frame, [value])
+    if kind is not None:
+        check_option("kind", kind, ("measure", "share"))
+    is_share = checked_kind(frame[value], kind) == "share"
     pairs = with_reference(frame, value, condition, reference, [*by, *pair], problem)
     keys, differences = reduce_to_problems(
         pairs.assign(_difference=pairs[value] - pairs["_reference"]),
@@ -85,6 +100,12 @@ def paired_table(
         interval=["bootstrap" if len(column) > 1 else "none" for column in columns],
         interval_corrected=False,
     )
+    if kind is None and not is_share:
+        warn_of_undeclared_answers(frame[value], differences, "difference", draws.confidence)
+    if is_share:
+        contrasts = with_counted_intervals(
+            contrasts, differences, "difference", confidence=draws.confidence
+        )
     table = pd.concat([keys.assign(reference=reference), contrasts], axis=1)
     return with_holm(table, family=family)
 

@@ -5,9 +5,10 @@
 
 so that each problem counts once, however many rows it has. Intervals draw whole problems
 (`step_saliency.stats.resampling`); a mean is tested against a null value by sign flips
-(`step_saliency.stats.permutation`), which asks for symmetry about it. Of
-a column of right and wrong (0 and 1), a mean that fewer than `step_saliency.stats.counts.FEW`
-problems keep from 0 or 1 has Wilson's interval: no error in sixty is not certainly none.
+(`step_saliency.stats.permutation`), which asks for symmetry about it. Of a column that is declared
+as right and wrong (``kind="share"``, or truth values), a mean that fewer than
+`step_saliency.stats.counts.FEW` problems keep from 0 or 1 has Wilson's interval: no error in sixty
+is not certainly none. Differences of such shares (``kind="difference"``) have Newcombe's.
 """
 
 import math
@@ -20,7 +21,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
-from step_saliency.stats.counts import share_from_counts
+from step_saliency.stats.counts import (
+    ValueKind,
+    checked_kind,
+    warn_of_undeclared_answers,
+    with_counted_intervals,
+)
 from step_saliency.stats.permutation import sign_flip_p
 from step_saliency.stats.resampling import Bootstrap, Levels
 
@@ -33,6 +39,8 @@ def mean_table(
     by: Sequence[str] = (),
     problem: str = "problem",
     null: float | None = None,
+    kind: ValueKind | None = None,
+    bound: float = 1.0,
     draws: Draws | None = None,
     **options: Unpack[DrawsOptions],
 ) -> pd.DataFrame:
@@ -44,39 +52,35 @@ def mean_table(
         by: Columns that name the groups.
         problem: Column of the problem.
         null: Value that the mean is tested against by sign flips; None tests nothing.
+        kind: What the column holds: ``"measure"``; ``"share"`` (right and wrong as 1 and 0, or
+            shares of right answers); ``"difference"`` of such shares. By default truth values are
+            shares and numbers are measures.
+        bound: Largest difference that is possible, for ``"difference"``.
         draws: How intervals and tests are drawn.
         options: Fields of `Draws`, which change it.
 
     Returns:
         One row a group: ``by`` columns, ``estimate, lower, upper, n, p``, ``interval`` (how it was
-        made: ``"bootstrap"``, ``"wilson"``, ``"none"``) and ``interval_corrected`` (False: each is
-        at the level by itself).
+        made: ``"bootstrap"``, ``"wilson"``, ``"newcombe"``, ``"none"``) and
+        ``interval_corrected`` (False: each is at the level by itself).
 
     Raises:
-        ValueError: columns are missing, or there is no value.
+        ValueError: columns are missing, there is no value, or one is not of the kind.
     """
     draws = replace(draws or Draws(), **options)
     keys, values = reduce_to_problems(frame, value, by=by, problem=problem)
+    declared = checked_kind(frame[value], kind, bound)
+    if kind is None and declared == "measure":
+        warn_of_undeclared_answers(frame[value], values, "share", draws.confidence)
     p: Any = math.nan
     if null is not None:
         p = sign_flip_p(values - null, n_permutations=draws.n_permutations, seed=draws.seed)[0]
     table = mean_intervals(values, draws).assign(p=p)
     table["interval"] = np.where(table["n"] > 1, "bootstrap", "none")
-    if frame[value].dropna().isin([0, 1]).all():
-        table = _with_counted_intervals(table, values, draws.confidence)
+    table = with_counted_intervals(
+        table, values, declared, confidence=draws.confidence, bound=bound
+    )
     return pd.concat([keys, table.assign(interval_corrected=False)], axis=1)
-
-
-def _with_counted_intervals(
-    table: pd.DataFrame, shares: Float[np.ndarray, "problem key"], confidence: float
-) -> pd.DataFrame:
-    """Wilson's interval in the rows in which too few problems differ for a bootstrap."""
-    for row, column in enumerate(shares.T):
-        limits = share_from_counts(column[~np.isnan(column)], confidence)
-        if limits is not None:
-            table.loc[row, ["lower", "upper"]] = limits
-            table.loc[row, "interval"] = "wilson"
-    return table
 
 
 def reduce_to_problems(

@@ -128,7 +128,7 @@ def correlation_table(
     tables = []
     for names, entries in groups:
         rhos, p = _within_rows(entries, score, effect, [problem, *row], min_keys, draws)
-        means = mean_table(rhos, "rho", problem=problem, draws=draws)
+        means = mean_table(rhos, "rho", problem=problem, kind="measure", draws=draws)
         key: dict[str, Any] = dict(zip(by, names, strict=True))
         tables.append(means.assign(p=p, n_rows=len(rhos), **key)[[*by, *means.columns, "n_rows"]])
     return pd.concat(tables, ignore_index=True)

@@ -122,7 +122,7 @@ def make_table(
 
 
 def _estimates(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
-    table = mean_table(rows, "is_correct", by=CELL, problem="place", draws=draws)
+    table = mean_table(rows, "is_correct", by=CELL, problem="place", kind="share", draws=draws)
     numbers = ["estimate", "lower", "upper"]
     table[numbers] *= 100
     return table[[*CELL, *numbers, "n"]]
@@ -172,6 +172,7 @@ def _by_problem(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
         reference="baseline",
         by=["suite"],
         problem="place",
+        kind="share",
         draws=draws,
     )
 
