@@ -110,7 +110,11 @@ def doses(
 
 
 def dose_table(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean doses over all chunks: one row per condition and half."""
+    """Mean doses over all chunks: one row per condition and half.
+
+    ``dose_ratio`` is the dose of a placebo (KL of a bridge, norm of momentum) over that of what it
+    stands for.
+    """
     over = {"kl": "rows_shifted", "total_variation": "rows_shifted", "injected_norm": "injections"}
     counts = ["n_traces", "rows_seen", "rows_shifted", "infeasible", "injections"]
     sums = values.astype(dict.fromkeys((*counts, *over), float))
@@ -120,7 +124,17 @@ def dose_table(values: pd.DataFrame) -> pd.DataFrame:
     table = sums.groupby(keys, sort=False, dropna=False)[[*counts, *over]].sum().reset_index()
     for dose, count in over.items():
         table[dose] /= table[count].where(table[count] > 0)
-    return table
+    return table.assign(dose_ratio=_dose_ratios(table))
+
+
+def _dose_ratios(table: pd.DataFrame) -> pd.Series:
+    """Dose of each placebo over that of what it stands for; missing for the real thing."""
+    is_bridge = table["half"].str.contains("Bridge")
+    dose = table["kl"].where(is_bridge, table["injected_norm"])
+    real = table["placebo"].isna() & (table["group"] == "method")
+    keys = pd.MultiIndex.from_frame(table[["edit", "half"]])
+    own = dose[real].set_axis(keys[real])
+    return (dose / own.reindex(keys).to_numpy()).where(table["placebo"].notna())
 
 
 def effects(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:

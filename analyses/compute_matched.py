@@ -3,10 +3,14 @@
 Ways of spending compute on a problem:
 
     greedy   one greedy answer, cut after ``limit`` tokens: a longer answer is a higher limit
-    sample   one answer at temperature 1
-    vote     the answer of most of k answers at temperature 1 (`step_saliency.decoding.vote`)
+    sample   one answer at temperature 1 (``--vote-temperature``)
+    vote     the answer of most of k such answers (`step_saliency.decoding.vote`)
+    wait     the greedy answer with "Wait" (``--forced-text``) in place of the end of its thinking,
+             until it is ``--forced-length`` times as long (budget forcing,
+             `analyses.material.forcing`)
 
-each with and without StepFlow. Accuracy stands beside what was measured and what was counted:
+each with and without StepFlow, but for the last, which goes without. Accuracy stands beside what
+was measured and what was counted:
 
     tokens        tokens generated, all k together
     cpu_seconds   processor time of decoding, measured in batches; an answer's part of its batch is
@@ -22,8 +26,9 @@ When it misleads: measured times are of one machine and of this implementation, 
 the same. Time per token falls with the size of the batch, and k samples make larger batches than
 one greedy answer: compare seconds within a method, tokens or flops across methods. With this task
 answers end by themselves, so that a limit buys nothing once it is above their length; models that
-go on thinking when they may are not in this comparison. A vote needs answers that can be compared,
-which a free text has not.
+go on thinking when they may are not in this comparison. The bundled models have never read the
+word "Wait", and take it for a name; the reasoner's own word for it is "Then ". A vote needs answers
+that can be compared, which a free text has not.
 """
 
 import time
@@ -39,8 +44,10 @@ from analyses.material.answers import AnswerSettings, answers
 from analyses.material.comparisons import against, answers_against
 from analyses.material.conditions import BASELINE, METHODS, Condition
 from analyses.material.flows import model_flow
+from analyses.material.forcing import WAIT, forced_responses, token_counts
 from analyses.material.problems import TASK, Item, is_right, read_items
 from analyses.running.runner import EDITS, Analysis, Unit, main
+from analyses.running.settings import option
 from step_saliency.models.facts import n_layers
 from step_saliency.stats.binary import binary_table
 from step_saliency.stats.problems import mean_table
@@ -94,7 +101,7 @@ def compute_matched(
     tables = []
     for condition in compared:
         flow = model_flow(model, condition, settings)
-        for temperature in (0.0, 1.0):
+        for temperature in (0.0, settings.vote_temperature):
             decoded = replace(settings, temperature=temperature)
             if temperature == 0:
                 decoded = replace(decoded, samples=1, max_new_tokens=max(settings.limits))
@@ -104,6 +111,9 @@ def compute_matched(
             frame = _with_costs(frame, traces, seconds, counted)
             if temperature == 0:
                 ways_taken = _limited(model, items, traces, frame, settings.limits)
+                if flow is None and settings.forced_length:
+                    longer = _forced(model, items, traces, frame, settings, counted)
+                    ways_taken = pd.concat([ways_taken, longer], ignore_index=True)
             else:
                 singles = frame.assign(method="sample", k=1)
                 ways_taken = pd.concat([singles, _votes(items, traces, frame, settings.samples)])
@@ -146,6 +156,37 @@ def _limited(
         cut["tokens"] = frame["tokens"].clip(upper=limit)
         tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
     return pd.concat(tables, ignore_index=True)
+
+
+def _forced(
+    model: Any,
+    items: Sequence[Item],
+    traces: Sequence[Trace],
+    frame: pd.DataFrame,
+    settings: "ComputeSettings",
+    counted: tuple[int, int, int],
+) -> pd.DataFrame:
+    """Greedy answers made longer by "Wait"."""
+    tokens = frame["tokens"].to_numpy(int)
+    more = np.ceil((settings.forced_length - 1) * tokens).astype(int).tolist()
+    started = time.process_time()
+    responses = forced_responses(model, traces, settings, text=settings.forced_text, extra=more)
+    seconds = time.process_time() - started
+    lengths = token_counts(model.tokenizer, responses)
+    added = np.array(lengths) - tokens
+    spent = seconds * added.clip(min=0) / max(added.clip(min=0).sum(), 1)
+    prompts = frame["prompt_tokens"].to_numpy(int)
+    return frame.assign(
+        is_correct=[is_right(item, text) for item, text in zip(items, responses, strict=True)],
+        error_kind=pd.array([pd.NA] * len(frame), dtype="string"),
+        first_wrong_step=pd.array([pd.NA] * len(frame), dtype="Int64"),
+        method="wait",
+        k=1,
+        tokens=lengths,
+        cpu_seconds=frame["cpu_seconds"] + spent,
+        flops=[flops(*counted, int(p), n) for p, n in zip(prompts, lengths, strict=True)],
+        limit=np.nan,
+    )
 
 
 def _votes(
@@ -242,6 +283,11 @@ class ComputeSettings(AnswerSettings):
     chunk: int = 50
     batch_size: int = 200
     limits: tuple[int, ...] = LIMITS
+    vote_temperature: float = option(1.0, "of samples and votes", later=True)
+    forced_length: float = option(
+        0.0, "times as long by --forced-text, such as 1.35; 0 leaves it out", later=True
+    )
+    forced_text: str = option(WAIT, "in place of the end of the thinking", later=True)
 
 
 def units(settings: ComputeSettings) -> list[Unit]:

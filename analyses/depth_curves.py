@@ -35,7 +35,7 @@ from step_saliency.options import (
     Rows,
     RowsName,
 )
-from step_saliency.tasks import Level, Problem, make_problems
+from step_saliency.tasks import Family, Level, Problem, make_problems
 from step_saliency.trace import Trace
 
 CHUNK = 5
@@ -88,6 +88,7 @@ class CurveSettings(ModelSettings):
     """Problems, responses, and the reading of the map."""
 
     level: Level = "medium"
+    family: Family = option("symbols", "of the task", later=True)
     samples: int = option(4, "responses per problem")
     objective: ObjectiveLiteral = "next_token"
     pool: PoolName = "mean"
@@ -102,7 +103,9 @@ def units(settings: CurveSettings) -> list[Unit]:
 def run_unit(model: Any, unit: Unit, settings: CurveSettings) -> pd.DataFrame:
     """Diagnoses of a chunk."""
     first, last = unit.payload
-    problems = make_problems(n=settings.n, level=settings.level, seed=settings.seed)
+    problems = make_problems(
+        n=settings.n, level=settings.level, seed=settings.seed, family=settings.family
+    )
     return diagnosed_answers(
         model,
         problems[first:last],

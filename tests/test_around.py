@@ -100,6 +100,18 @@ def test_answers_that_went_wrong_before_are_no_controls() -> None:
 
 
 @pytest.mark.nightly
+def test_power_for_a_difference_of_half_a_standard_deviation() -> None:
+    """Planted in the row that decides the first wrong step, as large as lock-in is said to be."""
+    rng = np.random.default_rng(8)
+    found = []
+    for _ in range(40):
+        table = around_table(answers_of(rng, n_problems=60, planted={"at": 0.3}), **FAST)
+        rows = table.query("index == 'lock_in' and control == 'risk set'").set_index("place")
+        found.append(rows.loc["at", "p"] <= 0.05)
+    assert np.mean(found) > 0.8
+
+
+@pytest.mark.nightly
 def test_false_positive_rates() -> None:
     """Indices that drift with the step and differ by problem, errors at random."""
     rng = np.random.default_rng(5)

@@ -1,7 +1,7 @@
 """Claims: the rule of the verdicts, the table from tables, and the table that is committed."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,24 @@ from scipy.stats import norm
 
 from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables
-from analyses.claims.readings import READINGS, Reading
+from analyses.claims.models import MODELS
+from analyses.claims.reading import Reading, at
+from analyses.claims.readings import READINGS, readings_of
 from analyses.claims.strata import gains_by_difficulty, strata_of
-from analyses.claims.table import COLUMNS, claims_table, measured, table_lines
+from analyses.claims.table import (
+    BEGIN,
+    COLUMNS,
+    END,
+    claims_table,
+    measured,
+    quoted,
+    table_lines,
+    with_quote,
+)
 from analyses.claims.verdict import Effect, judge
 from analyses.findings.tables import Source
 
 RESULTS = Path(__file__).parents[1] / "results"
-MARKS = re.compile(r"<!-- claims -->\n(.*?)<!-- end of claims -->", re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +103,12 @@ def a_folder(path: Path) -> Path:
 
 def test_rows_come_from_tables_and_what_is_missing_says_so(tmp_path: Path) -> None:
     source = Source("some/summary", scale=100)
-    here, there = (source, {"condition": "oeb"}), (source, {"condition": "placebo"})
+    here, there = at(source, condition="oeb"), at(source, condition="placebo")
     readings = (
         Reading("a", "a gain", "accuracy", here, control="c", left=there, matched=True),
         Reading("a", "a loss", "accuracy", here, sign=-1),
-        Reading("b", "another", "accuracy", (source, {"condition": "smi"})),
-        Reading("b", "elsewhere", "accuracy", (Source("other/summary"), {})),
+        Reading("b", "another", "accuracy", at(source, condition="smi")),
+        Reading("b", "elsewhere", "accuracy", at(Source("other/summary"))),
         Reading("c", "never", "accuracy", untestable="no such thing"),
         Reading("c", "nowhere", "accuracy"),
     )
@@ -120,7 +130,7 @@ def test_rows_come_from_tables_and_what_is_missing_says_so(tmp_path: Path) -> No
 
 
 def test_a_table_without_the_column_is_an_error_and_no_missing_run(tmp_path: Path) -> None:
-    reading = Reading("a", "x", "accuracy", (Source("some/summary"), {"conditions": "oeb"}))
+    reading = Reading("a", "x", "accuracy", at(Source("some/summary"), conditions="oeb"))
     with pytest.raises(ValueError, match="no column 'conditions'"):
         claims_table(a_folder(tmp_path), (reading,))
 
@@ -131,7 +141,8 @@ def test_every_claim_of_the_paper_has_a_reading() -> None:
         "lock-in", "decay", "before the first", "decides the first", "after the first",
         "oeb", "smi", "alpha 0.01", "alpha 1", "tau_max 0.05", "tau_max 0.6", "more than the sum",
         "third", "half", "hard", "conceptual", "wait", "plan-and-solve", "hint", "steering",
-        "self-intensity", "vote of 2 with stepflow - vote of 4",
+        "self-intensity", "vote of 2 with stepflow - vote of 4", "temperature 0.6",
+        "question", "summary looks at itself", "planted", "budget forcing", "few heads",
     ):  # fmt: skip
         assert word in text, word
     kinds = {r.reading for r in READINGS if r.claim == "shallow lock-in marks errors"}
@@ -177,7 +188,7 @@ def test_a_gain_on_hard_problems_is_found_there_and_luck_is_none() -> None:
 
 def test_the_committed_table_is_what_the_tables_say() -> None:
     for name, frame in derived_tables(RESULTS).items():
-        pd.testing.assert_frame_equal(frame, pd.read_parquet(RESULTS / f"claims/{name}.parquet"))
+        pd.testing.assert_frame_equal(frame, pd.read_parquet(RESULTS / f"{name}.parquet"))
     fresh = claims_table(RESULTS)
     committed = pd.read_csv(RESULTS / "claims" / "claims.csv")
     assert committed["verdict"].tolist() == fresh["verdict"].tolist()
@@ -187,15 +198,80 @@ def test_the_committed_table_is_what_the_tables_say() -> None:
 
 
 def test_the_readme_quotes_the_table() -> None:
-    """Between ``<!-- claims -->`` and ``<!-- end of claims -->``: the rows that were measured."""
-    quoted = MARKS.search((RESULTS.parent / "README.md").read_text(encoding="utf-8"))
-    if quoted is None:
+    """Between the marks stands what ``python -m analyses.claims --page README.md`` writes there."""
+    page = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    if BEGIN not in page:
         pytest.skip("the README quotes no claims")
-    lines = quoted[1].strip().splitlines()
-    rows = table_lines(claims_table(RESULTS)).splitlines()
-    assert lines[:2] == rows[:2]
-    assert len(lines) > 2
-    assert set(lines) <= set(rows)
+    assert page == with_quote(page, claims_table(RESULTS))
+
+
+def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_old() -> None:
+    source = Source("some/summary", scale=100)
+    here, there = at(source, condition="oeb"), at(source, condition="placebo")
+    readings = (
+        Reading("a", "no control", "accuracy", here),
+        Reading("a", "with control", "accuracy", here, control="c", left=there, matched=True),
+        Reading("b", "measured", "accuracy", here),
+        Reading("b", "never", "accuracy", untestable="no such thing"),
+        Reading("c", "nowhere", "accuracy"),
+        Reading("d", "never", "accuracy", untestable="no such thing"),
+    )
+    table = claims_table(RESULTS, readings).assign(estimate=[1.0, 1, 1, None, None, None])
+    table["control_matched"] = [None, True, None, None, None, None]
+    quote = quoted(table)
+    rows = table_lines(table).splitlines()
+    assert quote.splitlines() == [*rows[:2], rows[3], rows[4], rows[7]]
+    page = f"x\n{BEGIN}old\n{END}y\n"
+    assert with_quote(page, table) == f"x\n{BEGIN}{quote}{END}y\n"
+    with pytest.raises(ValueError, match="has no lines '<!-- claims -->'"):
+        with_quote("x\n", table)
+
+
+def test_models_stand_side_by_side_and_each_has_folders_of_its_own(tmp_path: Path) -> None:
+    for model in MODELS.values():
+        folder = tmp_path / f"some{model.suffix}"
+        folder.mkdir()
+        row = {"condition": ["oeb"], "estimate": [0.05], "lower": [0.03], "upper": [0.07], "n": [9]}
+        pd.DataFrame(row).to_parquet(folder / "summary.parquet")
+    place = at(Source("other/summary"), Source("some/summary"), condition="oeb")
+    readings = tuple(Reading("a", "x", "accuracy", place, model=name) for name in MODELS)
+    table = claims_table(tmp_path, readings)
+    assert table["table"].tolist() == [f"some{model.suffix}/summary" for model in MODELS.values()]
+    assert set(MODELS) == {reading.model for reading in READINGS}
+    of_reporter = readings_of("reporter")
+    assert not any("no summary error" in reading.untestable for reading in of_reporter)
+
+
+def test_a_model_that_solves_nothing_and_a_placebo_that_misses_its_dose(tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    rows = {
+        "condition": ["oeb", "placebo", "weak", "able"],
+        "estimate": [0.05, 0.04, 2 / 60, 0.5],
+        "lower": [0.03, 0.01, 0.0, 0.4],
+        "upper": [0.07, 0.07, 0.1, 0.6],
+        "n": [60] * 4,
+    }
+    pd.DataFrame(rows).to_parquet(folder / "summary.parquet")
+    doses = {"condition": ["near", "far"], "dose_ratio": [1.04, 0.9]}
+    pd.DataFrame(doses).to_parquet(folder / "doses.parquet")
+    source = Source("some/summary")
+    here, there = at(source, condition="oeb"), at(source, condition="placebo")
+
+    def verdict(**fields: Any) -> tuple[str, str, Any]:
+        reading = Reading("a", "x", "accuracy", here, control="c", left=there, **fields)
+        row = claims_table(tmp_path, (reading,)).iloc[0]
+        return row["verdict"], row["reason"], row["control_matched"]
+
+    dose = {name: at(Source("some/doses"), condition=name) for name in ("near", "far", "unknown")}
+    assert verdict(matched=True, dose=dose["near"])[0] == "supported"
+    assert verdict(matched=True, dose=dose["unknown"])[0] == "supported"
+    found, reason, matched = verdict(matched=True, dose=dose["far"])
+    assert (found, matched) == ("not shown", False)
+    assert "the control's dose is off by -10%" in reason
+    assert verdict(matched=True, floor=at(source, condition="able"))[0] == "supported"
+    found, reason, _ = verdict(matched=True, floor=at(source, condition="weak"))
+    assert (found, reason) == ("not testable here", "the model solves 2 of 60 problems")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Costs by hand, cut answers against answers written under the limit, votes against `ss.vote`."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,27 @@ def test_votes_and_costs_of_k_answers(model: Any, made: pd.DataFrame) -> None:
         kept = [t for t in traces if t.meta["sample"] < k]
         expected = ss.vote(kept, problems=[item.problem for item in items])
         assert vote["is_correct"].tolist() == expected["is_correct"].tolist()
+
+
+def test_forced_answers_are_longer_and_stand_in_the_tables(model: Any) -> None:
+    settings = cm.ComputeSettings(n=4, samples=2, limits=(192,), forced_length=1.35)
+    settings = replace(settings, vote_temperature=0.6)
+    values = cm.compute_matched(model, read_items(settings), settings)
+    singles = values[values["condition"] == BASELINE].set_index("problem")
+    greedy, forced = (singles[singles["method"] == name] for name in ("greedy", "wait"))
+    assert (forced["tokens"] > greedy.loc[forced.index, "tokens"]).all()
+    assert (forced["cpu_seconds"] > greedy.loc[forced.index, "cpu_seconds"]).all()
+    ratio = forced["tokens"].sum() / greedy["tokens"].sum()
+    assert 1.15 < ratio < 1.6
+    prompts, tokens = (forced[name].astype(int) for name in ("prompt_tokens", "tokens"))
+    counted = cm.weights_used(model), model.cfg.n_layers, model.cfg.n_heads * model.cfg.d_head
+    expected = [cm.flops(*counted, p, t) for p, t in zip(prompts, tokens, strict=True)]
+    assert forced["flops"].tolist() == expected
+    assert set(values.loc[values["method"] == "vote", "temperature"]) == {0.6}
+    table = cm.comparisons(values, **FAST)
+    against = table[table["question"] == "against greedy"]
+    assert "baseline wait" in set(against["condition"])
+    assert "wait" in set(cm.ways(values, **FAST)["method"])
 
 
 def test_tables_of_a_run(made: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import analyses.claims
 from analyses.claims.derived import derived_tables
-from analyses.claims.table import claims_table, page
+from analyses.claims.table import claims_table, page, with_quote
 from step_saliency.storage.files import make_folder, write_text
 from step_saliency.storage.tables import write_csv, write_frame
 
@@ -21,14 +21,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results")
-    results = parser.parse_args(argv).results
+    parser.add_argument(
+        "--page", type=Path, help="a page whose quote between its marks is to be renewed: README.md"
+    )
+    options = parser.parse_args(argv)
+    results = options.results
     folder = results / "claims"
     make_folder(folder)
     for name, derived in derived_tables(results).items():
-        write_frame(folder / f"{name}.parquet", derived)
+        file = results / f"{name}.parquet"
+        make_folder(file.parent)
+        write_frame(file, derived)
     table = claims_table(results)
     write_csv(folder / "claims.csv", table)
     write_text(folder / "claims.md", page(table))
+    if options.page is not None:
+        text = options.page.read_text(encoding="utf-8")
+        write_text(options.page, with_quote(text, table))
     counts = ", ".join(f"{n} {verdict}" for verdict, n in table["verdict"].value_counts().items())
     print(f"wrote {folder.name}/claims.csv and claims.md: {len(table)} readings, {counts}")
 

@@ -1,55 +1,96 @@
-"""Tables that claims need and that follow from the values of finished runs.
+"""Tables that claims need and that follow from the values of finished runs, for each model.
 
 difficulty    gain of each condition by stratum (`analyses.claims.strata`), and hard minus easy
 contrasts     quarter of the layers against other bands; votes with StepFlow against twice as
-              many without
+              many without; StepFlow against "Wait" and against answers of up to twice the length
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from analyses.claims.models import MODELS
 from analyses.claims.strata import gains_by_difficulty
 from analyses.material.comparisons import contrast
 
 SEED = 0
-CONTRASTS: Mapping[str, tuple[str, Mapping[str, float]]] = {
-    "quarter - third": ("ablation", {"both": 1, "both-third": -1}),
-    "quarter - half": ("ablation", {"both": 1, "both-half": -1}),
-    "vote of 2 with StepFlow - vote of 4": (
-        "compute_matched",
-        {"both vote-2": 1, "baseline vote-4": -1},
-    ),
-    "vote of 4 with StepFlow - vote of 8": (
-        "compute_matched",
-        {"both vote-4": 1, "baseline vote-8": -1},
-    ),
+ANSWERS = ("ablation", "ablation_strengths", "ablation_matched")
+"""Runs with greedy answers under StepFlow; the first that is there counts."""
+VOTES = {"compute_matched": "1", "compute_matched_t06": "0.6"}
+"""Runs with votes, and their temperature."""
+BANDS: Mapping[str, Mapping[str, float]] = {
+    "quarter - third": {"both": 1, "both-third": -1},
+    "quarter - half": {"both": 1, "both-half": -1},
 }
 
 
 def derived_tables(results: Path) -> dict[str, pd.DataFrame]:
-    """Tables by name; those whose runs are there.
+    """Tables by folder and name, such as ``claims_reporter/contrasts``; those whose runs are there.
 
     Args:
         results: Folder of results folders.
     """
-    answers = _values(results, "ablation")
-    decoded = _values(results, "compute_matched")
+    tables = {}
+    for model in MODELS.values():
+        for name, table in _of_model(results, model.suffix).items():
+            tables[f"claims{model.suffix}/{name}"] = table
+    return tables
+
+
+def _of_model(results: Path, suffix: str) -> dict[str, pd.DataFrame]:
+    answers = _first(results, ANSWERS, suffix)
+    decoded = {name: _values(results, f"{name}{suffix}") for name in VOTES}
+    sampled = next((values for values in decoded.values() if values is not None), None)
     tables: dict[str, pd.DataFrame] = {}
-    if answers is not None and decoded is not None:
-        samples = decoded[(decoded["condition"] == "baseline") & (decoded["method"] == "sample")]
+    if answers is not None and sampled is not None:
+        samples = sampled[(sampled["condition"] == "baseline") & (sampled["method"] == "sample")]
         tables["difficulty"] = gains_by_difficulty(answers, samples, seed=SEED)
-    means = {"ablation": answers, "compute_matched": None if decoded is None else _named(decoded)}
-    rows = [
-        table.assign(contrast=name)
-        for name, (folder, weights) in CONTRASTS.items()
-        if (values := means[folder]) is not None
-        and (table := contrast(_by_condition(values), weights, kind="share", seed=SEED)) is not None
-    ]
+    rows = [] if answers is None else _contrasts(answers, BANDS)
+    for name, values in decoded.items():
+        if values is not None:
+            rows += _contrasts(_named(values), _votes(VOTES[name]))
+    latest = next((values for values in reversed(decoded.values()) if values is not None), None)
+    if latest is not None:
+        rows += _contrasts(_named(latest), _lengths(latest))
     if rows:
         tables["contrasts"] = pd.concat(rows, ignore_index=True)
     return tables
+
+
+def _votes(temperature: str) -> dict[str, Mapping[str, float]]:
+    return {
+        f"vote of {k} with StepFlow - vote of {2 * k}, temperature {temperature}": {
+            f"both vote-{k}": 1,
+            f"baseline vote-{2 * k}": -1,
+        }
+        for k in (2, 4)
+    }
+
+
+def _lengths(values: pd.DataFrame) -> dict[str, Mapping[str, float]]:
+    """StepFlow's greedy answers of half the longest limit against what makes answers longer."""
+    longest = int(values["limit"].max())
+    mine = f"both greedy-{longest // 2}"
+    return {
+        "StepFlow - 'Wait'": {mine: 1, "baseline wait-1": -1},
+        "StepFlow - longer": {mine: 1, f"baseline greedy-{longest}": -1},
+    }
+
+
+def _contrasts(
+    values: pd.DataFrame, weights: Mapping[str, Mapping[str, float]]
+) -> list[pd.DataFrame]:
+    means = values.groupby(["problem", "condition"])["is_correct"].mean().unstack()
+    tables = {
+        name: contrast(means, of_name, kind="share", seed=SEED) for name, of_name in weights.items()
+    }
+    return [table.assign(contrast=name) for name, table in tables.items() if table is not None]
+
+
+def _first(results: Path, folders: Sequence[str], suffix: str) -> pd.DataFrame | None:
+    found = (_values(results, f"{name}{suffix}") for name in folders)
+    return next((values for values in found if values is not None), None)
 
 
 def _values(results: Path, folder: str) -> pd.DataFrame | None:
@@ -64,9 +105,5 @@ def _values(results: Path, folder: str) -> pd.DataFrame | None:
 
 def _named(decoded: pd.DataFrame) -> pd.DataFrame:
     """Conditions with the way of decoding in their names."""
-    ways = decoded["method"] + "-" + decoded["k"].astype(str)
-    return decoded.assign(condition=decoded["condition"] + " " + ways)
-
-
-def _by_condition(values: pd.DataFrame) -> pd.DataFrame:
-    return values.groupby(["problem", "condition"])["is_correct"].mean().unstack()
+    number = decoded["limit"].fillna(decoded["k"]).astype(int).astype(str)
+    return decoded.assign(condition=decoded["condition"] + " " + decoded["method"] + "-" + number)

@@ -6,17 +6,26 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.claims.readings import READINGS, Place, Reading
-from analyses.claims.verdict import NOT_RUN, Effect, Judgement, judge
+from analyses.claims.models import MODELS
+from analyses.claims.reading import Place, Reading
+from analyses.claims.readings import READINGS
+from analyses.claims.verdict import (
+    DOSE_TOLERANCE,
+    FLOOR,
+    NOT_RUN,
+    Effect,
+    Judgement,
+    judge,
+)
 from analyses.findings.tables import NotRunError, Results
 
-SUFFIXES = {"reasoner": "", "smollm2": "_smollm2"}
 HEAD = """# Claims
 
 Written by `python -m analyses.claims` from the tables beside it; the rule of the verdicts is in
 `analyses/claims/verdict.py`, the rows that are read in `analyses/claims/readings.py`. Estimates
 have 95% intervals over problems; *left* is what the control leaves of the effect.
 """
+BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"
 COLUMNS = (
     "claim",
     "statement",
@@ -46,7 +55,9 @@ def claims_table(results: Path, readings: tuple[Reading, ...] = READINGS) -> pd.
         results: Folder of results folders.
         readings: What is to be read.
     """
-    rows = [claim_row(reading, Results(results, SUFFIXES[reading.model])) for reading in readings]
+    rows = [
+        claim_row(reading, Results(results, MODELS[reading.model].suffix)) for reading in readings
+    ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"n": "Int64"})
 
@@ -62,38 +73,76 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
     for prefix, interval in (("", effect), ("control_", left)):
         for name in ("estimate", "lower", "upper"):
             row[f"{prefix}{name}"] = None if interval is None else getattr(interval, name)
+    off = _dose_error(reading.dose, results)
+    matched = reading.matched and not (off is not None and abs(off) > DOSE_TOLERANCE)
     if left is not None:
-        row["control_matched"] = reading.matched
-    judgement = _judged(reading, effect, left)
+        row["control_matched"] = matched
+    judgement = _judged(reading, effect, left, matched=matched, results=results)
     if judgement.reason == NOT_RUN:
         judgement = judgement._replace(reason=str(found))
-    table = "" if reading.effect is None else results.table_name(reading.effect[0])
+    if reading.matched and not matched and judgement.verdict == "not shown":
+        reason = f"{judgement.reason}; the control's dose is off by {off:+.0%}"
+        judgement = judgement._replace(reason=reason)
     n = found.get("n") if isinstance(found, dict) else None
-    return {**row, **judgement._asdict(), "n": n, "table": table}
+    return {**row, **judgement._asdict(), "n": n, "table": _table_of(reading, results)}
 
 
-def _judged(reading: Reading, effect: Effect | None, left: Effect | None) -> Judgement:
+def _table_of(reading: Reading, results: Results) -> str:
+    """The table that the effect is read from: the first that has it, else the first."""
+    if reading.effect is None:
+        return ""
+    sources, where = reading.effect
+    has = [s for s in sources if _effect(((s,), where), results)[0] is not None]
+    return results.table_name((has or list(sources))[0])
+
+
+def _judged(
+    reading: Reading,
+    effect: Effect | None,
+    left: Effect | None,
+    *,
+    matched: bool,
+    results: Results,
+) -> Judgement:
     if reading.untestable:
         return Judgement("not testable here", reading.untestable)
+    floor, solved = _effect(reading.floor, results)
+    if floor is not None and floor.estimate < FLOOR and isinstance(solved, dict):
+        right = round(floor.estimate * solved["n"])
+        reason = f"the model solves {right} of {solved['n']} problems"
+        return Judgement("not testable here", reason)
     signed = [None if x is None else x.signed(reading.sign) for x in (effect, left)]
-    return judge(*signed, margin=reading.margin, matched=reading.matched)
+    return judge(*signed, margin=reading.margin, matched=matched)
 
 
-def _effect(place: Place | None, results: Results) -> tuple[Effect | None, dict[str, Any] | str]:
+def _dose_error(place: Place | None, results: Results) -> float | None:
+    """Dose of a placebo over that of what it stands for, minus 1; None where it is not known."""
+    found = None if place is None else _effect(place, results, column="dose_ratio")[1]
+    return float(found["dose_ratio"]) - 1 if isinstance(found, dict) else None
+
+
+def _effect(
+    place: Place | None, results: Results, *, column: str = "estimate"
+) -> tuple[Effect | None, dict[str, Any] | str]:
     """An effect and its row; or nothing, and why there is none."""
     if place is None:
         return None, "no analysis has it"
-    source, where = place
-    name = results.table_name(source)
-    try:
-        row = results.row(source, **where)
-    except NotRunError:
-        return None, f"{name} was not run"
-    except ValueError as error:
-        if not str(error).startswith("0 rows"):
-            raise
-        return None, f"{name} was not run with {', '.join(map(str, where.values()))}"
-    return Effect(*(float(row[name]) for name in ("estimate", "lower", "upper"))), row
+    sources, where = place
+    reasons = []
+    for source in sources:
+        name = results.table_name(source)
+        try:
+            row = results.row(source, **where)
+        except NotRunError:
+            reasons.append(f"{name} was not run")
+        except ValueError as error:
+            if not str(error).startswith("0 rows"):
+                raise
+            reasons.append(f"{name} was not run with {', '.join(map(str, where.values()))}")
+        else:
+            limits = ("estimate", "lower", "upper") if column == "estimate" else (column,) * 3
+            return Effect(*(float(row[name]) for name in limits)), row
+    return None, reasons[0]
 
 
 def page(table: pd.DataFrame) -> str:
@@ -111,6 +160,36 @@ def table_lines(table: pd.DataFrame) -> str:
         _line({str(name): value for name, value in row.items()}) for row in table.to_dict("records")
     ]
     return "\n".join(lines) + "\n"
+
+
+def quoted(table: pd.DataFrame) -> str:
+    """What the README quotes: one row for each claim and model, as the whole table has it.
+
+    The first reading that was measured and has a matched control, else the first that was
+    measured, else the first that is not testable here.
+    """
+    kept = []
+    for _, rows in table.groupby(["claim", "model"], sort=False):
+        known = rows["estimate"].notna()
+        with_control = known & rows["control_matched"].eq(True)
+        for some in (with_control, known, rows["verdict"] == "not testable here"):
+            if some.any():
+                kept.append(rows[some].index[0])
+                break
+    return table_lines(table.loc[kept])
+
+
+def with_quote(page_text: str, table: pd.DataFrame) -> str:
+    """A page with the quote between its marks renewed.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = page_text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no lines {BEGIN.strip()!r} and {END.strip()!r}")
+    return f"{before}{begin}{quoted(table)}{end}{after}"
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:

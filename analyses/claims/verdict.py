@@ -6,13 +6,18 @@ for it). ``left`` is what is left of the effect under a control: its difference 
 effect itself among matched pairs. A control is matched if the placebo has the dose of what it
 stands for, or the pairs are alike in what they were matched by.
 
-    not testable here    model or task lack what the claim speaks of: said beforehand, with a reason
+    not testable here    model or task lack what the claim speaks of, said beforehand with a reason;
+                         or the model solves less than `FLOOR` of the problems, so that no gain in
+                         accuracy could show
     refuted              the whole interval of the effect, or of what a matched control leaves of
                          it, lies at or below the margin: an effect of that size is ruled out
     supported            the whole interval of the effect, and of what a matched control leaves of
                          it, lies above zero (and reaches beyond the margin)
     not shown            anything else: no run, no interval, an interval that holds zero and more
                          than the margin, no control, or one that is not matched
+
+A placebo that was matched on some problems is held to its dose on others: off by more than
+`DOSE_TOLERANCE`, it is not matched.
 
 An interval without width (no answer changed) says nothing about what could have changed.
 
@@ -26,6 +31,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 NOT_RUN = "not run"
+FLOOR = 0.1
+DOSE_TOLERANCE = 0.05
 Verdict = Literal["supported", "refuted", "not shown", "not testable here"]
 
 

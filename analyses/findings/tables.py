@@ -65,7 +65,8 @@ class Results:
         entries = one_row(_table(self.path, name), {**source.where, **where}, name=name)
         values = {str(column): value for column, value in entries.items()}
         scaled = {column: values[column] * source.scale for column in SCALED if column in values}
-        bound = max(abs(scaled["lower"]), abs(scaled["upper"]))
+        ends = [abs(scaled[end]) for end in ("lower", "upper") if end in scaled]
+        bound = max(ends, default=None)
         number = re.search(r"[\d.]+$", str(values.get("condition", "")))
         return {**values, **scaled, "bound": bound, "number": number and float(number[0])}
 

@@ -1,6 +1,6 @@
 """The step map of a trace by the loss, by log-odds, or by attention alone, in one pooling."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -34,14 +34,39 @@ def step_map(
     Raises:
         ValueError: an unknown reading.
     """
-    check_option("reading", reading, READINGS)
-    objective = _OBJECTIVES.get(reading, "next_token")
-    saliency = ss.step_saliency(model, trace, objective=objective, pool=pool, rows=rows)
-    if reading != "attention":
-        return saliency
-    totals = pooled_maps(
-        model, trace, saliency.layout, quantity="attention", objective="next_token"
-    )
-    maps = normalise(totals.mean(1), saliency.layout, pool, windows=saliency.windows)
+    return step_maps(model, trace, [reading], pool=pool, rows=rows)[reading]
+
+
+def step_maps(
+    model: Any,
+    trace: Trace,
+    readings: Sequence[Reading] = READINGS,
+    *,
+    pool: Pool = "mean",
+    rows: Rows = "query",
+) -> dict[Reading, StepSaliency]:
+    """Step maps of several readings as of `step_map`; what they share is computed once."""
+    for reading in readings:
+        check_option("reading", reading, READINGS)
+    needed = {_OBJECTIVES.get(reading, "next_token") for reading in readings}
+    by_objective = {
+        objective: ss.step_saliency(model, trace, objective=objective, pool=pool, rows=rows)
+        for objective in _OBJECTIVES.values()
+        if objective in needed
+    }
+    maps = {
+        reading: by_objective[_OBJECTIVES[reading]]
+        for reading in readings
+        if reading in _OBJECTIVES
+    }
+    if "attention" in readings:
+        maps["attention"] = _attention(model, trace, by_objective["next_token"])
+    return {reading: maps[reading] for reading in readings}
+
+
+def _attention(model: Any, trace: Trace, like: StepSaliency) -> StepSaliency:
+    """The map of the pattern alone, laid out and pooled like another."""
+    totals = pooled_maps(model, trace, like.layout, quantity="attention", objective="next_token")
+    maps = normalise(totals.mean(1), like.layout, like.pool, windows=like.windows)
     assert torch.isfinite(maps).all()
-    return replace(saliency, maps=maps.to(saliency.maps), objective="attention")
+    return replace(like, maps=maps.to(like.maps), objective="attention")

@@ -144,6 +144,14 @@ def reference_traces(model: Any, settings: SourceSettings) -> list[Trace]:
     return _reference_traces(model, _source(settings))
 
 
+def reference_items(settings: SourceSettings) -> list[Item]:
+    """Problems that are not answered, to set something up on."""
+    source = _source(settings)
+    if source.data == TASK:
+        return [Item(p.id, i, problem=p) for i, p in enumerate(_other_problems(source))]
+    return _other_rows(source)
+
+
 def _source(settings: SourceSettings) -> SourceSettings:
     """What of settings other problems hang on: all conditions share what is set up on them."""
     names = ("data", "n", "level", "family", "seed", "field")

@@ -35,7 +35,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analyses.instruments.step_maps import READINGS, Reading, step_map
+from analyses.instruments.step_maps import READINGS, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, check_task, read_items
@@ -111,8 +111,9 @@ def around(
             continue
         about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
         first = grade["first_wrong_step"]
-        for reading in readings:
-            frame = step_rows(step_map(model, trace, reading, pool=pool, rows=rows))
+        maps = step_maps(model, trace, readings, pool=pool, rows=rows)
+        for reading, saliency in maps.items():
+            frame = step_rows(saliency)
             tables.append(
                 frame.assign(
                     **about, reading=reading, first_wrong_step=None if pd.isna(first) else first

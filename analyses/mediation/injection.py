@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.material.answers import AnswerSettings
+from analyses.material.comparisons import corrected_together
 from analyses.material.conditions import DepthSettings
 from analyses.material.error_states import (
     changes,
@@ -28,7 +29,7 @@ from analyses.material.error_states import (
 )
 from analyses.material.flows import N_MATCHING, reference_traces
 from analyses.material.problems import check_task, read_items
-from analyses.mediation.edits import injected_edits, matched
+from analyses.mediation.edits import PLACEBOS, injected_edits, matched
 from analyses.mediation.written import answer_tables, answered, written, written_units
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
@@ -63,6 +64,24 @@ def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFram
     return frame.assign(part=part, level=settings.level, family=settings.family)
 
 
+def kinds_against_placebos(stated: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
+    """Shares of states under planted lock-in minus those under its placebos of equal dose, paired.
+
+    Args:
+        stated: Answers with states, `analyses.material.error_states.with_states`.
+        seed: Of the draws.
+        draws: As of `changes`.
+    """
+    present = set(stated["condition"])
+    tables = [
+        changes(stated[stated["condition"].isin([real, fake])], reference=fake, seed=seed, **draws)
+        for real, fakes in PLACEBOS.items()
+        for fake in fakes
+        if fake.endswith("-kl") and {real, fake} <= present
+    ]
+    return corrected_together(tables, family=["condition"])
+
+
 def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str, pd.DataFrame]:
     """Accuracy, and what becomes of right answers and of errors."""
     seed, answers = settings.seed, answered(values)
@@ -70,6 +89,7 @@ def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str,
     tables = {
         **answer_tables(answers, "injection", seed=seed),
         "injection_kinds": changes(stated, seed=seed),
+        "injection_kind_placebos": kinds_against_placebos(stated, seed=seed),
         "injection_rates": rates(stated, seed=seed),
         "injection_caused": transitions(stated, seed=seed),
         "injection_flow": flow_against_local(stated, seed=seed),

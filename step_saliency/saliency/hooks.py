@@ -86,7 +86,10 @@ def reduce_influence(
     of_layers = windows(model)
 
     def keep_pattern(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        patterns[hook.layer()] = pattern.detach()[0]
+        if quantity == "attention":
+            reduced[hook.layer()] = reduce(_weighable(pattern.detach()[0]))
+        else:
+            patterns[hook.layer()] = pattern.detach()[0]
         _check_window(pattern.detach()[0], hook.layer(), of_layers[hook.layer()])
 
     def weigh_by_gradient(gradient: Float[Tensor, "batch head query key"], hook: Any) -> None:
@@ -97,6 +100,10 @@ def reduce_influence(
     with turn(model, alone="waits"), undisturbed(model):
         require_capabilities(model, _needs(objective, quantity))
         forward = owned_hooks((name, keep_pattern) for name in live_names(model, names))
+        if quantity == "attention":
+            with torch.no_grad(), model.hooks(fwd_hooks=forward):
+                total_loss(model, tokens, objective)
+            return reduced
         backward = [(name, weigh_by_gradient) for name in names]
         lowest = min(layers)
         with together(
@@ -146,14 +153,16 @@ def _combine(
     gradient: Float[Tensor, "head query key"],
     quantity: Quantity,
 ) -> Float[Tensor, "head query key"]:
-    if pattern.dtype in (torch.bfloat16, torch.float16):
-        pattern, gradient = pattern.float(), gradient.float()
-    if quantity == "attention":
-        return pattern
+    pattern, gradient = _weighable(pattern), _weighable(gradient)
     if quantity == "score_gradient":
         gradient = gradient - (pattern * gradient).sum(-1, keepdim=True)
     weight = torch.ones_like(pattern) if quantity == "gradient" else pattern
     return (weight * gradient).abs().tril()
+
+
+def _weighable(values: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check_window(pattern: Float[Tensor, "head query key"], layer: int, window: int | None) -> None:

@@ -1,0 +1,123 @@
+"""Claims about compute and rivals: is StepFlow worth more than what else could be done?"""
+
+from analyses.claims.reading import BOTH_GAIN, CONTRASTS, Reading, against_rival, at
+from analyses.findings.sources import POINTS
+from analyses.findings.tables import Source
+
+COMPUTE_CLAIM = "StepFlow is worth more than as much compute"
+RIVAL_CLAIM = "StepFlow is better than its rivals"
+COLDER = Source("compute_matched_t06/comparisons", scale=POINTS)
+NO_LANGUAGE = "the model has read no language, so that no word tells it anything"
+WORDS = {
+    "plan_and_solve": "Plan-and-Solve",
+    "hint": "a hint sentence",
+    "budget_forcing": "'Wait' (budget forcing) at 1.35 times the tokens",
+}
+STEERINGS = {
+    "attention_steering": "attention steering (the question emphasised)",
+    "activation_steering": "activation steering (right minus wrong texts)",
+}
+SOLVED = at(Source("rivals/accuracy"), condition="baseline")
+
+
+def _votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -> list[Reading]:
+    """StepFlow or none, the same votes; and against twice as many without."""
+    same = [
+        against_rival(
+            COMPUTE_CLAIM,
+            f"vote of {k} at temperature {temperature}, StepFlow - none",
+            at(source, method="vote", k=k, condition="both", question="same way"),
+            margin=BOTH_GAIN,
+            only=only,
+        )
+        for k in (2, 4, 8)
+    ]
+    twice = [
+        against_rival(
+            COMPUTE_CLAIM,
+            f"vote of {k} with StepFlow - vote of {2 * k} without, temperature {temperature}",
+            at(
+                CONTRASTS,
+                contrast=f"vote of {k} with StepFlow - vote of {2 * k}, temperature {temperature}",
+            ),
+            only=only,
+        )
+        for k in (2, 4)
+    ]
+    return same + twice
+
+
+COMPUTE = (
+    *_votes("decoding", "1", only=("reasoner",)),
+    *_votes(COLDER, "0.6"),
+    Reading(
+        COMPUTE_CLAIM,
+        "StepFlow - 'Wait' (budget forcing) at 1.35 times the tokens",
+        "accuracy",
+        at(CONTRASTS, contrast="StepFlow - 'Wait'"),
+        untestable=f"{NO_LANGUAGE}: 'Wait' is four letters",
+    ),
+    Reading(
+        COMPUTE_CLAIM,
+        "StepFlow - answers of up to twice the length",
+        "accuracy",
+        at(CONTRASTS, contrast="StepFlow - longer"),
+        margin=BOTH_GAIN,
+        control="longer answers alone",
+        left=at(CONTRASTS, contrast="StepFlow - longer"),
+        matched=True,
+    ),
+)
+_STEERED = tuple(
+    against_rival(
+        RIVAL_CLAIM,
+        f"StepFlow - {text}",
+        at(Source("rivals/rivals", scale=POINTS), condition="both", reference=name),
+        floor=SOLVED,
+    )
+    for name, text in STEERINGS.items()
+)
+RIVALS = (
+    *(
+        Reading(RIVAL_CLAIM, f"StepFlow - {text}", "accuracy", untestable=NO_LANGUAGE)
+        for name, text in WORDS.items()
+        if name != "budget_forcing"
+    ),
+    *_STEERED,
+)
+RIVALS_OF_LANGUAGE = (
+    *(
+        against_rival(
+            RIVAL_CLAIM,
+            f"StepFlow - {text}",
+            at(Source("rivals/rivals", scale=POINTS), condition="both", reference=name),
+            floor=SOLVED,
+        )
+        for name, text in WORDS.items()
+    ),
+    *_STEERED,
+    *(
+        Reading(
+            RIVAL_CLAIM,
+            f"loss of worked solutions, StepFlow - {text}",
+            "loss",
+            at(
+                Source("rivals/loss_rivals", scale=1000),
+                outcome="loss",
+                condition="both",
+                reference=name,
+            ),
+            sign=-1,
+            control="the rival itself",
+            left=at(
+                Source("rivals/loss_rivals", scale=1000),
+                outcome="loss",
+                condition="both",
+                reference=name,
+            ),
+            matched=True,
+            unit="millinats",
+        )
+        for name, text in STEERINGS.items()
+    ),
+)

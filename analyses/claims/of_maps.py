@@ -1,0 +1,181 @@
+"""Claims about maps: lock-in, decay, what the summary looks at, and what StepFlow does to them."""
+
+from analyses.claims.reading import Kind, Reading, at
+from analyses.findings.sources import POINTS, SOURCES
+from analyses.findings.tables import Source
+
+AROUND = Source("mediation_around/summary")
+PLACES = ("before", "at", "after", "whole")
+READINGS_OF_MAPS: tuple[Kind, ...] = ("loss", "log-odds", "attention")
+WHERE = {
+    "before": "rows before the first wrong step",
+    "at": "the row that decides the first wrong step",
+    "after": "rows after the first wrong step",
+    "whole": "all rows",
+}
+LENGTH = "pairs of similar length"
+PLANTED = "random keys of equal KL"
+INJECTED_KINDS = Source("mediation_injection/injection_kinds", scale=POINTS)
+
+
+def _index_readings(claim: str, index: str) -> list[Reading]:
+    """An index of error minus correct answers."""
+    folders: tuple[tuple[Kind, str, str], ...] = (
+        ("loss", "depth_curves", "mean pooling"),
+        ("log-odds", "depth_curves_log_odds", "mass pooling, rows by target"),
+    )
+    readings = []
+    for kind, folder, pooling in folders:
+        source = Source(f"{folder}/comparison", {"layer": None})
+        readings.append(
+            Reading(
+                claim,
+                f"{index}, error - correct answers, whole answer, {pooling}",
+                kind,
+                at(source, metric=index, control="none"),
+                control=LENGTH,
+                left=at(source, metric=index, control="length"),
+                matched=True,
+                unit="index",
+            )
+        )
+    return readings
+
+
+def _around_the_error(claim: str, index: str, places: tuple[str, ...], sign: int) -> list[Reading]:
+    """An index at places around the first wrong step, in three readings of one pooling."""
+    return [
+        Reading(
+            claim,
+            f"{index}, {WHERE[place]}, error - answers that are still right there, same problem",
+            kind,
+            at(AROUND, reading=kind, index=index, place=place, control="risk set"),
+            sign=sign,
+            control="answers of other problems, same step",
+            left=at(AROUND, reading=kind, index=index, place=place, control="index"),
+            matched=True,
+            unit="index",
+        )
+        for place in places
+        for kind in READINGS_OF_MAPS
+    ]
+
+
+BEFORE_THE_ERROR = SOURCES["before_the_error"]
+LOCK_IN = (
+    *_index_readings("shallow lock-in marks errors", "lock_in_index"),
+    *_around_the_error("shallow lock-in marks errors", "lock_in", PLACES, 1),
+    Reading(
+        "shallow lock-in marks errors",
+        "lock_in_index, before the first wrong step, error - correct, same problem and step",
+        "loss",
+        at(BEFORE_THE_ERROR, index="lock_in_index", control="within"),
+        control="other problems, matched by length",
+        left=at(BEFORE_THE_ERROR, index="lock_in_index", control="matched"),
+        matched=True,
+        unit="index",
+    ),
+)
+DECAY = (
+    *_index_readings("deep decay marks errors", "decay_index"),
+    *_around_the_error("deep decay marks errors", "decay", ("whole",), 1),
+    *_around_the_error("deep decay marks errors", "reach", PLACES, -1),
+    Reading(
+        "deep decay causes summary errors",
+        "answers that are first wrong in the summary, lock-in of 0.5 planted in deep layers - none",
+        "error rate",
+        at(INJECTED_KINDS, condition="lock-in-deep-0.5", state="summary"),
+        untestable="the model makes no summary error in 1,000 answers",
+        only=("reasoner",),
+    ),
+    Reading(
+        "deep decay causes summary errors",
+        "answers that are first wrong in the summary, lock-in of 0.5 planted in deep layers - none",
+        "error rate",
+        at(INJECTED_KINDS, condition="lock-in-deep-0.5", state="summary"),
+        control=PLANTED,
+        left=at(
+            Source("mediation_injection/injection_kind_placebos", scale=POINTS),
+            condition="lock-in-deep-0.5",
+            reference="random-deep-0.5-kl",
+            state="summary",
+        ),
+        matched=True,
+        only=("reporter",),
+    ),
+    Reading(
+        "SMI repairs summary errors",
+        "answers that are first wrong in the summary, SMI - none",
+        "error rate",
+        at(Source("error_kinds/changes", {"state": "summary"}, POINTS), condition="smi"),
+        sign=-1,
+        only=("reporter",),
+    ),
+)
+CAUSES = tuple(
+    Reading(
+        "shallow lock-in causes errors" if band == "shallow" else "lock-in in deep layers harms",
+        f"accuracy, lock-in of {mass:g} planted in {band} layers - none",
+        "accuracy",
+        at(Source("mediation_injection/injection_accuracy", scale=POINTS), condition=name),
+        sign=-1,
+        control=PLANTED,
+        left=at(
+            Source("mediation_injection/injection_placebos", scale=POINTS),
+            condition=name,
+            reference=f"random-{band}-{mass:g}-kl",
+        ),
+        matched=True,
+    )
+    for band, mass in (("shallow", 0.5), ("shallow", 0.8), ("deep", 0.5))
+    for name in (f"lock-in-{band}-{mass:g}",)
+)
+_AGGREGATES = {
+    "thinking_self": ("shallow self-intensity of the thinking", -1),
+    "summary_self": ("deep self-intensity of the summary", -1),
+    "question_mass": ("shallow mass from the thinking on the question", 1),
+}
+AGGREGATES = tuple(
+    Reading(
+        "StepFlow mends the pattern that it names",
+        f"{text}, StepFlow - none, the same answers",
+        kind,
+        at(Source("mediation_aggregates/summary"), aggregate=name, reading=kind, condition="both"),
+        sign=sign,
+        control="random keys and random directions of equal dose",
+        left=at(
+            Source("mediation_aggregates/placebos"),
+            aggregate=name,
+            reading=kind,
+            condition="both",
+        ),
+        matched=True,
+        unit="share",
+    )
+    for name, (text, sign) in _AGGREGATES.items()
+    for kind in READINGS_OF_MAPS
+)
+SUMMARY_LOOKS = tuple(
+    Reading(
+        "the summary looks at itself and at the last steps",
+        "share of summary rows on the summary and the last two thinking steps, deep layers, beyond "
+        "a uniform row",
+        kind,
+        at(
+            Source("mediation_aggregates/levels"),
+            aggregate="summary_self_last",
+            reading=kind,
+            band="deep",
+        ),
+        control="the same rows in the middle layers",
+        left=at(
+            Source("mediation_aggregates/levels"),
+            aggregate="summary_self_last",
+            reading=kind,
+            band="difference",
+        ),
+        matched=True,
+        unit="share",
+    )
+    for kind in READINGS_OF_MAPS
+)

@@ -1,0 +1,79 @@
+"""A reading of a claim: which row of which table speaks for or against it, and on which model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from analyses.findings.sources import POINTS, SOURCES
+from analyses.findings.tables import Source
+
+Kind = Literal[
+    "loss", "log-odds", "attention", "log-odds at the error", "accuracy", "error rate", "map", ""
+]
+Place = tuple[tuple[Source, ...], Mapping[str, Any]]
+"""Tables, of which the first that was made and has the row counts, and the row."""
+
+CONTRASTS = Source("claims/contrasts", scale=POINTS)
+OEB_GAIN, SMI_GAIN, BOTH_GAIN = 1.5, 2.0, 0.8
+"""The smallest gains in accuracy that the paper reports, in points."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way in which a claim was measured, or why it was not.
+
+    Attributes:
+        claim: The claim, short.
+        statement: What was measured.
+        reading: Which quantity speaks.
+        effect: Table and row; None where no analysis has it.
+        sign: 1 if the claim says more, -1 if it says less.
+        margin: Smallest effect that would bear the claim out.
+        control: What the control is; empty without one.
+        left: Table and row of what the control leaves of the effect.
+        matched: Whether the control is matched.
+        untestable: Why the claim cannot be tested on this model, if it cannot; an effect that was
+            measured all the same is shown.
+        floor: Table and row of the share of answers that is right without an edit, where a model
+            that solves next to nothing could show no gain.
+        dose: Table and row of the placebo's dose relative to that of what it stands for; a control
+            whose dose is off by more than `verdict.DOSE_TOLERANCE` is not matched.
+        only: Models that it is about; all of their kind without any.
+        model: On which model.
+        unit: Of the estimate.
+    """
+
+    claim: str
+    statement: str
+    reading: Kind
+    effect: Place | None = None
+    sign: int = 1
+    margin: float = 0.0
+    control: str = ""
+    left: Place | None = None
+    matched: bool = False
+    untestable: str = ""
+    floor: Place | None = None
+    dose: Place | None = None
+    only: tuple[str, ...] = ()
+    model: str = "reasoner"
+    unit: str = "points"
+
+
+def at(*sources: str | Source, **where: Any) -> Place:
+    """A row of a table, by a name of `SOURCES` or a source of its own; or of the next table."""
+    return tuple(SOURCES[one] if isinstance(one, str) else one for one in sources), where
+
+
+def against_rival(claim: str, statement: str, effect: Place, **fields: Any) -> Reading:
+    """A difference to a rival, which is its own control."""
+    return Reading(
+        claim,
+        statement,
+        "accuracy",
+        effect,
+        control="the rival itself",
+        left=effect,
+        matched=True,
+        **fields,
+    )
