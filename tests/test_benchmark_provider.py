@@ -1,20 +1,19 @@
 """``step-saliency/MODEL`` as a model of inspect-ai gives what `ss.generate` gives."""
 
 import asyncio
-from collections.abc import Mapping
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
 
 import step_saliency as ss
+from step_saliency.benchmark.provider import weights as weights_module
 from step_saliency.benchmark.provider.frame import Frame
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.benchmark.provider.weights import Weights, weights_for
 from step_saliency.intervene.effects import Effects
 from step_saliency.options import Decoding
-from step_saliency.segment.build import prompt_tokens
 from step_saliency.tasks import make_problems
 from step_saliency.tasks.answers import is_correct
 
@@ -255,87 +254,6 @@ def test_stop_reasons_and_plain_text(weights: Weights) -> None:
     assert plain.message.content == "a=1."
 
 
-ODD = "He said \"{{ x }}\" {% raw %} \\n \\boxed{1} ünï 😀 '''\n  end "
-
-
-class Template:
-    """A tokenizer with a template, and nothing else."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
-        self.tokenizer = tokenizer
-        self.chat_template = template
-
-    def apply_chat_template(self, turns: Any, **options: Any) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(turns, chat_template=self.chat_template, **options)
-        )
-
-
-CHAT = (
-    "{{ '<s>' }}{% if effort is defined %}{{ '[' + effort + ']' }}{% endif %}"
-    "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
-
-
-@pytest.mark.parametrize("question", ["What is 2+2?", ODD, "line\nline"])
-def test_frames_write_what_the_template_writes(weights: Weights, question: str) -> None:
-    tokenizer = Template(weights.tokenizer, CHAT)
-    turns = [
-        {"role": "system", "content": ODD},
-        {"role": "user", "content": "first " + ODD},
-        {"role": "assistant", "content": "an answer"},
-        {"role": "user", "content": question},
-    ]
-    frame, asked = Frame.of(tokenizer, turns, template_options={"effort": "high"})
-    framed = frame.tokenizer(tokenizer)
-    written = framed.apply_chat_template(
-        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
-    )
-    whole = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, effort="high"
-    )
-    assert written == whole
-    assert "[high]" in written
-    assert tokenizer.chat_template == CHAT
-
-
-def test_a_single_question_has_the_tokens_of_generate(weights: Weights) -> None:
-    for question in ("a=1. b=a+2. b?", "x" + ODD):
-        frame, asked = Frame.of(weights.tokenizer, [{"role": "user", "content": question}])
-        ours = prompt_tokens(frame.tokenizer(weights.tokenizer), asked)
-        assert ours == prompt_tokens(weights.tokenizer, question)
-
-
-def test_going_on_from_the_assistant(weights: Weights) -> None:
-    tokenizer = Template(weights.tokenizer, CHAT)
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>so far"}]
-    frame, _ = Frame.of(tokenizer, turns)
-    assert frame.is_continued
-    assert frame.suffix.endswith("<assistant><think>so far")
-
-
-@pytest.mark.parametrize(
-    ("turns", "match"),
-    [
-        ([{"role": "system", "content": "s"}], "has to be the user's"),
-        ([], "has to be the user's"),
-    ],
-)
-def test_conversations_that_are_refused(
-    weights: Weights, turns: list[Mapping[str, str]], match: str
-) -> None:
-    with pytest.raises(ValueError, match=match):
-        Frame.of(weights.tokenizer, turns)
-    changing = Template(weights.tokenizer, "{{ messages[-1].content | upper }}")
-    with pytest.raises(ValueError, match="does not write the last message"):
-        Frame.of(changing, [{"role": "user", "content": "question"}])
-    plain = Template(weights.tokenizer, None)
-    two = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
-    with pytest.raises(ValueError, match="no chat template"):
-        Frame.of(plain, two)
-
-
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -357,6 +275,38 @@ def test_layers_of_the_edits(weights: Weights) -> None:
     settings = ProviderSettings.of({"flow": "stepflow", "shallow": "0-1", "deep": 3, "alpha": 0.2})
     flow: Any = settings.flow_for(weights.model)
     assert (list(flow.oeb.layers), list(flow.smi.layers), flow.smi.alpha) == ([0, 1], [3], 0.2)
+
+
+@pytest.mark.parametrize("placement", ["auto", "disk"])
+def test_models_that_accelerate_spreads_decode_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Weights, placement: str
+) -> None:
+    """Over several devices as far as a CPU has them: memory, and files that are read for each pass.
+
+    Responses are kept, and found again by a model that lies in one piece.
+    """
+    accelerate = pytest.importorskip("accelerate")
+    monkeypatch.setattr(weights_module, "_LOADED", {})
+    if placement == "disk":
+        whole = copy.deepcopy(weights.model)
+        parts = [name for name, _ in whole.model.named_children() if name != "layers"]
+        device_map = {"lm_head": "cpu", **{f"model.{name}": "cpu" for name in parts}}
+        layers = range(len(whole.model.layers))
+        device_map |= {f"model.layers.{i}": "disk" if i else "cpu" for i in layers}
+        model = accelerate.dispatch_model(
+            whole, device_map, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
+        )
+        assert model.model.layers[1].mlp.up_proj.weight.is_meta
+        monkeypatch.setattr(weights_module, "_spread", lambda *_: model)
+    store = str(tmp_path / "store")
+    spread = by_place(run(tmp_path, flow="stepflow", device_map="auto", store=store))
+    alone = by_place(run(tmp_path, flow="stepflow", store=store))
+    for place, sample in alone.items():
+        assert (sample.output.metadata or {})["kept"] is True
+        assert sample.output.completion == spread[place].output.completion
+    texts = [trace.response.removesuffix("<|eos|>") for trace in truth(weights, "stepflow")]
+    ours = [(spread[place].output.metadata or {})["response"] for place in sorted(spread)]
+    assert ours == texts
 
 
 @pytest.mark.parametrize(

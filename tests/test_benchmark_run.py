@@ -1,7 +1,7 @@
 """A run by the command: all parts together, broken off and taken up, by one worker or several."""
 
+import contextlib
 import importlib.util
-import os
 import random
 import signal
 import subprocess
@@ -107,39 +107,77 @@ def test_actors_of_ray_give_the_same_rows(alone: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(result(tmp_path), result(alone))
 
 
+KILLS = 10
+"""Of each of two clusters."""
+HANGS = 1200
+"""Seconds without a response after which a run is taken to hang."""
+MANY = {"--problems": "10", "--samples": "4"}
+
+
+@pytest.fixture(scope="module")
+def many_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A larger run of one process."""
+    out = tmp_path_factory.mktemp("many")
+    assert main(["benchmark", *many_words(), "--out", str(out)]) == 0
+    return out
+
+
+def many_words() -> list[str]:
+    words = list(WORDS)
+    for name, value in MANY.items():
+        words[words.index(name) + 1] = value
+    return words
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("cluster", ["local", "ray"])
-def test_random_kills_lose_and_double_nothing(alone: Path, tmp_path: Path, cluster: str) -> None:
-    """Workers and driver are killed at random moments, and the same command is given again."""
+def test_random_kills_lose_and_double_nothing(
+    many_alone: Path, tmp_path: Path, cluster: str
+) -> None:
+    """A worker, or all with the driver, are killed while responses come; then it is given again."""
     if importlib.util.find_spec("submitit" if cluster == "local" else "ray") is None:
         pytest.skip(f"what {cluster} needs is not installed")
-    kills = int(os.environ.get("STEP_SALIENCY_KILLS", "3"))
-    draw = random.Random(0)
-    words = [*WORDS, "--out", str(tmp_path), "--workers", "2", "--cluster", cluster]
+    draw, struck = random.Random(cluster), 0
+    words = [*many_words(), "--out", str(tmp_path), "--workers", "2", "--cluster", cluster]
     command = [sys.executable, "-m", "step_saliency.cli", "benchmark", *words]
-    for _ in range(kills):
-        driver = subprocess.Popen(command, start_new_session=True)
-        time.sleep(draw.uniform(5, 60))
-        kill_one(driver.pid, draw)
-        driver.wait()
-    subprocess.run(command, check=True)
-    pd.testing.assert_frame_equal(result(tmp_path), result(alone))
+    driver = subprocess.Popen(command, start_new_session=True)
+    while struck < KILLS:
+        before, asked = decoded(tmp_path), time.monotonic()
+        while decoded(tmp_path) == before and driver.poll() is None:
+            assert time.monotonic() - asked < HANGS, "nothing comes any more"
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 1))
+        if driver.poll() is None:
+            kill_some(driver, draw)
+            struck += 1
+        elif driver.returncode == 0:
+            break
+        if driver.poll() is not None:
+            driver = subprocess.Popen(command, start_new_session=True)
+    if driver.wait() != 0:
+        subprocess.run(command, check=True)
+    assert struck >= KILLS / 2
+    pd.testing.assert_frame_equal(result(tmp_path), result(many_alone))
+    assert not result(tmp_path).duplicated(["condition", "problem", "sample"]).any()
 
 
-def kill_one(driver: int, draw: random.Random) -> None:
-    """Kill the driver with all that it started, or a worker and then the driver."""
+def decoded(out: Path) -> int:
+    """Lines of responses that are there."""
+    return sum(file.read_bytes().count(b"\n") for file in out.glob("responses/*/*.jsonl"))
+
+
+def kill_some(driver: "subprocess.Popen[bytes]", draw: random.Random) -> None:
+    """Kill one process that the driver started, or the driver with all of them."""
     try:
-        processes = psutil.Process(driver).children(recursive=True)
+        processes = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    if processes and draw.random() < 0.5:
-        draw.choice(processes).kill()
-        time.sleep(draw.uniform(0, 5))
-    for process in [*processes, psutil.Process(driver)]:
-        try:
+    is_one = bool(processes) and draw.random() < 0.5
+    for process in [draw.choice(processes)] if is_one else [*processes, driver]:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
+    if not is_one:
+        driver.wait()
 
 
 def test_units_of_a_run() -> None:

@@ -1,25 +1,33 @@
 """The models of the table by their shape, with random weights: their chat formats, all parts."""
 
+import itertools
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from tiny import tiny_tokenizer, tiny_transformers
-from transformers import PreTrainedTokenizerFast
+import torch
+from tiny import Arch, tiny_config, tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from step_saliency.benchmark.presets import preset_of
 from step_saliency.benchmark.provider.frame import Frame
 from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.cli import main
 
 pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: step-saliency[benchmarks]")
 
-from inspect_ai import eval as evaluate
-from inspect_ai.model import GenerateConfig, get_model
+from inspect_ai.log import list_eval_logs, read_eval_log
 
 from step_saliency.benchmark.command.run import model_of
 from step_saliency.benchmark.command.settings import BenchmarkSettings
-from step_saliency.benchmark.suites.suites import Selection
-from step_saliency.benchmark.suites.tasks import build_task
 
 R1 = (
     "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
@@ -48,49 +56,130 @@ OSS = (
     "{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"
 )
 """What the template of GPT-OSS writes where no tools are called."""
-SHAPES = {
-    "deepseek-r1-distill-qwen-7b": ("qwen2", R1),
-    "gpt-oss-20b": ("gpt_oss", OSS),
-}
+TEMPLATES = {"deepseek-r1-distill-qwen-7b": R1, "gpt-oss-20b": OSS}
+CONDITIONS = ("baseline", "oeb", "smi", "stepflow")
+OPENS = ("assistant", "<|channel|>", "analysis", "<|message|>")
+"""What a model of GPT-OSS writes first, after the first of these."""
 
 
 def tokenizer_of(template: str) -> PreTrainedTokenizerFast:
+    """A small tokenizer with a template, and single tokens where the real one has them."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
+    if template == OSS:
+        tokenizer.add_tokens(["assistant", "analysis"])
+        tokenizer.add_special_tokens({"eos_token": "<|return|>"})
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    arch, template = SHAPES[request.param]
-    place = tmp_path_factory.mktemp("models") / request.param
-    model = tiny_transformers(arch, n_layers=4, n_ctx=2048)  # type: ignore[arg-type]
-    model.save_pretrained(place)
-    tokenizer_of(template).save_pretrained(place)
-    return place
-
-
-@pytest.mark.parametrize("flow", ["none", "stepflow"])
-def test_shapes_go_through_the_whole_path(folder: Path, flow: str, tmp_path: Path) -> None:
-    model = get_model(f"step-saliency/{folder}", flow=flow, memoize=False, wait=0.1)
-    file = tmp_path / "aime.jsonl"
-    file.write_text('{"id": 1, "problem": "What is 3 + 4?", "answer": 7}\n')
-    config = GenerateConfig(temperature=1.0, max_tokens=24, seed=0)
-    task = build_task(
-        "aime24", selection=Selection(file=str(file)), epochs=2, config=config, model=model
+def config_of(name: str, tokenizer: PreTrainedTokenizerFast, *, is_full: bool) -> Any:
+    """The model's own sizes with two layers and a small vocabulary, or small sizes."""
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    arch: Arch = "qwen2" if "r1" in name else "gpt_oss"
+    if not is_full:
+        config = tiny_config(arch, n_layers=4, n_ctx=2048, window=128)
+        config.update({**ids, "tie_word_embeddings": False})
+        return config
+    if arch == "qwen2":
+        return Qwen2Config(
+            **ids,
+            hidden_size=3584,
+            intermediate_size=18_944,
+            num_hidden_layers=2,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            max_position_embeddings=131_072,
+            tie_word_embeddings=False,
+        )
+    return GptOssConfig(
+        **ids,
+        num_hidden_layers=2,
+        num_local_experts=32,
+        layer_types=["sliding_attention", "full_attention"],
     )
-    (log,) = evaluate(task, display="none", log_dir=str(tmp_path / "logs"))
-    assert log.status == "success", log.error
-    assert log.samples
-    assert len({(s.output.metadata or {})["response"] for s in log.samples}) == 2
-    for sample in log.samples:
-        assert sample.output.usage
-        assert sample.output.usage.output_tokens <= 24
-        if "r1" in folder.name:
-            assert (sample.output.metadata or {})["opened"] == "<think>"
-        if flow == "stepflow" and "r1" in folder.name:  # no channel opens among random tokens
-            effects = (sample.output.metadata or {})["call"]["effects"]
-            assert sum(counts.get("rows_seen", 0) for counts in effects.values()) > 0
+
+
+def random_model(config: Any, chain: Sequence[int], dtype: torch.dtype) -> Any:
+    """Random weights; each token of the chain is followed by the next one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    embedding, readout = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for place, (token, following) in enumerate(itertools.pairwise(chain)):
+            embedding[:, place] = 0
+            readout[:, place] = 0
+            embedding[token] = 0
+            embedding[token, place] = 100
+            readout[following, place] = 30
+    return model.eval()
+
+
+def written_to(folder: Path, name: str, *, is_full: bool) -> Path:
+    tokenizer = tokenizer_of(TEMPLATES[name])
+    chain = tokenizer.convert_tokens_to_ids(list(OPENS)) if name == "gpt-oss-20b" else []
+    config = config_of(name, tokenizer, is_full=is_full)
+    dtype = torch.bfloat16 if is_full else torch.float32
+    random_model(config, chain, dtype).save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written_to(tmp_path_factory.mktemp("models"), request.param, is_full=False)
+
+
+def whole_path(folder: Path, out: Path, *options: str) -> None:
+    """The command under four conditions; its rows, its table and what its logs say."""
+    file = out / "aime.jsonl"
+    file.write_text('{"id": 1, "problem": "What is 3 + 4?", "answer": 7}\n')
+    words = ["--model", str(folder), "--suites", "aime24", "--data", f"aime24={file}", "--quiet"]
+    words += ["--samples", "2", "--conditions", ",".join(CONDITIONS), "--out", str(out / "run")]
+    assert main(["benchmark", *words, *options]) == 0
+    rows = pd.read_csv(out / "run" / "rows.csv")
+    assert sorted(zip(rows["condition"], rows["sample"], strict=True)) == [
+        (condition, sample) for condition in sorted(CONDITIONS) for sample in (0, 1)
+    ]
+    table = (out / "run" / "table.txt").read_text()
+    assert "AIME24, 1 problem x 2 samples" in table
+    published = {"deepseek-r1-distill-qwen-7b": "54.0*", "gpt-oss-20b": "63.4*"}[folder.name]
+    assert published in table
+    logs = [read_eval_log(log) for log in list_eval_logs(str(out / "run" / "logs"))]
+    assert len(logs) == len(CONDITIONS)
+    for log in logs:
+        assert log.samples
+        for sample in log.samples:
+            facts = sample.output.metadata or {}
+            assert facts["opened"] == ("<think>" if "r1" in folder.name else "")
+            if "oss" in folder.name:
+                assert facts["response"].startswith("".join(OPENS[1:]))
+            effects = facts["call"]["effects"].values()
+            rows_seen = sum(counts.get("rows_seen", 0) for counts in effects)
+            assert (rows_seen > 0) == (facts["flow"] in ("oeb", "stepflow")), facts["call"]
+            assert (len(effects) > 0) == (facts["flow"] != "none"), facts["call"]
+
+
+def test_small_models_go_through_the_whole_path(folder: Path, tmp_path: Path) -> None:
+    whole_path(folder, tmp_path, "--max-tokens", "24")
+    (note,) = {
+        (file.parent, json.loads(file.read_text())["prefix"])[1]
+        for file in (tmp_path / "run" / "responses").glob("*/group.json")
+    }
+    assert ("Reasoning: medium\n" in note) == ("oss" in folder.name)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_models_of_full_width_go_through_the_whole_path(name: str, tmp_path: Path) -> None:
+    """Two layers of the model's own sizes, in bfloat16: 1 and 3.2 GB."""
+    folder = written_to(tmp_path, name, is_full=True)
+    whole_path(folder, tmp_path, "--max-tokens", "12", "--dtype", "bfloat16")
 
 
 def test_presets_reach_the_request(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of a run: estimates, differences, votes, chance, published numbers; and the plan."""
+"""The table of a run: estimates, differences, votes, chance, published numbers; and settings."""
 
 import math
 from pathlib import Path
@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 
 from step_saliency.benchmark.command.arguments import run as run_command
-from step_saliency.benchmark.command.plan import make_plan
-from step_saliency.benchmark.command.published import PUBLISHED
+from step_saliency.benchmark.command.page import MARK, BenchmarkTable
+from step_saliency.benchmark.command.published import DEEPSEEK, PUBLISHED
 from step_saliency.benchmark.command.settings import (
     BenchmarkSettings,
     keep_settings,
     read_settings,
 )
-from step_saliency.benchmark.command.table import BenchmarkTable, chance_of, make_table
+from step_saliency.benchmark.command.table import chance_of, make_table
 from step_saliency.benchmark.command.votes import voted_rows
 from step_saliency.benchmark.conditions import CONDITIONS
-from step_saliency.benchmark.presets import OTHERS, PRESETS, preset_of
+from step_saliency.benchmark.presets import PRESETS
 from step_saliency.benchmark.scale.units import (
     done_keys,
     note_done,
@@ -96,16 +96,50 @@ def test_published_numbers_stand_beside() -> None:
     known, unknown = cell(table, "baseline"), cell(table, "oeb")
     assert known.published == 54.0
     assert known.distance == pytest.approx(-4)
-    assert "within the chance of samples" in known.reading
+    assert known.reading == "chance"
     assert math.isnan(unknown.published)
     assert unknown.reading == ""
-    assert unknown.source is None or unknown.source != unknown.source
+    assert unknown.source is None
     far = make_table(
         rows_of({"baseline": np.ones((30, 2), int)}), settings_of(samples=2), draws=DRAWS
     )
-    assert "beyond chance and interval" in cell(far, "baseline").reading
+    assert cell(far, "baseline").reading == "apart"
     other = make_table(rows, settings_of(model="reasoner", samples=2), draws=DRAWS)
     assert other.cells["published"].isna().all()
+    assert "published" not in str(other)
+
+
+def test_numbers_that_were_not_seen_at_their_source_are_marked() -> None:
+    suites, half = ("aime24", "math500"), np.array([[1, 0]] * 9)
+    rows = pd.concat(rows_of({"baseline": half}, suite=suite) for suite in suites)
+    shown = str(make_table(rows, settings_of(suites=suites), draws=DRAWS))
+    assert f"54.0{MARK}" in shown
+    assert f"92.8{MARK}" not in shown
+    assert "92.8" in shown
+    (note,) = [line for line in shown.splitlines() if line.startswith(f"{MARK} ")]
+    assert "the paper itself was not read" in note
+    assert f"the same in {DEEPSEEK}" in shown
+    both = rows_of({"baseline": half, "oeb": half})
+    assert "no published number is known here" in str(make_table(both, settings_of(), draws=DRAWS))
+
+
+def test_a_page_says_what_its_columns_mean_and_what_is_missing() -> None:
+    baseline, flow = np.ones((6, 4), int), np.array([[1, 0, 1, 1]] * 6)
+    rows = rows_of({"baseline": baseline, "stepflow": flow}, suite="livecodebench")
+    rows["is_correct_as_script"] = rows["is_correct"]
+    settings = settings_of(
+        suites=("livecodebench",), samples=4, conditions=("baseline", "stepflow")
+    )
+    whole = str(make_table(rows, settings, draws=DRAWS))
+    assert "LiveCodeBench, 6 problems x 4 samples" in whole
+    assert "as main programs: baseline 100.0, stepflow 75.0" in whole
+    assert "missing" not in whole
+    head = whole.splitlines()[3]
+    for column in head.replace("p (Holm)", "").split():
+        assert column == "condition" or f"\n{column:11}" in whole
+    part = str(make_table(rows[:-3], settings, draws=DRAWS))
+    assert "missing    3 responses of livecodebench under stepflow" in part
+    assert "6 problems x 3.5" in part
 
 
 def test_every_published_number_has_a_source() -> None:
@@ -116,6 +150,9 @@ def test_every_published_number_has_a_source() -> None:
         assert condition in CONDITIONS
         assert 0 < number.percent < 100
         assert number.source
+        assert number.checked
+        assert number.is_verified == (number.checked == DEEPSEEK)
+        assert not number.is_verified or condition == "baseline"
 
 
 @pytest.mark.parametrize(("problems", "samples"), [(30, 16), (198, 8), (40, 2)])
@@ -163,44 +200,6 @@ def test_votes_stand_in_the_table() -> None:
     row = cell(make_table(rows, settings, draws=DRAWS), "self_consistency_4")
     assert row.samples == 2
     assert row.difference == pytest.approx(row.estimate - 100 * rows["is_correct"].mean())
-
-
-def test_presets() -> None:
-    r1 = preset_of(R1)
-    assert (r1.temperature, r1.top_p, r1.system, r1.max_tokens) == (0.6, 0.95, None, 32_768)
-    assert preset_of("/models/deepseek_r1_distill_qwen_32B").published == "R1-Distill-Qwen-32B"
-    assert preset_of("openai/gpt-oss-20b").reasoning_effort == "medium"
-    assert preset_of("Qwen/QwQ-32B").top_k == 40
-    assert preset_of("some/model") is OTHERS
-    for name in ("reasoner", "reporter"):
-        assert preset_of(name).name == preset_of(f"/folder/{name}/").name == name
-    assert preset_of("some/other-reasoner-7b") is OTHERS
-    assert all(preset.source for preset in PRESETS)
-    assert settings_of(temperature=0.2).preset.temperature == 0.2
-
-
-def test_plans_count_jobs_and_memory() -> None:
-    plan = make_plan(settings_of(suites=("aime24", "gpqa_diamond")))
-    jobs = plan.jobs.set_index(["suite", "condition"])
-    assert jobs.loc[("aime24", "baseline"), "responses"] == 30 * 16
-    assert jobs.loc[("gpqa_diamond", "smi"), "responses"] == 198 * 8
-    assert plan.weights_gb == pytest.approx(15.2)
-    # keys and values of a token: 2 x 28 layers x 4 heads x 128 x 2 bytes
-    each = 2 * 28 * 4 * 128 * 2
-    assert plan.longest_cache_gb == pytest.approx(each * 64 * (32_768 + 300) / 1e9)
-    slower = jobs.loc[("aime24", "stepflow"), "hours"] / jobs.loc[("aime24", "baseline"), "hours"]
-    assert slower == pytest.approx(1.35)
-    assert "AIME" not in str(plan)
-    assert "aime24" in str(plan)
-
-
-def test_a_plan_reads_the_config_of_a_folder() -> None:
-    plan = make_plan(settings_of(model="reasoner", suites=("reasoner",)))
-    assert plan.jobs["problems"].tolist() == [40] * 4
-    assert 0 < plan.weights_gb < 0.1
-    unknown = make_plan(settings_of(model="./nowhere", suites=("reasoner",)))
-    assert math.isnan(unknown.weights_gb)
-    assert "unknown" in str(unknown)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,11 @@
     reasoning_effort   variable of GPT-OSS's chat template
     shape              what a plan needs of the model where its config is not at hand
 
-A preset is found by the name of the model, whoever hosts it; what the command line says wins.
+A preset is found by the name of the model, whoever hosts it; what the command line says wins. Each
+source was read (November 2026) and says these settings of these models. They are the makers', not
+the paper's, whose own decoding settings (its Appendix C.3) were not at hand; its authors' scripts
+decode greedily, with at most 30,000 (AIME), 12,000 (GPQA) or 10,000 tokens (LiveCodeBench). The
+paper names QwQ-32B-Preview, an earlier model than QwQ-32B; one preset stands for both.
 """
 
 from collections.abc import Sequence
@@ -62,9 +66,17 @@ class Preset:
     source: str
 
 
-R1_CARD = "model card of deepseek-ai/DeepSeek-R1-Distill-Qwen: usage recommendations"
-QWQ_CARD = "model card of Qwen/QwQ-32B: usage guidelines (top-k between 20 and 40)"
-OSS_CARD = "README of openai/gpt-oss: recommended sampling"
+R1_CARD = (
+    "README of deepseek-ai/DeepSeek-R1: usage recommendations (0.6, no system prompt), evaluation "
+    "results (top-p, length)"
+)
+QWQ_CARD = (
+    "model card of Qwen/QwQ-32B: usage guidelines (top-k between 20 and 40; no length is named)"
+)
+OSS_CARD = (
+    "README of openai/gpt-oss: recommended sampling parameters (no length is named); effort as in "
+    "arXiv 2604.06695"
+)
 
 
 def _r1(size: str, shape: Shape) -> Preset:
@@ -123,7 +135,7 @@ PRESETS: Sequence[Preset] = (
         temperature=0.2,
         top_p=0.9,
         max_tokens=512,
-        source="model card of HuggingFaceTB/SmolLM2-135M-Instruct: examples",
+        source="README of huggingface/smollm: example of SmolLM2 (no length is named)",
     ),
 )
 OTHERS = Preset(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from step_saliency.models.facts import backend_of, dtype_of, name_of
+from step_saliency.models.offloaded import numbers_of
 
 SAMPLED_WEIGHTS = 64
 
@@ -95,8 +96,14 @@ def model_identity(model: nn.Module) -> dict[str, Any]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Changes when weights change: a hash of some numbers of every parameter."""
-    return tensor_digest(parameter for _, parameter in sorted(model.named_parameters()))
+    """Changes when weights change: a hash of some numbers of every parameter.
+
+    Raises:
+        ValueError: a parameter has no numbers anywhere (device ``meta``).
+    """
+    names = sorted(name for name, _ in model.named_parameters())
+    places = (name.rpartition(".") for name in names)
+    return tensor_digest(numbers_of(model.get_submodule(place), own) for place, _, own in places)
 
 
 def tensor_digest(tensors: Iterable[Tensor]) -> str:

@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     from step_saliency.storage.files import write_text
 
     settings = _settings(arguments)
-    plan = make_plan(settings)
+    plan = make_plan(settings, workers=arguments.workers)
     print(plan, flush=True)
     keep_settings(arguments.out, settings)
     write_text(arguments.out / "plan.txt", f"{plan}\n")

@@ -8,12 +8,17 @@
                seconds = bytes of weights and of keys and values read / bandwidth + layers x the
                time that a layer's calls take to launch; an edited pass takes EDITED as long
 
+A measurement that it was held against: of the shape of Qwen2-7B, 32 rows on one H200, 1,035 tokens
+a second and 810 under StepFlow (``benchmarks/results/qwen2-7b-cuda.md``); with that card's
+bandwidth the formula says 960 and 710.
+
 When it misleads: hours are rough to a factor of two either way. Lengths of responses differ by
-model, and the launch time by machine; a run of a few problems says more.
+model, and the launch time by machine; a run of a few problems says more. Nothing was measured at
+lengths of thousands of tokens, of experts, or of a model over several cards.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -29,6 +34,8 @@ from step_saliency.models.sources import resolve_source
 
 BANDWIDTH = 2.0e12
 """Bytes a second of a card with 80 GB (A100; an H100 has 3.35e12)."""
+CARD_GB = 80
+"""Of a card's memory; what a run takes beside weights, keys and values is within its rest."""
 USED = 0.6
 """Share of the bandwidth that is reached."""
 LAUNCH = 1.0e-3
@@ -51,19 +58,24 @@ class Plan:
         weights_gb: Of the model.
         cache_gb: Keys and values of a batch at the average length.
         longest_cache_gb: The same where every row has the longest response.
+        speed: Tokens a second of the baseline, over all of its suites.
         settings: Of the run.
-        notes: What is not known.
+        workers: That share the run.
+        notes: What is not known, and what does not fit.
     """
 
     jobs: pd.DataFrame
     weights_gb: float
     cache_gb: float
     longest_cache_gb: float
+    speed: float
     settings: BenchmarkSettings
+    workers: int = 1
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         preset = self.settings.preset
+        hours, n = self.jobs["hours"].sum(skipna=False), self.workers
         shown = self.jobs.assign(
             tokens=self.jobs["tokens"].map("{:,.0f}".format), hours=self.jobs["hours"].map(_hours)
         )
@@ -80,18 +92,22 @@ class Plan:
             f"memory     {_gigabytes(self.weights_gb)} weights, {_gigabytes(self.cache_gb)} keys "
             f"and values at the average length ({_gigabytes(self.longest_cache_gb)} at the "
             f"longest), {self.settings.batch_size} responses at a time",
-            f"hours      {_hours(self.jobs['hours'].sum())} on one card with 80 GB, rough to a "
-            "factor of two",
+            f"speed      {_count(self.speed)} tokens a second without an edit, {EDITED} times the "
+            f"time with one; of {BANDWIDTH / 1e12:.3g} TB/s {USED:.0%} used, {1e3 * LAUNCH:.3g} ms "
+            f"a layer and pass, {FULL:.0%} of rows at work",
+            f"hours      {_hours(hours)} on one card with {CARD_GB} GB, rough to a factor of two"
+            + (f"; {_hours(hours / n)} with {n} workers" if n > 1 else ""),
             *(f"note       {note}" for note in self.notes),
         ]
         return "\n".join(lines)
 
 
-def make_plan(settings: BenchmarkSettings) -> Plan:
+def make_plan(settings: BenchmarkSettings, *, workers: int = 1) -> Plan:
     """The plan of a run; reads no weights.
 
     Args:
         settings: Of the run.
+        workers: That share it, each with a model of its own.
 
     Raises:
         ValueError: problems of a local file that cannot be read.
@@ -102,14 +118,29 @@ def make_plan(settings: BenchmarkSettings) -> Plan:
     table = pd.DataFrame(jobs)
     average = float((table["tokens"].sum() / max(1, table["responses"].sum())) + PROMPT)
     longest = settings.preset.max_tokens + PROMPT
-    return Plan(
+    plain = table[table["condition"] == "baseline"]
+    plan = Plan(
         jobs=table,
         weights_gb=math.nan if shape is None else shape.parameters * bytes_each / 1e9,
         cache_gb=_cache(shape, bytes_each, settings.batch_size, average) / 1e9,
         longest_cache_gb=_cache(shape, bytes_each, settings.batch_size, longest) / 1e9,
+        speed=float(plain["tokens"].sum() / plain["hours"].sum(skipna=False) / 3600),
         settings=settings,
-        notes=tuple(dict.fromkeys(notes)),
+        workers=workers,
     )
+    return replace(plan, notes=tuple(dict.fromkeys([*notes, *_fit(plan)])))
+
+
+def _fit(plan: Plan) -> list[str]:
+    """Whether a batch fits one card where every response is at its longest."""
+    whole = plan.weights_gb + plan.longest_cache_gb
+    if math.isnan(whole) or whole <= CARD_GB:
+        return []
+    each = plan.longest_cache_gb / plan.settings.batch_size
+    rows = int((CARD_GB - plan.weights_gb) / each)
+    smaller = [f"--batch-size {rows}"] if rows > 0 else []
+    ways = [*smaller, f"--device-map auto over {math.ceil(whole / CARD_GB)} cards"]
+    return [f"a card with {CARD_GB} GB may run out of memory: {' or '.join(ways)} does not"]
 
 
 def _job(
@@ -126,7 +157,7 @@ def _job(
     each = min(suite_of(suite).tokens, settings.preset.max_tokens) * length
     tokens = problems * samples * each
     is_edited = condition_of(condition).flow != "none"
-    seconds = _pass_seconds(shape, bytes_each, settings.batch_size, each / 2 + PROMPT)
+    seconds = pass_seconds(shape, bytes_each, settings.batch_size, each / 2 + PROMPT)
     rows = min(settings.batch_size, problems * samples)
     passes = tokens / (rows * FULL)
     return {
@@ -204,18 +235,37 @@ def _cache(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int)
     return 2.0 * shape.layers * shape.kv_heads * shape.head_size * bytes_each * rows * tokens
 
 
-def _pass_seconds(shape: Shape | None, bytes_each: int, rows: int, tokens: float | int) -> float:
-    """Time of one pass over a batch; many rows reach all experts."""
+def pass_seconds(
+    shape: Shape | None,
+    bytes_each: int,
+    rows: int,
+    tokens: float | int,
+    *,
+    bandwidth: float = BANDWIDTH,
+) -> float:
+    """Time of one pass over a batch, without an edit; many rows reach all experts.
+
+    Args:
+        shape: Sizes of the model; None gives NaN.
+        bytes_each: Bytes of a number.
+        rows: Responses of the batch.
+        tokens: Tokens that each has so far.
+        bandwidth: Bytes a second of the card.
+    """
     if shape is None:
         return math.nan
     read = shape.parameters * bytes_each + _cache(shape, bytes_each, rows, tokens)
-    return read / (BANDWIDTH * USED) + shape.layers * LAUNCH
+    return read / (bandwidth * USED) + shape.layers * LAUNCH
 
 
 def _hours(hours: float) -> str:
     if math.isnan(hours):
         return "unknown"
     return f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _count(number: float) -> str:
+    return "unknown" if math.isnan(number) else f"{number:,.0f}"
 
 
 def _gigabytes(gigabytes: float) -> str:

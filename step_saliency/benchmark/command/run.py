@@ -19,9 +19,10 @@ from typing import Any
 from inspect_ai import Task, eval_set
 from inspect_ai.model import GenerateConfig, Model, get_model
 
+from step_saliency.benchmark.command.page import BenchmarkTable
 from step_saliency.benchmark.command.rows import read_rows
 from step_saliency.benchmark.command.settings import BenchmarkSettings, read_settings
-from step_saliency.benchmark.command.table import BenchmarkTable, make_table
+from step_saliency.benchmark.command.table import make_table
 from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.suites.tasks import build_task
 from step_saliency.storage.tables import write_csv

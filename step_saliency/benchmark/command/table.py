@@ -14,79 +14,25 @@ Right, wrong and unknown: unknown (no answer, or none that can be compared) coun
 """
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from step_saliency.benchmark.command.page import BenchmarkTable
 from step_saliency.benchmark.command.published import published
 from step_saliency.benchmark.command.settings import BenchmarkSettings
 from step_saliency.benchmark.command.votes import voted_rows
 from step_saliency.benchmark.conditions import CONDITIONS
-from step_saliency.benchmark.suites.suites import suite_of
 from step_saliency.options import Draws
 from step_saliency.stats.binary import binary_table
 from step_saliency.stats.multiplicity import holm
 from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table
-from step_saliency.storage.files import write_text
-from step_saliency.storage.tables import write_csv
 
 CELL = ["suite", "condition"]
 Z = 1.96
 """Of a two-sided interval of 95%."""
-
-
-@dataclass(frozen=True)
-class BenchmarkTable:
-    """Cells of a run.
-
-    Attributes:
-        cells: One row a suite and condition: suite, condition, estimate, lower, upper, n,
-            responses, samples, chance, truncated, unknown, tokens, seconds, as_script, difference,
-            difference_lower, difference_upper, corrected, broken, p, p_holm, detectable,
-            published, distance, reading, source. Shares and differences are in percent.
-        model: Name of the model.
-        missing: Responses that a finished run would have and this one has not.
-    """
-
-    cells: pd.DataFrame
-    model: str
-    missing: int = 0
-
-    def __str__(self) -> str:
-        shown = pd.DataFrame(
-            {
-                "suite": self.cells["suite"].map(lambda name: suite_of(name).title),
-                "condition": self.cells["condition"],
-                "accuracy": [_interval(row, "estimate") for row in self._rows()],
-                "n": [f"{row.n}x{row.samples:.3g}" for row in self._rows()],
-                "difference": [_interval(row, "difference") for row in self._rows()],
-                "p (Holm)": self.cells["p_holm"].map(_p),
-                "cut": self.cells["truncated"].map(_percent),
-                "tokens": self.cells["tokens"].map("{:,.0f}".format),
-                "seconds": self.cells["seconds"].map(_plain),
-                "published": self.cells["published"].map(_percent),
-                "reading": self.cells["reading"],
-            }
-        )
-        lines = [f"{self.model}: percent right, 95% intervals over problems", ""]
-        lines.append(shown.to_string(index=False))
-        sources = sorted(set(self.cells["source"].dropna()))
-        lines += ["", *(f"published: {source}" for source in sources)] if sources else []
-        if self.missing:
-            lines += ["", f"{self.missing} responses are missing; the same command goes on"]
-        return "\n".join(lines)
-
-    def _rows(self) -> list[Any]:
-        return list(self.cells.itertuples(index=False))
-
-    def write(self, out: Path) -> None:
-        """Write ``table.csv`` and ``table.txt`` into a folder."""
-        write_csv(out / "table.csv", self.cells)
-        write_text(out / "table.txt", f"{self}\n")
 
 
 def make_table(
@@ -215,55 +161,34 @@ def _with_published(cells: pd.DataFrame, model: str | None) -> pd.DataFrame:
         for suite, condition in cells[CELL].itertuples(index=False)
     ]
     numbers = [math.nan if number is None else number.percent for number in known]
-    cells = cells.assign(
-        published=numbers,
-        distance=cells["estimate"] - numbers,
-        source=pd.Series([None if n is None else n.source for n in known], cells.index, object),
+    facts = pd.DataFrame(
+        {
+            "source": [None if n is None else n.source for n in known],
+            "checked": [None if n is None else n.checked for n in known],
+            "verified": [None if n is None else n.is_verified for n in known],
+        },
+        index=cells.index,
+        dtype=object,
     )
+    cells = cells.assign(published=numbers, distance=cells["estimate"] - numbers).join(facts)
     return cells.assign(reading=[_reading(row) for row in cells.itertuples(index=False)])
 
 
 def _reading(row: Any) -> str:
-    """What the distance to a published number can mean."""
+    """What the distance to a published number can mean; see `page.READINGS`."""
     if math.isnan(row.published):
         return ""
     if abs(row.distance) <= row.chance:
-        return f"{row.distance:+.1f}, within the chance of samples (±{row.chance:.1f})"
-    if row.lower <= row.published <= row.upper:
-        return (
-            f"{row.distance:+.1f}, beyond the chance of samples (±{row.chance:.1f}), within the "
-            "interval over problems"
-        )
-    return f"{row.distance:+.1f}, beyond chance and interval: another model, prompt or grader?"
+        return "chance"
+    return "problems" if row.lower <= row.published <= row.upper else "apart"
 
 
-def _missing(rows: pd.DataFrame, settings: BenchmarkSettings) -> int:
+def _missing(rows: pd.DataFrame, settings: BenchmarkSettings) -> dict[tuple[str, str], int]:
     """Responses that suites and conditions lack, by the problems that any condition has."""
     problems = rows.groupby("suite")["problem"].nunique()
-    expected = sum(
-        int(problems.get(suite, 0)) * settings.samples_of(suite) for suite, _ in settings.runs
-    )
-    return max(0, expected - len(rows))
-
-
-def _interval(row: Any, name: str) -> str:
-    value = getattr(row, name)
-    if math.isnan(value):
-        return ""
-    prefix = "" if name == "estimate" else f"{name}_"
-    lower, upper = getattr(row, f"{prefix}lower"), getattr(row, f"{prefix}upper")
-    sign = "" if name == "estimate" else "+"
-    limits = "" if math.isnan(lower) else f" [{lower:{sign}.1f}, {upper:{sign}.1f}]"
-    return f"{value:{sign}.1f}{limits}"
-
-
-def _p(value: float) -> str:
-    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.1f}"
-
-
-def _plain(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2g}"
+    there = rows.groupby(CELL).size()
+    lacks = {
+        run: int(problems.get(run[0], 0)) * settings.samples_of(run[0]) - int(there.get(run, 0))
+        for run in settings.runs
+    }
+    return {run: count for run, count in lacks.items() if count > 0}

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from step_saliency.intervene.context import NamedEdit
 from step_saliency.intervene.fast.call import AttentionCall
 from step_saliency.intervene.past import PastStore
+from step_saliency.models.offloaded import numbers_of
 
 OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
 
@@ -35,6 +37,7 @@ class FastLayer:
         self.needs_resid_pre = any(named.edit.needs_resid_pre for named in mine)
         self._needs_values = any(named.edit.needs_values for named in mine)
         self._attention: Any = None
+        self._device: torch.device | None = None
         self._sinks: Float[Tensor, "head"] | None = None
         self._waiting = PastStore()
         self.forget()
@@ -76,6 +79,7 @@ class FastLayer:
         if self._needs_values:
             self._values = call.value
         self._attention = call.module
+        self._device = call.query.device
         self._sinks = call.sinks
 
     def see_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -103,7 +107,7 @@ class FastLayer:
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
         """Output projection of the layer's heads."""
         projection = _output_projection(self._attention)
-        weight = projection.weight
+        weight = numbers_of(projection, "weight").to(self._device)
         by_input = weight if type(projection).__name__ == "Conv1D" else weight.T
         return by_input.unflatten(0, (-1, int(self._attention.head_dim)))
 
