@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,11 +14,18 @@ from safetensors import safe_open
 
 import step_saliency
 from analyses.findings import depth, facts, wording
-from analyses.findings.page import TEMPLATES, environment, render
+from analyses.findings.page import CLAIMS, TEMPLATES, environment, render, section
 from analyses.findings.sources import SOURCES
 from analyses.findings.tables import Results, Source, one_row
 
 RESULTS = Path(__file__).parents[1] / "results"
+NEWER = (
+    "| attention by the length of what is written",
+    "| gradient at the scores",
+    "| tokens of the key step",
+)
+"""Lines that stand on the page where their table has the rows."""
+CUT = {"scope": "all", "fraction": None, "measure": "rho_kl"}
 NUMBER = r"([+-][\d.e+-]+)"
 LINE = re.compile(rf"^\| (.+?) \| (?:estimate|control) \| {NUMBER} \[{NUMBER}, {NUMBER}\] ")
 NAMES = re.compile(r"R1-Distill|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values")
@@ -52,10 +60,41 @@ def test_numbers_are_those_of_a_row_read_by_hand() -> None:
 
 
 def test_what_was_not_run_is_told(tmp_path: Path) -> None:
-    lines = re.findall(r"^\| (?!measured).+ \| (?:estimate|control) \|", render(RESULTS), re.M)
+    lines = [
+        line
+        for line in re.findall(
+            r"^\| (?!measured).+ \| (?:estimate|control) \|", render(RESULTS), re.MULTILINE
+        )
+        if not line.startswith(NEWER)
+    ]
     page = render(tmp_path)
     assert page.count("| not run |") == len(lines) > 150
     assert "`ablation/summary` was not run." in page
+
+
+def test_lines_of_newer_rows_stand_where_the_table_has_them(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "faithfulness", tmp_path / "faithfulness")
+    file = tmp_path / "faithfulness" / "summary.parquet"
+    table = pd.read_parquet(file)
+    newer = ["attention_norm", "score_gradient", "key_length"]
+    plain = table[~table["method"].isin(newer)]
+    added = [
+        plain[plain["method"] == like].assign(method=name)
+        for name, like in zip(newer, ["attention", "gradient", "distance"], strict=True)
+    ]
+    claim = next(claim for claim in CLAIMS if claim.name == "cut_edges")
+    lines = []
+    for rows in ([plain], [plain, *added]):
+        pd.concat(rows, ignore_index=True).to_parquet(file)
+        os.utime(file, ns=(len(lines) + 1, len(lines) + 1))
+        lines.append(section(environment(), claim, tmp_path)["measured"].splitlines())
+    missing, all_there = lines
+    assert set(missing) < set(all_there)
+    assert len(all_there) - len(missing) == 4
+    row = one_row(added[0], {**CUT, "method": "attention_norm", "pool": "mass"}, name="x")
+    assert any(
+        "what is written" in line and f"{row['estimate']:+.3g}" in line for line in all_there
+    )
 
 
 def test_a_row_must_be_the_only_one() -> None:

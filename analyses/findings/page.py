@@ -120,6 +120,7 @@ def claim_context(results: Results) -> dict[str, Any]:
         "control": _line_writer(results, "control"),
         "row": lambda source, **where: results.row(SOURCES[source], **where),
         "curve": lambda source, **where: results.curve(SOURCES[source], **where),
+        "known": lambda source, **where: results.has(SOURCES[source], **where),
         "settings": results.settings,
         "paper": facts.PAPER,
         "strong": facts.STRONG,

@@ -70,6 +70,15 @@ class Results:
         number = re.search(r"[\d.]+$", str(values.get("condition", "")))
         return {**values, **scaled, "bound": bound, "number": number and float(number[0])}
 
+    def has(self, source: Source, **where: Any) -> bool:
+        """Whether the table is there and has rows with these values."""
+        name = self.table_name(source)
+        try:
+            table = _table(self.path, name)
+        except NotRunError:
+            return False
+        return not matching_rows(table, {**source.where, **where}, name=name).empty
+
     def curve(self, source: Source, **where: Any) -> dict[int, float]:
         """Estimate of each layer.
 
