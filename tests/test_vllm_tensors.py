@@ -18,7 +18,7 @@ from step_saliency.segment.online import StepTracker
 from step_saliency.vllm import FLOWS, KEY, FlowOptions, extra_args, plan
 from step_saliency.vllm.counts import row_counters
 from step_saliency.vllm.cpu_kernel import bridged_rows
-from step_saliency.vllm.edits import bridged, momentum, visible_keys, weighted_values
+from step_saliency.vllm.edits import bridged, momenta, visible_keys, weighted_values
 from step_saliency.vllm.engine import EngineFlows, Scheduled, passes, running
 from step_saliency.vllm.layers import LayerCall
 from step_saliency.vllm.paged import Order, PackedPages, SplitPages
@@ -117,7 +117,7 @@ def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_
     added, sums, counts = (np.zeros_like(each[:, 0].numpy()) for each in expected)
     bridged_rows(
         queries[:, 0].numpy(), pages.numpy(), blocks.numpy(), n_keys.numpy(),
-        members[:, 0].numpy(), tau.numpy(), window, 0.5, softcap,
+        members[:, 0].mT.contiguous().numpy(), np.arange(2), tau.numpy(), window, 0.5, softcap,
         np.zeros(0, np.float32) if sinks is None else sinks.numpy(), (added, sums, counts),
     )  # fmt: skip
     for got, want in zip((added, sums, counts), expected, strict=True):
@@ -126,9 +126,12 @@ def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_
 
 
 def test_momentum_is_the_mean_value_for_each_head_of_a_group():
-    values = torch.arange(24.0).view(3, 2, 4)
-    got = momentum(values, n_heads=6)
-    assert torch.equal(got, values.mean(0).repeat_interleave(3, 0))
+    values = torch.arange(40.0).view(5, 2, 4)
+    owners, factors = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([0.5 / 3, 0.25 / 2])
+    got = momenta(values, owners, factors, n_heads=6)
+    for injection, alpha in enumerate([0.5, 0.25]):
+        mean = values[owners == injection].mean(0)
+        torch.testing.assert_close(got[injection], alpha * mean.repeat_interleave(3, 0))
 
 
 def packing(cache, key, value, *, by):
@@ -306,7 +309,8 @@ def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pai
         if request == "both":
             (injection,) = flows._steps[request].injections(start, n)
             of_step = values[0][:, list(injection.previous)].transpose(0, 1)
-            expected[scheduled[at].first + injection.query] += 0.5 * momentum(of_step, 4)
+            mean = of_step.mean(0).repeat_interleave(2, dim=0)
+            expected[scheduled[at].first + injection.query] += 0.5 * mean
     torch.testing.assert_close(output - plain, expected)
     effects = flows.counts.fetch()
     assert set(effects) == {"oeb", "both"}

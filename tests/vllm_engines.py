@@ -19,6 +19,8 @@ N_NEW = 128
 ROUNDING = 1e-3
 """Logits that are closer may be swapped by the order in which kernels add, in float32."""
 STRONG = {"tau_max": 0.3, "alpha": 0.3}
+MADE: list[Any] = []
+"""Engines of this process; one that is let go takes the groups of all others with it."""
 KINDS = ("off", "oeb", "smi", "stepflow")
 
 
@@ -30,7 +32,8 @@ def engine(path: str, *, max_model_len: int = 1024, dtype: str = "float32", **op
     from step_saliency.vllm import plugin
 
     plugin.register()
-    return vllm.LLM(
+    _have_experts()
+    llm = vllm.LLM(
         model=path,
         dtype=dtype,
         enforce_eager=True,
@@ -38,6 +41,16 @@ def engine(path: str, *, max_model_len: int = 1024, dtype: str = "float32", **op
         disable_log_stats=True,
         **options,
     )
+    MADE.append(llm)
+    return llm
+
+
+def _have_experts() -> None:
+    """Groups are made by the first engine of a process, that of experts only if it has some."""
+    from vllm.distributed import parallel_state
+
+    if MADE and parallel_state._EP is None:
+        parallel_state._EP = parallel_state._TP
 
 
 @cache

@@ -29,6 +29,8 @@ def edit_output(impl: Any, layer: Any, query: Any, metadata: Any, output: Any, p
     index = extract_layer_index(layer.layer_name)
     if index not in pass_.plan.bridge_layers | pass_.plan.momentum_layers:
         return
+    if getattr(impl, "alibi_slopes", None) is not None:
+        raise ValueError(f"layer {index} has ALiBi slopes, and StepFlow does not know them in vLLM")
     LayerCall(
         layer=index,
         query=query,

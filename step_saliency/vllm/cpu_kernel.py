@@ -1,9 +1,11 @@
 """An Odds-Equal Bridge for single queries, read straight out of the CPU backend's paged cache.
 
-What `edits.bridged` does with gathered keys and values, without gathering them: one loop over a
-row's blocks for the scores, one for the values of rows that are moved. float32 only, and only where
-keys lie ``d_head slot`` and values ``slot d_head`` in a block, with a d_head that is a multiple of
-4; all else takes the other way.
+What `edits.bridged` does with gathered keys and values, without gathering them: for each row and
+key-value head one loop over the blocks of keys for the scores, one over keys for the weights, and
+one over the blocks of values for heads that are moved. Loops run over neighbours in memory and hold
+no call, so that the compiler makes them wide; hence the exponential of its own. float32 only, and
+only where keys lie ``d_head slot`` and values ``slot d_head`` in a block, with a d_head that is a
+multiple of 8; all else takes the other way.
 """
 
 import inspect
@@ -17,13 +19,19 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+LOWEST = np.float32(-87.0)
+"""Scores below the largest one by more have this weight, e^-87, the least normal number."""
+LOG2_E, LN_2, HALF = np.float32(math.log2(math.e)), np.float32(math.log(2)), np.float32(0.5)
+C3, C4, C5, C6 = (np.float32(1 / math.factorial(n)) for n in range(3, 7))
+ONE, NONE = np.float32(1.0), np.float32(0.0)
+
 
 @cache
 def compiled() -> Callable[..., None]:
     """`bridged_rows`, compiled by numba, which comes with vLLM."""
     import numba
 
-    options = {"contract", "reassoc", "nsz", "arcp"}
+    options = {"contract", "reassoc", "nsz", "arcp", "nnan"}
     plain = inspect.unwrap(bridged_rows)  # without what run-time type checks put around it
     made: Callable[..., None] = numba.njit(cache=True, nogil=True, fastmath=options)(plain)
     return made
@@ -35,6 +43,7 @@ def bridged_rows(
     blocks: Ints,
     n_keys: Ints,
     members: Floats,
+    places: Ints,
     tau_max: Floats,
     window: int,
     scale: float,
@@ -49,7 +58,8 @@ def bridged_rows(
         pages: ``block kv_head 2 slot*d_head``.
         blocks: ``row n_blocks``.
         n_keys: ``row``.
-        members: ``row key 2``.
+        members: ``place 2 key``, 1 in the bridge and in the current part.
+        places: ``row``.
         tau_max: ``row``.
         window: Keys that a query sees; 0 for all.
         scale: Factor of the scores.
@@ -63,68 +73,103 @@ def bridged_rows(
     n_slots = pages.shape[3] // d_head
     group = n_heads // n_kv_heads
     factor = np.float32(scale)
+    longest = (n_keys.max() + n_slots - 1) // n_slots * n_slots
+    scores = np.empty((group, longest), dtype=np.float32)
+    exponents = np.empty(longest, dtype=np.int32)
+    powers = exponents.view(np.float32)
+    is_moved = np.empty(group, dtype=np.bool_)
     for row in range(n_rows):
         last = n_keys[row]
         first = max(0, last - window) if window > 0 else 0
+        bridge, current = members[places[row], 0], members[places[row], 1]
+        n_bridge, n_current = NONE, NONE
         for key in range(first, last):
-            counts[row, 0] += members[row, key, 0]
-            counts[row, 1] += members[row, key, 1]
-        n_bridge, n_current = counts[row]
+            n_bridge += bridge[key]
+            n_current += current[key]
+        counts[row, 0], counts[row, 1] = n_bridge, n_current
         if n_bridge == 0 or n_current == 0:
             continue
         floor = min(math.sqrt(n_bridge / (n_bridge + n_current)), tau_max[row])
-        n_blocks = (last + n_slots - 1) // n_slots
-        scores = np.empty((group, n_blocks * n_slots), dtype=np.float32)
+        first_block, n_blocks = first // n_slots, (last + n_slots - 1) // n_slots
         for kv_head in range(n_kv_heads):
-            scores[:] = 0.0
-            for block in range(first // n_slots, n_blocks):
+            scores[:, first_block * n_slots : n_blocks * n_slots] = NONE
+            for block in range(first_block, n_blocks):
                 keys = pages[blocks[row, block], kv_head, 0]
                 begin = block * n_slots
                 n_here = min(n_slots, last - begin)
-                for i in range(0, d_head, 4):
-                    at = i * n_slots
+                for i in range(0, d_head, 8):
+                    k0, k1 = keys[i * n_slots :], keys[(i + 1) * n_slots :]
+                    k2, k3 = keys[(i + 2) * n_slots :], keys[(i + 3) * n_slots :]
+                    k4, k5 = keys[(i + 4) * n_slots :], keys[(i + 5) * n_slots :]
+                    k6, k7 = keys[(i + 6) * n_slots :], keys[(i + 7) * n_slots :]
                     for g in range(group):
-                        of_head = query[row, kv_head * group + g]
-                        q0, q1 = of_head[i] * factor, of_head[i + 1] * factor
-                        q2, q3 = of_head[i + 2] * factor, of_head[i + 3] * factor
+                        q = query[row, kv_head * group + g, i : i + 8]
+                        q0, q1, q2, q3 = q[0], q[1], q[2], q[3]
+                        q4, q5, q6, q7 = q[4], q[5], q[6], q[7]
+                        into = scores[g, begin:]
                         for slot in range(n_here):
-                            scores[g, begin + slot] += (
-                                q0 * keys[at + slot]
-                                + q1 * keys[at + n_slots + slot]
-                                + q2 * keys[at + 2 * n_slots + slot]
-                                + q3 * keys[at + 3 * n_slots + slot]
-                            )
+                            into[slot] += (
+                                (q0 * k0[slot] + q1 * k1[slot] + q2 * k2[slot] + q3 * k3[slot])
+                                + (q4 * k4[slot] + q5 * k5[slot] + q6 * k6[slot] + q7 * k7[slot])
+                            ) * factor
             for g in range(group):
                 head = kv_head * group + g
+                of_head = scores[g]
                 if softcap > 0:
                     for key in range(first, last):
-                        scores[g, key] = math.tanh(scores[g, key] / softcap) * softcap
-                top = scores[g, first]
+                        of_head[key] = math.tanh(of_head[key] / softcap) * softcap
+                top = of_head[first]
                 for key in range(first, last):
-                    top = max(top, scores[g, key])
+                    top = max(top, of_head[key])
+                total = NONE
                 if len(sinks) > 0:
                     top = max(top, sinks[head])
-                total = math.exp(sinks[head] - top) if len(sinks) > 0 else 0.0
-                on_bridge, on_current = 0.0, 0.0
+                    total = np.float32(math.exp(sinks[head] - top))
+                for key in range(first, last):  # 2^exponent and e^rest of each weight
+                    below = max(of_head[key] - top, LOWEST)
+                    exponent = np.int32(below * LOG2_E - HALF)
+                    x = below - np.float32(exponent) * LN_2
+                    exponents[key] = (exponent + np.int32(127)) << np.int32(23)
+                    of_head[key] = ONE + x * (
+                        ONE + x * (HALF + x * (C3 + x * (C4 + x * (C5 + x * C6))))
+                    )
+                on_bridge, on_current = NONE, NONE
                 for key in range(first, last):
-                    weight = np.exp(scores[g, key] - top)
-                    scores[g, key] = weight
+                    weight = of_head[key] * powers[key]
+                    of_head[key] = weight
                     total += weight
-                    on_bridge += weight * members[row, key, 0]
-                    on_current += weight * members[row, key, 1]
+                    on_bridge += weight * bridge[key]
+                    on_current += weight * current[key]
                 on_bridge, on_current = on_bridge / total, on_current / total
                 sums[row, head, 0], sums[row, head, 1] = on_bridge, on_current
                 pair = on_bridge + on_current
                 target = floor if floor < pair else pair / 2
                 moved = target - on_bridge
-                if on_bridge <= 0 or on_current <= 0 or moved <= 0:
-                    continue
-                gains, gives = moved / on_bridge / total, moved / on_current / total
-                for key in range(first, last):
-                    change = members[row, key, 0] * gains - members[row, key, 1] * gives
-                    if change != 0:
-                        weight = scores[g, key] * change
-                        values = pages[blocks[row, key // n_slots], kv_head, 1]
-                        begin = (key % n_slots) * d_head
+                is_moved[g] = on_bridge > 0 and on_current > 0 and moved > 0
+                if is_moved[g]:
+                    gains = np.float32(moved / on_bridge / total)
+                    gives = np.float32(moved / on_current / total)
+                    for key in range(first, last):
+                        of_head[key] *= bridge[key] * gains - current[key] * gives
+            for block in range(first_block, n_blocks):
+                values = pages[blocks[row, block], kv_head, 1]
+                begin = block * n_slots
+                start, stop = max(0, first - begin), min(n_slots, last - begin)
+                for g in range(group):
+                    if not is_moved[g]:
+                        continue
+                    into = added[row, kv_head * group + g]
+                    weights = scores[g, begin:]
+                    whole = start + (stop - start) // 4 * 4
+                    for slot in range(start, whole, 4):
+                        w0, w1 = weights[slot], weights[slot + 1]
+                        w2, w3 = weights[slot + 2], weights[slot + 3]
+                        v0 = values[slot * d_head :]
+                        v1, v2 = v0[d_head:], v0[2 * d_head :]
+                        v3 = v0[3 * d_head :]
                         for i in range(d_head):
-                            added[row, head, i] += weight * values[begin + i]
+                            into[i] += w0 * v0[i] + w1 * v1[i] + w2 * v2[i] + w3 * v3[i]
+                    for slot in range(whole, stop):
+                        w0, v0 = weights[slot], values[slot * d_head :]
+                        for i in range(d_head):
+                            into[i] += w0 * v0[i]

@@ -99,12 +99,25 @@ def weighted_values(
     return sums.unflatten(2, (n_queries, -1)).permute(0, 2, 1, 3, 4).flatten(2, 3)
 
 
-def momentum(
-    values: Float[Tensor, "previous kv_head d_value"], n_heads: int
-) -> Float[Tensor, "head d_value"]:
-    """Mean value of a step for each query head (see `intervene.smi`)."""
-    mean = values.to(torch.promote_types(values.dtype, torch.float32)).mean(0)
-    return mean.repeat_interleave(n_heads // len(mean), dim=0)
+def momenta(
+    values: Float[Tensor, "key kv_head d_value"],
+    owners: Int[Tensor, "key"],
+    factors: Float[Tensor, "injection"],
+    *,
+    n_heads: int,
+) -> Float[Tensor, "injection head d_value"]:
+    """Mean values of steps for each query head, by strength (see `intervene.smi`).
+
+    Args:
+        values: Values of the tokens of all steps.
+        owners: Which injection each belongs to.
+        factors: alpha over the number of tokens of each step.
+        n_heads: Query heads.
+    """
+    exact = values.to(torch.promote_types(values.dtype, torch.float32))
+    sums = exact.new_zeros(len(factors), *exact.shape[1:]).index_add_(0, owners, exact)
+    means = sums * factors.to(sums.dtype)[:, None, None]
+    return means.repeat_interleave(n_heads // means.shape[1], dim=1)
 
 
 def visible_keys(

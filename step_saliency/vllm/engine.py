@@ -12,6 +12,7 @@ from step_saliency.intervene.rows import TrackedRow
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
 from step_saliency.vllm.counts import RequestCounts
+from step_saliency.vllm.members import MemberTable
 from step_saliency.vllm.options import FlowOptions
 from step_saliency.vllm.plan import PassPlan, PlannedRow
 from step_saliency.vllm.requests import RequestSteps
@@ -78,10 +79,14 @@ class EngineFlows:
     counts: RequestCounts = field(default_factory=RequestCounts)
     _steps: dict[str, RequestSteps | None] = field(default_factory=dict)
     _reader: PromptReader | None = None
+    _members: MemberTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._members = MemberTable(self.device)
 
     def __len__(self) -> int:
-        """Requests that are running."""
-        return len(self._steps)
+        """Requests that are running, or whose members are kept."""
+        return max(len(self._steps), len(self._members))
 
     def add(self, request: str, asked: Any, prompt: Sequence[int]) -> None:
         """A request comes in.
@@ -117,14 +122,16 @@ class EngineFlows:
 
     def end(self, requests: Iterable[str]) -> None:
         """Requests end, or are given up."""
-        for request in requests:
+        ended = list(requests)
+        for request in ended:
             self._steps.pop(request, None)
+        self._members.forget(ended)
 
     def begin_pass(self, scheduled: Iterable[Scheduled]) -> None:
         """Plan a pass; it runs in this thread until `passes` is left."""
         rows = [self._planned(each) for each in scheduled]
         planned = [row for row in rows if row is not None and (row.acts or row.injections)]
-        plan = PassPlan(planned, self.device)
+        plan = PassPlan(planned, self._members)
         _running.pass_ = RunningPass(plan, self.counts) if planned else None
 
     def _planned(self, scheduled: Scheduled) -> PlannedRow | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from step_saliency.vllm.counts import RequestCounts
 from step_saliency.vllm.cpu_kernel import compiled
-from step_saliency.vllm.edits import Bridged, bridged, momentum, visible_keys
+from step_saliency.vllm.edits import Bridged, bridged, momenta, visible_keys
 from step_saliency.vllm.engine import RunningPass
 from step_saliency.vllm.paged import PackedPages, Pages
 from step_saliency.vllm.plan import PassPlan, PlannedBatch
@@ -55,7 +55,7 @@ class LayerCall:
         counts.moved(self.layer, batch, result.sums, result.counts)
 
     def _bridged(self, batch: PlannedBatch) -> Bridged:
-        width = batch.members.shape[2]
+        width = batch.width
         n_queries = batch.queries.shape[1]
         blocks = self._blocks(batch.table_rows, width)
         if n_queries == 1 and isinstance(self.pages, PackedPages) and self.pages.is_read_in_place:
@@ -82,12 +82,14 @@ class LayerCall:
             query.new_zeros(len(query), 1, 2),
         )
         sinks = query.new_empty(0) if self.sinks is None else self.sinks.float()
+        assert batch.places is not None
         compiled()(
             query.numpy(),
             pages.halves.numpy(),
             blocks.numpy(),
             batch.n_keys.numpy(),
-            batch.members[:, 0].numpy(),
+            batch.table.members.numpy(),
+            batch.places.numpy(),
             batch.tau_max.numpy(),
             self.window or 0,
             self.scale,
@@ -98,15 +100,12 @@ class LayerCall:
         return result
 
     def _momentum(self, plan: PassPlan, counts: RequestCounts) -> None:
-        for row in plan.injected(self.layer):
-            alpha = float(row.steps.flow.smi.alpha)  # type: ignore[union-attr, arg-type]
-            for injection in row.injections:
-                places = torch.tensor(injection.previous, device=self.query.device)
-                blocks = self.block_table[row.row].long()[places // self.pages.block_size]
-                values = self.pages.some_values(blocks, places % self.pages.block_size)
-                added = alpha * momentum(values, self.output.shape[1])
-                query = torch.tensor([row.first + injection.query], device=self.query.device)
-                self._add(query, added.unsqueeze(0))
+        due = plan.momentum(self.layer)
+        blocks = self.block_table[due.table_rows, due.positions // self.pages.block_size].long()
+        values = self.pages.some_values(blocks, due.positions % self.pages.block_size)
+        added = momenta(values, due.owners, due.factors, n_heads=self.output.shape[1])
+        self._add(due.queries, added)
+        for row in due.rows:
             counts.injected(row.request, self.layer, row.n_fresh_injections)
 
     def _add(

@@ -3,16 +3,19 @@
 vLLM is not imported here: whoever has an engine has imported it.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from step_saliency.intervene.effects import Effects
 from step_saliency.vllm.counts import of_all_ranks
 
+_LOCKS: "WeakKeyDictionary[Any, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
 FETCHED_AFTER = 1000
 """Requests that end before their effects are fetched; the engine keeps those of more."""
 
@@ -71,6 +74,11 @@ class LoadedEngine:
         """Longest sequence, in tokens."""
         return int(self.engine.model_config.max_model_len)
 
+    @property
+    def n_layers(self) -> int:
+        """Layers of the model."""
+        return int(self.engine.model_config.hf_text_config.num_hidden_layers)
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What tells its model from others, in JSON types."""
@@ -104,17 +112,18 @@ class LoadedEngine:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Context in which this call steps the engine.
+        """Context in which this call steps the engine; other threads wait.
 
         Raises:
             ValueError: it has requests of others, whose outputs would be lost.
         """
-        if self.engine.has_unfinished_requests():
-            raise ValueError(
-                "the engine has requests of another caller; let them end first (for many callers "
-                "there is the server)"
-            )
-        yield
+        with _LOCKS.setdefault(self.engine, threading.RLock()):
+            if self.engine.has_unfinished_requests():
+                raise ValueError(
+                    "the engine has requests of another caller; let them end first (for many "
+                    "callers there is the server)"
+                )
+            yield
 
     def effects_of(self, requests: Sequence[str]) -> Effects:
         """Effects of requests, which workers forget.

@@ -177,5 +177,5 @@ class PackedPages:
     def is_read_in_place(self) -> bool:
         """Whether `cpu_kernel` can read it."""
         plain = self.order.has_turned_keys and self.order.has_plain_values
-        by_fours = self.cache.shape[3] % 8 == 0
-        return plain and by_fours and self.cache.dtype == torch.float32
+        by_eights = self.cache.shape[3] % 16 == 0
+        return plain and by_eights and self.cache.dtype == torch.float32

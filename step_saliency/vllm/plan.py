@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from step_saliency.vllm.members import MemberTable
 from step_saliency.vllm.requests import Injection, RequestSteps
 
 PAIRS_AT_A_TIME = 2**19
@@ -67,32 +68,107 @@ class PlannedBatch:
         rows: The requests.
         table_rows: Rows of the block table.
         queries: Indices of the queries among all of the pass.
-        members: 1 where a key is in the bridge (0) or the current part (1).
         n_keys: Keys of each request.
         tau_max: Upper bound of tau_B of each.
+        own_members: Members of the queries of one request; None where the table has them.
+        table: Members of the newest query of every request.
+        places: Where in it the requests are.
     """
 
     rows: tuple[PlannedRow, ...]
     table_rows: Int[Tensor, "row"]
     queries: Int[Tensor, "row query"]
-    members: Shaped[Tensor, "row query key 2"]
     n_keys: Int[Tensor, "row"]
     tau_max: Float[Tensor, "row"]
+    own_members: Bool[Tensor, "row query key 2"] | None
+    table: MemberTable
+    places: Int[Tensor, "row"] | None
 
     @classmethod
-    def of(cls, rows: Sequence[PlannedRow], device: torch.device) -> "PlannedBatch":
-        """From requests with as many queries each."""
-        members = [row.steps.members(row.start, row.stop) for row in rows]
-        padded = pad_sequence([each.transpose(0, 1) for each in members], batch_first=True)
-        queries = [range(row.first, row.first + row.n_queries) for row in rows]
+    def of_newest(cls, rows: Sequence[PlannedRow], table: MemberTable) -> "PlannedBatch":
+        """From requests with one query each, their newest."""
+        places = table.up_to_date([(row.request, row.steps, row.stop) for row in rows])
+        device = table.members.device
+        return cls(**_of_rows(rows, device), own_members=None, table=table, places=places)
+
+    @classmethod
+    def of_one(cls, row: PlannedRow, table: MemberTable) -> "PlannedBatch":
+        """From some queries of one request."""
+        members = row.steps.members(row.start, row.stop).unsqueeze(0)
+        device = table.members.device
+        own = members.to(device)
+        return cls(**_of_rows([row], device), own_members=own, table=table, places=None)
+
+    @property
+    def width(self) -> int:
+        """Places for keys."""
+        return max(row.stop for row in self.rows)
+
+    @property
+    def members(self) -> Shaped[Tensor, "row query key 2"]:
+        """1 where a key is in the bridge (0) or the current part (1)."""
+        if self.own_members is not None:
+            return self.own_members
+        return self.table.members[self.places, :, : self.width].mT.unsqueeze(1)
+
+
+def _of_rows(rows: Sequence[PlannedRow], device: torch.device) -> dict[str, Any]:
+    """What a batch has of each of its requests."""
+    queries = [list(range(row.first, row.first + row.n_queries)) for row in rows]
+    return {
+        "rows": tuple(rows),
+        "table_rows": torch.tensor([row.row for row in rows], device=device),
+        "queries": torch.tensor(queries, device=device),
+        "n_keys": torch.tensor([row.stop for row in rows], device=device),
+        "tau_max": torch.tensor([_tau(row) for row in rows], device=device),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedMomentum:
+    """What the requests of a pass inject into a layer.
+
+    Attributes:
+        rows: The requests.
+        table_rows: Row of the block table, for each key of a mean.
+        positions: Its position in the request.
+        owners: Which injection it belongs to.
+        queries: Index of each injection's query among all of the pass.
+        factors: alpha over the number of its keys.
+    """
+
+    rows: tuple[PlannedRow, ...]
+    table_rows: Int[Tensor, "key"]
+    positions: Int[Tensor, "key"]
+    owners: Int[Tensor, "key"]
+    queries: Int[Tensor, "injection"]
+    factors: Float[Tensor, "injection"]
+
+    @classmethod
+    def of(cls, rows: Sequence[PlannedRow], device: torch.device) -> "PlannedMomentum":
+        """From requests, each with an injection or more."""
+        injections = [(row, injection) for row in rows for injection in row.injections]
+        keys = [
+            (row.row, position, owner)
+            for owner, (row, injection) in enumerate(injections)
+            for position in injection.previous
+        ]
+        table_rows, positions, owners = torch.tensor(keys, device=device).unbind(-1)
+        queries = [row.first + injection.query for row, injection in injections]
+        factors = [_alpha(row) / len(injection.previous) for row, injection in injections]
         return cls(
-            rows=tuple(rows),
-            table_rows=torch.tensor([row.row for row in rows], device=device),
-            queries=torch.tensor([list(each) for each in queries], device=device),
-            members=padded.transpose(1, 2).to(device),
-            n_keys=torch.tensor([row.stop for row in rows], device=device),
-            tau_max=torch.tensor([_tau(row) for row in rows], device=device),
+            tuple(rows),
+            table_rows,
+            positions,
+            owners,
+            torch.tensor(queries, device=device),
+            torch.tensor(factors, device=device),
         )
+
+
+def _alpha(row: PlannedRow) -> float:
+    assert row.steps.flow.smi is not None
+    return float(row.steps.flow.smi.alpha)  # type: ignore[arg-type]
 
 
 def _tau(row: PlannedRow) -> float:
@@ -106,12 +182,13 @@ class PassPlan:
 
     Attributes:
         rows: Requests with a flow.
-        device: Where the engine computes.
+        table: Members of the newest query of every request.
     """
 
     rows: Sequence[PlannedRow]
-    device: torch.device
+    table: MemberTable
     _batches: dict[tuple[int, ...], list[PlannedBatch]] = field(default_factory=dict)
+    _momenta: dict[tuple[int, ...], PlannedMomentum] = field(default_factory=dict)
 
     @cached_property
     def bridge_layers(self) -> frozenset[int]:
@@ -146,9 +223,18 @@ class PassPlan:
 
     def _made(self, rows: Sequence[PlannedRow]) -> list[PlannedBatch]:
         single = [row for row in rows if row.n_queries == 1]
-        parts = [[part] for row in rows if row.n_queries > 1 for part in row.parts()]
-        return [PlannedBatch.of(each, self.device) for each in [single, *parts] if each]
+        parts = [part for row in rows if row.n_queries > 1 for part in row.parts()]
+        newest = [PlannedBatch.of_newest(single, self.table)] if single else []
+        return [*newest, *(PlannedBatch.of_one(part, self.table) for part in parts)]
 
-    def injected(self, layer: int) -> list[PlannedRow]:
-        """Requests that get momentum in a layer."""
-        return [row for row in self.rows if row.injections and layer in row.steps.flow.smi.layers]  # type: ignore[union-attr]
+    def momentum(self, layer: int) -> PlannedMomentum:
+        """What is injected into a layer; shared by the layers that get the same."""
+        places = tuple(
+            place
+            for place, row in enumerate(self.rows)
+            if row.injections and layer in row.steps.flow.smi.layers  # type: ignore[union-attr]
+        )
+        if places not in self._momenta:
+            rows = [self.rows[place] for place in places]
+            self._momenta[places] = PlannedMomentum.of(rows, self.table.members.device)
+        return self._momenta[places]

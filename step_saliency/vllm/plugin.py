@@ -31,11 +31,10 @@ from step_saliency.vllm import backends
 from step_saliency.vllm.counts import Written, written
 from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
 from step_saliency.vllm.options import KEY, FlowOptions
+from step_saliency.vllm.refusals import flow_refusals, is_tested, refusals, untested
 
 logger = init_logger("vllm.step_saliency")
 
-TESTED = ("0.32",)
-"""Versions of vLLM that StepFlow was tested with."""
 ENVIRONMENT = "STEP_SALIENCY_FLOW"
 """Environment variable with the flow of requests that ask for none."""
 BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
@@ -62,19 +61,6 @@ def register() -> None:
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
-
-
-def is_tested(version: str) -> bool:
-    """Whether a version of vLLM is one that StepFlow was tested with."""
-    return version.split("+")[0].rsplit(".", 1)[0] in TESTED
-
-
-def untested(version: str) -> str:
-    """What is said of other versions."""
-    return (
-        f"StepFlow is tested with vLLM {' and '.join(TESTED)}, and this is {version}: requests"
-        " that ask for it are refused, all others go on as they would"
-    )
 
 
 def _register_backends() -> None:
@@ -112,29 +98,6 @@ def default_options(config: VllmConfig) -> FlowOptions:
     return FlowOptions.of(given if given is not None else os.environ.get(ENVIRONMENT))
 
 
-def refusals(config: Any) -> Iterator[str]:
-    """What of an engine's configuration StepFlow cannot go with."""
-    parallel = config.parallel_config
-    if not is_tested(vllm.__version__):
-        yield untested(vllm.__version__)
-    if config.speculative_config is not None:
-        yield "speculative decoding: drafted tokens have no steps yet"
-    if parallel.pipeline_parallel_size > 1:
-        yield "pipeline parallelism is not tested"
-    if getattr(parallel, "decode_context_parallel_size", 1) > 1:
-        yield "context parallelism: no rank has all keys of a row"
-    if getattr(parallel, "enable_dbo", False):
-        yield "dual-batch overlap: two passes share one thread"
-    if config.use_v2_model_runner:
-        yield "vLLM's second model runner; set VLLM_USE_V2_MODEL_RUNNER=0"
-    if config.cache_config.cache_dtype not in ("auto", "float32", "bfloat16", "float16"):
-        yield f"a cache of {config.cache_config.cache_dtype}: values would have to be rescaled"
-    if config.compilation_config.cudagraph_mode.has_full_cudagraphs():
-        yield "full CUDA graphs, which leave out edits; set cudagraph_mode to PIECEWISE or NONE"
-    if config.model_config.use_mla:
-        yield "latent attention: there are no keys of heads"
-
-
 def check_request(config: VllmConfig, params: Any) -> FlowOptions | None:
     """The options of a request's flow, None if it has none; refused where it cannot be done.
 
@@ -148,7 +111,7 @@ def check_request(config: VllmConfig, params: Any) -> FlowOptions | None:
     flow = options.for_depth(config.model_config.get_num_layers(config.parallel_config))
     if flow is None:
         return None
-    reasons = list(refusals(config))
+    reasons = [*refusals(config), *flow_refusals(config, flow)]
     if reasons:
         raise ValueError(f"{KEY}={options.flow!r} cannot be done here: {'; '.join(reasons)}")
     return options

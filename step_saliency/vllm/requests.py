@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool
 from torch import Tensor
 
 from step_saliency.intervene.groups import KeyGroup, key_groups
@@ -12,9 +12,6 @@ from step_saliency.intervene.labels import WRITTEN, StepLabels
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.rows import Label, TrackedRow
 from step_saliency.intervene.stepflow import StepFlow
-
-ROOM = 256
-"""Places for tokens that are kept free, so that members seldom move."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +45,6 @@ class RequestSteps:
         self._row = row
         self._starts = _starts(self._labels)
         self._n_computed = 0
-        self._members: Float[Tensor, "capacity 2"] = torch.empty(0, 2)
-        self._members_of: tuple[tuple[int, int], int] | None = None
 
     def read(self, start: int, tokens: Sequence[int]) -> None:
         """Tokens of a pass that begins at a position; those known already are skipped.
@@ -80,29 +75,25 @@ class RequestSteps:
             return False
         return any(region in WRITTEN for _, region, _ in self._labels[start:stop])
 
-    def members(self, start: int, stop: int) -> Shaped[Tensor, "query key 2"]:
-        """Which keys are in the bridge (0) or the current part (1) of a query: 1.0 or True.
+    def members(self, start: int, stop: int) -> Bool[Tensor, "query key 2"]:
+        """Which keys are in the bridge (0) or the current part (1) of a query.
 
         Args:
             start: Position of the first query.
             stop: Position after the last; keys are all before it.
         """
         assert self.flow.oeb is not None
-        if stop - start > 1:
-            return self._of_keys(self.flow.oeb, stop, stop - start)
-        return self._grown(self.flow.oeb, stop).unsqueeze(0)
+        return self._of_keys(self.flow.oeb, stop, stop - start)
 
-    def _grown(self, edit: OddsEqualBridge, n_keys: int) -> Float[Tensor, "key 2"]:
-        """While a request stays in its region, nothing changes but that its token is current."""
+    def part(self, n_keys: int) -> tuple[int, int]:
+        """Region and step of the last of so many keys: as long as it stays, so do the members."""
+        assert self.flow.oeb is not None
         step, region, _ = self._labels[n_keys - 1]
-        place = (region, step if edit.current == "step" else 0)
-        if self._members_of == (place, n_keys - 1) and len(self._members) >= n_keys:
-            self._members[n_keys - 1, 1] = float(region in WRITTEN)
-        elif self._members_of != (place, n_keys) or len(self._members) < n_keys:
-            members = self._of_keys(edit, n_keys, 1)[0].float()
-            self._members = torch.nn.functional.pad(members, (0, 0, 0, ROOM + n_keys // 2))
-        self._members_of = (place, n_keys)
-        return self._members[:n_keys]
+        return region, step if self.flow.oeb.current == "step" else 0
+
+    def is_written(self, n_keys: int) -> bool:
+        """Whether the last of so many keys is of a region that the model writes."""
+        return self._labels[n_keys - 1][1] in WRITTEN
 
     def _of_keys(
         self, edit: OddsEqualBridge, n_keys: int, n_queries: int

@@ -123,18 +123,11 @@ def config_of(settings: BenchmarkSettings) -> GenerateConfig:
 def model_of(out: Path, settings: BenchmarkSettings, condition: str) -> Model:
     """The model under a condition; conditions share its weights."""
     flow = condition_of(condition).flow
-    strengths = {} if flow == "none" else {"tau_max": settings.tau_max, "alpha": settings.alpha}
-    names = ("dtype", "revision", "device", "device_map")
-    given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-    if settings.trust_remote_code:
-        given["trust_remote_code"] = True
+    given = settings.provider_options(flow)
     if settings.preset.reasoning_effort is not None:
         given["reasoning_effort"] = settings.preset.reasoning_effort
     return get_model(
         f"step-saliency/{settings.model}",
-        flow=flow,
-        batch_size=settings.batch_size,
         store=str(out / RESPONSES),
-        **strengths,
         **given,
     )

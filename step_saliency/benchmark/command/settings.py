@@ -8,6 +8,7 @@ from typing import Any
 
 from step_saliency.benchmark.conditions import CONDITIONS, condition_of
 from step_saliency.benchmark.presets import Preset, preset_of
+from step_saliency.benchmark.provider.settings import EngineName, ProviderSettings
 from step_saliency.benchmark.sandbox.choice import SandboxName
 from step_saliency.benchmark.suites.suites import Selection, suite_of
 from step_saliency.options import is_whole, refuse
@@ -18,7 +19,7 @@ FORMAT = "step-saliency-benchmark/1"
 SETTINGS = "benchmark.json"
 PAPER_SUITES = ("aime24", "aime25", "amc23", "math500", "gpqa_diamond", "livecodebench")
 PAPER_CONDITIONS = ("baseline", "oeb", "smi", "stepflow")
-MACHINE = ("device", "device_map", "batch_size", "sandbox")
+MACHINE = ("device", "device_map", "batch_size", "sandbox", "tensor_parallel", "max_length")
 """Settings that say where, and not what; they may change when a run is taken up again."""
 
 
@@ -45,6 +46,9 @@ class BenchmarkSettings:
         dtype: Data type of the weights.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Let code from the checkpoint run.
+        engine: ``"transformers"``, or ``"vllm"``.
+        tensor_parallel: Cards that a vLLM engine spreads one model over.
+        max_length: Longest sequence of a vLLM engine.
         device: Where the weights go.
         device_map: How accelerate spreads one model over several devices.
         batch_size: Responses decoded together.
@@ -72,6 +76,9 @@ class BenchmarkSettings:
     dtype: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    engine: EngineName = "transformers"
+    tensor_parallel: int = 1
+    max_length: int | None = None
     device: str | None = None
     device_map: str | None = None
     batch_size: int = 64
@@ -81,6 +88,7 @@ class BenchmarkSettings:
         suites = tuple(suite_of(name).name for name in self.suites)
         conditions = tuple(condition_of(name).name for name in self.conditions)
         data = {suite_of(name).name: str(file) for name, file in self.data.items()}
+        self.provider_settings("none")
         object.__setattr__(self, "suites", suites)
         object.__setattr__(self, "conditions", conditions)
         object.__setattr__(self, "data", data)
@@ -111,6 +119,27 @@ class BenchmarkSettings:
         preset = preset_of(self.model)
         own = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens")}
         return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+    def provider_settings(self, flow: str) -> ProviderSettings:
+        """Options of the provider under a flow.
+
+        Raises:
+            ValueError: one that is out of range, or does not go with another.
+        """
+        return ProviderSettings.of(self.provider_options(flow))
+
+    def provider_options(self, flow: str) -> dict[str, Any]:
+        """What `provider_settings` are made of; what is as the provider chooses is left out."""
+        defaults = {field.name: field.default for field in fields(ProviderSettings)}
+        names = (
+            "engine", "tensor_parallel", "max_length", "dtype", "revision", "device",
+            "device_map", "trust_remote_code",
+        )  # fmt: skip
+        given = {
+            name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]
+        }
+        strengths = {} if flow == "none" else {"tau_max": self.tau_max, "alpha": self.alpha}
+        return {"flow": flow, "batch_size": self.batch_size, **strengths, **given}
 
     def samples_of(self, suite: str) -> int:
         """Samples of each problem of a suite; 4 where the paper does not have it."""

@@ -20,7 +20,6 @@ from step_saliency.benchmark.provider.output import output_of
 from step_saliency.benchmark.provider.queue import Waiting
 from step_saliency.benchmark.provider.requests import Group, Request
 from step_saliency.benchmark.provider.settings import ProviderSettings
-from step_saliency.models.identity import weights_digest
 from step_saliency.options import Decoding
 
 UNREAD = (
@@ -110,12 +109,7 @@ class StepSaliencyAPI(ModelAPI):
     def _model(self) -> tuple[tuple[str, Any], ...]:
         """What tells this model from others, in JSON types; reads the weights."""
         if self._model_facts is None:
-            model = self._waiting.weights.model
-            facts = {
-                "name": self.model_name,
-                "weights": weights_digest(model),
-                "dtype": str(model.dtype),
-            }
+            facts = {"name": self.model_name, **self._waiting.weights.facts}
             self._model_facts = tuple(facts.items())
         return self._model_facts
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _decode(
         weights.model,
         [request.question for request in requests],
         flow=settings.flow_for(weights.model),
-        decoding=group.decoding,
+        decoding=replace(group.decoding, **settings.slots_of_engine),
         question_numbers=[request.number for request in requests],
         samples=[request.sample for request in requests],
         tokenizer=group.frame.tokenizer(weights.tokenizer),

@@ -12,16 +12,21 @@ from step_saliency.intervene import (
     StepFlow,
     StepMomentumInjection,
 )
+from step_saliency.models.bands import Bands
 from step_saliency.models.load import DTYPES
-from step_saliency.options import FORMATS, FormatName, check_option, is_whole, refuse
+from step_saliency.options import FORMATS, Decoding, FormatName, check_option, is_whole, refuse
+from step_saliency.vllm.loaded import LoadedEngine
 
+EngineLiteral = Literal["transformers", "vllm"]
+ENGINES: tuple[str, ...] = get_args(EngineLiteral)
 FlowLiteral = Literal["none", "oeb", "smi", "stepflow"]
 FLOWS: tuple[str, ...] = get_args(FlowLiteral)
 
 if TYPE_CHECKING:
+    EngineName: TypeAlias = EngineLiteral
     FlowName: TypeAlias = FlowLiteral
 else:
-    FlowName = str
+    EngineName = FlowName = str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,9 @@ class ProviderSettings:
         alpha: Strength of momentum.
         shallow: Layers of the bridge; by default the bottom quarter.
         deep: Layers of momentum; by default the top quarter.
+        engine: ``"transformers"``, or ``"vllm"``: a vLLM engine, which places the weights itself.
+        tensor_parallel: Cards that a vLLM engine spreads one model over.
+        max_length: Longest sequence of a vLLM engine, prompt included; the model's by default.
         device: Where the weights go; CUDA if there is a device, else the CPU.
         device_map: How accelerate spreads one model over several devices, such as ``"auto"``; then
             no ``device``.
@@ -59,6 +67,9 @@ class ProviderSettings:
     alpha: float | int = 0.06
     shallow: Sequence[int] | None = None
     deep: Sequence[int] | None = None
+    engine: EngineName = "transformers"
+    tensor_parallel: int = 1
+    max_length: int | None = None
     device: str | None = None
     device_map: str | None = None
     dtype: str | None = None
@@ -94,7 +105,9 @@ class ProviderSettings:
         return cls(**{**options, **layers})
 
     def __post_init__(self) -> None:
+        check_option("engine", self.engine, ENGINES)
         check_option("flow", self.flow, FLOWS)
+        self._check_engine()
         check_option("format", self.format, FORMATS)
         if self.dtype is not None:
             check_option("dtype", self.dtype, tuple(DTYPES))
@@ -113,10 +126,39 @@ class ProviderSettings:
             }
         )
 
+    def _check_engine(self) -> None:
+        for_vllm = {"tensor_parallel": 1, "max_length": None}
+        is_vllm = self.engine == "vllm"
+        refuse(
+            {
+                f"tensor_parallel={self.tensor_parallel!r} is below 1": not is_whole(
+                    self.tensor_parallel, least=1
+                ),
+                f"max_length={self.max_length!r} is below 1": self.max_length is not None
+                and not is_whole(self.max_length, least=1),
+                **{
+                    f"{name}={getattr(self, name)!r} needs engine='vllm'": not is_vllm
+                    and getattr(self, name) != default
+                    for name, default in for_vllm.items()
+                },
+                **{
+                    f"{name}={getattr(self, name)!r}: a vLLM engine places its weights itself "
+                    "(tensor_parallel)": is_vllm and getattr(self, name) is not None
+                    for name in ("device", "device_map")
+                },
+                "dtype='float64' is none of vLLM's": is_vllm and self.dtype == "float64",
+            }
+        )
+
     @property
     def requests_per_call(self) -> int:
         """Requests that one call of `ss.generate` takes at most."""
         return 16 * self.batch_size if self.unit is None else self.unit
+
+    @property
+    def slots_of_engine(self) -> dict[str, Any]:
+        """Changes of `Decoding`: an engine was told at its start how many it decodes together."""
+        return {"batch_size": Decoding().batch_size} if self.engine == "vllm" else {}
 
     @property
     def template_options(self) -> dict[str, Any]:
@@ -143,7 +185,8 @@ class ProviderSettings:
         """
         if self.flow == "none":
             return None
-        whole = StepFlow.for_model(model, tau_max=self.tau_max, alpha=self.alpha)
+        bands = Bands.quarters(model.n_layers) if isinstance(model, LoadedEngine) else None
+        whole = StepFlow.for_model(model, bands=bands, tau_max=self.tau_max, alpha=self.alpha)
         assert whole.oeb is not None
         assert whole.smi is not None
         oeb = whole.oeb if self.shallow is None else self._bridge(self.shallow)

@@ -1,4 +1,4 @@
-"""Models by name, each read once a process: a transformers model and its tokenizer.
+"""Models by name, each read once a process: a transformers model, or an engine, and its tokenizer.
 
 The fast loop decodes by the transformers model alone, so no TransformerLens copy of the weights is
 made beside it. Conditions of one model share it.
@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from step_saliency.benchmark.provider.engine import load_engine
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.models.checkpoint import read_config, read_tokenizer, read_transformers, save
+from step_saliency.models.identity import weights_digest
 from step_saliency.models.load import DTYPES
 from step_saliency.models.precision import cast_weights
 from step_saliency.models.readable import reading
 from step_saliency.models.sources import resolve_source
 from step_saliency.models.unpack import unpacked
+from step_saliency.vllm.loaded import LoadedEngine
 
 _LOCK = threading.Lock()
 _LOADED: dict[tuple[Any, ...], "Weights"] = {}
@@ -28,8 +31,15 @@ _LOADED: dict[tuple[Any, ...], "Weights"] = {}
 class Weights:
     """A model that decodes, and its tokenizer."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | LoadedEngine
     tokenizer: Any
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells the model from others, in JSON types."""
+        if isinstance(self.model, LoadedEngine):
+            return self.model.facts
+        return {"weights": weights_digest(self.model), "dtype": str(self.model.dtype)}
 
 
 def weights_for(name: str, settings: ProviderSettings) -> Weights:
@@ -44,6 +54,9 @@ def weights_for(name: str, settings: ProviderSettings) -> Weights:
     """
     key = (
         name,
+        settings.engine,
+        settings.tensor_parallel,
+        settings.max_length,
         settings.device,
         settings.device_map,
         settings.dtype,
@@ -65,6 +78,9 @@ def forget_weights() -> None:
 def _read(name: str, settings: ProviderSettings) -> Weights:
     source = resolve_source(name)
     files = unpacked(source, partial(save, source))
+    if settings.engine == "vllm":
+        engine = load_engine(files, settings)
+        return Weights(engine, engine.tokenizer)
     trust = settings.trust_remote_code
     config = read_config(files, name, settings.revision, trust_remote_code=trust)
     tokenizer = read_tokenizer(files, name, settings.revision, trust_remote_code=trust)

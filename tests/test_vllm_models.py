@@ -1,0 +1,162 @@
+"""StepFlow inside a vLLM engine, by architecture: small random models against their own copies.
+
+Log-probabilities of every token of given sequences (question, thinking, summary), which vLLM reads
+as prompts, and greedy tokens, which it decodes: both against the TransformerLens object, whose
+edits act on whole score matrices. vLLM has no float64, so the bound is its own error: what a pass
+without a flow differs by, in the same engine, from the same model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Arch, tiny_tokenizer, tiny_transformers
+
+import step_saliency as ss
+from step_saliency.segment.build import prompt_tokens
+from step_saliency.vllm import extra_args
+
+pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own")
+
+from vllm_engines import decoded, engine, flow_of, same, vllm
+
+WRITTEN: tuple[Arch, ...] = (
+    "llama", "llama3-rope", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gpt_oss",
+)  # fmt: skip
+QUESTIONS = (
+    "There are 5 apples and 7 pears. How many fruits are there?",
+    "First add 3 and 4. Then take 2 away. What is left of it?",
+    "The total is 12. The number of apples is 5. What is the rest of the total?",
+)
+RESPONSE = (
+    "First, let me think about the question and the number of apples and the total of the rest and "
+    "the answer and the final answer and the step. The number is 5. Then add 7 to get 12. "
+    "Wait, that is wrong. Therefore x = 12.</think>The answer is 12. So the total is 12, "
+    "and the rest is 7."
+)
+KINDS = ("oeb", "smi", "stepflow")
+
+
+@dataclass(frozen=True)
+class Copies:
+    """One model, as an engine and as a TransformerLens object."""
+
+    llm: Any
+    model: Any
+    tokenizer: Any
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Questions with a response."""
+        written = self.tokenizer(RESPONSE, add_special_tokens=False)["input_ids"]
+        return [prompt_tokens(self.tokenizer, question) + written for question in QUESTIONS]
+
+    def error(self, flow: ss.StepFlow | None) -> tuple[float, float]:
+        """Largest and mean difference of the log-probabilities of all tokens."""
+        asked = vllm.SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=0,
+            extra_args=None if flow is None else extra_args(flow),
+        )
+        prompts = [{"prompt_token_ids": ids} for ids in self.sequences]
+        outputs = self.llm.generate(prompts, asked, use_tqdm=False)
+        differences = [
+            _read(output) - written_logprobs(self.model, flow, ids)
+            for output, ids in zip(outputs, self.sequences, strict=True)
+        ]
+        all_of_them = torch.cat(differences).abs()
+        return float(all_of_them.max()), float(all_of_them.mean())
+
+    def effect(self, flow: ss.StepFlow) -> float:
+        """Mean of what a flow changes of them."""
+        changed = [
+            written_logprobs(self.model, flow, ids) - written_logprobs(self.model, None, ids)
+            for ids in self.sequences
+        ]
+        return float(torch.cat(changed).abs().mean())
+
+
+def _read(output: Any) -> torch.Tensor:
+    tokens = output.prompt_token_ids
+    pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
+    return torch.tensor([known[token].logprob for token, known in pairs])
+
+
+def written_logprobs(model: Any, flow: ss.StepFlow | None, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of the tokens of a sequence, each after those before it."""
+    tokens = torch.tensor([ids])
+    with torch.no_grad():
+        if flow is None:
+            logits = model(tokens)
+        else:
+            with flow.attached(model):
+                logits = model(tokens)
+    scores = logits[0, :-1].double().log_softmax(-1)
+    return scores.gather(-1, tokens[0, 1:, None])[:, 0].float()
+
+
+def copies(
+    arch: Arch, folder: Path, dtype: str = "float32", *, drops_values: bool = False
+) -> Copies:
+    """A model of 4 layers; its windows are shorter than a step and than a block of the cache."""
+    tokenizer = tiny_tokenizer()
+    small = tiny_transformers(arch, n_layers=4, d_head=32, d_model=128, window=16)
+    small.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model = ss.load_model(str(folder))
+    llm = engine(
+        str(folder),
+        dtype=dtype,
+        max_model_len=512,
+        max_num_seqs=8,
+        max_num_batched_tokens=96,
+        block_size=32,
+        disable_hybrid_kv_cache_manager=not drops_values,
+    )
+    return Copies(llm, model, model.tokenizer)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", WRITTEN)
+def test_an_architecture_has_the_edits_of_its_own_copy(arch, tmp_path):
+    both = copies(arch, tmp_path)
+    largest, _ = both.error(None)
+    assert largest < 1e-3
+    for kind in KINDS:
+        flow = flow_of(kind, n_layers=4)
+        error = both.error(flow)[0]
+        assert error < 10 * largest + 1e-5
+        assert both.effect(flow) > 100 * largest
+    flow = flow_of("stepflow", n_layers=4)
+    traces = ss.generate(
+        both.model, QUESTIONS, flow=flow, temperature=0, max_new_tokens=48, progress=False
+    )
+    prompts = [prompt_tokens(both.tokenizer, question) for question in QUESTIONS]
+    got = decoded(both.llm, prompts, [flow] * 3, max_tokens=48)
+    assert same(got, traces, [flow] * 3, both.model)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", ["qwen2", "gemma3", "gpt_oss"])
+def test_in_bfloat16_a_flow_is_as_exact_as_the_engine_without_it(arch, tmp_path):
+    both = copies(arch, tmp_path, "bfloat16")
+    plain = both.error(None)[1]
+    for kind in KINDS:
+        flow = flow_of(kind, n_layers=4)
+        error = both.error(flow)[1]
+        assert error < 2 * plain
+        assert both.effect(flow) > 2 * plain
+
+
+@pytest.mark.nightly
+def test_momentum_where_values_are_dropped_is_refused_by_name(tmp_path):
+    both = copies("gemma3", tmp_path, drops_values=True)
+    with pytest.raises(ValueError, match=r"momentum in layers \[2\], which have a sliding window"):
+        both.error(flow_of("smi", n_layers=4))
+    largest, _ = both.error(None)
+    assert both.error(flow_of("oeb", n_layers=4))[0] < 10 * largest + 1e-5
+    full = ss.StepFlow(smi=ss.StepMomentumInjection([3], alpha=0.3))
+    assert both.error(full)[0] < 10 * largest + 1e-5
