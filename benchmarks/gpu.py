@@ -23,6 +23,10 @@ the card's memory says so.
     python benchmarks/gpu.py                      # writes benchmarks/results/qwen2-7b-cuda.md
     python benchmarks/gpu.py --only kernels       # one table alone
 
+Inside a vLLM engine, which has an environment of its own (see docs/howto/vllm.md):
+
+    .venv-vllm/bin/python benchmarks/vllm_engine.py --model Qwen/Qwen2-7B-Instruct --dtype bfloat16
+
 When it misleads: tokens and weights are random, so attention is flat and no expert, cache or
 sentence is what it is in use; the tokenizer of the decoding table is the bundled reasoner's, whose
 vocabulary the model has there.
