@@ -80,13 +80,15 @@ class LoadedEngine:
         return int(self.engine.model_config.hf_text_config.num_hidden_layers)
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What tells its model from others, in JSON types."""
+    def facts(self) -> dict[str, str | None]:
+        """What tells its model from others; ``weights`` has a digest of each rank's."""
         config = self.engine.model_config
+        digests = self._asked_of_workers("stepflow_weights")
         return {
             "class": "vllm",
-            "origin": {"source": str(config.model), "revision": config.revision},
-            "weights": self._asked_of_workers("stepflow_weights"),
+            "source": str(config.model),
+            "revision": config.revision,
+            "weights": None if digests is None else " ".join(digests),
             "dtype": str(config.dtype),
         }
 
