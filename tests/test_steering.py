@@ -1,6 +1,8 @@
 """Steering against attention and residuals worked out by hand; rivals of StepFlow side by side."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from analyses.instruments.steering import (
     profiled,
     steering_vectors,
 )
-from analyses.rivals import RivalSettings, rival_tables, units
+from analyses.material.problems import read_items
+from analyses.rivals import RivalSettings, losses, rival_tables, rivals, units
 from analyses.running.settings import parse
 from step_saliency.trace import Trace
 from tests.shuffled import BOUNDS, binary_sets, rejected
@@ -119,6 +122,25 @@ def test_words_are_no_rival_on_a_task_without_language() -> None:
         _ = parse(RivalSettings, "--rivals", "hint").asked_for
 
 
+@pytest.mark.nightly
+def test_all_rivals_answer_rows_of_a_file(tmp_path: Path) -> None:
+    """The bundled model stands in for one that reads: what is counted is who answers what."""
+    rows = [
+        {"id": problem.id, "question": problem.question, "answer": str(problem.answer)}
+        for problem in ss.tasks.make_problems(n=12, level="hard", seed=3)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = ss.load_model("reasoner")
+    settings = RivalSettings(n=2, data=str(file), max_new_tokens=192)
+    frame = rivals(model, read_items(settings), settings)
+    assert set(frame["condition"]) == {"baseline", "both", *settings.asked_for}
+    assert (frame.groupby("condition").size() == 2).all()
+    tokens = frame.groupby("condition")["n_tokens"].sum()
+    assert tokens["budget_forcing"] > tokens["baseline"]
+    assert tokens["hint"] > tokens["baseline"]
+
+
 def as_values(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(kind="answers")
 
@@ -146,9 +168,6 @@ def test_false_positive_rate() -> None:
 
 
 def test_the_bundled_model_is_steered_and_answers_are_held_against_both() -> None:
-    from analyses.material.problems import read_items
-    from analyses.rivals import losses, rivals
-
     model = ss.load_model("reasoner")
     settings = RivalSettings(n=4, n_losses=2, rivals=("attention_steering",))
     items = read_items(settings)
