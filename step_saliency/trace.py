@@ -226,6 +226,7 @@ class Trace:
         question: str | None = None,
         format: FormatName = "auto",  # noqa: A002
         splitter: SplitterLike = "sentence",
+        tracker: StepTracker | None = None,
         id: str | None = None,  # noqa: A002
         meta: Mapping[str, Any] | None = None,
     ) -> "Trace":
@@ -239,6 +240,9 @@ class Trace:
                 special tokens.
             format: As for :meth:`from_text`.
             splitter: As for :meth:`from_text`.
+            tracker: A tracker of this splitter that was started with this prompt and question and
+                has read the response so far. It reads the rest, and is asked for the steps if it
+                reads the format that the finished text has.
             id: Name of the trace.
             meta: Anything else that is known, in JSON types.
 
@@ -252,6 +256,7 @@ class Trace:
             question=question,
             format=format,
             splitter=splitter,
+            tracker=tracker,
         )
         return cls._of(cut, question=question, id=id, meta=meta)
 

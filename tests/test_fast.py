@@ -1,5 +1,6 @@
 """The fast loop against the hooks' loop: same tokens, same counters, with edits in force."""
 
+import random
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -204,6 +205,52 @@ def test_groups_grow_token_by_token(current: Any) -> None:
         groups = key_groups(labels, n_queries=1, current=current)[:, 0]
         expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
         assert torch.equal(members, expected.float())
+
+
+@pytest.mark.parametrize("current", ["region", "step"])
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_follow_rows_that_leave_and_join(current: Any, seed: int) -> None:
+    """As they are read from the labels anew, whatever has become of the batch."""
+    draw = random.Random(seed)
+    edit = OddsEqualBridge([0], current=current)
+    waiting = [random_trace(number) for number in range(100 * seed, 100 * seed + 30)]
+    rows: list[tuple[ss.Trace, int]] = []
+    grown: SharedGroups | None = None
+    n_bridged = width = 0
+    while rows or waiting:
+        n_new = min(len(waiting), draw.randint(1, 3)) if len(rows) < 4 else 0
+        rows += [(waiting.pop(), draw.randint(1, 9)) for _ in range(n_new)]
+        width = max(width, *(length for _, length in rows)) + 1
+        rows = [(trace, length + 1) for trace, length in rows]
+        labels = left_padded_labels(rows, width)
+        newest = newest_of(labels)
+        grown = SharedGroups(labels, newest) if grown is None else grown.next_pass(labels, newest)
+        members = grown.of(edit, None, width, torch.float32).members
+        groups = key_groups(labels, n_queries=1, current=current)[:, 0]
+        expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
+        assert torch.equal(members, expected.float())
+        n_bridged += int(expected[..., 0].any())
+        staying = [i for i, (trace, length) in enumerate(rows) if length < len(trace)]
+        staying = staying[-1:] + staying[:-1] if draw.random() < 0.5 else staying
+        rows = [rows[i] for i in staying]
+        grown.keep(staying)
+        excess = width - max((length for _, length in rows), default=width)
+        if draw.random() < 0.7:
+            grown.trim(excess)
+            width -= excess
+    assert n_bridged > 20
+
+
+def left_padded_labels(rows: list[tuple[ss.Trace, int]], width: int) -> StepLabels:
+    """Labels of the first positions of traces, in rows of one width."""
+    labels = [StepLabels.from_traces([trace]).up_to(length) for trace, length in rows]
+    padded = [
+        each.each(
+            lambda label: torch.nn.functional.pad(label, (width - label.shape[1], 0), value=-1)
+        )
+        for each in labels
+    ]
+    return StepLabels(*(torch.cat(kind) for kind in zip(*(p.tensors for p in padded), strict=True)))
 
 
 def test_layers_with_one_mask_share_groups_and_others_do_not() -> None:

@@ -87,6 +87,13 @@ class Job:
         return Sampler(self.decoding.temperature, self.decoding.top_p, self.decoding.top_k)
 
     @property
+    def n_slots(self) -> int:
+        """How many responses are decoded together."""
+        n_slots = self.decoding.batch_size
+        assert n_slots != "auto"  # `slots.with_slots` has chosen
+        return n_slots
+
+    @property
     def edits(self) -> tuple[Edit, ...] | None:
         """The flow as edits; None if it is something else."""
         if self.flow is None:
@@ -118,14 +125,16 @@ class Job:
         ]
 
     def trace(self, row: Row) -> Trace:
-        """The trace of a row that is done."""
+        """The trace of a row that is done; it gives its tracker away."""
+        tracker, row.tracker = row.tracker, None
         return Trace.from_generation(
-            self.tokenizer,
+            self.rules.table,
             row.prompt,
             row.response,
             question=row.question,
             format=self.decoding.format,
             splitter=self.decoding.splitter,
+            tracker=tracker,
             meta={
                 "question_index": row.number,
                 "sample": row.sample,

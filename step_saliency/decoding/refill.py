@@ -24,6 +24,7 @@ from step_saliency.decoding.readers import Reader
 from step_saliency.decoding.rows import Row, StopRules, left_padded
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.segment.online import StepTracker
 
 PROMPT_TOKENS = 8192
 """Tokens of prompts, padding included, that are read in one pass; a longer prompt is read alone."""
@@ -52,6 +53,15 @@ class JoiningFollower(Follower, Protocol):
 
     def trim(self, n_first: int) -> None:
         """Hear that the first positions, padding in every row, are forgotten."""
+
+
+@runtime_checkable
+class TrackingFollower(Follower, Protocol):
+    """A follower that finds the steps of its rows."""
+
+    @property
+    def trackers(self) -> Sequence[StepTracker | None]:
+        """What has found the steps of each row so far."""
 
 
 class Slots:
@@ -113,6 +123,7 @@ class Slots:
         if isinstance(self._follower, JoiningFollower):
             self._follower.aside(self._expected(rows))
         drawn, staying = self._read_prompts(beside, rows)
+        self._take_trackers(rows)
         if len(staying) < len(rows):
             beside.keep(staying)
             self._keep_followed(staying)
@@ -166,6 +177,7 @@ class Slots:
         """Go on with some rows; those that are done."""
         done = [row for row in self.rows if row.is_done]
         if done:
+            self._take_trackers(self.rows)
             self.rows = [self.rows[i] for i in staying]
             self._tokens = self._tokens[staying]
             if self.rows:
@@ -173,6 +185,12 @@ class Slots:
             self._keep_followed(staying)
             self._trim()
         return done
+
+    def _take_trackers(self, rows: Sequence[Row]) -> None:
+        """Give the rows that are done what has found their steps."""
+        if isinstance(self._follower, TrackingFollower):
+            for row, tracker in zip(rows, self._follower.trackers, strict=True):
+                row.tracker = tracker if row.is_done else None
 
     def _keep_followed(self, rows: Sequence[int]) -> None:
         if self._follower is not None:

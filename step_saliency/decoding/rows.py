@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenPieces, TokenTable
 
 
@@ -49,6 +50,7 @@ class Row:
         response: Tokens so far.
         ended: Whether a stop token or text ended it.
         cut: Whether its length ended it.
+        tracker: What has found its steps meanwhile, once it is done; None if nothing has.
     """
 
     index: int
@@ -60,6 +62,7 @@ class Row:
     response: list[int] = field(default_factory=list)
     ended: bool = False
     cut: bool = False
+    tracker: StepTracker | None = None
     _tail: str = ""
     _pieces: TokenPieces | None = None
 

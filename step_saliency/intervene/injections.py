@@ -16,7 +16,7 @@ from torch import Tensor
 from step_saliency.intervene.choices import Boundaries
 from step_saliency.intervene.groups import written
 from step_saliency.intervene.hashing import hashed
-from step_saliency.intervene.labels import StepLabels
+from step_saliency.intervene.labels import StepLabels, own_positions
 from step_saliency.intervene.once import once_per_labels
 
 
@@ -95,16 +95,23 @@ class InjectionPlan:
     """Where a pass gets momentum, and from where.
 
     Attributes:
+        step: Step of each position so far.
         row: Row of the batch.
+        start: Position of the step's first token in the padded sequence.
         query: Index of the token among the positions of the pass.
-        position: Position of the step's first token in its own sequence, for random draws.
         previous: Positions that momentum is the mean over, for each injection.
     """
 
+    step: Int[Tensor, "batch key"]
     row: Int[Tensor, "injection"]
+    start: Int[Tensor, "injection"]
     query: Int[Tensor, "injection"]
-    position: Int[Tensor, "injection"]
     previous: list[Int[Tensor, "..."]]
+
+    @property
+    def position(self) -> Int[Tensor, "injection"]:
+        """Position of the step's first token in its own sequence, for random draws."""
+        return own_positions(self.step)[self.row, self.start]
 
     def __len__(self) -> int:
         return len(self.previous)
@@ -138,9 +145,10 @@ def _plan(
     from_source = labels.step[places.row] == places.source[:, None]
     previous = [keys.nonzero().flatten() for keys in from_source]
     return InjectionPlan(
+        step=labels.step,
         row=places.row,
+        start=places.start,
         query=places.target - (len(labels) - n_queries),
-        position=labels.position[places.row, places.start],
         previous=previous if window is None else [keys[-window:] for keys in previous],
     )
 

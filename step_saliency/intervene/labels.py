@@ -116,8 +116,7 @@ class StepLabels:
     @property
     def position(self) -> Int[Tensor, "batch key"]:
         """Position of each token in its own sequence, without padding; -1 at padding."""
-        real = self.step >= 0
-        return torch.where(real, real.cumsum(-1) - 1, PADDING)
+        return own_positions(self.step)
 
     @property
     def starts(self) -> Bool[Tensor, "batch key"]:
@@ -135,6 +134,12 @@ class StepLabels:
             1, step, torch.where(self.step >= 0, places, 0), "amax"
         )
         return torch.where(self.step >= 0, self.region.gather(1, last.gather(1, step)), PADDING)
+
+
+def own_positions(step: Int[Tensor, "batch key"]) -> Int[Tensor, "batch key"]:
+    """Position of each token in its own sequence, from its step; -1 at padding."""
+    real = step >= 0
+    return torch.where(real, real.cumsum(-1) - 1, PADDING)
 
 
 def _padded(row: LabelRow, length: int, side: PaddingSide) -> list[tuple[int, int, int]]:

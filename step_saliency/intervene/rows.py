@@ -18,6 +18,10 @@ class Row(Protocol):
 
     ids: list[int]
 
+    @property
+    def tracker(self) -> StepTracker | None:
+        """What finds its steps; None where they are known."""
+
     def read(self, ids: Sequence[int]) -> list[Label]:
         """Labels of the next tokens."""
 
@@ -39,6 +43,10 @@ class TracedRow:
         self.ids: list[int] = []
         self._trace = trace
         self._labels = trace_labels(trace)
+
+    @property
+    def tracker(self) -> None:
+        return None
 
     def read(self, ids: Sequence[int]) -> list[Label]:
         begin = len(self.ids)
@@ -82,6 +90,10 @@ class TrackedRow:
         self._given = n_prompt
         self._n_prompt = n_prompt or 0
         self._previous = PADDING
+
+    @property
+    def tracker(self) -> StepTracker:
+        return self._tracker
 
     def read(self, ids: Sequence[int]) -> list[Label]:
         if self.ids or not ids:

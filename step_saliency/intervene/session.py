@@ -48,6 +48,7 @@ from step_saliency.models.hooking import NamedHook, added_hooks, module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
@@ -129,6 +130,11 @@ class Session(AbstractContextManager["Session"]):
                 stacklevel=2,
             )
         self._layers = {}
+
+    @property
+    def trackers(self) -> list[StepTracker | None]:
+        """What has found the steps of each row so far; None where they are known."""
+        return self._stream.trackers
 
     def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""

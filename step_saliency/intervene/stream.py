@@ -14,6 +14,7 @@ say, by what the model masks; no token id means padding by itself.
 When it misleads: rows of a cache that change places (beam search) look like rows that go on.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from step_saliency.intervene.labels import PADDING, StepLabels
 from step_saliency.intervene.rows import Label, Row, TracedRow, TrackedRow, padded_labels
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
+from step_saliency.segment.pieces import TokenTable
 from step_saliency.trace import Trace
 
 
@@ -53,6 +55,7 @@ class StepStream:
         if tokenizer is None and traces is None:
             raise ValueError("the model has no tokenizer to find steps with; give their traces")
         self._tokenizer = tokenizer
+        self._table: TokenTable | None = None
         self._traces = None if traces is None else list(traces)
         self._reader: PromptReader | None = None
         self._begin(0)
@@ -60,8 +63,8 @@ class StepStream:
 
     def beside(self, rows: ExpectedRows) -> "StepStream":
         """The stream of another batch of the same model, of which nothing is read yet."""
-        other = StepStream(self._tokenizer, traces=self._traces)
-        other._reader = self._reader
+        other = copy.copy(self)
+        other._begin(0)
         other.expect(rows)
         return other
 
@@ -72,11 +75,12 @@ class StepStream:
             ValueError: an unknown format or splitter, or one that is not causal.
         """
         self._expected = rows
-        self._blank = (
-            StepTracker(self._tokenizer, format=rows.format, splitter=rows.splitter)
-            if self._traces is None
-            else None
-        )
+        self._blank = self._new_tracker(rows) if self._traces is None else None
+
+    def _new_tracker(self, rows: ExpectedRows) -> StepTracker:
+        if self._table is None:
+            self._table = TokenTable.of(self._tokenizer)
+        return StepTracker(self._table, format=rows.format, splitter=rows.splitter)
 
     def advance(
         self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], *, n_keys: int
@@ -102,6 +106,11 @@ class StepStream:
             tokens, real = self._rewind(n_past, tokens, real)
         self._append(tokens, real)
         return self.labels
+
+    @property
+    def trackers(self) -> list[StepTracker | None]:
+        """What finds the steps of each row; None where they are known."""
+        return [row.tracker for row in self._rows]
 
     @property
     def awaits_prompt(self) -> bool:

@@ -82,10 +82,11 @@ def segment_generation(
     question: str | None = None,
     format: FormatName = "auto",  # noqa: A002
     splitter: SplitterLike = "sentence",
+    tracker: StepTracker | None = None,
 ) -> Segmentation:
     """Cut what a model read and wrote, by its very token ids; as `Trace.from_generation`."""
     check_format(format)
-    table = TokenTable(tokenizer)
+    table = TokenTable.of(tokenizer)
     before, after = token_row(prompt_tokens), token_row(response_tokens)
     response = "".join(TokenPieces(table).pieces(after))
     if not after:
@@ -93,7 +94,7 @@ def segment_generation(
     pieces = TokenPieces(table).pieces(before)
     steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
     prefix = Prompt("".join(pieces), before, steps)
-    return _cut_tokens(tokenizer, prefix, after, response, format, splitter)
+    return _cut_tokens(table, prefix, after, response, format, splitter, tracker)
 
 
 def prompt_tokens(
@@ -211,16 +212,19 @@ def _cut_tokens(
     response: str,
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
+    tracker: StepTracker | None = None,
 ) -> Segmentation:
     name = detect_format(prompt=prompt.text, response=response) if format == "auto" else format
     if not tokens:
         raise ValueError(f"the tokenizer makes no tokens of the response {response[:60]!r}")
     split = make_splitter(splitter)
     causal = split if isinstance(split, Splitter) else None
-    sees_it = _tracker_sees_format(prompt.text, response)
-    tracker = StepTracker(tokenizer, format=format if sees_it else name, splitter=causal)
-    tracker.start(prompt.tokens, prompt_steps=prompt.steps)
-    for token in tokens:
+    read = format if _tracker_sees_format(prompt.text, response) else name
+    every = [*prompt.tokens, *tokens]
+    if tracker is None or not tracker.goes_on_to(every, format=read):
+        tracker = StepTracker(tokenizer, format=read, splitter=causal)
+        tracker.start(prompt.tokens, prompt_steps=prompt.steps)
+    for token in every[len(tracker) :]:
         tracker.push(token)
     whole = tracker.segmentation()
     if format == "auto":

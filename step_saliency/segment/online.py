@@ -57,7 +57,7 @@ class StepTracker:
     For a batch take one tracker a sequence; ``tracker.copy()`` after ``start`` is cheap.
 
     Args:
-        tokenizer: The tokenizer of the model.
+        tokenizer: The tokenizer of the model, or its `TokenTable`.
         format: Format of the response. ``"auto"`` goes by the end of the prompt and by the first
             mark that decides for another, and reads a response without marks as plain.
         splitter: ``"sentence"``, ``"paragraph"``, ``"line"``, ``"code"``, or a causal ``Splitter``.
@@ -84,7 +84,7 @@ class StepTracker:
         make_format(format)
         self._format: FormatName = format
         self._splitter = causal
-        self._table = TokenTable(tokenizer)
+        self._table = TokenTable.of(tokenizer)
         self.start()
 
     def start(
@@ -213,6 +213,10 @@ class StepTracker:
             (self._cuts, self._cutter, self._splitter, self._decoder)
         )
         return other
+
+    def goes_on_to(self, tokens: Sequence[int], *, format: FormatName) -> bool:  # noqa: A002
+        """Whether it reads this format, and has read the first of these tokens."""
+        return self._format == format and self._tokens == list(tokens[: len(self._tokens)])
 
     def segmentation(self) -> Segmentation:
         """The steps so far, as plain data; `Trace.from_tracker` makes a trace of them."""

@@ -40,7 +40,7 @@ class TokenPieces:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.table = tokenizer if isinstance(tokenizer, TokenTable) else TokenTable(tokenizer)
+        self.table = TokenTable.of(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._window: list[int] = []
         self._read = 0
@@ -110,6 +110,11 @@ class TokenTable:
         }
         self.special = frozenset(_special_ids(tokenizer, self.kind))
         self._parts: dict[int, bytes] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "TokenTable":
+        """The table of a tokenizer; a table is its own."""
+        return tokenizer if isinstance(tokenizer, TokenTable) else cls(tokenizer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TokenTable":
         """Copies of a tracker share the table: the tokenizer behind it is large and constant."""

@@ -5,32 +5,38 @@ Nothing here waits for the device.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from step_saliency.intervene.columns import Columns
 from step_saliency.intervene.fast.call import masked
 from step_saliency.intervene.groups import KeyGroup
-from step_saliency.intervene.labels import WRITTEN, StepLabels
+from step_saliency.intervene.labels import PADDING, WRITTEN, StepLabels
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.oeb.masses import visible_keys
 from step_saliency.intervene.oeb.projection import bridge_floor
 from step_saliency.intervene.rows import Label
 
+Place: TypeAlias = tuple[int, int]
+"""Region of a row's last position and, if a step is what is current, its step."""
+OUTSIDE: Place = (PADDING, 0)
+"""Place of rows whose last position is neither thinking nor summary: it has no groups."""
+
 
 class GrownMembers:
     """Members of bridge and current part for single queries, pass after pass.
 
-    While every row stays in its region (and step, if that is what is current), a pass changes
-    nothing but that its own token is current to it.
+    While a row stays in its region (and step, if that is what is current), a pass changes nothing
+    but that its own token is current to it; else the row is read from its labels anew.
     """
 
     def __init__(self, edit: OddsEqualBridge) -> None:
         self._edit = edit
-        self._places: list[tuple[int, int]] = []
-        self._held: Float[Tensor, "batch capacity 2"] = torch.empty(0, 0, 2)
-        self._length = 0
+        self._places: list[Place | None] = []
+        self._held = Columns()
 
     def of(
         self,
@@ -46,21 +52,54 @@ class GrownMembers:
             dtype: Type of the result.
         """
         by_step = self._edit.current == "step"
-        places = [(row[-1][1], row[-1][0] if by_step else 0) for row in newest]
-        goes_on = places == self._places and self._length == len(labels) - 1
-        if goes_on and self._held.shape[1] > self._length and self._held.dtype == dtype:
-            own = [[0.0, float(region in WRITTEN)] for region, _ in places]
-            self._held[:, self._length] = torch.tensor(own, dtype=dtype, device=self._held.device)
-        else:
-            self._fill(labels, dtype)
-        self._places, self._length = places, len(labels)
-        return self._held[:, : self._length]
+        places: list[Place | None] = [
+            (region, step if by_step else 0) if region in WRITTEN else OUTSIDE
+            for *_, (step, region, _) in newest
+        ]
+        self._grow(labels, places, dtype)
+        pairs = enumerate(zip(places, self._places, strict=True))
+        changed = [row for row, (now, before) in pairs if now != before]
+        outside = [row for row in changed if places[row] == OUTSIDE]
+        if outside:
+            self._held.view[outside] = 0
+        if len(outside) < len(changed):
+            self._read_anew(labels, [row for row in changed if row not in outside], dtype)
+        self._places = places
+        held: Float[Tensor, "batch key 2"] = self._held.view
+        return held
 
-    def _fill(self, labels: StepLabels, dtype: torch.dtype) -> None:
-        groups = self._edit.groups(labels, 1)[:, 0]
+    def _grow(self, labels: StepLabels, places: Sequence[Place | None], dtype: torch.dtype) -> None:
+        """Add the newest position; rows of which nothing is known get a place that is none."""
+        device = labels.step.device
+        if not self._places or len(self._held) != len(labels) - 1:
+            self._held, self._places = Columns(), []
+            self._held.append(torch.zeros(len(places), len(labels), 2, dtype=dtype, device=device))
+        else:
+            self._join(len(places) - len(self._places))
+            own = [[0.0, float(place != OUTSIDE)] for place in places]
+            self._held.append(torch.tensor(own, dtype=dtype, device=device).unsqueeze(1))
+        self._places += [None] * (len(places) - len(self._places))
+
+    def _join(self, n_rows: int) -> None:
+        if n_rows:
+            others = Columns()
+            others.append(self._held.view.new_zeros(n_rows, 1, 2))
+            self._held.join(others)
+
+    def _read_anew(self, labels: StepLabels, rows: Sequence[int], dtype: torch.dtype) -> None:
+        index = torch.tensor(rows, device=labels.step.device)
+        groups = self._edit.groups(labels.each(lambda label: label[index]), 1)[:, 0]
         members = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], dim=-1)
-        room = len(labels) // 2 + 64
-        self._held = torch.nn.functional.pad(members.to(dtype), (0, 0, 0, room))
+        self._held.view[index] = members.to(dtype)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only; others may come behind them."""
+        self._places = [self._places[row] for row in rows]
+        self._held.keep(rows)
+
+    def trim(self, n_first: int) -> None:
+        """Forget the first positions, which are padding in every row."""
+        self._held.trim(n_first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +160,16 @@ class SharedGroups:
     def next_pass(self, labels: StepLabels, newest: Sequence[Sequence[Label]]) -> "SharedGroups":
         """Those of the pass that follows."""
         return SharedGroups(labels, newest, self._grown)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """The batch goes on with these rows only; others may come behind them."""
+        for grown in self._grown.values():
+            grown.keep(rows)
+
+    def trim(self, n_first: int) -> None:
+        """The first positions, padding in every row, are forgotten."""
+        for grown in self._grown.values():
+            grown.trim(n_first)
 
     def of(
         self, edit: OddsEqualBridge, mask: Tensor | None, n_keys: int, dtype: torch.dtype

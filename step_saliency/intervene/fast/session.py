@@ -26,6 +26,7 @@ from step_saliency.intervene.labels import PADDING, StepLabels
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.places import head_mask
 from step_saliency.intervene.stream import StepStream
+from step_saliency.segment.online import StepTracker
 
 
 class FastSession:
@@ -50,7 +51,7 @@ class FastSession:
         self._groups: SharedGroups | None = None
         self._stream = StepStream(tokenizer)
         self._last_steps: list[int] = []
-        self._waiting: tuple[StepStream, list[int]] | None = None
+        self._waiting: tuple[StepStream, list[int], SharedGroups | None] | None = None
         self._acting: frozenset[NamedEdit] = frozenset()
         self._idle = [True] * n_layers
 
@@ -59,6 +60,11 @@ class FastSession:
         """Counters, as of `Session`."""
         self._counts.settle()
         return self._counts.effects
+
+    @property
+    def trackers(self) -> list[StepTracker | None]:
+        """As of `Session`."""
+        return self._stream.trackers
 
     def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""
@@ -88,21 +94,23 @@ class FastSession:
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
         self._stream.keep(kept)
         self._last_steps = [self._last_steps[row] for row in kept]
+        if self._groups is not None:
+            self._groups.keep(kept)
         self._see_labels()
         for layer in self.layers:
             layer.keep(kept)
 
     def aside(self, rows: ExpectedRows) -> None:
         """As `Session.aside`."""
-        self._waiting = self._stream, self._last_steps
-        self._stream = self._stream.beside(rows)
+        self._waiting = self._stream, self._last_steps, self._groups
+        self._stream, self._groups = self._stream.beside(rows), None
         for layer in self.layers:
             layer.aside()
 
     def join(self) -> None:
         """As `Session.join`."""
         assert self._waiting is not None
-        (stream, last_steps), self._waiting = self._waiting, None
+        (stream, last_steps, self._groups), self._waiting = self._waiting, None
         stream.join(self._stream)
         self._stream, self._last_steps = stream, last_steps + self._last_steps
         self._see_labels()
@@ -112,6 +120,8 @@ class FastSession:
     def trim(self, n_first: int) -> None:
         """As `Session.trim`."""
         self._stream.trim(n_first)
+        if self._groups is not None:
+            self._groups.trim(n_first)
         self._see_labels()
         for layer in self.layers:
             layer.trim(n_first)
@@ -119,7 +129,6 @@ class FastSession:
     def _see_labels(self) -> None:
         """Take up the labels of a batch that has changed."""
         self.labels = self._stream.labels if self._stream.newest else None
-        self._groups = None
 
     def _advance(
         self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], n_past: int
