@@ -2,17 +2,25 @@
 
 Question: tokens a second over a few hundred responses, by
 
-    static       ``generate`` of transformers, batch by batch: each waits for its longest row
-    compaction   `ss.generate` called batch by batch: rows that end leave, none comes in their place
+    static       ``generate`` of transformers, batch by batch as the questions come: each batch
+                 waits for its longest row
+    sorted       the same with the longest prompts first, so that batches are of like length where
+                 prompts tell how long responses are
+    compaction   `ss.generate` called batch by batch as the questions come: rows that end leave,
+                 none comes in their place
     refill       `ss.generate` once: rows that end make room for the next prompt
     refill+flow  the same with StepFlow
-    hooked       ``generate`` of the HookedTransformer, a batch after the other
+    hooked       ``generate`` of the HookedTransformer, batch by batch as the questions come
     hooks        `ss.generate(method="hooks")`, which runs the same HookedTransformer
     hooks+flow   the same with StepFlow
 
 All decode the same questions greedily, with as many rows at a time, until the model ends a response
 or its length does. Those without StepFlow must write the same tokens, all but a few responses in
 which rounding decides; the table says how many are equal.
+
+How much refilling can save by itself is a matter of the lengths: a batch reads its rows as often as
+its longest asks for. The table says how many times as many rows the static batches read as there
+are tokens; where slots are never free it is one.
 
 Lengths are the model's own: the bundled reasoner's on its problems of all levels, and those of
 SmolLM2 on questions of GSM8K (a JSONL file with a field ``question``), cut at 512 tokens.
@@ -51,9 +59,10 @@ from step_saliency.storage.files import replacing, write_text
 
 ROOT = Path(__file__).parents[1]
 Tokens = list[list[int]]
+Batches = list[list[int]]
 COMPARED = {
     "compaction": ("static",),
-    "refill": ("static", "compaction"),
+    "refill": ("static", "sorted", "compaction"),
     "refill+flow": ("refill",),
     "hooks": ("hooked",),
     "hooks+flow": ("hooks",),
@@ -89,9 +98,9 @@ class Ways:
         self.effects = Effects()
         self.stops = sorted(self._stops())
         prompts = [prompt_tokens(self.tokenizer, question) for question in self.questions]
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        self.batches = [order[i : i + self.n_slots] for i in range(0, len(order), self.n_slots)]
         self.prompts = prompts
+        self.batches = in_batches(range(len(prompts)), self.n_slots)
+        self.sorted_batches = in_batches(longest_first(prompts), self.n_slots)
 
     def _stops(self) -> set[int]:
         declared = self.reference.generation_config.eos_token_id
@@ -101,6 +110,7 @@ class Ways:
     def all(self, names: Sequence[str] | None) -> dict[str, Callable[[], Tokens]]:
         ways: dict[str, Callable[[], Tokens]] = {
             "static": lambda: self.batch_by_batch(self._by_transformers),
+            "sorted": lambda: self.batch_by_batch(self._by_transformers, self.sorted_batches),
             "compaction": lambda: self.batch_by_batch(self._by_call),
             "refill": lambda: self.ours("fast", None),
             "refill+flow": lambda: self.ours("fast", self.flow),
@@ -111,10 +121,12 @@ class Ways:
             ways["hooked"] = lambda: self.batch_by_batch(self._by_hooked)
         return {name: ways[name] for name in ways if names is None or name in names}
 
-    def batch_by_batch(self, decode: Callable[[list[int]], Tokens]) -> Tokens:
+    def batch_by_batch(
+        self, decode: Callable[[list[int]], Tokens], batches: Batches | None = None
+    ) -> Tokens:
         """Responses to all questions, in the order of the questions."""
         responses: dict[int, list[int]] = {}
-        for batch in self.batches:
+        for batch in self.batches if batches is None else batches:
             responses |= dict(zip(batch, decode(batch), strict=True))
         return [responses[i] for i in range(len(self.questions))]
 
@@ -174,6 +186,22 @@ class Ways:
             progress=False,
         )
         return [trace.tokens[-trace.meta["response_tokens"] :].tolist() for trace in traces]
+
+
+def in_batches(order: Sequence[int], size: int) -> Batches:
+    """Some at a time, in their order."""
+    return [list(order[i : i + size]) for i in range(0, len(order), size)]
+
+
+def longest_first(texts: Tokens) -> list[int]:
+    """Indices by falling length."""
+    return sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+
+
+def rows_per_token(written: Tokens, batches: Batches) -> float:
+    """How often batches read a row for each token, where each waits for its longest."""
+    read = sum(len(batch) * max(len(written[i]) for i in batch) for batch in batches)
+    return read / sum(map(len, written))
 
 
 def questions(args: argparse.Namespace) -> list[str]:
@@ -242,7 +270,9 @@ def table(seconds: dict[str, list[float]], texts: dict[str, Tokens]) -> list[Row
     return rows
 
 
-def write(rows: Sequence[Row], texts: dict[str, Tokens], args: argparse.Namespace) -> None:
+def write(
+    rows: Sequence[Row], texts: dict[str, Tokens], ways: Ways, args: argparse.Namespace
+) -> None:
     """The table as CSV and for people."""
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{args.model.removesuffix('-instruct')}-mixed-lengths"
@@ -250,7 +280,9 @@ def write(rows: Sequence[Row], texts: dict[str, Tokens], args: argparse.Namespac
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    lengths = sorted(len(row) for row in next(iter(texts.values())))
+    written = texts.get("refill", next(iter(texts.values())))
+    lengths = sorted(map(len, written))
+    static, like = (rows_per_token(written, b) for b in (ways.batches, ways.sorted_batches))
     lines = [
         f"# Responses of mixed length, {args.model}",
         "",
@@ -259,6 +291,10 @@ def write(rows: Sequence[Row], texts: dict[str, Tokens], args: argparse.Namespac
         "seconds of one thread. Faster: tokens a second over those of the way beside it in the "
         "same round, median [smallest, largest]. Equal: responses that are those of `refill`, "
         "token for token.",
+        "",
+        f"Static batches of these responses read {static:.2f} rows for each token as the questions "
+        f"come, {like:.2f} with the longest prompts first: what refilled slots can save by "
+        "themselves.",
         "",
         "| way | seconds | tokens / s | equal | beside | faster | rounds |",
         "|---|---:|---:|---|---|---:|---:|",
@@ -292,9 +328,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(1)
-    ways = Ways(args).all(args.ways)
-    seconds, texts = measure(ways, args.rounds)
-    write(table(seconds, texts), texts, args)
+    ways = Ways(args)
+    seconds, texts = measure(ways.all(args.ways), args.rounds)
+    write(table(seconds, texts), texts, ways, args)
 
 
 if __name__ == "__main__":
