@@ -110,7 +110,9 @@ def test_effects_of_requests_are_those_of_the_fast_loop(llm, model, expected, qu
     assert injected == frame[frame.injections.notna()].injections.tolist()
 
 
-@pytest.mark.parametrize("pairs", [plan.PAIRS_AT_A_TIME, 200])
+@pytest.mark.parametrize(
+    "pairs", [200, pytest.param(plan.PAIRS_AT_A_TIME, marks=pytest.mark.nightly)]
+)
 def test_prompts_in_chunks_cached_prefixes_and_preemption(model, expected, monkeypatch, pairs):
     """What is computed in parts, from the cache, or again for want of blocks, is the same."""
     monkeypatch.setattr(plan, "PAIRS_AT_A_TIME", pairs)
