@@ -161,7 +161,8 @@ class Decoding:
         max_new_tokens: Tokens after which a response is cut, if the context does not end before.
         seed: Seed of all samples.
         batch_size: Slots: how many responses are decoded together. A response that ends makes room
-            for the next prompt, so any number of them can be asked for in one call.
+            for the next prompt, so any number of them can be asked for in one call. ``"auto"``
+            takes as many as fit into the memory that is free if all are as long as they may be.
         system: System prompt.
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
@@ -179,7 +180,7 @@ class Decoding:
     top_k: int | None = None
     max_new_tokens: int = 2048
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int | Literal["auto"] = 64
     system: str | None = None
     format: FormatName = "auto"
     splitter: SplitterLike = "sentence"
@@ -199,7 +200,8 @@ class Decoding:
                 f"top_p={self.top_p} is not in (0, 1]": not 0 < self.top_p <= 1,
                 f"top_k={self.top_k} is below 1": self.top_k is not None and self.top_k < 1,
                 f"max_new_tokens={self.max_new_tokens} is below 1": self.max_new_tokens < 1,
-                f"batch_size={self.batch_size} is below 1": self.batch_size < 1,
+                f"batch_size={self.batch_size} is below 1": self.batch_size != "auto"
+                and self.batch_size < 1,
                 f"stop_texts={list(endings)} has an empty text": not all(endings),
             }
         )
@@ -208,6 +210,8 @@ class Decoding:
         whole = {
             name: getattr(self, name) for name in ("n", "max_new_tokens", "seed", "batch_size")
         }
+        if self.batch_size == "auto":
+            del whole["batch_size"]
         if self.top_k is not None:
             whole["top_k"] = self.top_k
         stops = () if self.stop_tokens is None else self.stop_tokens
@@ -241,7 +245,7 @@ class DecodingOptions(TypedDict, total=False):
     top_k: int | None
     max_new_tokens: int
     seed: int
-    batch_size: int
+    batch_size: int | Literal["auto"]
     system: str | None
     format: FormatName
     splitter: SplitterLike

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 from flows import state_of
 from test_fast import assert_equal_counters, responses, strong_flow
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
+from transformers import DynamicCache
 
 import step_saliency as ss
-from step_saliency.decoding import loops, readers, refill
+from step_saliency.decoding import loops, readers, refill, slots
+from step_saliency.decoding.job import Job
 from step_saliency.decoding.refill import Slots
 from step_saliency.intervene.columns import Columns
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.models.reference import reference_model
+from step_saliency.options import Decoding
+from step_saliency.segment.online import StepTracker
 
 LONG = "First, let me think about the number of apples. " * 6
 QUESTIONS = ["a b c", "What is 3 and 4?", LONG, "Then 5.", LONG[:90], "x", "So what is it, then?"]
@@ -93,6 +99,38 @@ def test_greedy(loaded: Any, backend: Backend, method: str) -> None:
     model = loaded("qwen2", backend)
     options: dict[str, Any] = {"method": method, "temperature": 0.0, "flow": strong_flow()}
     assert decode(model, batch_size=2, **options) == alone(model, **options)
+
+
+@pytest.mark.parametrize("method", ["hooks", "fast"])
+def test_steps_that_were_followed_are_those_of_the_finished_text(
+    loaded: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What edits follow is what traces are cut by, and no token is cut twice."""
+    model = loaded("qwen2", BACKENDS[-1])
+    n_pushed = [0]
+    push = StepTracker.push
+
+    def counted(self: StepTracker, token: int) -> Any:
+        n_pushed[0] += 1
+        return push(self, token)
+
+    for form in ("think", "plain", "auto"):
+        options = {**OPTIONS, "format": form, "method": method, "n": 2, "batch_size": 3}
+        ss.generate(model, "a", flow=strong_flow(), **{**options, "n": 1})  # checks are over
+        with monkeypatch.context() as patch:
+            patch.setattr(StepTracker, "push", counted)
+            n_pushed[0] = 0
+            traces = ss.generate(model, QUESTIONS, flow=strong_flow(), **options)
+        n_written = sum(trace.meta["response_tokens"] for trace in traces)
+        assert n_pushed[0] == n_written or form == "auto"
+        for trace in traces:
+            n = trace.meta["response_tokens"]
+            prompt, response = trace.tokens[:-n], trace.tokens[-n:]
+            anew = ss.Trace.from_generation(
+                model.tokenizer, prompt, response, question=trace.question, format=form
+            )
+            assert (trace.steps, trace.response) == (anew.steps, anew.response)
+        assert max(trace.n_steps for trace in traces) > 4
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -330,3 +368,25 @@ def test_a_unit_of_work_gives_up_the_model_between(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loops, "_slots", noted)
     ss.generate(model, QUESTIONS, n=5, batch_size=1, method="hooks", temperature=1, **OPTIONS)
     assert len(taken) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slots_by_memory(loaded: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit if all are as long as they may be; the bytes are those of a filled cache."""
+    model = loaded("qwen2", backend)
+    job = Job.of(model, Decoding(batch_size="auto", max_new_tokens=20))
+    rows = job.rows(QUESTIONS, range(len(QUESTIONS)), [0] * len(QUESTIONS))
+    longest = max(len(row.prompt) for row in rows) + 20
+    cache = DynamicCache()
+    reference_model(model)(torch.arange(100, 100 + 7)[None], past_key_values=cache)
+    held = sum(kept.numel() for layer in cache.layers for kept in (layer.keys, layer.values))
+    each = slots.GROWTH * longest * held * 4 / 7
+    for free, expected in ((0, 1), (3.5 * each, 3), (2**40, len(rows))):
+        monkeypatch.setattr(slots, "free_bytes", lambda _, free=free: int(free / slots.SHARE) + 1)
+        assert slots.with_slots(job, rows).n_slots == expected
+        for known in (model, reference_model(model)):
+            assert slots.with_slots(replace(job, model=known), rows).n_slots == expected
+    fixed = Job.of(model, Decoding(batch_size=5))
+    assert slots.with_slots(fixed, rows) is fixed
+    options: dict[str, Any] = {"temperature": 1.0, "n": 2}
+    assert decode(model, batch_size="auto", **options) == decode(model, batch_size=3, **options)

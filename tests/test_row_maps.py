@@ -177,16 +177,17 @@ def test_whatever_a_row_does_is_its_own_failure(
 def test_a_faulty_question_fails_alone(
     tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = answers.generate
+    original = answers.each_response
 
-    def faulty(model: Any, questions: list[str], **options: Any) -> Any:
+    def faulty(model: Any, questions: list[str], *args: Any, **options: Any) -> Any:
         if any("bad" in question for question in questions):
             raise KeyError("template")
-        return original(model, questions, **options)
+        return original(model, questions, *args, **options)
 
-    monkeypatch.setattr(answers, "generate", faulty)
-    rows = [{"id": "a", "question": "bad one?"}, {"id": "b", "question": "2 + 2?"}]
-    assert set(maps_of(lines(*rows), tmp_path / "out", settings)) == {"b"}
+    monkeypatch.setattr(answers, "each_response", faulty)
+    asked = ["2 + 2?", "bad one?", "3 + 3?", "4 + 4?", "5 + 5?"]
+    rows = [{"id": name, "question": text} for name, text in zip("abcde", asked, strict=True)]
+    assert set(maps_of(lines(*rows), tmp_path / "out", settings)) == {*"acde"}
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,9 @@ def test_generated_answers_are_kept_and_a_line_cut_short_is_redone(
     whole = file.read_text()
     file.write_text(whole[: int(0.75 * len(whole))])
     calls = []
-    original = answers.generate
-    monkeypatch.setattr(answers, "generate", lambda *a, **k: calls.append(a) or original(*a, **k))
+    original = answers.each_response
+    counted = lambda *a, **k: calls.append(a) or original(*a, **k)  # noqa: E731
+    monkeypatch.setattr(answers, "each_response", counted)
     run(rows, out, two)
     assert len(calls) == 1
     after = maps_of(out)

@@ -27,6 +27,7 @@ from step_saliency.decoding.job import Intervention, Job
 from step_saliency.decoding.log import answered, settings_of
 from step_saliency.decoding.loops import choose_loop
 from step_saliency.decoding.rows import Row, units
+from step_saliency.decoding.slots import with_slots
 from step_saliency.intervene.effects import Effects
 from step_saliency.options import (
     DECODING_METHODS,
@@ -111,8 +112,29 @@ def generate(
     model, method = decoder(model, method)
     job = Job.of(model, decoding, flow=flow, tokenizer=tokenizer, effects=effects)
     rows = job.rows(texts, *_numbers(question_numbers, samples, len(texts), decoding.n))
+    job = with_slots(job, rows) if method != "vllm" else job
     with nullcontext() if save_to is None else LogLock(save_to):
         return _all_traces(job, method, rows, save_to, progress)
+
+
+def each_response(
+    model: Any, questions: Sequence[Any], decoding: Decoding, *, question_numbers: Sequence[int]
+) -> Generator[tuple[int, Trace], None, None]:
+    """The traces that `generate` returns, as they are done, with the place of each.
+
+    Args:
+        model: As of `generate`.
+        questions: As of `generate`.
+        decoding: How responses are decoded.
+        question_numbers: As of `generate`.
+
+    Raises:
+        ValueError: as of `generate`.
+    """
+    texts = _texts(questions)
+    job = Job.of(model, decoding)
+    rows = job.rows(texts, *_numbers(question_numbers, None, len(texts), decoding.n))
+    yield from _new_traces(with_slots(job, rows), "auto", rows, frozenset(), progress=False)
 
 
 def _all_traces(
@@ -142,7 +164,7 @@ def _new_traces(
         return
     loop = choose_loop(job, method, rows)
     with tqdm(total=len(rows), initial=len(known), unit="response", disable=not progress) as bar:
-        n_slots = len(unknown) if method == "vllm" else job.decoding.batch_size
+        n_slots = len(unknown) if method == "vllm" else job.n_slots
         for unit in units(unknown, n_slots):
             with closing(loop(unit)) as decoded:
                 for row in decoded:

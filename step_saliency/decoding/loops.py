@@ -114,7 +114,7 @@ def _fast_session(job: Job, reference: PreTrainedModel, edits: Sequence[Edit]) -
 def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:
     return Slots(
         reader,
-        job.decoding.batch_size,
+        job.n_slots,
         job.sampler,
         job.rules,
         follower=follower,

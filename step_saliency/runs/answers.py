@@ -1,11 +1,12 @@
-"""The model's own answers to rows that hold only a question: a batch at a time, saved at once."""
+"""The model's own answers to rows that hold only a question, each saved when it is done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from step_saliency.decoding.generate import generate
+from step_saliency.decoding.generate import each_response
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.inputs import Row
 from step_saliency.runs.run_report import RunReport
@@ -42,18 +43,19 @@ def answer_rows(
         for number, row in asked
         if any(sample_name(row, sample) not in answers for sample in range(settings.n))
     ]
-    size = max(1, settings.batch_size // settings.n)
-    with tqdm(total=len(open_rows), unit="question", desc="answers", disable=not progress) as bar:
-        for start in range(0, len(open_rows), size):
-            batch = open_rows[start : start + size]
-            responses = _generate(batch, model(), settings, report)
-            for (_, row), traces in zip(batch, responses, strict=True):
-                for sample, trace in enumerate(traces):
-                    name = sample_name(row, sample)
-                    if name not in answers:
-                        answers[name] = trace
-                        folder.append_generated(name, row.digest, trace)
-            bar.update(len(batch))
+    if not open_rows:
+        return answers
+    n_answers = len(open_rows) * settings.n
+    with (
+        tqdm(total=n_answers, unit="answer", desc="answers", disable=not progress) as bar,
+        closing(_generated(open_rows, model(), settings, report)) as generated,
+    ):
+        for row, sample, trace in generated:
+            name = sample_name(row, sample)
+            if name not in answers:
+                answers[name] = trace
+                folder.append_generated(name, row.digest, trace)
+            bar.update()
     return answers
 
 
@@ -62,26 +64,35 @@ def sample_name(row: Row, sample: int) -> str:
     return f"{row.id}#{sample}"
 
 
-def _generate(
-    batch: Sequence[tuple[int, Row]], model: Any, settings: MapSettings, report: RunReport
-) -> list[list[Trace]]:
-    """Responses to each row of a batch; a row that cannot be answered fails alone."""
+def _generated(
+    rows: Sequence[tuple[int, Row]], model: Any, settings: MapSettings, report: RunReport
+) -> Generator[tuple[Row, int, Trace], None, None]:
+    """Row, sample and trace of each answer; a row that cannot be answered fails alone."""
+    missing = [settings.n] * len(rows)
     try:
-        traces = generate(
+        responses = each_response(
             model,
-            [_question(row, settings) for _, row in batch],
-            decoding=settings,
-            question_numbers=[number for number, _ in batch],
-            progress=False,
+            [_question(row, settings) for _, row in rows],
+            settings,
+            question_numbers=[number for number, _ in rows],
         )
+        with closing(responses):
+            for place, trace in responses:
+                index, sample = divmod(place, settings.n)
+                missing[index] -= 1
+                yield rows[index][1], sample, trace
     except OSError:
         raise
     except Exception as error:  # whatever a template or a tokenizer raises is a fault of that row
-        if len(batch) > 1:
-            return [_generate([single], model, settings, report)[0] for single in batch]
-        report.add_failure(batch[0][1], "generate", error)
-        return [[]]
-    return [traces[i * settings.n : (i + 1) * settings.n] for i in range(len(batch))]
+        if len(rows) == 1:
+            report.add_failure(rows[0][1], "generate", error)
+            return
+        left = [row for row, n in zip(rows, missing, strict=True) if n]
+        if not left:
+            raise
+        middle = (len(left) + 1) // 2
+        for half in filter(None, (left[:middle], left[middle:])):
+            yield from _generated(half, model, settings, report)
 
 
 def _question(row: Row, settings: MapSettings) -> str:
