@@ -126,7 +126,7 @@ def _line(row: Any) -> dict[str, str]:
         "accuracy": _interval(row, "estimate"),
         "difference": _interval(row, "difference"),
         "p (Holm)": _p(row.p_holm),
-        "seen": _number(row.detectable, "±{:.1f}"),
+        "seen": _number(row.detectable or math.nan, "±{:.1f}"),
         "cut": _number(row.truncated, "{:.1f}"),
         "unread": _number(row.unknown, "{:.1f}"),
         "tokens": _number(row.tokens, "{:,.0f}"),

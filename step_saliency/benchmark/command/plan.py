@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from step_saliency.benchmark.command.settings import BenchmarkSettings
 from step_saliency.benchmark.conditions import condition_of
-from step_saliency.benchmark.presets import Shape
+from step_saliency.benchmark.presets import Preset, Shape
 from step_saliency.benchmark.suites.suites import items_of, suite_of
 from step_saliency.models.checkpoint import read_config
 from step_saliency.models.sources import resolve_source
@@ -81,9 +81,7 @@ class Plan:
         )
         lines = [
             f"model      {self.settings.model}",
-            f"settings   {preset.name}: temperature {preset.temperature}, top-p {preset.top_p}, "
-            f"top-k {preset.top_k}, at most {preset.max_tokens:,} tokens, system prompt "
-            f"{preset.system!r}, reasoning effort {preset.reasoning_effort} ({preset.source})",
+            f"settings   {preset.name}: {', '.join(_settings(preset))} ({preset.source})",
             "",
             shown.to_string(index=False),
             "",
@@ -128,7 +126,8 @@ def make_plan(settings: BenchmarkSettings, *, workers: int = 1) -> Plan:
         settings=settings,
         workers=workers,
     )
-    return replace(plan, notes=tuple(dict.fromkeys([*notes, *_fit(plan)])))
+    notes += [*_fit(plan), *_one_by_one(settings)]
+    return replace(plan, notes=tuple(dict.fromkeys(notes)))
 
 
 def _fit(plan: Plan) -> list[str]:
@@ -141,6 +140,16 @@ def _fit(plan: Plan) -> list[str]:
     smaller = [f"--batch-size {rows}"] if rows > 0 else []
     ways = [*smaller, f"--device-map auto over {math.ceil(whole / CARD_GB)} cards"]
     return [f"a card with {CARD_GB} GB may run out of memory: {' or '.join(ways)} does not"]
+
+
+def _one_by_one(settings: BenchmarkSettings) -> list[str]:
+    forced = [name for name in settings.conditions if condition_of(name).forced is not None]
+    if not forced:
+        return []
+    return [
+        f"{' and '.join(forced)}: what follows forced words is decoded one response at a time, "
+        "which the hours leave out"
+    ]
 
 
 def _job(
@@ -256,6 +265,18 @@ def pass_seconds(
         return math.nan
     read = shape.parameters * bytes_each + _cache(shape, bytes_each, rows, tokens)
     return read / (bandwidth * USED) + shape.layers * LAUNCH
+
+
+def _settings(preset: Preset) -> list[str]:
+    known = [
+        f"temperature {preset.temperature}",
+        f"top-p {preset.top_p}",
+        "" if preset.top_k is None else f"top-k {preset.top_k}",
+        f"at most {preset.max_tokens:,} tokens",
+        "no system prompt" if preset.system is None else f"system prompt {preset.system!r}",
+        "" if preset.reasoning_effort is None else f"reasoning effort {preset.reasoning_effort}",
+    ]
+    return [text for text in known if text]
 
 
 def _hours(hours: float) -> str:
