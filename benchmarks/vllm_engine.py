@@ -177,17 +177,18 @@ def main() -> None:
         f"# StepFlow inside vLLM, {name}",
         "",
         f"{args.dtype}, {'processor seconds of one thread' if device == 'cpu' else 'seconds'}, "
-        f"medians of {args.rounds} rounds; ratios within a round, median [smallest, largest].",
+        "medians; ratios within a round, median [smallest, largest].",
     ]
     if "overhead" in args.tables:
         ways = overhead(llm, asked[: args.batch], args)
-        lines += ["", f"{args.batch} rows of {args.tokens} tokens:", ""]
+        lines += ["", f"{args.batch} rows of {args.tokens} tokens, {args.rounds} rounds:", ""]
         lines += lines_of(*measure(ways, args.rounds))
     if "throughput" in args.tables:
         model = ss.load_model(args.model, dtype=args.dtype, device=device)
         ways = throughput(llm, model, asked, args)
-        lines += ["", f"{len(asked)} responses of mixed length, {args.batch} at a time:", ""]
-        lines += lines_of(*measure(ways, max(1, args.rounds // 2)))
+        rounds = max(1, args.rounds // 2)
+        lines += ["", f"{len(asked)} responses, {args.batch} at a time, {rounds} rounds:", ""]
+        lines += lines_of(*measure(ways, rounds))
     args.out.mkdir(parents=True, exist_ok=True)
     write_text(args.out / f"{name}-vllm-{device}.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
