@@ -131,7 +131,7 @@ def many_words() -> list[str]:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("cluster", ["local", "ray"])
-def test_random_kills_lose_and_double_nothing(
+def test_kills_at_random_lose_and_double_nothing(
     many_alone: Path, tmp_path: Path, cluster: str
 ) -> None:
     """A worker, or all with the driver, are killed while responses come; then it is given again."""
