@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from step_saliency.options import MAP_DECODING, Decoding, Method, ObjectiveName, Pool, Rows
 from step_saliency.runs.functions import UserFunction
@@ -57,7 +57,7 @@ class MapSettings(Decoding):
     instruction: str | None = None
     temperature: float | int = MAP_DECODING.temperature
     max_new_tokens: int = MAP_DECODING.max_new_tokens
-    batch_size: int = MAP_DECODING.batch_size
+    batch_size: int | Literal["auto"] = MAP_DECODING.batch_size
     fields: Mapping[str, str] = field(default_factory=dict)
     answer: bool = False
     grade: Callable[[str, str], Any] | None = None
