@@ -1,17 +1,21 @@
 """Does a map take the memory that `ss.estimate` says?
 
 Question: how far is the estimated peak from the measured one, for both paths, both classes of
-model, one trace and several in one call, at 512, 2,048 and 8,192 tokens? Every row is a process of
-its own: the model is loaded and has made the same map once, what was freed is given back to the
-system, and the second map is measured. The peak is what the process holds above that: the resident
-set on the CPU, PyTorch's allocator on CUDA (there in one process).
+model, float32 and bfloat16, all that streaming can keep, one trace and several in one call, at 512,
+2,048 and 8,192 tokens? A process loads a model and checks it. On the CPU each row is a copy of that
+process (a fork), which makes a short map, gives what was freed back to the system, and makes the
+map; the peak is its resident set above what it held before. On CUDA it is that of PyTorch's
+allocator, in one process.
 
-    python benchmarks/memory.py                    # writes benchmarks/results/memory.md
-    python benchmarks/memory.py --device cuda      # writes benchmarks/results/memory-cuda.md
+    python benchmarks/memory.py                    # benchmarks/results/memory.csv and .md
+    python benchmarks/memory.py --most 1           # the first of them that is not there
+    python benchmarks/memory.py --estimates        # measures nothing, estimates all rows again
+    python benchmarks/memory.py --device cuda      # benchmarks/results/memory-cuda.csv and .md
 
-On CUDA the model is Qwen2-7B's shape with fewer layers and random weights in bfloat16; there the
-streaming path is also measured with ``offload=True``. Rows beyond a model's context are left out.
-The reference path grows with the square of the length and is measured where it is small.
+Rows that are there are kept, so that a run can be broken off and taken up. On CUDA the model is
+Qwen2-7B's shape with fewer layers and random weights in bfloat16; there the streaming path is also
+measured with ``offload=True``. Rows beyond a model's context are left out. The reference path grows
+with the square of the length and is measured where it is small.
 
 When it misleads: tokens are random, so experts and caches see no text; on the CPU, what the system
 rounds up to whole pages and what the allocator keeps for later counts as held.
@@ -20,28 +24,35 @@ rounds up to whole pages and what the allocator keeps for later counts as held.
 import argparse
 import ctypes
 import gc
-import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from peers import resident
-from saliency import in_own_process
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 import step_saliency as ss
 from step_saliency.models.convert import from_transformers, has_hooked
-from step_saliency.storage.files import write_text
+from step_saliency.models.doctor import require_sound
+from step_saliency.options import Keep
+from step_saliency.saliency.estimate import PathEstimate, PathName
+from step_saliency.storage.files import replacing, write_text
 from step_saliency.trace import Region, Step
+
+Backend = Literal["hooked", "bridge"]
 
 RESULTS = Path(__file__).parent / "results"
 STEP_TOKENS = 40
+WARM_UP_TOKENS = 64
 LENGTHS = (512, 2048, 8192)
 BATCHES = ((512,) * 8, (300, 900, 500, 200))
 HOOKS_LENGTHS = (512,)
+KEPT: tuple[Keep, ...] = ("activations", "heads", "inputs")
 TOLERANCE = 0.25
 
 
@@ -50,20 +61,36 @@ class Task:
     """One map to be measured.
 
     Attributes:
-        model: Name in `MODELS`.
+        model: Name in `MODELS`, or of a bundled model.
         backend: Class of the model.
         device: Where it is.
-        method: Path.
-        lengths: Tokens of each trace.
+        dtype: Of its weights.
+        path: How it is mapped.
+        keep: What streaming keeps of each block.
+        tokens: Of each trace, with blanks between.
         offload: Whether inputs of blocks go to main memory.
     """
 
     model: str
-    backend: Literal["hooked", "bridge"]
+    backend: Backend
     device: str
-    method: Literal["hooks", "streaming"]
-    lengths: tuple[int, ...]
+    dtype: Literal["float32", "bfloat16"]
+    path: PathName
+    keep: Keep
+    tokens: str
     offload: bool = False
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each trace."""
+        return [int(n) for n in self.tokens.split()]
+
+
+MODELS: dict[str, tuple[int, int]] = {
+    "qwen2, 12 layers of 512": (12, 512),
+    "qwen2-7b shape, 8 layers": (8, 3584),
+}
+CONTEXTS = {"reasoner": 1024, "smollm2-135m-instruct": 8192}
 
 
 def random_qwen2(*, layers: int, width: int, device: str, dtype: torch.dtype) -> Any:
@@ -82,12 +109,12 @@ def random_qwen2(*, layers: int, width: int, device: str, dtype: torch.dtype) ->
 
 
 @lru_cache(maxsize=1)
-def build(name: str, backend: Literal["hooked", "bridge"], device: str) -> Any:
+def build(name: str, backend: Backend, device: str, dtype: str) -> Any:
     """The model of a task."""
     if name not in MODELS:
-        return ss.load_model(name, backend=backend, device=device)
-    layers, width, dtype = MODELS[name]
-    plain = random_qwen2(layers=layers, width=width, device=device, dtype=dtype)
+        return ss.load_model(name, backend=backend, device=device, dtype=dtype)
+    layers, width = MODELS[name]
+    plain = random_qwen2(layers=layers, width=width, device=device, dtype=getattr(torch, dtype))
     return from_transformers(
         plain.eval(),
         ss.load_model("reasoner").tokenizer,
@@ -96,13 +123,6 @@ def build(name: str, backend: Literal["hooked", "bridge"], device: str) -> Any:
         device=torch.device(device),
         consume=True,
     )
-
-
-MODELS: dict[str, tuple[int, int, torch.dtype]] = {
-    "qwen2, 12 layers of 512": (12, 512, torch.float32),
-    "qwen2-7b shape, 8 layers": (8, 3584, torch.bfloat16),
-}
-CONTEXTS = {"reasoner": 1024, "smollm2-135m-instruct": 8192}
 
 
 def random_trace(n_tokens: int, vocab: int) -> ss.Trace:
@@ -117,17 +137,25 @@ def random_trace(n_tokens: int, vocab: int) -> ss.Trace:
     )
 
 
-def work(task: Task) -> dict[str, int]:
-    """Estimated and measured peak of a map, in bytes."""
-    model = build(task.model, task.backend, task.device)
-    traces = [random_trace(n, int(model.cfg.d_vocab)) for n in task.lengths]
-    options: dict[str, Any] = {"method": task.method, "offload": task.offload}
-    ss.step_saliency(model, traces, **options)
-    give_back()
-    told = ss.estimate(model, task.lengths, offload=task.offload)
-    path = told.hooks if task.method == "hooks" else told.streaming
-    measured = peak(lambda: ss.step_saliency(model, traces, **options), task.device)
-    return {"estimated": path.peak_bytes + path.kept_bytes, "measured": measured}
+def estimated(task: Task) -> int:
+    """What is said that a task takes, in bytes."""
+    model = build(task.model, task.backend, task.device, task.dtype)
+    told = ss.estimate(model, task.lengths, offload=task.offload, keep=task.keep)
+    path: PathEstimate = getattr(told, task.path)
+    return path.peak_bytes + path.kept_bytes
+
+
+def measured(task: Task) -> int:
+    """What it takes, in bytes."""
+    model = build(task.model, task.backend, task.device, task.dtype)
+    options: dict[str, Any] = {"method": task.path}
+    if task.path == "streaming":
+        options |= {"offload": task.offload, "keep": task.keep}
+    short, *traces = (
+        random_trace(n, int(model.cfg.d_vocab)) for n in (WARM_UP_TOKENS, *task.lengths)
+    )
+    ss.step_saliency(model, short, **options)
+    return peak(lambda: ss.step_saliency(model, traces, **options), task.device)
 
 
 def peak(run: Callable[[], Any], device: str) -> int:
@@ -153,75 +181,122 @@ def give_back() -> None:
 
 
 def tasks(device: str) -> Iterator[Task]:
-    """What is measured."""
-    backends: tuple[Literal["hooked", "bridge"], ...] = (
-        ("hooked", "bridge") if has_hooked() else ("bridge",)
-    )
-    for backend in backends:
-        if device == "cuda":
+    """What is measured, short traces first."""
+    backends: tuple[Backend, ...] = ("hooked", "bridge") if has_hooked() else ("bridge",)
+    if device == "cuda":
+        for backend in backends:
             yield from _on_cuda(backend)
-            continue
-        for model in ("reasoner", "smollm2-135m-instruct", "qwen2, 12 layers of 512"):
-            longest = CONTEXTS.get(model, max(LENGTHS))
-            lengths = sorted({min(n, longest) for n in LENGTHS})
-            for n_tokens in lengths:
-                yield Task(model, backend, device, "streaming", (n_tokens,))
-            for batch in BATCHES:
-                yield Task(model, backend, device, "streaming", batch)
-            for n_tokens in HOOKS_LENGTHS:
-                yield Task(model, backend, device, "hooks", (n_tokens,))
+        return
+    found = [
+        task
+        for model in ("reasoner", "smollm2-135m-instruct", "qwen2, 12 layers of 512")
+        for backend in backends
+        for task in _on_cpu(model, backend)
+    ]
+    yield from sorted(found, key=lambda task: max(task.lengths) > 2048)
 
 
-def _on_cuda(backend: Literal["hooked", "bridge"]) -> Iterator[Task]:
-    model = "qwen2-7b shape, 8 layers"
+def _on_cpu(model: str, backend: Backend) -> Iterator[Task]:
+    longest = CONTEXTS.get(model, max(LENGTHS))
+    dtypes: tuple[Any, ...] = ("float32", "bfloat16") if model in CONTEXTS else ("float32",)
+    single = [(n,) for n in sorted({min(n, longest) for n in LENGTHS})]
+    for dtype in dtypes:
+        for lengths in [*single, *BATCHES]:
+            for keep in KEPT:
+                yield Task(model, backend, "cpu", dtype, "streaming", keep, _text(lengths))
+        for n_tokens in HOOKS_LENGTHS:
+            yield Task(model, backend, "cpu", dtype, "hooks", "auto", str(n_tokens))
+
+
+def _on_cuda(backend: Backend) -> Iterator[Task]:
+    task = partial(Task, "qwen2-7b shape, 8 layers", backend, "cuda", "bfloat16")
     for n_tokens in LENGTHS:
         for offload in (False, True):
-            yield Task(model, backend, "cuda", "streaming", (n_tokens,), offload)
-    yield Task(model, backend, "cuda", "streaming", (512,) * 8)
-    yield Task(model, backend, "cuda", "hooks", (512,))
+            yield task("streaming", "inputs", str(n_tokens), offload)
+    yield task("streaming", "inputs", _text((512,) * 8))
+    yield task("hooks", "auto", "512")
+
+
+def _text(lengths: Sequence[int]) -> str:
+    return " ".join(map(str, lengths))
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """A task and what it gave; on CUDA in this process, whose allocator counts for itself."""
-    facts = {**asdict(task), "lengths": list(task.lengths)}
-    if task.device == "cuda":
-        return facts | work(task)
-    return facts | in_own_process(facts, script=Path(__file__))
+    """A task and what it took; on CUDA in this process, whose allocator counts for itself."""
+    facts = {**asdict(task), "estimated": estimated(task)}
+    require_sound(build(task.model, task.backend, task.device, task.dtype))
+    return facts | {"measured": measured(task) if task.device == "cuda" else in_a_copy(task)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def in_a_copy(task: Task) -> int:
+    """What a task takes, by a copy of this process that makes the map and ends."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, str(measured(task)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    if not told:
+        raise RuntimeError(f"{task} ended without an answer")
+    return int(told)
+
+
+def read_rows(path: Path) -> dict[Task, dict[str, Any]]:
+    """Rows that an earlier run wrote; none if there was none."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, dtype={"tokens": str}, keep_default_na=False)
+    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    return {Task(**{name: row[name] for name in Task.__dataclass_fields__}): row for row in rows}
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """As CSV, and as a page beside it."""
+    with replacing(path) as part:
+        pd.DataFrame(rows).to_csv(part, index=False)
+    write_text(path.with_suffix(".md"), page(rows, rows[0]["device"]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: estimated and measured peaks, and their ratio."""
-    columns = "| model | class | path | tokens | estimated GB | measured GB | ratio |"
-    lines = [columns, "|" + "---|" * 7]
+    columns = "| model | class | dtype | path | tokens | estimated GB | measured GB | ratio |"
+    lines = [columns, "|" + "---|" * 8]
     for row in rows:
-        lengths = row["lengths"]
+        lengths = row["tokens"].split()
         same = len(lengths) > 1 and len(set(lengths)) == 1
-        tokens = f"{len(lengths)} x {lengths[0]}" if same else " + ".join(map(str, lengths))
-        path = row["method"] + (", offloaded" if row["offload"] else "")
-        cells = [row["model"], row["backend"], path, tokens, *_numbers(row)]
+        tokens = f"{len(lengths)} x {lengths[0]}" if same else " + ".join(lengths)
+        kept = "" if row["path"] == "hooks" else f", keep={row['keep']}"
+        path = row["path"] + kept + (", offloaded" if row["offload"] else "")
+        cells = [row["model"], row["backend"], row["dtype"], path, tokens, *_numbers(row)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
-    if "error" in row:
-        return [row["error"], "", ""]
-    estimated, measured = row["estimated"], row["measured"]
-    return [f"{estimated / 1e9:.3f}", f"{measured / 1e9:.3f}", f"{estimated / measured:.2f}"]
+    return [f"{row['estimated'] / 1e9:.3f}", f"{row['measured'] / 1e9:.3f}", f"{_ratio(row):.2f}"]
 
 
-def page(rows: list[dict[str, Any]], device: str) -> str:
+def _ratio(row: dict[str, Any]) -> float:
+    return float(row["estimated"]) / float(row["measured"])
+
+
+def page(rows: Sequence[dict[str, Any]], device: str) -> str:
     """The file that is written."""
-    ratios = [row["estimated"] / row["measured"] for row in rows if "measured" in row]
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, float32"
+    ratios = [_ratio(row) for row in rows]
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     within = sum(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
+    span = f"; from {min(ratios):.2f} to {max(ratios):.2f}"
     return "\n".join(
         [
             f"# Estimated and measured memory of maps ({name})",
             "",
             "Peaks above the model's weights. Ratio: estimated over measured. "
-            f"{within} of {len(ratios)} within {TOLERANCE:.0%}; from {min(ratios):.2f} to "
-            f"{max(ratios):.2f}. See `benchmarks/memory.py`.",
+            f"{within} of {len(ratios)} within {TOLERANCE:.0%}{span}. See `benchmarks/memory.py`.",
             "",
             table(rows),
             "",
@@ -235,29 +310,44 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--only", default="", help="models whose name has this in it")
-    parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", default="", help="words that the row has in it, such as a model's"
+    )
+    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="tokens of a trace")
+    parser.add_argument("--most", type=int, help="rows that are measured in this run")
+    parser.add_argument("--estimates", action="store_true", help="estimate all rows again")
+    parser.add_argument("--out", type=Path, default=None, help="CSV file")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure row by row and write the table."""
     args = parse_arguments()
-    if args.worker is not None:
-        task = Task(**{**args.worker, "lengths": tuple(args.worker["lengths"])})
-        write_text(args.answer, json.dumps(work(task)))
-        return
     suffix = "-cuda" if args.device == "cuda" else ""
-    out = args.out or RESULTS / f"memory{suffix}.md"
-    rows = []
-    for task in tasks(args.device):
-        if args.only not in task.model:
-            continue
-        rows.append(measure(task))
-        print(rows[-1], flush=True)
-        write_text(out, page(rows, args.device))
+    out = args.out or RESULTS / f"memory{suffix}.csv"
+    rows = read_rows(out)
+    if args.estimates:
+        by_model = sorted(rows, key=lambda task: (task.model, task.backend, task.dtype))
+        for task in by_model:
+            rows[task]["estimated"] = estimated(task)
+    else:
+        missing = [task for task in tasks(args.device) if _is_missing(task, rows, args)]
+        for task in missing[: args.most]:
+            rows[task] = measure(task)
+            print(rows[task], flush=True)
+            write_rows(_ordered(rows, args.device), out)
+    if rows:
+        write_rows(_ordered(rows, args.device), out)
+
+
+def _is_missing(task: Task, rows: dict[Task, Any], args: argparse.Namespace) -> bool:
+    facts = " ".join(map(str, asdict(task).values()))
+    is_asked_for = all(word in facts.split() for word in args.only.split())
+    return task not in rows and is_asked_for and max(task.lengths) <= args.longest
+
+
+def _ordered(rows: dict[Task, dict[str, Any]], device: str) -> list[dict[str, Any]]:
+    return [rows[task] for task in tasks(device) if task in rows]
 
 
 if __name__ == "__main__":

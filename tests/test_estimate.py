@@ -15,7 +15,7 @@ import step_saliency as ss
 import step_saliency.saliency.estimate as estimates
 from step_saliency.saliency import api, streaming
 from step_saliency.saliency.cost.shape import model_shape
-from step_saliency.saliency.cost.work import Work
+from step_saliency.saliency.cost.work import HEAP, Work
 from step_saliency.saliency.estimate import Path, choose_path, estimate
 from step_saliency.saliency.layerwise import LayerwiseModel
 from step_saliency.saliency.objectives import NextToken, SequenceLoss
@@ -40,26 +40,65 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 @pytest.fixture
+def off_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library gets every tensor from the system, so that nothing but tensors counts."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "0")
+
+
+@pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of logits that do not hide the blocks of a small model."""
     monkeypatch.setitem(streaming.LOGIT_BYTES, "cpu", 2**18)
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_chunks", "off_the_heap")
+@pytest.mark.parametrize("keep", ["inputs", "heads", "activations"])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("d_model", [64, 128])
-def test_memory_of_streaming_is_what_is_measured(backend: Backend, d_model: int) -> None:
-    model = tiny_model("llama", backend=backend, d_model=d_model, **SHAPE)
+@pytest.mark.parametrize(
+    ("d_model", "dtype"), [(64, torch.float32), (128, torch.float32), (64, torch.bfloat16)]
+)
+def test_memory_of_streaming_is_what_is_measured(
+    backend: Backend, d_model: int, dtype: torch.dtype, keep: Any
+) -> None:
+    """Of tensors, as PyTorch counts them."""
+    model = tiny_model("llama", backend=backend, d_model=d_model, **SHAPE).to(dtype)
     layers = range(4)
     stream(model, make_trace(20), layers=layers)
-    for n_pos in (512, 2048):
-        for objective in (NextToken(), SequenceLoss()):
-            trace = make_trace(n_pos, n_steps=20)
-            measured = peak_bytes(lambda t=trace, o=objective: stream(model, t, o, layers=layers))
-            told = estimate(model, n_pos, objective=objective).streaming.peak_bytes
-            assert 0.8 < told / measured < 1.4
+    for n_pos, objective in ((512, NextToken()), (2048, SequenceLoss())):
+        run = partial(stream, model, make_trace(n_pos, n_steps=20), objective)
+        measured = peak_bytes(partial(run, layers=layers, keep=keep))
+        told = estimate(model, n_pos, objective=objective, keep=keep).streaming
+        assert 0.8 < told.peak_bytes / measured < 1.25
+        assert told.kept_bytes == 0
 
 
+def test_a_heap_holds_more_than_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the size from which on glibc asks the system for each."""
+    work = Work.of(model_shape(tiny_model(d_model=32)), "next_token", None)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    on_heap = work.streaming_bytes([1000])
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "0")
+    assert on_heap == pytest.approx(HEAP * work.streaming_bytes([1000]), rel=1e-4)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")
+    # a million positions: every tensor but the buffers is above the limit
+    large = work.streaming_bytes([10**6])
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "0")
+    assert large == pytest.approx(work.streaming_bytes([10**6]), rel=0.05)
+
+
+@pytest.mark.parametrize("keep", ["heads", "activations"])
+def test_what_is_asked_to_be_kept_has_to_fit(keep: Any) -> None:
+    model = tiny_model(n_layers=8)
+    told, least = (estimate(model, 5000, keep=k).streaming for k in (keep, "inputs"))
+    assert told.peak_bytes > least.peak_bytes
+    choose = partial(choose_path, model, 5000, method="streaming", keep=keep)
+    assert choose(available_bytes=told.peak_bytes) == Path("streaming", keep=keep)
+    with pytest.raises(ValueError, match="does not fit"):
+        choose(available_bytes=told.peak_bytes - 1)
+    assert choose_path(model, 5000, available_bytes=least.peak_bytes).keep == "inputs"
+
+
+@pytest.mark.usefixtures("off_the_heap")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("arch", ["llama", "gemma2"])
 def test_memory_of_hooks_is_what_is_measured(arch: Any, backend: Backend) -> None:
@@ -218,17 +257,18 @@ def test_several_traces_cost_what_their_padded_batch_costs() -> None:
     assert work.hooks_seconds([1000] * 4, 1e9, 1e9) == 4 * work.hooks_seconds([1000], 1e9, 1e9)
 
 
-@pytest.mark.usefixtures("small_chunks")
-def test_memory_of_a_batch_is_what_is_measured() -> None:
+@pytest.mark.usefixtures("small_chunks", "off_the_heap")
+@pytest.mark.parametrize("lengths", [(900, 300, 1000), (300,) * 6])
+def test_memory_of_a_batch_is_what_is_measured(lengths: tuple[int, ...]) -> None:
     model = tiny_model("llama", d_model=64, **SHAPE)
-    traces = [make_trace(n, n_steps=20, seed=n) for n in (900, 300, 1000)]
+    traces = [make_trace(n, n_steps=20, seed=n) for n in lengths]
     layouts = [step_layout(trace.step_ids) for trace in traces]
-    objectives = [NextToken()] * 3
+    objectives = [NextToken()] * len(lengths)
     stream(model, make_trace(20), layers=range(4))
     run = partial(streaming_maps, model, traces, objectives, layouts=layouts, layers=range(4))
-    told = estimate(model, [900, 300, 1000])
-    assert 0.8 < told.streaming.peak_bytes / peak_bytes(run) < 1.4
-    assert str(told).startswith("3 traces of up to 1,000 tokens")
+    told = estimate(model, lengths, keep="inputs")
+    assert 0.8 < told.streaming.peak_bytes / peak_bytes(run) < 1.25
+    assert str(told).startswith(f"{len(lengths)} traces of up to {max(lengths):,} tokens")
 
 
 def test_a_batch_that_does_not_fit_is_refused_although_each_trace_does() -> None:

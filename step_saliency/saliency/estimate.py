@@ -11,7 +11,7 @@ meanwhile is not known.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,7 +40,7 @@ class Path:
     Attributes:
         name: ``"hooks"`` or ``"streaming"``.
         offload: Whether what streaming saves between layers goes to main memory.
-        keep: What streaming keeps of each block.
+        keep: What streaming keeps of each block; ``"auto"`` until it is chosen.
     """
 
     name: PathName
@@ -60,7 +60,8 @@ class PathEstimate:
         refusal: Why the path cannot take this model as it is now; None if it can.
         offload: Whether what is saved between layers goes to main memory, as these numbers assume.
         kept_bytes: Memory beyond ``peak_bytes`` that is taken to be faster, where it fits and is
-            no more than `SPARE` of what is free; ``seconds`` assume it.
+            no more than `SPARE` of what is free; ``seconds`` assume it. What ``keep`` asks for is
+            part of ``peak_bytes`` instead.
     """
 
     name: PathName
@@ -123,6 +124,7 @@ def estimate(
     objective: ObjectiveLike = "next_token",
     layers: Sequence[int] | None = None,
     offload: Offload = "auto",
+    keep: Keep = "auto",
     available_bytes: int | None = None,
 ) -> Estimate:
     """Tell what mapping a trace would cost, without running the model.
@@ -133,6 +135,7 @@ def estimate(
         objective: As in `step_saliency`.
         layers: Layers to be mapped; all by default.
         offload: As in `step_saliency`.
+        keep: As in `step_saliency`.
         available_bytes: Memory to fit into; by default what is free on the model's device.
 
     Returns:
@@ -145,9 +148,9 @@ def estimate(
     room = _room(model, n_tokens, objective, layers, available_bytes)
     speed, bandwidth = measured_speed(room.work.shape)
     offloads = room.offloads(offload)
-    streaming = _Candidate(room, Path("streaming", offloads[0]))
+    streaming = _Candidate(room, Path("streaming", offloads[0], keep))
     if not streaming.fits:
-        streaming = _Candidate(room, Path("streaming", offloads[-1]))
+        streaming = _Candidate(room, Path("streaming", offloads[-1], keep))
     hooks = _Candidate(room, Path("hooks"))
     return Estimate(
         n_tokens=max(room.lengths),
@@ -158,7 +161,7 @@ def estimate(
         ),
         streaming=streaming.estimate(
             room.work.streaming_seconds(
-                room.lengths, speed, keep=room.kept("auto", offload=streaming.path.offload)
+                room.lengths, speed, keep=room.kept(keep, offload=streaming.path.offload)
             ),
             refusal(model),
         ),
@@ -200,15 +203,12 @@ def choose_path(
     room = _room(model, n_tokens, objective, layers, available_bytes)
     refusals = {"hooks": _hooks_refusal(model), "streaming": refusal(model)}
     hooks = [Path("hooks")]
-    streaming = [
-        Path("streaming", offloaded, room.kept(keep, offload=offloaded))
-        for offloaded in room.offloads(offload)
-    ]
+    streaming = [Path("streaming", offloaded, keep) for offloaded in room.offloads(offload)]
     paths = hooks + streaming if max(room.lengths) <= SHORT else streaming + hooks
     for path in paths:
         is_allowed = method in ("auto", path.name) and refusals[path.name] is None
-        if is_allowed and _Candidate(room, path).fits:
-            return path
+        if is_allowed and (candidate := _Candidate(room, path)).fits:
+            return candidate.chosen
     if method != "auto" and (reason := refusals[method]) is not None:
         raise ValueError(reason)
     raise ValueError(room.shortage([hooks[-1], streaming[-1]], refusals))
@@ -269,12 +269,22 @@ class _Candidate:
     def n_bytes(self, lengths: Sequence[int]) -> int:
         if self.path.name == "hooks":
             return self.room.work.hooks_bytes(lengths)
-        return self.room.work.streaming_bytes(lengths, offload=self.path.offload)
+        keep = "inputs" if self.path.keep == "auto" else self.path.keep
+        return self.room.work.streaming_bytes(lengths, keep=keep, offload=self.path.offload)
+
+    @property
+    def chosen(self) -> Path:
+        """The path, with what streaming keeps decided."""
+        if self.path.name == "hooks":
+            return self.path
+        return replace(self.path, keep=self.room.kept(self.path.keep, offload=self.path.offload))
 
     @property
     def kept_bytes(self) -> int:
-        keep = self.room.kept("auto", offload=self.path.offload)
-        return self.room.work.kept_bytes(self.room.lengths, keep)
+        """What is kept to be faster, where nobody asked for it."""
+        if self.path.name == "hooks" or self.path.keep != "auto":
+            return 0
+        return self.room.work.kept_bytes(self.room.lengths, self.chosen.keep)
 
     @property
     def fits(self) -> bool:
@@ -298,10 +308,9 @@ class _Candidate:
         )
 
     def estimate(self, seconds: float, refused: str | None) -> PathEstimate:
-        n_bytes = self.n_bytes(self.room.lengths)
-        kept = self.kept_bytes if self.path.name == "streaming" else 0
+        n_bytes, offload = self.n_bytes(self.room.lengths), self.path.offload
         return PathEstimate(
-            self.path.name, n_bytes, seconds, self.longest, refused, self.path.offload, kept
+            self.path.name, n_bytes, seconds, self.longest, refused, offload, self.kept_bytes
         )
 
 

@@ -10,6 +10,12 @@ from step_saliency.saliency.layerwise import layerwise_model
 
 PATTERN_COPIES = {"HookedTransformer": (2.8, 3.0), "TransformerBridge": (1.5, 3.0)}
 """Numbers for each entry of a pattern that a class of model keeps: in every layer, and once."""
+NORM_COPIES = {"HookedTransformer": 4, "TransformerBridge": 2}
+"""Residuals in float32 that the norms of a block keep for their gradient in half precision."""
+
+
+Tensors = tuple[int, int | float]
+"""A width, and how many tensors of it there are, in the model's type."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,29 @@ class ModelShape:
     itemsize: int
     device: torch.device
     pattern_copies: tuple[float, float]
+    norm_copies: int
+
+    @property
+    def widest(self) -> int:
+        """Bytes of a number where float32 is the least."""
+        return max(4, self.itemsize)
+
+    @property
+    def attention(self) -> tuple[Tensors, ...]:
+        """What the graph of a block's attention and norms keeps of a position."""
+        resid = 2.0 if self.itemsize >= 4 else 1 + self.norm_copies * 4 / self.itemsize
+        denominators = (self.n_heads, self.widest / self.itemsize)
+        return (self.d_model, resid), (self.query_width, 2), (self.key_width, 2), denominators
+
+    @property
+    def mlp(self) -> tuple[Tensors, ...]:
+        """The same of its MLP."""
+        return ((self.d_mlp, 3),)
+
+    @property
+    def head_outputs(self) -> tuple[Tensors, ...]:
+        """The same of head outputs and denominators alone."""
+        return (self.query_width, 1), (self.n_heads, self.widest / self.itemsize)
 
     @property
     def block_parameters(self) -> int:
@@ -42,7 +71,7 @@ def model_shape(model: nn.Module) -> ModelShape:
     """
     device = layerwise_model(model).device
     classes = [cls.__name__ for cls in type(model).__mro__]
-    copies = [PATTERN_COPIES[name] for name in classes if name in PATTERN_COPIES]
+    known = next((name for name in classes if name in PATTERN_COPIES), "TransformerBridge")
     weight = next(p for p in model.parameters() if p.is_floating_point())
     inner: Any = getattr(model, "original_model", model)
     widths = (
@@ -54,7 +83,8 @@ def model_shape(model: nn.Module) -> ModelShape:
         **widths,
         itemsize=weight.element_size(),
         device=device,
-        pattern_copies=copies[0] if copies else PATTERN_COPIES["TransformerBridge"],
+        pattern_copies=PATTERN_COPIES[known],
+        norm_copies=NORM_COPIES[known],
     )
 
 

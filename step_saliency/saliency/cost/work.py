@@ -1,23 +1,35 @@
 """Bytes and operations of both paths, as functions of the lengths of the traces.
 
-With L layers, H heads, T tokens of a trace, P positions of a padded batch (T for one trace),
-q = H * d_head, kv = key-value heads * d_head, and s bytes a number, above the weights:
+With L layers, H heads, T tokens of a trace, P positions of a padded batch (T for one trace), widths
+d (residual), m (MLP), q and k (queries, and keys or values, all heads), s bytes a number, and
+f = max(1, 4 / s) for what is in float32 whatever the model's type: a block's graph keeps, of each
+position,
 
-    streaming   L * P * d_model * s                                 inputs of the blocks (on a GPU,
-                                                                    one block's if offloaded)
-                + max(P * s * (3 d_model + max(6 d_mlp + 2.6 (q + kv), 10 (q + kv))),
-                      four chunks of logits)                        one block's graph, or the loss
-    keep        L * P * s * (q + 4 / s)                             head outputs and denominators
-                L * P * s * (6 d_model + 3 d_mlp + 3 q + 4 kv)      or graphs of all blocks, of what
-                                                                    streaming keeps beyond inputs
-    hooks       (a L + b) * H * T^2 * s                             patterns and their gradients
-                + L * T * s * (8 d_model + 5 d_mlp + 4 (q + kv)) + 16 * T * vocabulary
+    attention   2 d + 2 q + 2 k + H f               residuals at the norms, rotated q and k, v, z,
+                (d + c d f + 2 q + 2 k + H f)       denominators (in half precision, where norms
+                                                    keep c copies in float32)
+    MLP         3 m                                 gate, its activation, and what it multiplies
+
+and streaming holds at most, above the weights,
+
+    kept        L d P s                             ``keep="inputs"`` (on a GPU, one if offloaded)
+                L (d + q + H f) P s                 ``keep="heads"``
+                L (attention + MLP) P s             ``keep="activations"``
+    + the largest of
+      loss      2 d P s + a chunk of logits, its gradient, and scratch
+      MLP       (attention + MLP - d + 2 d + 3 m) P s
+      attention (attention - d + 3 d + q) P s + (q + 2 k) P s + (4 q + 4 k + 2 H) f P s + tiles
+    hooks       (a L + b) * H * T^2 * s             patterns and their gradients
+                + L (attention + MLP + 3 d) T s + 4 T * vocabulary * 4
+
+These are tensors, counted; a and b are what the class of model keeps of a pattern. On a CPU the
+process holds `HEAP` times as much of tensors below `HEAP_LIMIT`.
 
 Of several traces streaming runs those of a `padded_groups` together, and hooks one after another:
-memory is that of the largest group or trace, time the sum of all. The factors were fitted to
-measured peaks (tests hold them to that); a and b are what the class of model keeps of a pattern.
+memory is that of the largest group or trace, time the sum of all.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +37,24 @@ from typing import Any
 from torch import Tensor
 
 from step_saliency.options import Keep, ObjectiveName
-from step_saliency.saliency import streaming
-from step_saliency.saliency.cost.shape import ModelShape
+from step_saliency.saliency import log_odds, streaming
+from step_saliency.saliency.cost.shape import ModelShape, Tensors
+from step_saliency.saliency.kernels.step_attention import short
 from step_saliency.saliency.kernels.step_attention.chunked import DEFAULT_TILE, GPU_TILE
 from step_saliency.saliency.objectives import Custom, LogOdds, NextToken, Objective
 from step_saliency.saliency.padding import padded_groups
 
 ObjectiveLike = ObjectiveName | Objective | Callable[..., Tensor]
+
+HEAP = 1.55
+"""What a process holds of tensors that the C library takes from its heap, over their bytes.
+
+PyTorch asks for aligned memory, for which glibc seldom finds room where a tensor of the same size
+was freed, so that gaps stay between those that are kept: 1.3 to 1.9 times were measured, and 1.0
+with ``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too.
+"""
+HEAP_LIMIT = 32 * 2**20
+"""Bytes from which on glibc gets each tensor from the system, and gives it back at once."""
 
 PATTERN_PASSES = 40
 """How often the hooks path reads or writes each entry of a pattern."""
@@ -71,53 +94,93 @@ class Work:
         """Whether there is memory other than the main memory to be relieved."""
         return self.shape.device.type != "cpu"
 
-    def streaming_bytes(self, lengths: Sequence[int], *, offload: bool = False) -> int:
+    def streaming_bytes(
+        self, lengths: Sequence[int], *, keep: Keep = "inputs", offload: bool = False
+    ) -> int:
         """Most memory on the model's device at a time, above the weights."""
         n_inputs = 1 if offload and self.can_offload else self.shape.n_layers
-        return max(self._batch_bytes(group, n_inputs) for group in _groups(lengths))
+        return max(self._batch_bytes(group, n_inputs, keep) for group in _groups(lengths))
 
     def kept_bytes(self, lengths: Sequence[int], keep: Keep) -> int:
-        """Most memory that what is kept of the differentiated blocks takes beyond inputs."""
-        shape = self.shape
-        graph = 6 * shape.d_model + 3 * shape.d_mlp + 3 * shape.query_width + 4 * shape.key_width
-        widths = {"activations": graph, "heads": shape.query_width + shape.n_heads, "inputs": 0}
-        most = max(map(_padded, _groups(lengths)))
-        return self.differentiated * most * widths[keep] * shape.itemsize
+        """Memory that keeping more than inputs takes beyond them."""
+        return self.streaming_bytes(lengths, keep=keep) - self.streaming_bytes(lengths)
 
     def offloaded_bytes(self, lengths: Sequence[int]) -> int:
         """Most main memory that the inputs of all blocks take when they are offloaded."""
-        return max(self.shape.n_layers * self._resid_bytes(group) for group in _groups(lengths))
+        most = max(map(_padded, _groups(lengths)))
+        return self.shape.n_layers * self._held(most, (self.shape.d_model, 1))
 
-    def _resid_bytes(self, group: Sequence[int]) -> int:
-        return _padded(group) * self.shape.d_model * self.shape.itemsize
-
-    def _batch_bytes(self, group: Sequence[int], n_inputs: int) -> int:
+    def _batch_bytes(self, group: Sequence[int], n_inputs: int, keep: Keep) -> int:
         shape, n_positions = self.shape, _padded(group)
-        widths = shape.query_width + shape.key_width
-        mlp = 6 * shape.d_mlp + 2.6 * widths
-        triton = shape.device.type == "cuda" and shape.itemsize == 2
-        attention = 10 * widths * (1 if triton else 4 / shape.itemsize)
-        graph = n_positions * shape.itemsize * (3 * shape.d_model + max(mlp, attention))
-        tile = DEFAULT_TILE if shape.device.type == "cpu" else GPU_TILE
-        buffers = 0 if triton else 3 * tile.rows * tile.keys * 4
-        inputs = (n_inputs + 2) * self._resid_bytes(group)
-        return int(inputs + max(graph + buffers, self._logit_bytes(max(group))))
+        resid = self._held(n_positions, (shape.d_model, 1))
+        mlp = self._held(n_positions, *shape.mlp)
+        graph = self._held(n_positions, *shape.attention) + mlp - resid
+        # of blocks below the lowest that is mapped, no more than the input is kept
+        more = {
+            "activations": graph,
+            "heads": self._held(n_positions, *shape.head_outputs),
+            "inputs": 0,
+        }
+        kept = n_inputs * resid + self.differentiated * more[keep]
+        block = 0 if keep == "activations" else graph
+        return kept + max(
+            2 * resid + self._logit_bytes(max(group)),
+            block + 2 * resid + mlp,
+            block - mlp + self._attention_bytes(group),
+        )
+
+    def _attention_bytes(self, group: Sequence[int]) -> int:
+        """What is held while a block's attention is differentiated, beyond its graph."""
+        shape, n_positions = self.shape, _padded(group)
+        d, q, k = shape.d_model, shape.query_width, shape.key_width
+        gradients = self._held(n_positions, (d, 3), (q, 2), (k, 2))
+        if shape.device.type == "cuda" and shape.itemsize == 2:
+            return gradients
+        wide = self._held(n_positions, (q, 4), (k, 4), (shape.n_heads, 2), itemsize=shape.widest)
+        return gradients + wide + self._tile_bytes(group)
+
+    def _tile_bytes(self, group: Sequence[int]) -> int:
+        tile = DEFAULT_TILE if self.shape.device.type == "cpu" else GPU_TILE
+        entries = tile.rows * tile.keys
+        if len(group) > 1 and max(group) <= short.LONGEST:
+            one = self.shape.n_heads * max(group) ** 2
+            entries = one * min(len(group), max(1, short.TILE_ENTRIES // one))
+        return 3 * self._heap(entries * self.shape.widest)
+
+    def _held(self, n_positions: int, *tensors: Tensors, itemsize: int | None = None) -> int:
+        """Bytes of tensors, each given as its width and how many there are."""
+        size = itemsize or self.shape.itemsize
+        return sum(int(count * self._heap(n_positions * width * size)) for width, count in tensors)
+
+    def _heap(self, n_bytes: int) -> int:
+        """What a process holds for a tensor."""
+        on_heap = self.shape.device.type == "cpu" and n_bytes < heap_limit()
+        return int(n_bytes * (HEAP if on_heap else 1))
 
     def _logit_bytes(self, n_tokens: int) -> int:
-        whole = 4 * n_tokens * self.shape.vocab
+        vocab = self.shape.vocab
+        if self.all_logits:
+            return 4 * self._heap(4 * n_tokens * vocab)
         limits = streaming.LOGIT_BYTES
         limit = limits.get(self.shape.device.type, limits["cuda"])
-        return 4 * (whole if self.all_logits else min(whole, limit))
+        chunk = min(n_tokens, max(1, limit // (4 * vocab))) * vocab
+        scratch = min(chunk, log_odds.SCRATCH.get(self.shape.device.type, log_odds.SCRATCH["cpu"]))
+        widened = 4 if self.local else 8
+        # of several chunks on a heap, the room of one before is cut up by smaller tensors
+        held = self._heap(chunk * self.shape.itemsize)
+        is_cut = n_tokens * vocab > chunk and held > chunk * self.shape.itemsize
+        return (3 if is_cut else 2) * held + self._heap(scratch * widened)
 
     def hooks_bytes(self, lengths: Sequence[int]) -> int:
         """Most memory at a time, above the weights."""
         shape, n_tokens = self.shape, max(lengths)
         per_layer, once = shape.pattern_copies
-        layers = self.differentiated
-        patterns = (per_layer * layers + once) * shape.n_heads * n_tokens**2 * shape.itemsize
-        widths = shape.query_width + shape.key_width
-        graph = layers * n_tokens * (8 * shape.d_model + 5 * shape.d_mlp + 4 * widths)
-        return int(patterns + graph * shape.itemsize + 4 * 4 * n_tokens * shape.vocab)
+        pattern = self._heap(shape.n_heads * n_tokens**2 * shape.itemsize)
+        graph = self._held(n_tokens, *shape.attention, *shape.mlp, (shape.d_model, 3))
+        logits = 4 * self._heap(4 * n_tokens * shape.vocab)
+        return int((per_layer * self.differentiated + once) * pattern) + (
+            self.differentiated * graph + logits
+        )
 
     def streaming_seconds(
         self, lengths: Sequence[int], speed: float, *, keep: Keep = "inputs"
@@ -145,6 +208,12 @@ class Work:
 
     def _head_work(self, lengths: Sequence[int]) -> int:
         return 4 * sum(lengths) * self.shape.d_model * self.shape.vocab
+
+
+def heap_limit() -> int:
+    """Bytes from which on a tensor is not taken from the heap, as the environment says."""
+    fixed = os.environ.get("MALLOC_MMAP_THRESHOLD_", "")
+    return int(fixed) if fixed.isdecimal() else HEAP_LIMIT
 
 
 def longest(n_bytes: Callable[[Sequence[int]], int], free: int) -> int:

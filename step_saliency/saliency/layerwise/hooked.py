@@ -48,7 +48,7 @@ class LayerwiseHooked(LayerwiseModel):
             logits: Tensor = self.model(
                 batch, start_at_layer=self.model.cfg.n_layers, return_type="logits"
             )
-        return logits[0]
+        return logits.squeeze(0)
 
     @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:

@@ -62,7 +62,7 @@ class LayerwiseTransformers(LayerwiseModel):
             for block in self.blocks:
                 stack.enter_context(replaced_methods(block, {"forward": answer}))
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
-        return logits[0]
+        return logits.squeeze(0)
 
     @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:

@@ -115,6 +115,7 @@ def pool_influence(
         dq[sequence, :, real] = layer.unpacked_dq()
         if layer.full:
             dk[sequence, :, real], dv[sequence, :, real] = layer.dk, layer.dv
+        del layer, one  # its buffers and wide copies, before there are others
     if local:
         dk, dv = diagonal_gradients(q, k, v, z, lse, dz, spec, spans)
     return AttentionGradients(dq, dk, dv, totals)
