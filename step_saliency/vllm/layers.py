@@ -58,7 +58,11 @@ class LayerCall:
         width = batch.width
         n_queries = batch.queries.shape[1]
         blocks = self._blocks(batch.table_rows, width)
-        if n_queries == 1 and isinstance(self.pages, PackedPages) and self.pages.is_read_in_place:
+        if (
+            batch.places is not None
+            and isinstance(self.pages, PackedPages)
+            and self.pages.is_read_in_place
+        ):
             return self._in_place(batch, blocks, self.pages)
         return bridged(
             self.query[batch.queries],
