@@ -6,8 +6,9 @@ table too (`DEEPSEEK`), digit by digit, and count as verified. All others are ma
 table. Of AMC23, R1-Distill-Qwen-14B and QwQ-32B (the paper names QwQ-32B-Preview) no number is
 known here, and no source gives intervals.
 
-The authors' scripts (`SCRIPTS`) decode greedily, one response a problem, which the paper's 16 and 8
-samples are not; so a difference to a published number need not be one between models.
+The authors' scripts for mathematics and GPQA (`SCRIPTS`) decode greedily, one response a problem,
+which the paper's 16 and 8 samples are not (of LiveCodeBench its length and release alone were seen);
+so a difference to a published number need not be one between models.
 """
 
 from collections.abc import Mapping, Sequence
