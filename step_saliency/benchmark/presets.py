@@ -8,8 +8,8 @@ A preset is found by the name of the model, whoever hosts it; what the command l
 source was read (November 2026) and says these settings of these models. They are the makers', not
 the paper's, whose own decoding settings (its Appendix C.3) were not at hand; its authors' scripts
 decode mathematics and GPQA greedily, with at most 30,000 (AIME) or 12,000 tokens; LiveCodeBench has
-10,000 tokens, its sampling was not seen. The paper names
-QwQ-32B-Preview, an earlier model than QwQ-32B; one preset stands for both.
+10,000 tokens, its sampling was not seen. The paper names QwQ-32B-Preview, an earlier model than
+QwQ-32B; one preset stands for both.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ table. Of AMC23, R1-Distill-Qwen-14B and QwQ-32B (the paper names QwQ-32B-Previe
 known here, and no source gives intervals.
 
 The authors' scripts for mathematics and GPQA (`SCRIPTS`) decode greedily, one response a problem,
-which the paper's 16 and 8 samples are not (of LiveCodeBench its length and release alone were seen);
+which the paper's 16 and 8 samples are not (of LiveCodeBench their length and release were seen);
 so a difference to a published number need not be one between models.
 """
 
