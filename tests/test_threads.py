@@ -4,6 +4,7 @@ import _thread
 import gc
 import importlib
 import random
+import signal
 import threading
 import time
 import weakref
@@ -370,6 +371,15 @@ def test_errors_in_decoding_leave_the_model_as_it_was(
     assert turn_of(model).holder is None
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Interrupts are Python's to raise, also where a shell started the tests with them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["hooks", "streaming", "attached"])
 def test_interrupts_at_any_time_leave_the_model_as_it_was(kind: str, backend: Backend) -> None:
@@ -381,6 +391,7 @@ def test_interrupts_at_any_time_leave_the_model_as_it_was(kind: str, backend: Ba
     job()
     duration = (time.perf_counter() - start) / 2
     before = state(model)
+    interrupts = 0
     for number in range(24):
         timer = threading.Timer(duration * number / 20, _thread.interrupt_main)
         try:
@@ -389,11 +400,12 @@ def test_interrupts_at_any_time_leave_the_model_as_it_was(kind: str, backend: Ba
             timer.join()
             time.sleep(0.001)
         except KeyboardInterrupt:
-            pass
+            interrupts += 1
         finally:
             timer.join()
         assert state(model) == before
         assert turn_of(model).holder is None
+    assert interrupts > 0
     assert torch.equal(job(), expected)
 
 
@@ -408,6 +420,7 @@ def raising(error: type[BaseException], *, after: int = 0) -> Callable[..., None
     return hook
 
 
+@pytest.mark.usefixtures("heard")
 def test_contexts_are_entered_and_left_as_one() -> None:
     """An interrupt meanwhile comes when all are entered, or all are left."""
     entered: list[int] = []
