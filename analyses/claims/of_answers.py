@@ -1,5 +1,7 @@
 """Claims about answers: what StepFlow and its halves do to accuracy, where, and how strong."""
 
+from typing import Any
+
 from analyses.claims.reading import (
     BOTH_GAIN,
     CONTRASTS,
@@ -20,9 +22,10 @@ MATCHED = Source("ablation_matched/summary", scale=POINTS)
 HEADS = Source("head_gradient/summary")
 
 
-def _gain(condition: str) -> Place:
+def _gain(claim: str, statement: str, condition: str, margin: float, **fields: Any) -> Reading:
     """Accuracy under a condition minus that without, in whichever run has it."""
-    return at("accuracy", STRENGTHENED, MATCHED, condition=condition)
+    effect = at("accuracy", STRENGTHENED, MATCHED, condition=condition)
+    return Reading(claim, statement, "accuracy", effect, margin=margin, **fields)
 
 
 def _left(condition: str, placebo: str) -> Place:
@@ -37,31 +40,28 @@ def _dose(placebo: str) -> Place:
 
 
 OEB = (
-    Reading(
+    _gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
-        "accuracy",
-        _gain("oeb"),
-        margin=OEB_GAIN,
+        "oeb",
+        OEB_GAIN,
         control=SMOOTH,
         left=at("placebo", condition="oeb", reference="oeb-smooth"),
         matched=True,
     ),
-    Reading(
+    _gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
-        "accuracy",
-        _gain("oeb"),
-        margin=OEB_GAIN,
+        "oeb",
+        OEB_GAIN,
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
-    Reading(
+    _gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
-        "accuracy",
-        _gain("oeb"),
-        margin=OEB_GAIN,
+        "oeb",
+        OEB_GAIN,
         control="random keys of equal KL",
         left=_left("oeb", "oeb-bridge-kl"),
         matched=True,
@@ -93,22 +93,20 @@ OEB = (
     ),
 )
 SMI = (
-    Reading(
+    _gain(
         "SMI helps",
         "SMI - none, alpha 0.06",
-        "accuracy",
-        _gain("smi"),
-        margin=SMI_GAIN,
+        "smi",
+        SMI_GAIN,
         control="random directions (not matched in the residual)",
         left=at("placebo", condition="smi", reference="smi-direction"),
     ),
     *(
-        Reading(
+        _gain(
             "SMI helps",
             "SMI - none, alpha 0.06",
-            "accuracy",
-            _gain("smi"),
-            margin=SMI_GAIN,
+            "smi",
+            SMI_GAIN,
             control=f"{what} of equal norm",
             left=_left("smi", f"smi-{kind}-kl"),
             matched=True,
@@ -117,12 +115,11 @@ SMI = (
         for kind, what in (("direction", "random directions"), ("boundaries", "random boundaries"))
     ),
     *(
-        Reading(
+        _gain(
             "SMI helps",
             f"SMI - none, alpha {alpha:g}",
-            "accuracy",
-            _gain(f"smi-alpha-{alpha:g}"),
-            margin=SMI_GAIN,
+            f"smi-alpha-{alpha:g}",
+            SMI_GAIN,
         )
         for alpha in (0.12, 0.25, 0.5, 1.0)
     ),
@@ -137,12 +134,11 @@ SMI = (
     ),
 )
 BOTH = (
-    Reading(
+    _gain(
         "both together help",
         "both - none",
-        "accuracy",
-        _gain("both"),
-        margin=BOTH_GAIN,
+        "both",
+        BOTH_GAIN,
     ),
     Reading(
         "both together help more than the sum",
@@ -164,22 +160,20 @@ BANDS = tuple(
 )
 STRENGTHS = (
     *(
-        Reading(
+        _gain(
             "gains are robust over tau_max",
             f"OEB - none, tau_max {tau:g}",
-            "accuracy",
-            _gain(f"oeb-tau-{tau:g}"),
-            margin=OEB_GAIN,
+            f"oeb-tau-{tau:g}",
+            OEB_GAIN,
         )
         for tau in (0.05, 0.1, 0.3, 0.6)
     ),
     *(
-        Reading(
+        _gain(
             "gains are robust over alpha",
             f"SMI - none, alpha {alpha:g}",
-            "accuracy",
-            _gain(f"smi-alpha-{alpha:g}"),
-            margin=SMI_GAIN,
+            f"smi-alpha-{alpha:g}",
+            SMI_GAIN,
         )
         for alpha in (0.01, 0.03)
     ),
