@@ -5,11 +5,13 @@ import gc
 import importlib
 import random
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -381,32 +383,77 @@ def heard() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["hooks", "streaming", "attached"])
-def test_interrupts_at_any_time_leave_the_model_as_it_was(kind: str, backend: Backend) -> None:
-    """Ctrl-C comes at moments spread over the whole job, its beginning and end included."""
+@pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
+def test_interrupts_where_changes_begin_and_end_leave_the_model_as_it_was(
+    kind: str, backend: Backend
+) -> None:
+    interrupted_everywhere(kind, backend, every=20)
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
+def test_interrupts_wherever_changes_begin_and_end_leave_the_model_as_it_was(
+    kind: str, backend: Backend
+) -> None:
+    interrupted_everywhere(kind, backend, every=1)
+
+
+def interrupted_everywhere(kind: str, backend: Backend, *, every: int) -> None:
+    """Interrupt a job in the first line of functions that make, or take back, a change."""
     model = model_of("qwen2", backend)
     job = jobs_on(model)[kind]
-    start = time.perf_counter()
     expected = job()
-    job()
-    duration = (time.perf_counter() - start) / 2
     before = state(model)
-    interrupts = 0
-    for number in range(24):
-        timer = threading.Timer(duration * number / 20, _thread.interrupt_main)
-        try:
-            timer.start()
-            job()
-            timer.join()
-            time.sleep(0.001)
-        except KeyboardInterrupt:
-            interrupts += 1
-        finally:
-            timer.join()
-        assert state(model) == before
+    calls = interrupted(job)
+    assert len(calls) > 100
+    for call in calls[::every]:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(job, at=call)
+        assert state(model) == before, call
         assert turn_of(model).holder is None
-    assert interrupts > 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, call
     assert torch.equal(job(), expected)
+
+
+CHANGING = ("contextlib.py", "interrupts.py", "turns.py", "hooking.py", "session.py", "attach.py")
+Call = tuple[tuple[str, int], ...]
+
+
+def interrupted(job: Callable[[], Any], *, at: Call | None = None) -> list[Call]:
+    """Run a job with an interrupt where a function of certain files begins for the first time.
+
+    Args:
+        job: The job.
+        at: Which function, called from where.
+
+    Returns:
+        What could be interrupted, each once.
+    """
+    calls: dict[Call, None] = {}
+
+    def trace(frame: Any, event: str, _argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.endswith(CHANGING):
+            call = tuple(islice(callers(frame), 4))
+            if call == at and call not in calls:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+            calls[call] = None
+
+    sys.settrace(trace)
+    try:
+        job()
+    finally:
+        sys.settrace(None)
+    return list(calls)
+
+
+def callers(frame: Any) -> Iterator[tuple[str, int]]:
+    """A function, whoever called it, and so on up to the job: each one's name and line."""
+    while frame.f_code is not interrupted.__code__:
+        yield frame.f_code.co_qualname, frame.f_lineno
+        frame = frame.f_back
 
 
 def raising(error: type[BaseException], *, after: int = 0) -> Callable[..., None]:

@@ -5,8 +5,8 @@ is there already or so many tokens may be drawn that reading the weights again i
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,9 @@ from step_saliency.decoding.refill import Follower, Slots, decode, described_row
 from step_saliency.decoding.rows import Row
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.fast import fast_session
+from step_saliency.intervene.fast import FastSession, fast_session
 from step_saliency.models.doctor import require_capabilities, require_sound
+from step_saliency.models.interrupts import one_change
 from step_saliency.models.reference import (
     check_reference_model,
     has_reference_model,
@@ -98,17 +99,17 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
     return decode_rows
 
 
-@contextmanager
-def _fast_session(job: Job, reference: PreTrainedModel, edits: Sequence[Edit]) -> Iterator[Any]:
+@one_change
+def _fast_session(
+    exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
+) -> FastSession | None:
+    """The session of the edits; None without edits."""
     if reference is job.model and not edits:
-        yield None
-        return
+        return None
     bridge = job.model if is_inside(job.model, reference) else None
-    with (
-        turn(reference if bridge is None else bridge, alone="waits"),
-        fast_session(reference, edits, job.tokenizer, bridge=bridge) as session,
-    ):
-        yield session if edits else None
+    exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
+    session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+    return session if edits else None
 
 
 def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:

@@ -45,7 +45,7 @@ from step_saliency.models.checks import SOUND
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, added_hooks, module_hook
-from step_saliency.models.interrupts import together
+from step_saliency.models.interrupts import Change, together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
 from step_saliency.segment.online import StepTracker
@@ -55,7 +55,7 @@ CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "resid
 FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
 
 
-class Session(AbstractContextManager["Session"]):
+class Session(Change["Session"]):
     """Edits that are attached to a model; what `edit.attached(model)` returns and yields.
 
     Attributes:
@@ -83,6 +83,7 @@ class Session(AbstractContextManager["Session"]):
         traces: Sequence[Trace] | None = None,
         n_prompt: int | Sequence[int] | None = None,
     ) -> None:
+        super().__init__()
         backend_of(model)
         self.model = model
         self.edits = tuple(edits)
@@ -97,16 +98,14 @@ class Session(AbstractContextManager["Session"]):
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
         self._n_queries = 0
-        self._exit = ExitStack()
 
-    def __enter__(self) -> "Session":
-        with ExitStack() as stack:
-            stack.enter_context(turn(self.model, alone="refuses"))
-            stack.enter_context(undisturbed(self.model))
-            sites = {CAPABILITIES[edit.site] for edit in self.edits}
-            require_capabilities(self.model, {*SOUND, *sites})
-            stack.enter_context(together(*self._changes()))
-            self._exit = stack.pop_all()
+    def enter(self, exits: ExitStack) -> "Session":
+        """Attach the edits."""
+        exits.enter_context(turn(self.model, alone="refuses"))
+        exits.enter_context(undisturbed(self.model))
+        sites = {CAPABILITIES[edit.site] for edit in self.edits}
+        require_capabilities(self.model, {*SOUND, *sites})
+        exits.enter_context(together(*self._changes()))
         return self
 
     def _changes(self) -> list[AbstractContextManager[Any]]:
@@ -122,12 +121,12 @@ class Session(AbstractContextManager["Session"]):
             changes.append(_pre_hook(self.model.original_model, self._read_cache))
         return changes
 
-    def __exit__(self, *error: Any) -> None:
-        self._exit.close()
-        if error[0] is None and self._stream.awaits_prompt:
+    def exited(self, *, raised: bool) -> None:
+        """Say what the passes did not bring."""
+        if not raised and self._stream.awaits_prompt:
             warnings.warn(
                 "fewer tokens were read than n_prompt says, so that all of them counted as prompt",
-                stacklevel=2,
+                stacklevel=3,
             )
         self._layers = {}
 

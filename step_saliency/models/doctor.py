@@ -38,7 +38,7 @@ from step_saliency.models.findings import (
 )
 from step_saliency.models.hooking import silenced_hooks
 from step_saliency.models.identity import model_identity, model_state
-from step_saliency.models.interrupts import together
+from step_saliency.models.interrupts import interruptible, together
 from step_saliency.models.probes import Examination, Measurement
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
@@ -135,6 +135,7 @@ def require_sound(model: nn.Module) -> None:
         require_capabilities(model, SOUND)
 
 
+@interruptible
 def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
     """Refuse a model that fails what an analysis needs; each check runs once per state.
 

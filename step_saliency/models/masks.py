@@ -8,8 +8,7 @@
 module may hide more inside of itself than its mask does, which only a pass shows.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from step_saliency.models.adapter import replaced_methods
 from step_saliency.models.facts import backend_of, device_of
+from step_saliency.models.interrupts import one_change
 
 HIDDEN = 4.0
 """Scores below the lowest number over this are those of hidden keys."""
@@ -54,8 +54,8 @@ def _hooked_row(attention: Any, n_keys: int) -> Bool[Tensor, "key"]:
     return is_seen(attention.apply_causal_mask(scores, n_keys - 1)).flatten().cpu()
 
 
-@contextmanager
-def idle_blocks(bridge: Any, rows: list[Tensor]) -> Iterator[None]:
+@one_change
+def idle_blocks(exits: ExitStack, bridge: Any, rows: list[Tensor]) -> None:
     """Context in which the blocks of a bridge do nothing but note the last row of their mask."""
 
     def note(resid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,11 +67,9 @@ def idle_blocks(bridge: Any, rows: list[Tensor]) -> Iterator[None]:
         resid = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
         return note(resid, *args[1:], **kwargs)
 
-    with ExitStack() as stack:
-        blocks: list[nn.Module] = list(bridge.blocks)
-        for block in blocks:
-            stack.enter_context(replaced_methods(block, {"forward": stand_in}))
-        yield
+    blocks: list[nn.Module] = list(bridge.blocks)
+    for block in blocks:
+        exits.enter_context(replaced_methods(block, {"forward": stand_in}))
 
 
 def _is_mask(value: Any, n_keys: int) -> bool:

@@ -34,10 +34,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from step_saliency.models.interrupts import Hold
+from step_saliency.models.interrupts import interruptible, one_change
 
 SAID_AFTER = 30.0
 """Seconds of waiting after which a warning says for what."""
+WAITS = 0.002
+"""Seconds between looks at whose turn it is. Locks with a queue leave it in disorder when they are
+interrupted; looking does not."""
 Alone = Literal["waits", "refuses"]
 
 
@@ -45,7 +48,7 @@ class Turn:
     """Who has a model: a reentrant lock that any thread may give back for its holder."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
         self.holder: threading.Thread | None = None
         self.guards: dict[int, Guard] = {}
         self._claims: list[Claim] = []
@@ -56,33 +59,37 @@ class Turn:
         Raises:
             RuntimeError: the thread that has it ended without giving it back.
         """
-        with self.changed:
-            if self.holder not in (None, claim.thread):
-                self._wait()
-            self.holder = claim.thread
-            self._claims.append(claim)
-
-    def _wait(self) -> None:
-        until = time.monotonic() + SAID_AFTER
-        while self.holder is not None:
-            if not self.holder.is_alive():
+        said_at = time.monotonic() + SAID_AFTER
+        while True:
+            with self.lock:
+                holder = self.holder
+                if holder in (None, claim.thread):
+                    self.holder = claim.thread
+                    self._claims.append(claim)
+                    return
+            if not holder.is_alive():
                 raise RuntimeError(
-                    f"thread {self.holder.name!r} ended while edits of it were attached to this "
+                    f"thread {holder.name!r} ended while edits of it were attached to this "
                     "model; leave their context"
                 )
-            self.changed.wait(1.0)
-            if self.holder is not None and time.monotonic() > until:
-                until = math.inf
-                _say_what_is_waited_for(self.holder.name)
+            if time.monotonic() > said_at:
+                said_at = math.inf
+                _say_what_is_waited_for(holder.name)
+            wait()
 
     def leave(self, claim: "Claim") -> None:
         """Give up a claim, also one that was broken off; the last one gives the turn back."""
-        with self.changed:
+        with self.lock:
             if claim in self._claims:
                 self._claims.remove(claim)
             if not self._claims and self.holder is claim.thread:
                 self.holder = None
-                self.changed.notify_all()
+
+
+@interruptible
+def wait() -> None:
+    """Let other threads go on for a while."""
+    time.sleep(WAITS)
 
 
 class Claim:
@@ -97,14 +104,12 @@ class Guard:
 
     Args:
         model: HookedTransformer, TransformerBridge or transformers model.
-        turn: Its turn, which this thread has.
         alone: What happens to passes of other threads.
     """
 
-    def __init__(self, model: Any, turn: Turn, alone: Alone) -> None:
+    def __init__(self, model: Any, alone: Alone) -> None:
         self.alone = alone
         self.uses = 0
-        self._turn = turn
         self._holder = threading.current_thread()
         self._entries = entries(model)
         self._is_over = False
@@ -119,17 +124,15 @@ class Guard:
         """Open the entries; passes that wait go on."""
         for handle in self._handles:
             handle.remove()
-        with self._turn.changed:
-            self._is_over = True
-            self._turn.changed.notify_all()
+        self._is_over = True
 
     def _stop(self, _module: nn.Module, _args: Any) -> None:
         if is_mine(self._holder):
             return
         if self.alone == "refuses":
             raise not_mine(self._holder.name)
-        with self._turn.changed:
-            self._turn.changed.wait_for(lambda: self._is_over)
+        while not self._is_over:
+            wait()
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -208,13 +211,14 @@ def share_turn(model: Any, reference: Any) -> None:
             _turns[inner_model(reference)] = turn
 
 
-@contextmanager
-def turn(model: Any, *, alone: Alone | None = None) -> Iterator[None]:
+@one_change
+def turn(exits: ExitStack, model: Any, *, alone: Alone | None = None) -> None:
     """Context in which no other thread maps with a model, decodes with it or attaches edits to it.
 
     Inside of a turn of the same thread, the outer one says what happens to others.
 
     Args:
+        exits: What gives the turn back; callers leave it out.
         model: HookedTransformer, TransformerBridge or transformers model.
         alone: Whether passes that other threads begin meanwhile wait or raise RuntimeError; by
             default they run.
@@ -223,22 +227,10 @@ def turn(model: Any, *, alone: Alone | None = None) -> Iterator[None]:
         RuntimeError: the thread that has the turn ended without giving it back.
     """
     held, claim = turn_of(model), Claim()
-    stack, hold = ExitStack(), Hold()
-    try:
-        hold.begin()
-        held.take(claim)
-        hold.on = True
-        if alone is not None:
-            stack.enter_context(_guarded(model, held, alone))
-        hold.let_through()
-        yield
-    finally:
-        hold.on = True
-        try:
-            stack.close()
-            held.leave(claim)
-        finally:
-            hold.end()
+    exits.callback(held.leave, claim)
+    held.take(claim)
+    if alone is not None:
+        exits.enter_context(_guarded(model, held, alone))
 
 
 @contextmanager
@@ -246,7 +238,7 @@ def _guarded(model: Any, held: Turn, alone: Alone) -> Iterator[None]:
     """Close a model, unless an outer context has done so; the last one that is left opens it."""
     key = id(inner_model(model))
     others = next(iter(held.guards.values()), None)
-    guard = held.guards.setdefault(key, Guard(model, held, others.alone if others else alone))
+    guard = held.guards.setdefault(key, Guard(model, others.alone if others else alone))
     guard.uses += 1
     try:
         if guard.uses == 1:

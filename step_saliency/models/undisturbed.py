@@ -6,8 +6,7 @@ off here for a while, which is exact, and a warning says so.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,8 +19,7 @@ WHERE = ("dropout", "attention_dropout", "attn_dropout", "resid_dropout", "hidde
 """Attributes of modules that hold a probability of dropout as a number."""
 
 
-@contextmanager
-def undisturbed(model: Any, *, warn: bool = True) -> Iterator[None]:
+def undisturbed(model: Any, *, warn: bool = True) -> AbstractContextManager[Any]:
     """Context without dropout and autocast; afterwards every module's mode is as it was.
 
     Args:
@@ -38,8 +36,7 @@ def undisturbed(model: Any, *, warn: bool = True) -> Iterator[None]:
             "train mode again afterwards"
         )
     autocast_off = torch.autocast(device, enabled=False) if is_autocast else nullcontext()
-    with together(autocast_off, evaluating(model)):
-        yield
+    return together(autocast_off, evaluating(model))
 
 
 def drops_out(model: nn.Module) -> bool:
@@ -55,4 +52,4 @@ def _probability(module: nn.Module) -> float:
 
 
 def _say(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)
+    warnings.warn(message, UserWarning, stacklevel=4)

@@ -1,7 +1,7 @@
 """Attaching a fast session to a transformers model, and taking it off again."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from torch import nn
@@ -12,18 +12,24 @@ from step_saliency.intervene.fast.layer import FastLayer
 from step_saliency.intervene.fast.session import FastSession
 from step_saliency.models.adapter import adapted_attention, decoder_layers
 from step_saliency.models.hooking import module_hook
-from step_saliency.models.interrupts import together
+from step_saliency.models.interrupts import one_change
 from step_saliency.models.turns import owned, turn
 from step_saliency.models.undisturbed import undisturbed
 
 
-@contextmanager
+@one_change
 def fast_session(
-    model: PreTrainedModel, edits: Sequence[AnyEdit], tokenizer: Any, *, bridge: Any = None
-) -> Iterator[FastSession]:
+    exits: ExitStack,
+    model: PreTrainedModel,
+    edits: Sequence[AnyEdit],
+    tokenizer: Any,
+    *,
+    bridge: Any = None,
+) -> FastSession:
     """Context in which a transformers model runs with edits.
 
     Args:
+        exits: What takes them off again; callers leave it out.
         model: transformers model whose attention comes from the registry.
         edits: The edits; there may be none, and the model runs with SDPA where it can.
         tokenizer: Its tokenizer, by which steps are found.
@@ -34,15 +40,13 @@ def fast_session(
     """
     session = FastSession(model, edits, tokenizer)
     owner = model if bridge is None else bridge
-    with (
-        turn(owner, alone="refuses"),
-        undisturbed(owner),
-        together(
-            adapted_attention(model, session.attention, masked=True, bridge=bridge),
-            *_resid_hooks(session, decoder_layers(model) if bridge is None else bridge.blocks),
-        ),
-    ):
-        yield session
+    exits.enter_context(turn(owner, alone="refuses"))
+    exits.enter_context(undisturbed(owner))
+    exits.enter_context(adapted_attention(model, session.attention, masked=True, bridge=bridge))
+    blocks = decoder_layers(model) if bridge is None else bridge.blocks
+    for hook in _resid_hooks(session, blocks):
+        exits.enter_context(hook)
+    return session
 
 
 def _resid_hooks(

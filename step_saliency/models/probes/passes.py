@@ -1,7 +1,7 @@
 """The passes that probes read: what is run, and what is kept of it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from step_saliency.models.facts import backend_of, device_of, n_layers
 from step_saliency.models.hooking import firing_hooks, frozen_parameters, live_names, module_hook
-from step_saliency.models.interrupts import together
+from step_saliency.models.interrupts import one_change, together
 from step_saliency.models.probes.measure import layer_names, run
 from step_saliency.models.turns import owned, owned_hooks
 
@@ -21,8 +21,8 @@ LAST_STEPS = 2
 """Tokens that are decoded one at a time, after the rest at once."""
 
 
-@contextmanager
-def gradients_from_first_block(model: Any) -> Iterator[list[Tensor]]:
+@one_change
+def gradients_from_first_block(exits: ExitStack, model: Any) -> list[Tensor]:
     """Let gradients flow from the first block's input on, and collect that input."""
     inputs: list[Tensor] = []
 
@@ -32,13 +32,11 @@ def gradients_from_first_block(model: Any) -> Iterator[list[Tensor]]:
 
     name = "blocks.0.hook_resid_pre"
     live_names(model, [name])
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        frozen_parameters(model),
-        together(model.hooks(fwd_hooks=owned_hooks([(name, start_graph)]))),
-    ):
-        yield inputs
+    exits.enter_context(torch.inference_mode(False))
+    exits.enter_context(torch.enable_grad())
+    exits.enter_context(frozen_parameters(model))
+    exits.enter_context(model.hooks(fwd_hooks=owned_hooks([(name, start_graph)])))
+    return inputs
 
 
 def next_token_losses(

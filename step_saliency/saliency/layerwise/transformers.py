@@ -4,7 +4,6 @@ Step attention takes the place of its attention by `models.adapter`; nothing els
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from step_saliency.models.adapter import (
     decoder_layers,
     replaced_methods,
 )
-from step_saliency.models.interrupts import change
+from step_saliency.models.interrupts import change, together
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
 from step_saliency.saliency.layerwise.run import AttentionRun
@@ -58,9 +57,8 @@ class LayerwiseTransformers(LayerwiseModel):
             return resid
 
         inputs = resid.detach().to(self.device)
-        with ExitStack() as stack:
-            for block in self.blocks:
-                stack.enter_context(replaced_methods(block, {"forward": answer}))
+        answering = [replaced_methods(block, {"forward": answer}) for block in self.blocks]
+        with together(*answering):
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits.squeeze(0)
 
