@@ -12,6 +12,7 @@ import torch
 from tiny import (
     ARCHS,
     BACKENDS,
+    WINDOW,
     Arch,
     Backend,
     random_tokens,
@@ -378,6 +379,26 @@ def test_windows_are_held_against_masks_longer_than_the_passes(backend: Backend)
     if backend == "bridge":  # its first block is handed the mask by a hook, which idle blocks keep
         model.blocks[0].attn.original_component.sliding_window = 40
     assert doctor(model, checks=["windows"]).failed == ("windows",)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_windows_are_held_against_those_of_the_checkpoint(backend: Backend, tmp_path: Path) -> None:
+    """A converted model that sees all keys is as its own config says, and is another model."""
+    transformers_model("mistral").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), backend=backend)
+    assert doctor(model, checks=["windows"]).passed
+    if backend == "hooked":
+        model.cfg.use_local_attn = False
+        for block in model.blocks:
+            block.attn.attn_type = "global"
+    else:
+        model.original_model.config.sliding_window = None
+        for block in model.blocks:
+            block.attn.original_component.sliding_window = None
+    report = doctor(model, checks=["windows"])
+    assert report.failed == ("windows",)
+    assert f"a window of {WINDOW} in the checkpoint, None here" in report.results[0].note
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

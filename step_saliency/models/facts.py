@@ -143,10 +143,14 @@ def window(model: nn.Module, layer: int) -> int | None:
         cfg = config_of(model)
         local = cfg.use_local_attn and cfg.attn_types[layer] == "local"
         return int(cfg.window_size) if local else None
-    text = text_config_of(model)
-    if layer_type_of(text, layer) != "sliding_attention":
+    return window_of_config(text_config_of(model), layer)
+
+
+def window_of_config(config: Any, layer: int) -> int | None:
+    """The same, as the transformers config of a language model has it."""
+    if layer_type_of(config, layer) != "sliding_attention":
         return None
-    return int(getattr(text, "sliding_window", None) or text.window_size)
+    return int(getattr(config, "sliding_window", None) or config.window_size)
 
 
 def layer_type_of(config: Any, layer: int) -> str:

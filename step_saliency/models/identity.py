@@ -4,6 +4,7 @@ Kept beside the models, in a weak table, so that the TransformerLens objects the
 TransformerLens made them. A model that was not loaded here is described by what it says of itself.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -42,18 +43,32 @@ class Origin:
 
 
 _ORIGINS: "WeakKeyDictionary[nn.Module, Origin]" = WeakKeyDictionary()
+_CONFIGS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 _TOKENIZERS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 
 
-def record_origin(model: nn.Module, origin: Origin) -> None:
-    """Remember where ``model`` and its tokenizer came from, for as long as it lives."""
+def record_origin(model: nn.Module, origin: Origin, config: Any) -> None:
+    """Remember where ``model`` and its tokenizer came from, for as long as it lives.
+
+    Args:
+        model: The model.
+        origin: Where it came from.
+        config: The transformers config of the checkpoint.
+    """
     _ORIGINS[model] = origin
+    _CONFIGS[model] = copy.deepcopy(config)
     _TOKENIZERS[model] = getattr(model, "tokenizer", None)
 
 
 def origin_of(model: nn.Module) -> Origin | None:
     """Where ``model`` came from; None for a model that was not loaded here."""
     return _ORIGINS.get(model)
+
+
+def config_of_origin(model: nn.Module) -> Any:
+    """The transformers config of the checkpoint's language model; None if not loaded here."""
+    config = _CONFIGS.get(model)
+    return getattr(config, "text_config", None) or config
 
 
 def tokenizer_of_origin(model: nn.Module) -> Any:

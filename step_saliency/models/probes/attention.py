@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from step_saliency.models.facts import n_ctx, window
+from step_saliency.models.facts import n_ctx, window, window_of_config
+from step_saliency.models.identity import config_of_origin
 from step_saliency.models.masks import is_seen, last_rows
 from step_saliency.models.probes.examination import Examination
 from step_saliency.models.probes.measure import Measurement, no_fault, not_measured
@@ -78,6 +79,7 @@ def windows(examination: Examination) -> Measurement:
     model = examination.model
     sizes = [window(model, layer) for layer in range(examination.n_layers)]
     faults = [*_by_scores(examination, sizes), *_by_number(model, sizes)]
+    faults += _by_checkpoint(model, sizes)
     longest = max((size for size in sizes if size is not None), default=0)
     n_keys = min(n_ctx(model), max(longest + 2, examination.tokens.shape[1]))
     if n_keys > MOST_KEYS:
@@ -116,4 +118,18 @@ def _by_number(model: Any, sizes: list[int | None]) -> list[str]:
         own = getattr(inner, "sliding_window", size)
         if own != size:
             faults.append(f"the attention of layer {layer} has a window of {own}, not {size}")
+    return faults
+
+
+def _by_checkpoint(model: Any, sizes: list[int | None]) -> list[str]:
+    """Windows of the checkpoint, shorter than the context, that the model does not have."""
+    config = config_of_origin(model)
+    if config is None:
+        return []
+    longest = n_ctx(model)
+    faults = []
+    for layer, size in enumerate(sizes):
+        stored = window_of_config(config, layer)
+        if min(stored or longest, longest) != min(size or longest, longest):
+            faults.append(f"layer {layer} has a window of {stored} in the checkpoint, {size} here")
     return faults
