@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from analyses.claims.verdict import (
     NOT_RUN,
     Effect,
     Judgement,
+    Verdict,
     judge,
 )
 from analyses.findings.tables import NotRunError, Results
@@ -163,20 +164,38 @@ def table_lines(table: pd.DataFrame) -> str:
 
 
 def quoted(table: pd.DataFrame) -> str:
-    """What the README quotes: one row for each claim and model, as the whole table has it.
+    """What the README quotes: one row for each claim and model, and what its other readings say.
 
-    The first reading that was measured and has a matched control, else the first that was
+    The reading is the first that was measured and has a matched control, else the first that was
     measured, else the first that is not testable here.
     """
-    kept = []
+    lines = [
+        "| claim | model | one reading | estimate | under its control | verdict | all readings |",
+        "|---|---|---|---:|---:|---|---|",
+    ]
     for _, rows in table.groupby(["claim", "model"], sort=False):
         known = rows["estimate"].notna()
         with_control = known & rows["control_matched"].eq(True)
         for some in (with_control, known, rows["verdict"] == "not testable here"):
             if some.any():
-                kept.append(rows[some].index[0])
+                row = {str(name): value for name, value in rows[some].iloc[0].items()}
+                lines.append(_quoted_line(row, rows["verdict"]))
                 break
-    return table_lines(table.loc[kept])
+    return "\n".join(lines) + "\n"
+
+
+def _quoted_line(row: Mapping[str, Any], verdicts: "pd.Series[str]") -> str:
+    counts = {verdict: int((verdicts == verdict).sum()) for verdict in get_args(Verdict)}
+    cells = (
+        row["claim"],
+        row["model"],
+        f"{row['reading']}: {row['statement']}",
+        _numbers(row, "", row["unit"]),
+        _numbers(row, "control_", ""),
+        f"**{row['verdict']}**",
+        ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def with_quote(page_text: str, table: pd.DataFrame) -> str:
