@@ -105,6 +105,20 @@ def test_false_positive_rate_of_transfer() -> None:
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
+def test_power_of_transfer_for_half_a_standard_deviation() -> None:
+    """A gain of the chosen heads over none and over the band, as large as planted heads give."""
+    rng = np.random.default_rng(4)
+    found = []
+    for sample in valued_sets([BASELINE, "band", "top-2"], n_problems=60, seed=5, n_sets=60):
+        gain = rng.normal(0.8, 0.8, len(sample)) * (sample["condition"] == "top-2")
+        frame = sample.assign(outcome="margin", value=sample["value"] + gain)
+        table = hs.transfer_table(frame, **FAST)
+        table = table[table["condition"] == "top-2"].set_index("reference")
+        found.append((table.loc[[BASELINE, "band"], "p"] <= 0.05).to_numpy())
+    assert (np.mean(found, axis=0) > 0.8).all()
+
+
 def test_one_head_of_many_can_pass_holm() -> None:
     rng = np.random.default_rng(0)
     n, layers, heads = 20, 30, 9

@@ -3,6 +3,7 @@
 import re
 from contextlib import contextmanager
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -341,6 +342,32 @@ def test_summary_is_the_mean_over_problems_of_the_mean_over_a_roles_steps():
     summary = summarise(values)
     assert summary["estimate"].tolist() == [0.375]
     assert summary["n"].tolist() == [2]
+
+
+def drawn_recoveries(rng, *, mean: float, n: int = 30) -> pd.DataFrame:
+    """Recovery of pairs at some layers: skewed, and alike within a pair."""
+    rows = []
+    for problem in range(n):
+        shared = rng.exponential(0.3) - 0.3
+        for layer in range(6):
+            row = {"problem": problem, "kind": "own", "direction": "denoising", "layer": layer}
+            row |= {"site": "resid_post", "role": "before", "head": None, "dropped": False}
+            row["recovery"] = mean + shared + rng.normal(0, 0.2)
+            rows.append({**row, "clean": 2.0, "corrupted": -1.0})
+    return pd.DataFrame(rows).astype({"head": "Int64"})
+
+
+@pytest.mark.nightly
+def test_intervals_of_recovery_miss_a_true_value_as_often_as_they_say_and_find_a_fifth():
+    rng = np.random.default_rng(2)
+    missed, found = [], []
+    for _ in range(200):
+        nothing = summarise(by_role(drawn_recoveries(rng, mean=0.0)))
+        missed.append((nothing["lower"] > 0) | (nothing["upper"] < 0))
+        some = summarise(by_role(drawn_recoveries(rng, mean=0.2)))
+        found.append(some["lower"] > 0)
+    assert 0.03 <= np.mean(missed) <= 0.07
+    assert np.mean(found) > 0.8
 
 
 def test_runs_from_the_command_line(tmp_path):
