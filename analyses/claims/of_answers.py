@@ -19,6 +19,18 @@ DIFFICULTY = Source("claims/difficulty", scale=POINTS)
 SMOOTH = "rows moved as far (KL) by a temperature"
 STRENGTHENED = Source("ablation_strengths/summary", scale=POINTS)
 MATCHED = Source("ablation_matched/summary", scale=POINTS)
+OEB_PLACEBOS = {
+    "bridge": "random keys",
+    "block": "a contiguous block of keys",
+    "permuted": "mass permuted within the bridge",
+    "layers": "random layers",
+}
+SMI_PLACEBOS = {
+    "direction": "random directions",
+    "boundaries": "random boundaries",
+    "other": "momentum of another answer",
+    "layers": "random layers",
+}
 HEADS = Source("head_gradient/summary")
 
 
@@ -57,15 +69,18 @@ OEB = (
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
-    _gain(
-        "OEB helps",
-        "OEB - none, tau_max 0.15",
-        "oeb",
-        OEB_GAIN,
-        control="random keys of equal KL",
-        left=_left("oeb", "oeb-bridge-kl"),
-        matched=True,
-        dose=_dose("oeb-bridge-kl"),
+    *(
+        _gain(
+            "OEB helps",
+            "OEB - none, tau_max 0.15",
+            "oeb",
+            OEB_GAIN,
+            control=f"{what} of equal KL",
+            left=_left("oeb", f"oeb-{kind}-kl"),
+            matched=True,
+            dose=_dose(f"oeb-{kind}-kl"),
+        )
+        for kind, what in OEB_PLACEBOS.items()
     ),
     Reading(
         "OEB helps",
@@ -112,7 +127,7 @@ SMI = (
             matched=True,
             dose=_dose(f"smi-{kind}-kl"),
         )
-        for kind, what in (("direction", "random directions"), ("boundaries", "random boundaries"))
+        for kind, what in SMI_PLACEBOS.items()
     ),
     *(
         _gain(
