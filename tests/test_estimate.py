@@ -355,3 +355,12 @@ def test_nonsense_is_refused() -> None:
         estimate(tiny_model(), 0)
     with pytest.raises(ValueError, match="got Linear"):
         estimate(torch.nn.Linear(2, 2), 10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_more_tokens_are_said_to_fit_than_the_model_reads(backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend, **SHAPE)
+    told = str(estimate(model, 512, available_bytes=200 * GIB)).splitlines()
+    assert "fits (as all of the context of 4,096 tokens would)" in told[2]
+    short = str(estimate(model, 512, available_bytes=2**24)).splitlines()
+    assert re.search(r"\(up to [\d,]+ tokens would\)", short[1])

@@ -9,13 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from transformers import PreTrainedModel
-
 from step_saliency.decoding.rows import Row, StopRules
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
-from step_saliency.models.facts import n_ctx
+from step_saliency.models.facts import stated_context
 from step_saliency.options import Decoding, refuse
 from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.pieces import TokenTable
@@ -157,10 +155,7 @@ def _context(model: Any) -> int:
     """Longest sequence of the model, in tokens."""
     if isinstance(model, LoadedEngine):
         return model.context
-    if not isinstance(model, PreTrainedModel):
-        return n_ctx(model)
-    config = model.config.get_text_config(decoder=True)
-    return int(getattr(config, "max_position_embeddings", None) or NO_CONTEXT_LIMIT)
+    return stated_context(model) or NO_CONTEXT_LIMIT
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:

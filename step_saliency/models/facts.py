@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 Backend = Literal["hooked", "bridge"]
 
@@ -81,6 +82,15 @@ def n_kv_heads(model: nn.Module) -> int:
 def n_ctx(model: nn.Module) -> int:
     """Longest sequence, in tokens."""
     return int(config_of(model).n_ctx)
+
+
+def stated_context(model: nn.Module) -> int | None:
+    """The same, of plain transformers models too; None where a config does not say."""
+    if not isinstance(model, PreTrainedModel):
+        return n_ctx(model)
+    text = model.config.get_text_config(decoder=True)
+    stated = getattr(text, "max_position_embeddings", None)
+    return None if stated is None else int(stated)
 
 
 def device_of(model: nn.Module) -> torch.device:

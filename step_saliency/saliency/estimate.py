@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from step_saliency.models.facts import stated_context
 from step_saliency.models.memory import free_bytes
 from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
 from step_saliency.saliency.cost.shape import model_shape
@@ -84,6 +85,7 @@ class Estimate:
         hooks: The reference path.
         streaming: The path in linear memory.
         n_traces: Number of traces.
+        context: Most tokens that the model reads; None if it does not say.
     """
 
     n_tokens: int
@@ -92,6 +94,7 @@ class Estimate:
     hooks: PathEstimate
     streaming: PathEstimate
     n_traces: int = 1
+    context: int | None = None
 
     def fits(self, path: PathName) -> bool:
         """Whether a path can run, and within the memory available."""
@@ -110,10 +113,12 @@ class Estimate:
         verdict = "fits" if self.fits(path.name) else "does not fit"
         offload = " with offload=True" if path.offload else ""
         kept = f", with {_gigabytes(path.kept_bytes)} more for speed" if path.kept_bytes else ""
+        longest = f"up to {path.longest:,} tokens would"
+        if self.context is not None and path.longest > self.context:
+            longest = f"as all of the context of {self.context:,} tokens would"
         return (
             f"  {path.name:<9}  peak {_gigabytes(path.peak_bytes):>9}   roughly "
-            f"{path.seconds:>7,.1f} s   {verdict}{offload} (up to {path.longest:,} tokens would)"
-            f"{kept}"
+            f"{path.seconds:>7,.1f} s   {verdict}{offload} ({longest}){kept}"
         )
 
 
@@ -166,6 +171,7 @@ def estimate(
             refusal(model),
         ),
         n_traces=len(room.lengths),
+        context=stated_context(model),
     )
 
 
