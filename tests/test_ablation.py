@@ -352,6 +352,7 @@ def test_strong_bridge_raises_the_gold_loss(model: Any) -> None:
 SMALL = ["--n", "4", "--chunk", "2", "--n-losses", "2", "--conditions", "oeb-tau-0.6"]
 
 
+@pytest.mark.nightly
 def test_kill_in_the_middle_loses_nothing(model: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analyses.ablation", *SMALL, "--no-progress"]
     killed = subprocess.Popen(

@@ -131,6 +131,7 @@ def test_planted_lock_in_is_diagnosed_in_its_layers(
     assert (moved > 0.1) == index
 
 
+@pytest.mark.nightly
 def test_planted_lock_in_breaks_answers_and_an_idle_one_none(model: Any) -> None:
     settings = mediation.MediationSettings(n=24, max_new_tokens=120)
     items = read_items(settings)
