@@ -14,7 +14,7 @@ from analyses.mediation.around import WHOLE, AroundSettings, around, around_tabl
 from analyses.running.settings import parse
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region
-from tests.shuffled import N_SETS, rejected, within_bounds
+from tests.shuffled import BOUNDS, N_SETS, rejected
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
@@ -113,21 +113,26 @@ def test_power_for_a_difference_of_half_a_standard_deviation() -> None:
 
 @pytest.mark.nightly
 def test_false_positive_rates() -> None:
-    """Indices that drift with the step and differ by problem, errors at random."""
+    """Indices that drift with the step and differ by problem, errors at random.
+
+    Against answers of other problems the test is conservative: levels of problems cancel in the
+    mean, since each problem stands on both sides, and not in the spread that it is held against.
+    """
     rng = np.random.default_rng(5)
     tables = [
         around_table(answers_of(rng, n_problems=40, samples=6), **FAST) for _ in range(N_SETS)
     ]
-    rates = {}
-    for control in ("risk set", "index"):
-        for place in ("before", "at", "after"):
-            rates[f"{control} {place}"] = rejected(
-                iter(tables),
-                lambda table, control=control, place=place: table.loc[  # type: ignore[misc]
-                    (table["control"] == control) & (table["place"] == place), "p"
-                ].to_numpy(),
-            )
-    assert within_bounds(rates), rates
+    rates = {
+        control: rejected(
+            iter(tables),
+            lambda table, control=control: table.loc[  # type: ignore[misc]
+                (table["control"] == control) & table["place"].isin(["before", "at", "after"]), "p"
+            ].to_numpy(),
+        )
+        for control in ("risk set", "index")
+    }
+    assert BOUNDS[0] <= rates["risk set"] <= BOUNDS[1], rates
+    assert 0.01 <= rates["index"] <= BOUNDS[1], rates
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None
             monkeypatch.setitem(given, name, given[name] * 7)
     monkeypatch.setitem(facts.PAPER, "venue", "ACL 2099")
     monkeypatch.setattr(facts, "SAMPLING_TEMPERATURE", 0.5)
-    monkeypatch.setattr(facts, "reasoner_parameters", lambda: 9e6)
+    monkeypatch.setattr(facts, "parameters", lambda _name: 9e6)
     after = render(tmp_path / "results")
     assert len(before.splitlines()) == len(after.splitlines())
     stayed = []
@@ -225,7 +225,7 @@ def test_what_no_table_has_is_what_the_code_does() -> None:
     weights = Path(step_saliency.__file__).parent / "models/bundled/reasoner/model.safetensors"
     with safe_open(weights, framework="numpy") as file:
         total = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
-    assert facts.reasoner_parameters() == total
+    assert facts.parameters("reasoner") == total
 
 
 def test_numbers_in_words() -> None:

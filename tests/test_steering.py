@@ -163,7 +163,8 @@ def test_false_positive_rate() -> None:
         tables = rival_tables(as_values(values), **FAST)
         return np.concatenate([tables["summary"]["p"], tables["rivals"]["p"]])
 
-    sets = binary_sets(names, n_problems=100, seed=6)
+    # fewer answers that differ make the test conservative: their sum takes few values
+    sets = binary_sets(names, n_problems=400, seed=6)
     assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
 
 

@@ -16,9 +16,9 @@ SAMPLING_TEMPERATURE = 1.0
 """Of the samples that the depth curves are of."""
 
 
-def reasoner_parameters() -> int:
-    """Parameters of the bundled model, by the header of its weights."""
-    file = Path(step_saliency.__file__).parent / "models/bundled/reasoner/model.safetensors"
+def parameters(bundled: str) -> int:
+    """Parameters of a bundled model, by the header of its weights."""
+    file = Path(step_saliency.__file__).parent / "models/bundled" / bundled / "model.safetensors"
     with file.open("rb") as weights:
         header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
     header.pop("__metadata__", None)

@@ -28,7 +28,7 @@ from step_saliency.storage.files import write_text
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
-SUFFIXES = {"reasoner": "", "smollm2": "_smollm2"}
+SUFFIXES = {"reasoner": "", "reporter": "_reporter", "smollm2": "_smollm2"}
 
 Role = Literal["estimate", "control"]
 
@@ -65,6 +65,11 @@ CLAIMS = (
     Claim("premises"),
     Claim("premise_paths"),
     Claim("other_texts"),
+    Claim("reporter_edits", "reporter"),
+    Claim("reporter_decay", "reporter"),
+    Claim("reporter_lock_in", "reporter"),
+    Claim("reporter_pattern", "reporter"),
+    Claim("reporter_compute", "reporter"),
     Claim("smollm2_edits", "smollm2"),
     Claim("smollm2_cut_edges", "smollm2"),
     Claim("smollm2_premise_paths", "smollm2"),
@@ -127,7 +132,7 @@ def claim_context(results: Results) -> dict[str, Any]:
         "paper": facts.PAPER,
         "strong": facts.STRONG,
         "sampling_temperature": facts.SAMPLING_TEMPERATURE,
-        "reasoner_parameters": facts.reasoner_parameters(),
+        "parameters": facts.parameters,
     }
 
 

@@ -22,6 +22,7 @@ SOURCES = {
     "placebo": Source("ablation/placebos", scale=POINTS),
     "matched": Source("ablation_matched/summary", scale=POINTS),
     "matched_placebo": Source("ablation_matched/placebos", scale=POINTS),
+    "matched_share": Source("ablation_matched/accuracy"),
     "matched_dose": Source("ablation_matched/doses"),
     "interaction": Source("ablation/contrasts", {"contrast": "interaction"}, POINTS),
     "gold_loss": Source("ablation/losses", {"outcome": "loss"}, MILLI),
@@ -29,11 +30,18 @@ SOURCES = {
     "gold_loss_placebo": Source("ablation/loss_placebos", {"outcome": "loss"}, MILLI),
     "answer_loss_placebo": Source("ablation/loss_placebos", {"outcome": "answer_loss"}, MILLI),
     "format_errors": Source("error_kinds/changes", {"state": "format"}, POINTS),
+    "summary_errors": Source("error_kinds/changes", {"state": "summary"}, POINTS),
     "flow": Source("error_kinds/flow", scale=POINTS),
     "log_odds": Source("mediation/paths", {"variable": "margin"}),
     "log_odds_contrast": Source("mediation/summary", {"outcome": "margin"}),
     "answers_placebo": Source("mediation/answers_placebos", scale=POINTS),
     "planted": Source("mediation_injection/injection_accuracy", scale=POINTS),
+    "planted_summary_errors": Source(
+        "mediation_injection/injection_kinds", {"state": "summary"}, POINTS
+    ),
+    "planted_summary_errors_placebo": Source(
+        "mediation_injection/injection_kind_placebos", {"state": "summary"}, POINTS
+    ),
     "planted_placebo": Source("mediation_injection/injection_placebos", scale=POINTS),
     "decoding": Source("compute_matched/comparisons", scale=POINTS),
     "cool_decoding": Source("compute_matched_t06/comparisons", scale=POINTS),
