@@ -36,7 +36,7 @@ WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
 PROSE_NUMBER = re.compile(rf"[-−]?\d[\d.,]*\d|\d|\b(?:none|one|{IN_WORDS})\b", re.IGNORECASE)
 
 
-IN_CONDITIONS = ["eight", "two", "0.8"]
+IN_CONDITIONS = ["eight", "two", "0.8", "eight"]
 """Sizes of votes and strengths that a condition is named by."""
 
 

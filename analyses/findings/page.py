@@ -59,6 +59,7 @@ CLAIMS = (
     Claim("propagation_errors", of_paper=True),
     Claim("compute", of_paper=True),
     Claim("mended_pattern", of_paper=True),
+    Claim("rivals", of_paper=True),
     Claim("planted_lock_in"),
     Claim("few_heads"),
     Claim("cut_edges"),

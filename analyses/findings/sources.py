@@ -46,6 +46,8 @@ SOURCES = {
     "decoding": Source("compute_matched/comparisons", scale=POINTS),
     "cool_decoding": Source("compute_matched_t06/comparisons", scale=POINTS),
     "twice_the_votes": Source("claims/contrasts", scale=POINTS),
+    "rival": Source("rivals/summary", scale=POINTS),
+    "against_rival": Source("rivals/rivals", scale=POINTS),
     "strength": Source("ablation_strengths/summary", scale=POINTS),
     "decoding_cost": Source("compute_matched/summary", {"outcome": "tokens"}),
     "steered_log_odds": Source("head_steering_transfer/summary", {**_STEERED, "outcome": "margin"}),
