@@ -114,7 +114,7 @@ class Estimate:
         offload = " with offload=True" if path.offload else ""
         kept = f", with {_gigabytes(path.kept_bytes)} more for speed" if path.kept_bytes else ""
         longest = f"up to {path.longest:,} tokens would"
-        if self.context is not None and path.longest > self.context:
+        if self.context is not None and self.n_tokens <= self.context < path.longest:
             longest = f"as all of the context of {self.context:,} tokens would"
         return (
             f"  {path.name:<9}  peak {_gigabytes(path.peak_bytes):>9}   roughly "
