@@ -50,6 +50,7 @@ SOURCES = {
     "against_rival": Source("rivals/rivals", scale=POINTS),
     "strength": Source("ablation_strengths/summary", scale=POINTS),
     "decoding_cost": Source("compute_matched/summary", {"outcome": "tokens"}),
+    "gradient_heads": Source("head_gradient/summary"),
     "steered_log_odds": Source("head_steering_transfer/summary", {**_STEERED, "outcome": "margin"}),
     "steered_loss": Source(
         "head_steering_transfer/summary", {**_STEERED, "outcome": "loss"}, MILLI
