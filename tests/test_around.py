@@ -14,7 +14,7 @@ from analyses.mediation.around import WHOLE, AroundSettings, around, around_tabl
 from analyses.running.settings import parse
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region
-from tests.shuffled import BOUNDS, N_SETS, rejected
+from tests.shuffled import BOUNDS, N_SETS, rejected, within_bounds
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 
@@ -26,10 +26,11 @@ def answers_of(
     samples: int = 8,
     n_steps: int = 6,
     planted: dict[str, float] | None = None,
+    levels: float = 0.5,
 ) -> pd.DataFrame:
     """Indices of answers that go wrong at random, raised where something is planted."""
     shape = (n_problems, samples, n_steps)
-    lock_in = 0.5 * rng.normal(size=(n_problems, 1, 1)) + rng.lognormal(sigma=0.5, size=shape)
+    lock_in = levels * rng.normal(size=(n_problems, 1, 1)) + rng.lognormal(sigma=0.5, size=shape)
     lock_in += np.linspace(0, 2, n_steps)  # drifts with the step
     wrong = rng.integers(1, n_steps, shape[:2])
     is_wrong = rng.random(shape[:2]) < 0.4
@@ -111,28 +112,46 @@ def test_power_for_a_difference_of_half_a_standard_deviation() -> None:
     assert np.mean(found) > 0.8
 
 
-@pytest.mark.nightly
-def test_false_positive_rates() -> None:
-    """Indices that drift with the step and differ by problem, errors at random.
-
-    Against answers of other problems the test is conservative: levels of problems cancel in the
-    mean, since each problem stands on both sides, and not in the spread that it is held against.
-    """
+def false_positives(levels: float) -> dict[str, float]:
+    """Rate by control and place: indices drift with the step, errors come at random."""
     rng = np.random.default_rng(5)
     tables = [
-        around_table(answers_of(rng, n_problems=40, samples=6), **FAST) for _ in range(N_SETS)
+        around_table(answers_of(rng, n_problems=40, samples=6, levels=levels), **FAST)
+        for _ in range(N_SETS)
     ]
-    rates = {
-        control: rejected(
+    return {
+        f"{control} {place}": rejected(
             iter(tables),
-            lambda table, control=control: table.loc[  # type: ignore[misc]
-                (table["control"] == control) & table["place"].isin(["before", "at", "after"]), "p"
+            lambda table, control=control, place=place: table.loc[  # type: ignore[misc]
+                (table["control"] == control) & (table["place"] == place), "p"
             ].to_numpy(),
         )
         for control in ("risk set", "index")
+        for place in ("before", "at", "after")
     }
-    assert BOUNDS[0] <= rates["risk set"] <= BOUNDS[1], rates
-    assert 0.01 <= rates["index"] <= BOUNDS[1], rates
+
+
+@pytest.mark.nightly
+def test_false_positive_rates() -> None:
+    """Where problems differ, the test against answers of other problems is conservative.
+
+    Their levels cancel in the mean, since each problem stands on both sides, and not in the spread
+    that the mean is held against; the test below is of problems that do not differ.
+    """
+    rates = false_positives(levels=0.5)
+    assert within_bounds({name: rate for name, rate in rates.items() if "risk set" in name}), rates
+    assert max(rates.values()) <= BOUNDS[1], rates
+
+
+@pytest.mark.nightly
+def test_false_positive_rates_where_problems_do_not_differ() -> None:
+    """Taken over the three places: 200 sets tell a single rate to 1.5 points only."""
+    rates = false_positives(levels=0.0)
+    of_controls = {
+        control: float(np.mean([rate for name, rate in rates.items() if name.startswith(control)]))
+        for control in ("risk set", "index")
+    }
+    assert within_bounds(of_controls), rates
 
 
 @pytest.fixture(scope="module")

@@ -382,25 +382,12 @@ def heard() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
 def test_interrupts_where_changes_begin_and_end_leave_the_model_as_it_was(
-    kind: str, backend: Backend
+    kind: str, backend: Backend, every: int
 ) -> None:
-    interrupted_everywhere(kind, backend, every=20)
-
-
-@pytest.mark.nightly
-@pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
-def test_interrupts_wherever_changes_begin_and_end_leave_the_model_as_it_was(
-    kind: str, backend: Backend
-) -> None:
-    interrupted_everywhere(kind, backend, every=1)
-
-
-def interrupted_everywhere(kind: str, backend: Backend, *, every: int) -> None:
     """Interrupt a job in the first line of functions that make, or take back, a change."""
     model = model_of("qwen2", backend)
     job = jobs_on(model)[kind]

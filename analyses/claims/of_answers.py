@@ -1,5 +1,6 @@
 """Claims about answers: what StepFlow and its halves do to accuracy, where, and how strong."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from analyses.claims.reading import (
@@ -51,6 +52,30 @@ def _dose(placebo: str) -> Place:
     return at(Source("ablation_matched/doses"), condition=placebo)
 
 
+def _matched(
+    claim: str,
+    statement: str,
+    condition: str,
+    margin: float,
+    placebos: Mapping[str, str],
+    dose: str,
+) -> list[Reading]:
+    """One reading for each placebo of equal dose."""
+    return [
+        _gain(
+            claim,
+            statement,
+            condition,
+            margin,
+            control=f"{what} of equal {dose}",
+            left=_left(condition, f"{condition}-{kind}-kl"),
+            matched=True,
+            dose=_dose(f"{condition}-{kind}-kl"),
+        )
+        for kind, what in placebos.items()
+    ]
+
+
 OEB = (
     _gain(
         "OEB helps",
@@ -69,19 +94,7 @@ OEB = (
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
-    *(
-        _gain(
-            "OEB helps",
-            "OEB - none, tau_max 0.15",
-            "oeb",
-            OEB_GAIN,
-            control=f"{what} of equal KL",
-            left=_left("oeb", f"oeb-{kind}-kl"),
-            matched=True,
-            dose=_dose(f"oeb-{kind}-kl"),
-        )
-        for kind, what in OEB_PLACEBOS.items()
-    ),
+    *_matched("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
     Reading(
         "OEB helps",
         "right token against the written one at the error, tau_max 0.3",
@@ -116,19 +129,7 @@ SMI = (
         control="random directions (not matched in the residual)",
         left=at("placebo", condition="smi", reference="smi-direction"),
     ),
-    *(
-        _gain(
-            "SMI helps",
-            "SMI - none, alpha 0.06",
-            "smi",
-            SMI_GAIN,
-            control=f"{what} of equal norm",
-            left=_left("smi", f"smi-{kind}-kl"),
-            matched=True,
-            dose=_dose(f"smi-{kind}-kl"),
-        )
-        for kind, what in SMI_PLACEBOS.items()
-    ),
+    *_matched("SMI helps", "SMI - none, alpha 0.06", "smi", SMI_GAIN, SMI_PLACEBOS, "norm"),
     *(
         _gain(
             "SMI helps",
