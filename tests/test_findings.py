@@ -116,6 +116,7 @@ def test_the_readme_quotes_the_page() -> None:
     assert cuts
     quoted = re.findall(rf"{NUMBER} (\[[^\]]+\])", prose + cuts)
     assert len(quoted) > 12
+    assert len(re.findall(rf"{NUMBER} \[", claims + cuts)) > 20
     page = render(RESULTS)
     missing = [pair for pair in quoted if " ".join(pair) not in page]
     assert not missing
