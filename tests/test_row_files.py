@@ -41,6 +41,7 @@ def check(source: Input) -> None:
         gzip.compress(lines(*ROWS).encode()),
         gzip.compress(json.dumps(ROWS, indent=1).encode()),
     ],
+    ids=["bom", "crlf", "empty lines", "array", "indented", "rows in lines", "gzip", "gzip array"],
 )  # fmt: skip
 def test_json_in_its_forms(data: bytes, tmp_path: Path) -> None:
     check(read_input(written(tmp_path / "in.jsonl", data)))
@@ -89,7 +90,11 @@ def test_one_indented_object(tmp_path: Path) -> None:
         (b"\x00" * 100, "binary"),
         (b"", "no rows"),
     ],
-)
+    ids=[
+        "utf-16", "utf-16 without mark", "zstandard", "cut gzip", "no gzip", "no parquet",
+        "cut json", "no zip", "zeros", "empty",
+    ],
+)  # fmt: skip
 def test_files_that_cannot_be_read_are_refused_by_name(
     data: bytes, message: str, tmp_path: Path
 ) -> None:
