@@ -301,6 +301,51 @@ def test_edits_left_in_another_order_or_thread_leave_nothing() -> None:
     assert turn_of(model).holder is None
 
 
+def test_a_thread_that_takes_turn_after_turn_keeps_none_out() -> None:
+    model = tiny_model("llama")
+    has_begun, has_had_its_turn = threading.Event(), threading.Event()
+    taken = 0
+
+    def take_turns() -> None:
+        nonlocal taken
+        while taken < 3000 and not has_had_its_turn.is_set():
+            with turn(model):
+                taken += 1
+                has_begun.set()
+                time.sleep(0.001)
+
+    greedy = threading.Thread(target=take_turns)
+    greedy.start()
+    has_begun.wait()
+    with turn(model):
+        at_ours = taken
+        has_had_its_turn.set()
+    greedy.join()
+    assert at_ours < 3000
+    assert not turn_of(model)._waiting
+
+
+def test_who_is_broken_off_while_it_waits_keeps_no_place() -> None:
+    model = tiny_model("llama")
+    outcome: list[str] = []
+
+    def wait_and_give_up() -> None:
+        try:
+            with turn(model):
+                outcome.append("had its turn")
+        except ZeroDivisionError:
+            outcome.append("gave up")
+
+    with turn(model), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("step_saliency.models.turns.wait", lambda: 1 / 0)
+        waiting = threading.Thread(target=wait_and_give_up)
+        waiting.start()
+        waiting.join()
+    assert outcome == ["gave up"]
+    with turn(model):
+        assert turn_of(model).holder is threading.current_thread()
+
+
 def test_a_thread_that_ended_with_edits_attached_is_named() -> None:
     model = tiny_model("qwen2")
     sessions: list[Any] = []

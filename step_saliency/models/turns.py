@@ -45,13 +45,17 @@ Alone = Literal["waits", "refuses"]
 
 
 class Turn:
-    """Who has a model: a reentrant lock that any thread may give back for its holder."""
+    """Who has a model: a reentrant lock that any thread may give back for its holder.
+
+    Who has waited longest is next, so that a thread that takes turn after turn keeps none out.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holder: threading.Thread | None = None
         self.guards: dict[int, Guard] = {}
         self._claims: list[Claim] = []
+        self._waiting: list[Claim] = []
 
     def take(self, claim: "Claim") -> None:
         """Wait until no other thread has it.
@@ -63,25 +67,37 @@ class Turn:
         while True:
             with self.lock:
                 holder = self.holder
-                if holder in (None, claim.thread):
+                if self._is_next(claim):
                     self.holder = claim.thread
                     self._claims.append(claim)
                     return
-            if not holder.is_alive():
+            if holder is not None and not holder.is_alive():
                 raise RuntimeError(
                     f"thread {holder.name!r} ended while edits of it were attached to this "
                     "model; leave their context"
                 )
             if time.monotonic() > said_at:
                 said_at = math.inf
-                _say_what_is_waited_for(holder.name)
+                _say_what_is_waited_for("another" if holder is None else holder.name)
             wait()
+
+    def _is_next(self, claim: "Claim") -> bool:
+        """Whether a claim is the holder's, or nobody's turn it is and none waits longer."""
+        if self.holder is claim.thread:
+            return True
+        if claim not in self._waiting:
+            self._waiting.append(claim)
+        if self.holder is not None or self._waiting[0] is not claim:
+            return False
+        self._waiting.remove(claim)
+        return True
 
     def leave(self, claim: "Claim") -> None:
         """Give up a claim, also one that was broken off; the last one gives the turn back."""
         with self.lock:
-            if claim in self._claims:
-                self._claims.remove(claim)
+            for claims in (self._claims, self._waiting):
+                if claim in claims:
+                    claims.remove(claim)
             if not self._claims and self.holder is claim.thread:
                 self.holder = None
 
