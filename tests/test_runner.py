@@ -16,10 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
+import step_saliency as ss
 from analyses.running import runner, workers
+from analyses.running.cost import Cost, counted
 from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
 from analyses.running.settings import Settings
+from step_saliency.tasks import make_problems
 from tests import toy_analysis
 from tests.toy_analysis import ANALYSIS, KILL, LOG, ToySettings, load
 
@@ -248,7 +251,45 @@ def test_manifest_says_how_to_repeat_the_run(tmp_path, monkeypatch):
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["finished"]
     assert manifest["unit_seconds"] >= 0
+    assert manifest["cost"] == {"passes": 2, "tokens": 40}
     assert manifest["tables"] == ["values", "summary"]
+
+
+def test_a_run_that_was_begun_before_passes_were_counted_says_no_cost(tmp_path, monkeypatch):
+    counted = AnalysisFolder.read_part
+    monkeypatch.setattr(
+        AnalysisFolder,
+        "read_part",
+        lambda self, unit: (part := counted(self, unit)) and replace(part, cost=None),
+    )
+    run(tmp_path / "toy", SETTINGS)
+    assert AnalysisFolder(tmp_path / "toy", "toy").manifest()["cost"] is None
+
+
+@pytest.mark.parametrize("backend", ["auto", "bridge"])
+def test_passes_and_their_tokens_are_counted(backend):
+    model = ss.load_model("reasoner", backend=backend)
+    question = make_problems(1)[0].question
+    tokens = torch.zeros(3, 7, dtype=torch.long)
+    with counted(model.cfg.d_vocab) as cost:
+        model(tokens)
+    assert cost == Cost(1, 21)
+    trace = ss.generate(model, question, max_new_tokens=9, temperature=0.0, progress=False)[0]
+    prompt = len(trace) - trace.meta["response_tokens"]
+    check = Cost(2, 64)  # the fast loop holds the reference model against the model
+    for method, more in (("hooks", Cost()), ("fast", check)):
+        with counted(model.cfg.d_vocab) as cost:
+            ss.generate(
+                model, question, max_new_tokens=9, temperature=0.0, method=method, progress=False
+            )
+        assert cost == Cost(9, prompt + 8) + more, method
+    ss.step_saliency(model, trace)  # checks the model, once
+    with counted(model.cfg.d_vocab) as cost:
+        ss.step_saliency(model, trace)
+    assert cost == Cost(1, len(trace))
+    with counted(None) as cost:
+        model(tokens)
+    assert cost == Cost()
 
 
 def test_no_folder_of_this_machine_gets_into_a_manifest():

@@ -1,6 +1,6 @@
 """Results of an analysis on disk: finished units, tables and a manifest, each whole or not there.
 
-    manifest.json        settings, model, versions, command, seconds
+    manifest.json        settings, model, versions, command, seconds, passes
     values.parquet       what the units gave, in the order of the units
     NAME.parquet         tables that the analysis made of it; summary.csv for reading
     parts/UNIT.parquet   finished units of a run that has not ended; removed at its end
@@ -9,13 +9,14 @@ A part is written beside its place and moved there, so a kill loses no more than
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from analyses.running.cost import Cost
 from step_saliency.storage.files import is_file, make_folder
 from step_saliency.storage.folder import ResultFolder
 from step_saliency.storage.tables import read_noted, write_csv, write_table
@@ -30,21 +31,24 @@ class Done:
         frame: What it gave.
         seconds: How long it took.
         model: Identity of the model that it ran on; None for an analysis without a model.
+        cost: Its forward passes.
     """
 
     unit: str
     frame: pd.DataFrame
     seconds: float
     model: Mapping[str, Any] | None
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A finished unit as it was read back."""
+    """A finished unit as it was read back; an older one has no cost."""
 
     table: pa.Table
     seconds: float
     model: Mapping[str, Any] | None
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class AnalysisFolder(ResultFolder):
         file = self.part(done.unit)
         make_folder(self.check_within("parts"))
         table = pa.Table.from_pandas(done.frame, preserve_index=False)
-        write_table(file, table, note={"seconds": done.seconds, "model": done.model})
+        note = {"seconds": done.seconds, "model": done.model, "cost": asdict(done.cost)}
+        write_table(file, table, note=note)
 
     def read_part(self, unit: str) -> Part | None:
         """A finished unit, or None if it is not there, cut short or damaged."""
@@ -109,7 +114,8 @@ class AnalysisFolder(ResultFolder):
         seconds, model = note.get("seconds"), note.get("model")
         if not isinstance(seconds, int | float) or not isinstance(model, Mapping | None):
             return None
-        return Part(table, seconds, model)
+        cost = note.get("cost")
+        return Part(table, seconds, model, Cost(**cost) if isinstance(cost, Mapping) else None)
 
     def write_values(self, parts: Sequence[Part]) -> pd.DataFrame:
         """Join the parts in their order into ``values.parquet``."""

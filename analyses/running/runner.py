@@ -29,7 +29,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from analyses.running.cost import Cost
 from analyses.running.folder import AnalysisFolder, Done, Part
 from analyses.running.settings import (
     ModelSettings,
@@ -189,6 +190,7 @@ def _run_missing(
         facts["model"] = _keep(folder, run(job, missing) if missing else (), models, bar)
     whole = [_whole(folder, unit) for unit in units]
     facts["unit_seconds"] = round(sum(part.seconds for part in whole), 1)
+    facts["cost"] = _total(part.cost for part in whole)
     values = folder.write_values(whole)
     tables = analysis.summarise(values, job.settings)
     folder.write_tables(tables)
@@ -265,6 +267,14 @@ def _whole(folder: AnalysisFolder, unit: Unit) -> Part:
     if part is None:
         raise ValueError(f"{folder.part(unit.name)} was lost or damaged; run the command again")
     return part
+
+
+def _total(costs: Iterable[Cost | None]) -> dict[str, int] | None:
+    """Passes of all units; None where some were done before passes were counted."""
+    known = list(costs)
+    if any(cost is None for cost in known):
+        return None
+    return asdict(sum((cost for cost in known if cost is not None), Cost()))
 
 
 def _check_one_model(folder: AnalysisFolder, models: Sequence[Mapping[str, Any] | None]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
+from analyses.running.cost import counted
 from analyses.running.folder import Done
 from analyses.running.settings import Settings
 from step_saliency.models import model_identity
@@ -85,10 +86,13 @@ class Worker:
     def _run(self, unit: Unit) -> Done:
         if not self.is_loaded:
             self.model, self.is_loaded = self.job.load(self.job.settings), True
+        vocabulary = None if self.model is None else int(self.model.cfg.d_vocab)
         started = time.perf_counter()
-        frame = self.job.run_unit(self.model, unit, self.job.settings)
+        with counted(vocabulary) as cost:
+            frame = self.job.run_unit(self.model, unit, self.job.settings)
         seconds = time.perf_counter() - started
-        return Done(unit.name, frame, seconds, None if self.model is None else identity(self.model))
+        facts = None if self.model is None else identity(self.model)
+        return Done(unit.name, frame, seconds, facts, cost)
 
 
 @contextmanager
