@@ -45,7 +45,7 @@ from analyses.material.conditions import (
     conditions,
 )
 from analyses.material.flows import flow_layers, model_flow
-from analyses.material.problems import TASK, Item, gold_trace, read_items
+from analyses.material.problems import TASK, Item, read_items, solution_traces
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.intervene.matching import effects_on
@@ -97,8 +97,11 @@ def losses(
 def doses(
     model: Any, items: Sequence[Item], some: Sequence[Condition], settings: AnswerSettings
 ) -> pd.DataFrame:
-    """What edits did to the gold solutions, one row per condition and half (``half, n_traces``)."""
-    traces = [gold_trace(model.tokenizer, item) for item in items]
+    """What edits did to solutions, one row per condition and half (``half, n_traces``).
+
+    Solutions are gold, or the model's own (`solution_traces`).
+    """
+    traces = solution_traces(model, items, settings)
     tables = []
     for condition in some:
         flow = model_flow(model, condition, settings)
@@ -257,7 +260,7 @@ class AblationSettings(DepthSettings, AnswerSettings):
     conditions: str = option("all", f"{', '.join(SETS)}, or names: a,b,c")
     n_answers: int | None = option(None, "answer only so many of the problems")
     n_losses: int = option(200, "gold losses of so many problems")
-    n_doses: int = option(0, "doses on the gold solutions of so many problems", later=True)
+    n_doses: int = option(0, "doses on solutions of so many problems", later=True)
 
 
 def units(settings: AblationSettings) -> list[Unit]:

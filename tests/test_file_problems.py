@@ -7,11 +7,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from edit_passes import load
 from row_forms import OWN, TEXT, WRONG
 from tiny import tiny_tokenizer
 
-from analyses.material.problems import SourceSettings, item_trace, read_items
+import step_saliency as ss
+from analyses.ablation import AblationSettings, doses
+from analyses.material.conditions import conditions
+from analyses.material.flows import reference_traces
+from analyses.material.problems import (
+    SourceSettings,
+    file_items,
+    item_trace,
+    opened,
+    read_items,
+    solution_traces,
+)
 from analyses.running.settings import parse
+from step_saliency.intervene import OddsEqualBridge, StepFlow
+from step_saliency.intervene.matching import effects_on
 
 MODEL = SimpleNamespace(tokenizer=tiny_tokenizer())
 
@@ -51,3 +65,58 @@ def test_settings_of_earlier_results_do_not_name_the_fields() -> None:
     assert "field" not in SourceSettings().as_json()
     named = parse(SourceSettings, "--field", "gold=right")
     assert named.as_json()["field"] == "gold=right"
+
+
+CHATTY = (
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+
+
+def test_responses_begin_with_the_opening() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATTY
+    asked = [{"role": "user", "content": "Why?"}]
+    opening = opened(tokenizer, "<think>\\n")
+    told = opening.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert told == "Why?A:<think>\n"
+    assert opening.apply_chat_template(asked, tokenize=False) == "Why?"
+    assert tokenizer.chat_template == CHATTY
+    assert opened(tokenizer, "") is None
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no one chat template"):
+        opened(tokenizer, "<think>")
+
+
+def test_own_answers_as_references(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": f"What is {i} and {i}?", "answer": str(2 * i)} for i in range(6)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = load("qwen2", n_layers=4)
+    settings = AblationSettings(
+        data=str(file), n=3, references="own", instruction="Say it.", max_new_tokens=12, depth=4
+    )
+    traces = reference_traces(model, settings)
+    assert [trace.meta["problem"] for trace in traces] == [
+        item.id for item in file_items(str(file))[3:]
+    ]
+    written = ss.generate(
+        model,
+        [f"{row['question']}\nSay it." for row in rows[3:]],
+        temperature=0.0,
+        max_new_tokens=12,
+        progress=False,
+    )
+    assert [trace.tokens.tolist() for trace in traces] == [
+        trace.tokens.tolist() for trace in written
+    ]
+    gold = reference_traces(model, replace(settings, references="gold"))
+    assert [trace.response for trace in gold] == [str(row["answer"]) for row in rows[3:]]
+    table = doses(model, read_items(settings), conditions(4, "oeb"), settings)
+    own = effects_on(
+        model,
+        StepFlow(oeb=OddsEqualBridge([0])),
+        solution_traces(model, read_items(settings), settings),
+    )
+    assert table["rows_seen"].tolist() == own.doses()["rows_seen"].tolist()
+    assert table["kl"].tolist() == own.doses()["kl"].tolist()

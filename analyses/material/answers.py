@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 import step_saliency as ss
-from analyses.material.problems import Item, SourceSettings, asked, is_right
+from analyses.material.problems import Item, SourceSettings, asked, is_right, opened
 from analyses.running.settings import Settings, option
 from step_saliency.options import Decoding
 from step_saliency.tasks.grading import split_response
@@ -87,6 +87,7 @@ def answers(
         model,
         [asked(item, settings.instruction) for item in items],
         flow=flow,
+        tokenizer=opened(model.tokenizer, settings.opening),
         decoding=settings.decoding,
         question_numbers=[item.number for item in items],
         progress=False,

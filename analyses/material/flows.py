@@ -12,7 +12,14 @@ from typing import Any
 
 import step_saliency as ss
 from analyses.material.conditions import Condition, layers_in
-from analyses.material.problems import TASK, Item, SourceSettings, file_items, gold_trace
+from analyses.material.problems import (
+    TASK,
+    Item,
+    SourceSettings,
+    file_items,
+    gold_trace,
+    solution_traces,
+)
 from step_saliency.diagnosis import diagnose, find_bands
 from step_saliency.intervene import OddsEqualBridge, StepFlow, StepMomentumInjection
 from step_saliency.intervene.placebos import MomentumBank, momentum_bank
@@ -154,14 +161,25 @@ def reference_items(settings: SourceSettings) -> list[Item]:
 
 def _source(settings: SourceSettings) -> SourceSettings:
     """What of settings other problems hang on: all conditions share what is set up on them."""
-    names = ("data", "n", "level", "family", "seed", "field")
+    names = ["data", "n", "level", "family", "seed", "field", "references"]
+    if settings.references == "own":
+        names += ["instruction", "opening", "max_new_tokens", "format", "splitter"]
     return SourceSettings(**{name: getattr(settings, name) for name in names})
 
 
 def _reference_traces(model: Any, source: SourceSettings) -> list[Trace]:
+    if source.references == "own":
+        return _own_traces(model, source)
     if source.data == TASK:
         return [p.trace(model.tokenizer) for p in _other_problems(source)]
     return [gold_trace(model.tokenizer, item) for item in _other_rows(source)]
+
+
+@lru_cache(maxsize=1)
+def _own_traces(model: Any, source: SourceSettings) -> list[Trace]:
+    """The model's answers to `N_MATCHING` problems that are not answered in the run."""
+    items = reference_items(source)[-N_MATCHING:]
+    return solution_traces(model, items, source)
 
 
 def _other_problems(source: SourceSettings) -> list[Problem]:
@@ -171,11 +189,12 @@ def _other_problems(source: SourceSettings) -> list[Problem]:
 
 def _other_rows(source: SourceSettings) -> list[Item]:
     """The last rows of a file that are not among the n problems that are answered."""
-    rows = file_items(source.data, field=source.field)[source.n :][-N_REFERENCE_ROWS:]
+    most = N_REFERENCE_ROWS if source.references == "gold" else N_MATCHING
+    rows = file_items(source.data, field=source.field)[source.n :][-most:]
     if not rows:
         raise ValueError(
             f"n={source.n}: {source.data} has no other rows to find bands or take momentum from; "
-            f"answer fewer of them (up to {N_REFERENCE_ROWS} are set aside)"
+            f"answer fewer of them (up to {most} are set aside)"
         )
     return rows
 

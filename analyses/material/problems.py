@@ -9,6 +9,9 @@ traces that the other analyses would look at, one JSON object a line.
 """
 
 import argparse
+import copy
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -63,9 +66,15 @@ class SourceSettings(ModelSettings):
     temperature: float = 0.0
     max_new_tokens: int = 256
     instruction: str = option("", "line added to questions of a file")
+    opening: str = option("", "what responses to a file begin with, as '<think>\\n'", later=True)
     format: str = option("auto", "of responses to a file")
     splitter: str = option("sentence", "of responses to a file")
     field: str = option("", "which field of a row holds what", metavar="ROLE=NAME,...", later=True)
+    references: Literal["gold", "own"] = option(
+        "gold",
+        "texts that placebos are matched on and doses measured on: solutions, or the model's own",
+        later=True,
+    )
 
 
 def read_items(settings: SourceSettings) -> list[Item]:
@@ -139,6 +148,7 @@ def item_traces(model: Any, item: Item, settings: SourceSettings, *, n: int) -> 
     written = ss.generate(
         model,
         [asked(item, settings.instruction)],
+        tokenizer=opened(model.tokenizer, settings.opening),
         n=n,
         temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens,
@@ -153,9 +163,56 @@ def item_traces(model: Any, item: Item, settings: SourceSettings, *, n: int) -> 
     return [_labelled(item, trace) for trace in written]
 
 
+def solution_traces(model: Any, items: Sequence[Item], settings: SourceSettings) -> list[Trace]:
+    """Texts that edits are set up and measured on: gold solutions, or greedy answers of the model.
+
+    Gold solutions of a file are in another form than what a model writes, without a mark between
+    thinking and summary for instance; where edits read that form, its own answers are the choice.
+    """
+    if settings.references == "gold":
+        return [gold_trace(model.tokenizer, item) for item in items]
+    cut: dict[str, Any] = {"format": settings.format, "splitter": settings.splitter}
+    written = ss.generate(
+        model,
+        [asked(item, settings.instruction) for item in items],
+        tokenizer=opened(model.tokenizer, settings.opening),
+        temperature=0.0,
+        max_new_tokens=settings.max_new_tokens,
+        progress=False,
+        **cut,
+    )
+    return [_labelled(item, trace) for item, trace in zip(items, written, strict=True)]
+
+
 def asked(item: Item, instruction: str) -> str:
     """The question as the model gets it: rows of a file take an instruction."""
     return f"{item.question}\n{instruction}" if item.row and instruction else item.question
+
+
+def opened(tokenizer: Any, opening: str) -> Any:
+    """A tokenizer whose chat template begins the response, as that of R1 does with ``<think>``.
+
+    Args:
+        tokenizer: Of the model; it is left as it is.
+        opening: Text after the template's own; with ``\\n`` for a new line. Empty: None, for the
+            model's tokenizer.
+
+    Raises:
+        ValueError: a tokenizer without a chat template.
+    """
+    if not opening:
+        return None
+    if not isinstance(tokenizer.chat_template, str):
+        raise ValueError(
+            f"opening={opening!r}: the tokenizer has no one chat template to put it after; give it "
+            "one, or leave the opening out"
+        )
+    text = opening.replace("\\n", "\n")
+    other = copy.copy(tokenizer)
+    other.chat_template = tokenizer.chat_template + (
+        "{% if add_generation_prompt %}{{ " + json.dumps(text) + " }}{% endif %}"
+    )
+    return other
 
 
 def is_right(item: Item, text: str) -> bool:
