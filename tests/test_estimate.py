@@ -1,6 +1,7 @@
 """What a map is said to cost, against what it costs."""
 
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -319,7 +320,15 @@ def test_auto_takes_hooks_where_streaming_cannot_honour_a_hook(backend: Backend)
     model = tiny_model(backend=backend)
     hook = ("blocks.0.attn.hook_attn_scores", lambda scores, hook: scores)
     with model.hooks(fwd_hooks=[hook]):
-        assert choose_path(model, 2000).name == "hooks"
+        with pytest.warns(
+            UserWarning, match="mapped by hooks, slower .* there is a hook at"
+        ) as said:
+            assert choose_path(model, 2000).name == "hooks"
+        assert len(said) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert choose_path(model, 2000, method="hooks").name == "hooks"
+            assert choose_path(model, 200).name == "hooks"
         told = estimate(model, 2000)
         assert told.streaming.refusal is not None
         assert not told.fits("streaming")

@@ -10,6 +10,7 @@ Experts are counted as if tokens were spread evenly over them. What others take 
 meanwhile is not known.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -191,7 +192,8 @@ def choose_path(
     ``"auto"`` takes hooks up to `SHORT` tokens and where streaming refuses the model (for instance
     because of hooks at attention scores), else streaming; and the other one if that alone fits.
     ``offload="auto"`` offloads where streaming fits into a GPU's memory in no other way;
-    ``keep="auto"`` keeps the most that takes no more than `SPARE` of what is free.
+    ``keep="auto"`` keeps the most that takes no more than `SPARE` of what is free. A warning says
+    why a long trace is mapped by hooks.
 
     Args:
         model: The model.
@@ -214,6 +216,8 @@ def choose_path(
     for path in paths:
         is_allowed = method in ("auto", path.name) and refusals[path.name] is None
         if is_allowed and (candidate := _Candidate(room, path)).fits:
+            if method == "auto" and path.name == "hooks" and max(room.lengths) > SHORT:
+                _say_slower(refusals["streaming"] or "streaming does not fit")
             return candidate.chosen
     if method != "auto" and (reason := refusals[method]) is not None:
         raise ValueError(reason)
@@ -333,6 +337,14 @@ def _room(
     shape = model_shape(model)
     free = free_bytes(shape.device) if available_bytes is None else available_bytes
     return _Room(Work.of(shape, objective, layers), lengths, free)
+
+
+def _say_slower(reason: str) -> None:
+    warnings.warn(
+        "mapped by hooks, slower than streaming and in memory that grows with the square of the "
+        f"length: {reason}",
+        stacklevel=4,
+    )
 
 
 def _hooks_refusal(model: nn.Module) -> str | None:
