@@ -10,6 +10,8 @@ from maps import make_saliency, make_trace
 from scipy import stats
 
 from step_saliency.diagnosis import compare, diagnose
+from step_saliency.diagnosis.same_step import contrast_at_steps
+from step_saliency.options import Draws
 
 RESULTS = ["estimate", "lower", "upper", "p_value", "effect_size", "auroc"]
 
@@ -169,6 +171,24 @@ def test_drawn_permutations_come_close_to_all_of_them():
     many = plain(compare(table, n_permutations=511, seed=5))
     assert drawn["p_value"].to_numpy() == pytest.approx(exact["p_value"].to_numpy(), abs=0.07)
     assert not np.array_equal(drawn["p_value"], many["p_value"])
+
+
+@pytest.mark.parametrize("n_problems", [2, 12])
+@pytest.mark.parametrize("match", ["length", "step_index"])
+def test_problems_that_all_agree_leave_the_area_an_interval(n_problems, match):
+    problems = np.repeat(np.arange(n_problems), 4)
+    is_correct = np.tile([True, True, False, False], n_problems)
+    values = problems + ~is_correct
+    if match == "length":
+        result = compare(table_of(values, is_correct, problems), n_permutations=50)
+    else:
+        rows = [[[value]] for value in values]
+        result = contrast_at_steps(np.array(rows, float), problems, ~is_correct, Draws())
+        result = result.assign(metric="m0", control="none")
+    row = plain(result).iloc[0]
+    z_squared = stats.norm.ppf(0.975) ** 2
+    assert (row["auroc"], row["auroc_upper"]) == (1, 1)
+    assert row["auroc_lower"] == pytest.approx(n_problems / (n_problems + z_squared))
 
 
 def test_auroc_is_the_share_of_pairs_that_a_loop_counts():

@@ -32,10 +32,10 @@ same step index (`step_saliency.diagnosis.same_step`) and regression on the leng
 
 Assumptions: problems are independent, and given the problem (and the length) correct and error
 traces would be exchangeable if the metric had nothing to do with correctness. A difference is an
-association, not a cause. When it misleads: with fewer than ten problems intervals are rough, and
-that of `auroc` collapses to a point where all problems agree; read `n` and the p-value. Problems
-that are always or never solved say nothing here, so the result is about problems of middling
-difficulty.
+association, not a cause. Where all problems but a few agree wholly, `auroc` has Wilson's interval,
+as a share that is 0 or 1 has (`step_saliency.stats.counts`). When it misleads: with fewer than ten
+problems intervals are rough; read `n` and the p-value. Problems that are always or never solved say
+nothing here, so the result is about problems of middling difficulty.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

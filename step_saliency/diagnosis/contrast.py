@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from step_saliency.diagnosis.matching import Design
 from step_saliency.options import Draws
+from step_saliency.stats.counts import share_from_counts
 from step_saliency.stats.paired import standardised
 from step_saliency.stats.permutation import exchanged_labels, permutation_p_values, sign_flips
 from step_saliency.stats.resampling import Bootstrap
@@ -42,7 +43,7 @@ def contrast(values: Float[np.ndarray, "trace key"], design: Design, draws: Draw
         "mean_error": design.by_problem(np.maximum(weights, 0), values).mean(0),
         **_tests(values, differences, design, draws),
         "effect_size": standardised(differences),
-        **estimates(AREAS, _areas(values, design), bootstrap),
+        **area_intervals(_areas(values, design), bootstrap, draws.confidence),
         **counts(design),
     }
     return pd.DataFrame(columns, columns=COLUMNS)
@@ -54,6 +55,25 @@ def estimates(
     """Means over problems and their intervals, under these three names."""
     lower, upper = bootstrap.interval(by_problem)
     return dict(zip(names, (by_problem.mean(0), lower, upper), strict=True))
+
+
+def area_intervals(
+    by_problem: Float[np.ndarray, "problem key"], bootstrap: Bootstrap, confidence: float
+) -> dict[str, Float[np.ndarray, "key"]]:
+    """Mean areas with intervals; Wilson's where problems are all one way but for a few.
+
+    Args:
+        by_problem: Area of each problem.
+        bootstrap: Draws of the problems.
+        confidence: Level of the intervals.
+    """
+    columns = estimates(AREAS, by_problem, bootstrap)
+    _, lower, upper = columns.values()
+    for key, column in enumerate(by_problem.T):
+        limits = share_from_counts(column, confidence)
+        if limits is not None:
+            lower[key], upper[key] = limits
+    return columns
 
 
 def counts(design: Design) -> dict[str, int]:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from step_saliency.diagnosis.contrast import AREAS, COLUMNS, INTERVALS, estimates
+from step_saliency.diagnosis.contrast import COLUMNS, INTERVALS, area_intervals, estimates
 from step_saliency.options import Draws
 from step_saliency.stats.paired import standardised
 from step_saliency.stats.permutation import exchanged_labels, permutation_p_values, sign_flips
@@ -112,7 +112,7 @@ def contrast_at_steps(
         "mean_error": np.mean([stratum.mean(True) for stratum in strata], axis=0),
         **tests,
         "effect_size": standardised(differences),
-        **estimates(AREAS, np.stack([stratum.area() for stratum in strata]), bootstrap),
+        **area_intervals(np.stack([stratum.area() for stratum in strata]), bootstrap, draws.confidence),
         **counts,
     }
     return pd.DataFrame(columns, columns=COLUMNS)
