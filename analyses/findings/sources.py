@@ -64,5 +64,8 @@ SOURCES = {
     "premises_unpooled": Source("gold_graph/headline", {**_PREMISES, "pool": None}),
     "patched": Source("patching/summary", _RESID),
     "edge_cut": Source("patching/summary", _EDGE),
+    "cut_up_to": Source("patching_computed/summary", {**_EDGE, "role": "direct up to"}),
+    "computed": Source("patching_computed/summary", {**_RESID, "kind": "computed"}),
+    "computed_cut": Source("patching_computed/summary", {**_EDGE, "kind": "computed"}),
     "text": Source("granularity/summary", {"splitter": "sentence"}),
 }

@@ -30,7 +30,7 @@ error.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -38,7 +38,8 @@ import torch
 from analyses.instruments.step_maps import READINGS, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
-from analyses.material.problems import Item, check_task, read_items
+from analyses.material.problems import TASK, Item, check_task, read_items
+from analyses.material.worked import first_wrong_of
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
@@ -47,7 +48,7 @@ from step_saliency.models.bands import Bands
 from step_saliency.options import Pool, PoolName, Rows, RowsName
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.stats.problems import mean_table
-from step_saliency.trace import Region
+from step_saliency.trace import Region, Trace
 
 PLACES = ("before", "at", "after", "whole")
 CONTROLS = ("risk set", "index")
@@ -55,6 +56,7 @@ INDICES = ("lock_in", "reach", "decay")
 WHOLE = -1
 """Step of the row that is about the whole answer."""
 _KEYS = ["problem", "sample", "reading"]
+RuleName = Literal["grader", "first off", "last on"]
 
 
 def step_rows(saliency: StepSaliency) -> pd.DataFrame:
@@ -89,37 +91,55 @@ def around(
     settings: AnswerSettings,
     *,
     samples: int,
+    temperature: float = 1.0,
     readings: Sequence[Reading] = READINGS,
     pool: Pool = "mean",
     rows: Rows = "target",
+    rule: RuleName = "grader",
 ) -> pd.DataFrame:
     """Indices by row of several answers to each problem, by each reading.
+
+    Args:
+        model: The model.
+        items: Problems.
+        settings: How answers are written.
+        samples: Answers to each problem.
+        temperature: Of these.
+        readings: How maps are read.
+        pool: How tokens are pooled to steps.
+        rows: Which predictions are a step's.
+        rule: What says which step of a wrong answer is the first wrong one.
 
     Returns:
         One row per answer, reading and thinking step (`WHOLE` for all together): ``problem, sample,
         reading, is_correct, first_wrong_step, n_steps, step`` and `INDICES`.
     """
     written, graded = answers(
-        model, items, None, replace(settings, samples=samples, temperature=1.0)
+        model, items, None, replace(settings, samples=samples, temperature=temperature)
     )
     tables = []
     for number, (answer, grade) in enumerate(zip(written, graded.to_dict("records"), strict=True)):
-        problem = items[number // samples].problem
-        assert problem is not None
-        trace = problem.trace(model.tokenizer, answer.response)
+        item = items[number // samples]
+        trace = answer
+        if item.problem is not None:
+            trace = item.problem.trace(model.tokenizer, answer.response)
         if len(trace.region_steps(Region.THINKING)) < 2:
             continue
         about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
-        first = grade["first_wrong_step"]
+        first = _first_wrong(item, trace, grade, rule)
         maps = step_maps(model, trace, readings, pool=pool, rows=rows)
         for reading, saliency in maps.items():
             frame = step_rows(saliency)
-            tables.append(
-                frame.assign(
-                    **about, reading=reading, first_wrong_step=None if pd.isna(first) else first
-                )
-            )
+            tables.append(frame.assign(**about, reading=reading, first_wrong_step=first))
     return pd.concat(tables, ignore_index=True).astype({"first_wrong_step": "Int64"})
+
+
+def _first_wrong(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) -> int | None:
+    if rule == "grader" or grade["is_correct"]:
+        first = grade["first_wrong_step"]
+        return None if pd.isna(first) else int(first)
+    assert item.row is not None
+    return first_wrong_of(trace, item.question, str(item.row.gold), rule)
 
 
 def around_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -206,13 +226,26 @@ class AroundSettings(ForcedSettings, AnswerSettings):
     """Of how many problems, how many answers of each, and how maps are read."""
 
     around_samples: int = option(8, "answers of each problem")
+    around_temperature: float = option(1.0, "of these", later=True)
     pool: PoolName = "mean"
     rows: RowsName = "target"
+    rule: RuleName = option(
+        "grader",
+        "what finds the first wrong step: the task's grader, or GSM8K's worked solutions by either "
+        "rule of analyses.material.worked",
+        later=True,
+    )
 
 
 def units(settings: AroundSettings) -> list[Unit]:
     """Chunks of problems."""
-    check_task(settings, "first wrong steps")
+    if settings.rule == "grader":
+        check_task(settings, "first wrong steps")
+    elif settings.data == TASK:
+        raise ValueError(
+            f"rule={settings.rule!r} reads worked solutions of a file (--data FILE); the bundled "
+            "task has a grader of its own (--rule grader)"
+        )
     return [Unit(f"around-{a:05d}", (a, b)) for a, b in settings.forced_spans]
 
 
@@ -225,8 +258,10 @@ def run_unit(model: Any, unit: Unit, settings: AroundSettings) -> pd.DataFrame:
         items,
         settings,
         samples=settings.around_samples,
+        temperature=settings.around_temperature,
         pool=settings.pool,
         rows=settings.rows,
+        rule=settings.rule,
     )
 
 
