@@ -1,5 +1,8 @@
 """Indices around the first wrong step: what is planted is found at its place, and nowhere else."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,17 @@ import torch
 
 import step_saliency as ss
 from analyses.instruments.step_maps import READINGS, step_map
+from analyses.material.answers import answers
 from analyses.material.problems import read_items
-from analyses.mediation.around import WHOLE, AroundSettings, around, around_table, step_rows
+from analyses.material.worked import Rule, first_wrong_of
+from analyses.mediation.around import (
+    WHOLE,
+    AroundSettings,
+    around,
+    around_table,
+    step_rows,
+    units,
+)
 from analyses.running.settings import parse
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Region
@@ -187,3 +199,33 @@ def test_a_small_run(model: Any) -> None:
     assert set(values["reading"]) == set(READINGS)
     assert values.groupby(["problem", "sample"])["first_wrong_step"].nunique().max() <= 1
     around_table(values, **FAST)
+
+
+@pytest.mark.parametrize("rule", ["first off", "last on"])
+def test_rows_of_a_file_go_wrong_where_their_worked_solution_says(
+    rule: Rule, model: Any, tmp_path: Path
+) -> None:
+    problem = make_problems(1)[0]
+    solution = "It is 2 + 3 = <<2+3=5>>5.\n#### 5"
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"question": problem.question, "answer": solution}) + "\n")
+    settings = parse(AroundSettings, "--data", str(file), "--n", "1", "--rule", rule)
+    items = read_items(settings)
+    values = around(
+        model, items, settings, samples=2, temperature=0.5, readings=["attention"], rule=rule
+    )
+    written, graded = answers(model, items, None, replace(settings, samples=2, temperature=0.5))
+    assert not graded["is_correct"].any()
+    for trace, (_, rows) in zip(written, values.groupby("sample"), strict=True):
+        expected = first_wrong_of(trace, problem.question, solution, rule)
+        first = rows["first_wrong_step"].unique()
+        assert len(first) == 1
+        assert (None if pd.isna(first[0]) else int(first[0])) == expected
+    assert len(units(settings)) == 1
+
+
+def test_a_rule_that_does_not_fit_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reads worked solutions of a file"):
+        units(parse(AroundSettings, "--rule", "last on"))
+    with pytest.raises(ValueError, match="known for the bundled task alone"):
+        units(parse(AroundSettings, "--data", str(tmp_path / "rows.jsonl")))
