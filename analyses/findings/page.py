@@ -69,6 +69,7 @@ CLAIMS = (
     Claim("reporter_edits", "reporter"),
     Claim("reporter_decay", "reporter"),
     Claim("reporter_lock_in", "reporter"),
+    Claim("reporter_heads", "reporter"),
     Claim("reporter_pattern", "reporter"),
     Claim("reporter_compute", "reporter"),
     Claim("smollm2_edits", "smollm2"),
