@@ -15,7 +15,11 @@ from transformers import AutoModelForCausalLM
 import step_saliency as ss
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.models.precision import Widened
-from step_saliency.models.reference import check_reference_model, reference_model
+from step_saliency.models.reference import (
+    check_reference_model,
+    load_reference,
+    reference_model,
+)
 from step_saliency.saliency import log_odds
 from step_saliency.saliency.hooks import reduce_influence
 from step_saliency.saliency.log_odds import cross_entropy_of, log_odds_against
@@ -169,6 +173,16 @@ def test_float16_is_refused_with_advice(method: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_doctor_says_that_maps_refuse_float16(backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend, dtype=torch.float16)
+    report = ss.doctor(model, checks=["gradients", "finite_activations"])
+    assert report.failed == ("gradients",)
+    assert "load with dtype='bfloat16', or 'float32'" in str(report)
+    widened = tiny_model("qwen2", backend=backend)
+    assert ss.doctor(widened, checks=["gradients"]).passed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_rotations_are_not_rounded(saved: Any, backend: Backend) -> None:
     """A model read in bfloat16 turns queries and keys by the frequencies of float32."""
     folder = saved("qwen2")
@@ -189,6 +203,13 @@ def test_rotations_are_not_rounded(saved: Any, backend: Backend) -> None:
 KINDS: tuple[Arch, ...] = ("qwen2", "llama", "gemma2", "gpt_oss")
 
 
+def read_again(model: Any) -> Any:
+    """The transformers model of weights that no change to the model reaches."""
+    reference, reason = load_reference(model)
+    assert reference is not None, reason
+    return reference
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("arch", KINDS)
@@ -197,7 +218,7 @@ def test_the_reference_model_is_checked_in_every_type(
 ) -> None:
     """The weights as loaded pass; a tenth of noise in one matrix of the MLP does not."""
     model = ss.load_model(saved(arch), backend=backend, dtype=dtype)
-    reference, tokens = reference_model(model), (torch.arange(32) * 11 % 80 + 5).tolist()
+    reference, tokens = read_again(model), (torch.arange(32) * 11 % 80 + 5).tolist()
     check_reference_model(model, reference, tokens)
     weights = max(model.blocks[1].mlp.parameters(), key=torch.numel)
     generator = torch.Generator().manual_seed(0)
@@ -211,7 +232,7 @@ def test_the_reference_model_is_checked_in_every_type(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_small_changes_show_in_24_layers_of_bfloat16(saved: Any, backend: Backend) -> None:
     model = ss.load_model(saved("qwen2", n_layers=24), backend=backend, dtype="bfloat16")
-    reference, tokens = reference_model(model), (torch.arange(32) * 11 % 80 + 5).tolist()
+    reference, tokens = read_again(model), (torch.arange(32) * 11 % 80 + 5).tolist()
     check_reference_model(model, reference, tokens)
     weights = next(p for p in model.blocks[12].mlp.parameters() if p.ndim == 2)
     generator = torch.Generator().manual_seed(0)
@@ -281,8 +302,8 @@ def test_auto_says_why_it_is_slow(saved: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="decoding by the model's hooks")
         ss.generate(model, ["a b c"], method="auto", **options)
-    with torch.no_grad():
-        next(iter(model.blocks[1].parameters())).mul_(-1.0)
+    weight = next(iter(model.blocks[1].parameters()))
+    weight.data = -weight.data
     with pytest.warns(UserWarning, match="after weights were changed") as said:
         ss.generate(model, ["a b c"], method="auto", **options)
     assert len([one for one in said if "model's hooks, slower" in str(one.message)]) == 1

@@ -281,6 +281,11 @@ def test_generated_tokens_are_a_response_however_blank():
         ({"prompt": "Another question"}, "does not stand in the prompt"),
         ({"prompt": QUESTION, "system": "Be brief."}, "system prompt inside prompt"),
         ({"chat_template": "{{ messages[0].content | upper }}"}, "does not write message 0"),
+        (
+            {"chat_template": "{{ raise_exception('roles must alternate') }}"},
+            r"does not take these messages \(user\): roles must alternate. Set another",
+        ),
+        ({"chat_template": "{% if %}"}, "does not take these messages"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str):

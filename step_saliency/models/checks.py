@@ -63,6 +63,7 @@ class Probe(NamedTuple):
 
 _OTHER_CLASS = "load the model as the other class, backend='hooked' or 'bridge'"
 _LOAD_AGAIN = "load the checkpoint anew; is the file whole, and of this architecture?"
+_WIDER = "load with dtype='bfloat16', or 'float32'"
 _STREAM = f"{_OTHER_CLASS}, or map with method='streaming'"
 PROBES: Mapping[Check, Probe] = {
     "finite_weights": Probe(probes.finite_weights, "everything", _LOAD_AGAIN),
@@ -76,16 +77,14 @@ PROBES: Mapping[Check, Probe] = {
         probes.chat_template, "questions as a chat", "set tokenizer.chat_template, if there is one"
     ),
     "windows": Probe(probes.windows, "everything", f"mend the config's window, or {_OTHER_CLASS}"),
-    "finite_activations": Probe(
-        probes.finite_activations, "everything", "load with dtype='bfloat16', or 'float32'"
-    ),
+    "finite_activations": Probe(probes.finite_activations, "everything", _WIDER),
     "live_attention": Probe(probes.live_attention, "everything", _LOAD_AGAIN),
     "score_edits": Probe(
         probes.score_edits, "Odds-Equal Bridge, attention knockout, maps by hooks", _STREAM
     ),
     "score_softmax": Probe(probes.score_softmax, "Odds-Equal Bridge, streaming maps", _OTHER_CLASS),
     "pattern_rows": Probe(probes.pattern_rows, "Step-Saliency, attention maps", _OTHER_CLASS),
-    "gradients": Probe(probes.gradients, "Step-Saliency", _OTHER_CLASS),
+    "gradients": Probe(probes.gradients, "Step-Saliency", f"{_WIDER}, or {_OTHER_CLASS}"),
     "value_gradients": Probe(probes.value_gradients, "streaming maps, maps by hooks", _OTHER_CLASS),
     "local_gradients": Probe(
         probes.local_gradients, "next-token maps in one backward pass", _STREAM

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from jinja2 import TemplateError
+
 from step_saliency.segment.marks import rows
 from step_saliency.segment.pieces import TokenPieces, TokenTable
 from step_saliency.segment.regions import Region
@@ -47,7 +49,7 @@ def chat_prompt(
     """Text of a chat prompt, and where the messages other than the system's stand in it.
 
     Raises:
-        ValueError: A message cannot be found in what the template made of it.
+        ValueError: The template raises, or a message cannot be found in what it made of it.
     """
     text = _render(tokenizer, messages, template)
     marked = [
@@ -77,14 +79,20 @@ def chat_prompt(
 
 
 def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], template: str | None) -> str:
-    return str(
-        tokenizer.apply_chat_template(
+    try:
+        text = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=template,
             tokenize=False,
             add_generation_prompt=True,
         )
-    )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the chat template does not take these messages ({roles}): {error}. Set another "
+            "tokenizer.chat_template, or none for plain text"
+        ) from error
+    return str(text)
 
 
 def _locate(text: str, cursor: int, before: str, content: str, after: str) -> Span | None:
