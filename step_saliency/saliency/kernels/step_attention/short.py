@@ -15,13 +15,12 @@ from step_saliency.saliency.kernels.step_attention.types import (
     Spans,
     StepIndex,
     accumulation_dtype,
-    diagonal,
 )
 
 LONGEST = 512
 """Positions of a batch up to which its sequences count as short."""
-TILE_ENTRIES = 2**20
-"""Entries of a tile."""
+TILE_ENTRIES = 2**18
+"""Entries of a tile, which stay in the cache."""
 
 
 def is_short(q: Float[Tensor, "batch head pos d_head"]) -> bool:
@@ -47,17 +46,15 @@ def pool_influence(
     wide, shape = accumulation_dtype(q.dtype), (q.dtype, k.dtype, v.dtype)
     padding = _padding(q, spans)
     q, k, v, z, dz = (x.to(wide).masked_fill(padding, 0) for x in (q, k, v, z, dz))
-    lse = lse.to(wide).masked_fill(padding.squeeze(-1), torch.inf)
-    group, hidden = q.shape[1] // k.shape[1], _hidden_keys(padding, spec)
+    lse = lse.to(wide).masked_fill(padding.squeeze(-1), 0)
+    group, visible = q.shape[1] // k.shape[1], _visible_keys(padding, spec).to(wide)
     parts: list[AttentionGradients] = []
     for some in _tiles(q):
         here = None if steps is None else _some_steps(steps, some)
-        tile = tuple(x[some] for x in (q, k, v, z, lse, dz, hidden))
+        tile = tuple(x[some] for x in (q, k, v, z, lse, dz, visible))
         parts.append(_differentiate(tile, spec, group, here, per_head=per_head, local=local))
     dq, dk, dv = (torch.cat([getattr(part, name) for part in parts]) for name in ("dq", "dk", "dv"))
     totals = [part.totals for part in parts if part.totals is not None]
-    if local:
-        dk, dv = diagonal(q, k, v, z, lse, dz, spec)
     return AttentionGradients(
         dq.to(shape[0]), dk.to(shape[1]), dv.to(shape[2]), torch.cat(totals) if totals else None
     )
@@ -72,31 +69,56 @@ def _differentiate(
     per_head: bool,
     local: bool,
 ) -> AttentionGradients:
-    """Gradients of some sequences; those of keys and values only if not local."""
-    q, k, v, z, lse, dz, hidden = tile
+    """Gradients of some sequences."""
+    q, k, v, z, lse, dz, visible = tile
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
-    scores, slope = (q @ k.mT).mul_(spec.scale), None
-    if spec.softcap is not None:
-        tanh = scores.div_(spec.softcap).tanh_()
-        slope = 1 - tanh**2
-        scores = tanh.mul_(spec.softcap)
-    weights = scores.sub_(lse.unsqueeze(-1)).masked_fill_(hidden, -torch.inf).exp_()
+    weights, slope = _weights(q, k, lse, visible, spec)
     influence = (dz @ v.mT).mul_(weights)
     delta = (dz * z).sum(-1, keepdim=True)
-    dv = torch.zeros_like(v) if local else weights.mT @ dz
+    dv = _own(weights) * dz if local else weights.mT @ dz
     dscores = torch.addcmul(influence, weights, delta, value=-1, out=weights)
     if slope is not None:
         dscores.mul_(slope)
     dq = (dscores @ k).mul_(spec.scale)
-    dk = torch.zeros_like(k) if local else (dscores.mT @ q).mul_(spec.scale)
-    totals = None if steps is None else _sum_steps(influence.abs_(), steps, per_head=per_head)
-    dk, dv = (x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv))
+    dk = (_own(dscores) * q if local else dscores.mT @ q).mul_(spec.scale)
+    totals = None if steps is None else _sum_steps(influence, steps, per_head=per_head)
+    if group > 1:
+        dk, dv = (x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv))
     return AttentionGradients(dq, dk, dv, totals)
+
+
+def _own(pairs: Float[Tensor, "batch head pos pos"]) -> Float[Tensor, "batch head pos 1"]:
+    """What each query has with its own key."""
+    return pairs.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+
+
+def _weights(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch head pos d_head"],
+    lse: Float[Tensor, "batch head pos"],
+    visible: Float[Tensor, "batch 1 pos pos"],
+    spec: AttentionSpec,
+) -> tuple[Float[Tensor, "batch head pos pos"], Float[Tensor, "batch head pos pos"] | None]:
+    """Attention weights, and the slope of the cap.
+
+    Logarithms of weights are at most 0; those of hidden keys, which may be anything, are held at 1.
+    The exponential of -inf, the usual mask, takes four times as long as that of other numbers.
+    """
+    less, slope = lse.unsqueeze(-1), None
+    if spec.softcap is None:
+        factors = (x.flatten(0, 1) for x in (-less, q, k.mT))
+        logs = torch.baddbmm(*factors, alpha=spec.scale).unflatten(0, q.shape[:2])
+    else:
+        tanh = (q @ k.mT).mul_(spec.scale / spec.softcap).tanh_()
+        slope = 1 - tanh**2
+        logs = tanh.mul_(spec.softcap).sub_(less)
+    return logs.clamp_(max=1).exp_().mul_(visible), slope
 
 
 def _sum_steps(
     influence: Float[Tensor, "batch head pos pos"], steps: StepIndex, *, per_head: bool
 ) -> Float[Tensor, "batch heads_out step step"]:
+    influence = influence.abs_()
     if not per_head:
         influence = influence.sum(1, keepdim=True)
     rows, keys = (
@@ -116,16 +138,16 @@ def _padding(
     return ~real[:, None, :, None]
 
 
-def _hidden_keys(
+def _visible_keys(
     padding: Bool[Tensor, "batch 1 pos 1"], spec: AttentionSpec
 ) -> Bool[Tensor, "batch 1 pos pos"]:
-    """Keys that a query does not see."""
+    """Keys that a query sees."""
     place = torch.arange(padding.shape[2])
     ahead = place - place.unsqueeze(-1)  # query key
-    hidden = ahead > 0
+    visible = ahead <= 0
     if spec.window is not None:
-        hidden = hidden | (ahead <= -spec.window)
-    return hidden | padding.mT
+        visible = visible & (ahead > -spec.window)
+    return visible & ~padding.mT
 
 
 def _tiles(q: Float[Tensor, "batch head pos d_head"]) -> list[slice]:
