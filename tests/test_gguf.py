@@ -1,5 +1,6 @@
 """GGUF files load by their path, or as the one of a folder, with the numbers that they hold."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from functools import cache, partial
@@ -27,6 +28,7 @@ from transformers import (
     Starcoder2Config,
 )
 
+from analyses.running.workers import identity
 from step_saliency.models import load_model, model_identity
 
 pytest.importorskip("gguf", reason="the package gguf reads and writes these files")
@@ -64,6 +66,7 @@ def test_a_file_loads_by_its_path(arch: Arch, backend: Backend, tmp_path: Path) 
     text = "First, let me think: 3 + 4 = 7."
     assert model.tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
     assert model_identity(model)["gguf_file"] == "small.gguf"
+    assert identity(model)["gguf_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @cache

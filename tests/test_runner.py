@@ -22,6 +22,7 @@ from analyses.running.cost import Cost, counted
 from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
 from analyses.running.settings import Settings
+from step_saliency.models.identity import weights_digest
 from step_saliency.tasks import make_problems
 from tests import toy_analysis
 from tests.toy_analysis import ANALYSIS, KILL, LOG, ToySettings, load
@@ -215,6 +216,20 @@ def test_a_part_cut_short_is_done_again(tmp_path, finished):
     forget_failure(tmp_path / "toy")
     assert run(tmp_path / "toy").computed == 3
     assert bytes_of(tmp_path / "toy") == bytes_of(finished)
+
+
+def test_other_weights_of_the_same_name_are_refused_and_old_units_are_not(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="this unit fails"):
+        run(tmp_path / "toy", replace(SETTINGS, fail_at=2))
+    forget_failure(tmp_path / "toy")
+    known = workers.identity(load(SETTINGS))
+    assert known["weights"] == weights_digest(load(SETTINGS))
+    monkeypatch.setattr(workers, "identity", lambda model: {**known, "weights": "other"})
+    with pytest.raises(ValueError, match=r"different models \(weights: '\w{16}' and 'other'\)"):
+        run(tmp_path / "toy")
+    old = {name: value for name, value in known.items() if name != "weights"}
+    monkeypatch.setattr(workers, "identity", lambda model: old)
+    assert run(tmp_path / "toy").computed
 
 
 def test_units_of_different_models_are_refused(tmp_path, monkeypatch):

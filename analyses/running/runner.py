@@ -56,6 +56,8 @@ S = TypeVar("S", bound=Settings)
 EDITS = ("score_edits", "head_edits")
 MAPS = ("gradients", "pattern_rows", "local_gradients")
 """Capabilities that a model must have to be edited by StepFlow, and to be mapped."""
+DIGESTS = ("weights", "gguf_sha256")
+"""Facts of a model that older units lack."""
 
 
 @dataclass(frozen=True)
@@ -278,11 +280,15 @@ def _total(costs: Iterable[Cost | None]) -> dict[str, int] | None:
 
 
 def _check_one_model(folder: AnalysisFolder, models: Sequence[Mapping[str, Any] | None]) -> None:
-    """Raise ValueError for units that were computed on different models or versions."""
+    """Raise ValueError for units that were computed on different models or versions.
+
+    Units of before digests were written say nothing of them.
+    """
     first: Mapping[str, Any] = (models[0] if models else None) or {}
     for model in models:
         other: Mapping[str, Any] = model or {}
         names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
+        names = [name for name in names if name not in DIGESTS or {name} <= {*first} & {*other}]
         if names:
             pairs = ", ".join(f"{n}: {first.get(n)!r} and {other.get(n)!r}" for n in names)
             raise ValueError(f"units in {folder.path} come from different models ({pairs})")

@@ -5,6 +5,7 @@ on the unit and the settings alone: each has its own seed, and torch computes wi
 of threads wherever it runs, so every executor gives the same bits on the same kind of machine.
 """
 
+import hashlib
 import importlib
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +28,7 @@ from analyses.running.cost import counted
 from analyses.running.folder import Done
 from analyses.running.settings import Settings
 from step_saliency.models import model_identity
+from step_saliency.models.identity import weights_digest
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,25 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """`model_identity` without folders of this machine."""
+    """`model_identity` without folders of this machine, and with digests of the weights.
+
+    Returns:
+        With ``weights`` (`weights_digest` of the model as it was loaded) and, for a GGUF file,
+        ``gguf_sha256``, which is what its publisher states.
+    """
     facts = model_identity(model)
     source = facts.get("source")
+    if source and facts.get("gguf_file"):
+        facts["gguf_sha256"] = _sha256(Path(source) / facts["gguf_file"])
     if source and Path(source).is_absolute():
         facts["source"] = Path(source).name
-    return facts
+    return {**facts, "weights": weights_digest(model)}
+
+
+@lru_cache(maxsize=4)
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def in_process(model: Any = None) -> Executor:
