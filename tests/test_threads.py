@@ -57,7 +57,8 @@ def jobs_on(model: Any) -> dict[str, Callable[[], Tensor]]:
 
 def state(model: nn.Module) -> dict[str, Any]:
     """Everything that maps, sessions and decoding may change for a while."""
-    parts = dict(model.named_modules())
+    inner = getattr(model, "original_model", model)
+    parts = {**dict(model.named_modules()), **dict(inner.named_modules(prefix="inside"))}
     return {
         "hooks": {name: [len(vars(part)[kind]) for kind in HOOKS] for name, part in parts.items()},
         "own": {name: sorted(vars(part)) for name, part in parts.items()},
@@ -548,6 +549,21 @@ def test_dropout_is_off_inside_and_a_warning_says_so(kind: str, backend: Backend
 
 
 @pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
+def test_dropout_of_the_model_inside_a_bridge_is_off(kind: str) -> None:
+    """GPT-2's dropout after the embedding is no part of the bridge."""
+    model = tiny_model("gpt2-like", backend="bridge")
+    job = jobs_on(model)[kind]
+    expected = job()
+    model.train()
+    before = state(model)
+    assert before["training"]["inside.transformer.drop"]
+    with pytest.warns(UserWarning, match="train mode with dropout"):
+        result = job()
+    assert torch.equal(result, expected)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("kind", ["hooks", "streaming", "attached", "generation"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast_is_off_inside_and_a_warning_says_so(kind: str, backend: Backend) -> None:
     model = model_of("qwen2", backend)
@@ -569,6 +585,14 @@ def test_what_drops_out() -> None:
     assert drops_out(model)
     with undisturbed(model, warn=False):
         assert not drops_out(model)
+    assert drops_out(model)
+
+
+def test_dropout_after_the_embedding_of_a_bridge_drops_out() -> None:
+    model = tiny_model("gpt2-like", backend="bridge").train()
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
     assert drops_out(model)
 
 

@@ -145,10 +145,21 @@ def frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def parts_of(model: Any) -> list[torch.nn.Module]:
+    """All modules of a model, each once.
+
+    Not all modules of the model inside a TransformerBridge are the bridge's too: GPT-2's dropout
+    after the embedding is none of its components.
+    """
+    inner = getattr(model, "original_model", model)
+    parts = {id(part): part for one in (model, inner) for part in one.modules()}
+    return list(parts.values())
+
+
 @change
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Dropout and gradient checkpointing off; afterwards every module's flag is as it was."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in parts_of(model) if module.training]
     try:
         for module in training:
             module.training = False

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from step_saliency.models.hooking import evaluating
+from step_saliency.models.hooking import evaluating, parts_of
 from step_saliency.models.interrupts import together
 
 WHERE = ("dropout", "attention_dropout", "attn_dropout", "resid_dropout", "hidden_dropout")
@@ -41,7 +41,7 @@ def undisturbed(model: Any, *, warn: bool = True) -> AbstractContextManager[Any]
 
 def drops_out(model: nn.Module) -> bool:
     """Whether a pass would drop something out."""
-    return any(module.training and _probability(module) > 0 for module in model.modules())
+    return any(module.training and _probability(module) > 0 for module in parts_of(model))
 
 
 def _probability(module: nn.Module) -> float:
