@@ -2,3 +2,7 @@
 
 Edits of the model come from `intervene`; no maps are made here.
 """
+
+from step_saliency.decoding.continuation import Continuation
+
+__all__ = ["Continuation"]

@@ -58,7 +58,7 @@ def engine_loop(job: Job) -> Callable[[Sequence[Row]], Rows]:
     """
     engine: LoadedEngine = job.model
     _check_options(job.decoding)
-    _request_options(job, Row(0, 0, 0, "a question", [0], 0))
+    _request_options(job, Row(0, 0, 0, "a question", [0], seed=0, limit=1))
     if job.flow is not None:
         engine.require_flows()
 
@@ -107,7 +107,7 @@ def _decoded(job: Job, engine: LoadedEngine, rows: Sequence[Row]) -> Rows:
     try:
         for row in rows:
             name = f"{prefix}-{row.index}"
-            prompt, params = prompt_of(row.prompt), _sampling_params(job, row)
+            prompt, params = prompt_of(row.start), _sampling_params(job, row)
             inner[name] = engine.engine.add_request(name, prompt, params)
             running[name] = row
         while running:
@@ -133,14 +133,14 @@ def _sampling_params(job: Job, row: Row) -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     decoding = job.decoding
-    room = job.rules.context - len(row.prompt)
+    room = job.rules.context - len(row.start)
     is_read = bool(job.rules.texts)
     return SamplingParams(
         temperature=decoding.temperature,
         top_p=decoding.top_p,
         top_k=decoding.top_k or 0,
         seed=_seed(row) if decoding.temperature > 0 else None,
-        max_tokens=min(decoding.max_new_tokens, room),
+        max_tokens=min(row.limit, room),
         stop_token_ids=sorted(job.rules.tokens),
         ignore_eos=True,
         detokenize=False,
@@ -150,7 +150,9 @@ def _sampling_params(job: Job, row: Row) -> Any:
 
 
 def _seed(row: Row) -> int:
-    seeds = np.random.SeedSequence((row.seed, row.number, row.sample))
+    """Where it goes on there are other numbers, since an engine cannot skip those before."""
+    continued = [len(row.continued)] if row.continued else []
+    seeds = np.random.SeedSequence((row.seed, row.number, row.sample, *continued))
     return int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -22,6 +22,7 @@ from typing import Any, Unpack
 
 from tqdm.auto import tqdm
 
+from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.engine import decoder
 from step_saliency.decoding.job import Intervention, Job
 from step_saliency.decoding.log import answered, settings_of
@@ -56,6 +57,7 @@ def generate(
     decoding: Decoding | None = None,
     question_numbers: Sequence[int] | None = None,
     samples: Sequence[int] | None = None,
+    continued: Sequence[Continuation | None] | None = None,
     tokenizer: Any = None,
     save_to: str | os.PathLike[str] | None = None,
     effects: Effects | None = None,
@@ -86,6 +88,8 @@ def generate(
         samples: Which sample of its question the first response to each question is, so that
             samples that are asked for apart are those of one call with ``n``; 0 by default. A
             question may then stand there several times under one number.
+        continued: What the responses to each question go on from, and a limit and a seed of their
+            own, see `Continuation`; None where they begin.
         tokenizer: Tokenizer, for a transformers model; for an engine, one in place of its own.
         save_to: JSONL file to which each trace is written when it is done, with its settings
             beside it. A second call with the same settings goes on where the first was broken off
@@ -97,12 +101,14 @@ def generate(
 
     Returns:
         ``n`` traces per question, questions in order. ``meta`` holds question_index, sample, seed,
-        temperature, response_tokens and finished (False where the response was cut).
+        temperature, response_tokens and finished (False where the response was cut); of a response
+        that went on from words continued_tokens, which come before its response_tokens, and a
+        max_new_tokens of its own.
 
     Raises:
         TypeError: an unknown keyword.
-        ValueError: no question, a question longer than the context, or an option out of range; a
-            method that this model or flow cannot be decoded by; a file of other settings, or one
+        ValueError: no question, one that leaves no room in the context, or an option out of range;
+            a method that this model or flow cannot be decoded by; a file of other settings, or one
             that another call is writing.
     """
     check_keywords("generate", options, DecodingOptions)
@@ -111,7 +117,8 @@ def generate(
     texts = _texts(questions)
     model, method = decoder(model, method)
     job = Job.of(model, decoding, flow=flow, tokenizer=tokenizer, effects=effects)
-    rows = job.rows(texts, *_numbers(question_numbers, samples, len(texts), decoding.n))
+    numbers = _numbers(question_numbers, samples, len(texts), decoding.n)
+    rows = job.rows(texts, *numbers, _starts(continued, len(texts)))
     job = with_slots(job, rows) if method != "vllm" else job
     with nullcontext() if save_to is None else LogLock(save_to):
         return _all_traces(job, method, rows, save_to, progress)
@@ -133,7 +140,8 @@ def each_response(
     """
     texts = _texts(questions)
     job = Job.of(model, decoding)
-    rows = job.rows(texts, *_numbers(question_numbers, None, len(texts), decoding.n))
+    numbers = _numbers(question_numbers, None, len(texts), decoding.n)
+    rows = job.rows(texts, *numbers)
     yield from _new_traces(with_slots(job, rows), "auto", rows, frozenset(), progress=False)
 
 
@@ -146,7 +154,7 @@ def _all_traces(
 ) -> list[Trace]:
     """Traces of all rows, those that the log holds among them; new ones are written to it."""
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
-    traces = {} if log is None else answered(log, rows)
+    traces = {} if log is None else answered(log, rows, job.decoding)
     with closing(_new_traces(job, method, rows, frozenset(traces), progress)) as new:
         for index, trace in new:
             traces[index] = trace
@@ -219,3 +227,22 @@ def _numbers(
             "its own, or a sample of its own under a shared one"
         )
     return numbers, samples
+
+
+def _starts(
+    continued: Sequence[Continuation | None] | None, n_questions: int
+) -> list[Continuation] | None:
+    """What the responses to each question go on from."""
+    if continued is None:
+        return None
+    listed = list(continued)
+    refuse(
+        {
+            f"{len(listed)} continued for {n_questions} questions; give one each, None where a "
+            "response begins": len(listed) != n_questions,
+            f"continued={listed!r:.80} must be Continuations or None": not all(
+                isinstance(start, Continuation | None) for start in listed
+            ),
+        }
+    )
+    return [start or Continuation() for start in listed]

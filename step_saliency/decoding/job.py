@@ -9,14 +9,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.rows import Row, StopRules
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
 from step_saliency.models.facts import stated_context
 from step_saliency.options import Decoding, refuse
-from step_saliency.segment.build import prompt_tokens
-from step_saliency.segment.pieces import TokenTable
+from step_saliency.segment.build import prompt_tokens, written_tokens
+from step_saliency.segment.pieces import TokenPieces, TokenTable
 from step_saliency.trace import Trace
 from step_saliency.vllm.loaded import LoadedEngine
 
@@ -73,8 +74,7 @@ class Job:
         rules = StopRules(
             tokens=frozenset(_stop_tokens(model, tokenizer) if stops is None else stops),
             texts=decoding.endings,
-            max_new_tokens=decoding.max_new_tokens,
-            context=_context(model),
+            context=context_of(model),
             table=TokenTable(tokenizer),
         )
         return cls(model, tokenizer, flow, decoding, rules, effects)
@@ -101,7 +101,11 @@ class Job:
         return (self.flow,) if isinstance(self.flow, Edit) else None
 
     def rows(
-        self, questions: Sequence[str], numbers: Sequence[int], samples: Sequence[int]
+        self,
+        questions: Sequence[str],
+        numbers: Sequence[int],
+        samples: Sequence[int],
+        continued: Sequence[Continuation] | None = None,
     ) -> list[Row]:
         """One row per response, before anything of it is decoded.
 
@@ -109,18 +113,41 @@ class Job:
             questions: Their texts.
             numbers: What stands for each in the seeds.
             samples: Number of the first response to each.
+            continued: What the responses to each go on from; nothing by default.
 
         Raises:
-            ValueError: a question longer than the context.
+            ValueError: a question, with what was written, longer than the context.
         """
-        system, n, seed = self.decoding.system, self.decoding.n, self.decoding.seed
+        system, n = self.decoding.system, self.decoding.n
         prompts = [prompt_tokens(self.tokenizer, text, system=system) for text in questions]
-        _check_prompts(prompts, self.rules.context)
-        return [
-            Row(i * n + sample, numbers[i], samples[i] + sample, question, prompts[i], seed)
+        begun = [Continuation()] * len(questions) if continued is None else continued
+        starts = [self._start(*of) for of in zip(questions, begun, strict=True)]
+        rows = [
+            Row(i * n + sample, numbers[i], samples[i] + sample, question, prompts[i], **starts[i])
             for i, question in enumerate(questions)
             for sample in range(n)
         ]
+        for row in rows[::n]:
+            _check_room(row, self.rules.context, place=row.index // n)
+        return rows
+
+    def _start(self, question: str, continued: Continuation) -> dict[str, Any]:
+        """Fields of the rows that go on from there."""
+        seed, limit = continued.seed, continued.max_new_tokens
+        return {
+            "seed": self.decoding.seed if seed is None else seed,
+            "limit": self.decoding.max_new_tokens if limit is None else limit,
+            "continued": self._written(question, continued),
+        }
+
+    def _written(self, question: str, continued: Continuation) -> list[int]:
+        """Tokens of what was written."""
+        written, system = continued.written, self.decoding.system
+        if isinstance(written, str):
+            return written_tokens(self.tokenizer, question, written, system=system)
+        tokens = [int(token) for token in written]
+        TokenPieces(self.rules.table).pieces(tokens)  # refuses those that are no tokens
+        return tokens
 
     def trace(self, row: Row) -> Trace:
         """The trace of a row that is done; it gives its tracker away."""
@@ -128,20 +155,27 @@ class Job:
         return Trace.from_generation(
             self.rules.table,
             row.prompt,
-            row.response,
+            [*row.continued, *row.response],
             question=row.question,
             format=self.decoding.format,
             splitter=self.decoding.splitter,
             tracker=tracker,
-            meta={
-                "question_index": row.number,
-                "sample": row.sample,
-                "seed": row.seed,
-                "temperature": self.decoding.temperature,
-                "finished": row.ended,
-                "response_tokens": len(row.response),
-            },
+            meta=self._meta(row),
         )
+
+    def _meta(self, row: Row) -> dict[str, Any]:
+        """What is known of a response; of its start what is its own."""
+        of_start = {"continued_tokens": len(row.continued), "max_new_tokens": row.limit}
+        usual = {"continued_tokens": 0, "max_new_tokens": self.decoding.max_new_tokens}
+        return {
+            "question_index": row.number,
+            "sample": row.sample,
+            "seed": row.seed,
+            "temperature": self.decoding.temperature,
+            "finished": row.ended,
+            "response_tokens": len(row.response),
+            **{name: n for name, n in of_start.items() if n != usual[name]},
+        }
 
 
 def _tokenizer_of(model: Any) -> Any:
@@ -151,7 +185,7 @@ def _tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
-def _context(model: Any) -> int:
+def context_of(model: Any) -> int:
     """Longest sequence of the model, in tokens."""
     if isinstance(model, LoadedEngine):
         return model.context
@@ -167,10 +201,10 @@ def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {int(stop) for stop in stops if stop is not None}
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
-    for i, prompt in enumerate(prompts):
-        if len(prompt) >= context:
-            raise ValueError(
-                f"the prompt of question {i} has {len(prompt)} tokens and leaves no room in the "
-                f"model's context of {context}"
-            )
+def _check_room(row: Row, context: int, *, place: int) -> None:
+    if len(row) >= context:
+        begun = f" and {len(row.continued)} that were written" if row.continued else ""
+        raise ValueError(
+            f"the prompt of question {place} has {len(row.prompt)} tokens{begun} and leaves no "
+            f"room in the model's context of {context}"
+        )

@@ -9,7 +9,7 @@ from step_saliency.decoding.job import Job
 from step_saliency.decoding.rows import Row
 from step_saliency.models.facts import backend_of
 from step_saliency.models.identity import origin_of, weights_digest
-from step_saliency.options import DecodingMethod
+from step_saliency.options import Decoding, DecodingMethod
 from step_saliency.storage.manifest import described
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
@@ -23,7 +23,7 @@ def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
         "flow": described(job.flow),
         "method": method,
         **described(job.sampler),
-        "max_new_tokens": job.rules.max_new_tokens,
+        "max_new_tokens": job.decoding.max_new_tokens,
         "seed": job.decoding.seed,
         "system": job.decoding.system,
         "format": job.decoding.format,
@@ -45,11 +45,17 @@ def _model_settings(model: Any) -> dict[str, Any]:
     }
 
 
-def answered(log: TraceLog, rows: Iterable[Row]) -> dict[int, Trace]:
+def answered(log: TraceLog, rows: Iterable[Row], decoding: Decoding) -> dict[int, Trace]:
     """Traces of these rows that the log holds, by index of the row.
 
+    Args:
+        log: The log.
+        rows: The rows.
+        decoding: How they are decoded.
+
     Raises:
-        ValueError: it holds an answer to another question of the same number.
+        ValueError: it holds an answer to another question of the same number, or one that was
+            begun otherwise.
     """
     by_name = {(row.number, row.sample): row for row in rows}
     traces: dict[int, Trace] = {}
@@ -62,5 +68,21 @@ def answered(log: TraceLog, rows: Iterable[Row]) -> dict[int, Trace]:
                 f"{log.path} holds an answer to {trace.question[:60]!r}, but question {row.number} "
                 f"is {row.question[:60]!r} now; choose another file"
             )
+        if not _begins_as(trace, row, decoding):
+            raise ValueError(
+                f"{log.path} holds a response to question {row.number} that went on from other "
+                "words, or under another seed or limit; choose another file"
+            )
         traces[row.index] = trace
     return traces
+
+
+def _begins_as(trace: Trace, row: Row, decoding: Decoding) -> bool:
+    """Whether a trace was begun with these words, and under this seed and limit."""
+    stop = len(trace) - int(trace.meta.get("response_tokens", 0))
+    start = stop - int(trace.meta.get("continued_tokens", 0))
+    return (
+        trace.meta.get("seed", row.seed) == row.seed
+        and trace.meta.get("max_new_tokens", decoding.max_new_tokens) == row.limit
+        and trace.tokens[start:stop].tolist() == row.continued
+    )

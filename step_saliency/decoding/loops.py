@@ -10,6 +10,7 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from step_saliency.decoding.engine import engine_loop
@@ -104,7 +105,9 @@ def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
     """The session of the edits; None without edits."""
-    if reference is job.model and not edits:
+    # Eager attention of transformers has its softmax in float32, where the mask of float64 is -inf:
+    # rows that are padded would be NaN. The session attends in float64.
+    if reference is job.model and not edits and reference.dtype != torch.float64:
         return None
     bridge = job.model if is_inside(job.model, reference) else None
     exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
@@ -139,7 +142,7 @@ def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Pre
                 f"{type(job.model).__name__}"
             )
         return None
-    few = len(rows) * job.rules.max_new_tokens < WORTH_READING_AGAIN
+    few = sum(row.limit for row in rows) < WORTH_READING_AGAIN
     if method == "auto" and few and not has_reference_model(job.model):
         return None
     try:

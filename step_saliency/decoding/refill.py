@@ -109,7 +109,7 @@ class Slots:
         taken: list[Row] = []
         longest = 0
         for row in islice(waiting, n_free):
-            longest = max(longest, len(row.prompt))
+            longest = max(longest, len(row.start))
             if taken and self.joins and longest * (len(taken) + 1) > PROMPT_TOKENS:
                 break
             taken.append(row)
@@ -154,7 +154,7 @@ class Slots:
     def _read_prompts(
         self, reader: Reader, rows: Sequence[Row]
     ) -> tuple[Int[Tensor, "row"], list[int]]:
-        tokens, mask = left_padded([row.prompt for row in rows], reader.device)
+        tokens, mask = left_padded([row.start for row in rows], reader.device)
         return self._draw(rows, reader.read(tokens, mask, only_last=True)[:, -1])
 
     def step(self) -> list[Row]:
@@ -200,7 +200,7 @@ class Slots:
         """Forget what is padding in every row."""
         if not self.rows or not self.joins:
             return
-        longest = max(len(row.prompt) + len(row.response) - 1 for row in self.rows)
+        longest = max(len(row) for row in self.rows) - 1
         excess = len(self._reader) - longest
         if excess > 0:
             self._reader.trim(excess)

@@ -23,15 +23,13 @@ class StopRules:
 
     Attributes:
         tokens: Token ids that end a response.
-        texts: Texts that end a response as soon as they stand in it.
-        max_new_tokens: Tokens after which it is cut.
+        texts: Texts that end a response as soon as they stand in what is new of it.
         context: Longest sequence of the model, prompt included.
         table: How the tokens spell text; needed with `texts`.
     """
 
     tokens: frozenset[int]
     texts: tuple[str, ...]
-    max_new_tokens: int
     context: int
     table: TokenTable
 
@@ -46,8 +44,10 @@ class Row:
         sample: Which of the question's samples.
         question: Text of the question.
         prompt: Tokens read before the response.
-        seed: Seed of all samples.
-        response: Tokens so far.
+        seed: Seed of the question's samples.
+        limit: New tokens after which it is cut.
+        continued: First tokens of the response, which are there before anything is decoded.
+        response: New tokens so far.
         ended: Whether a stop token or text ended it.
         cut: Whether its length ended it.
         tracker: What has found its steps meanwhile, once it is done; None if nothing has.
@@ -59,6 +59,8 @@ class Row:
     question: str
     prompt: list[int]
     seed: int
+    limit: int
+    continued: list[int] = field(default_factory=list)
     response: list[int] = field(default_factory=list)
     ended: bool = False
     cut: bool = False
@@ -67,9 +69,19 @@ class Row:
     _pieces: TokenPieces | None = None
 
     @cached_property
+    def start(self) -> list[int]:
+        """All tokens that are read before the first new one."""
+        return [*self.prompt, *self.continued]
+
+    def __len__(self) -> int:
+        """Tokens so far, prompt included."""
+        return len(self.start) + len(self.response)
+
+    @cached_property
     def _generator(self) -> np.random.Generator:
+        """Random numbers of the new tokens: each place of the response has one of its own."""
         seeds = np.random.SeedSequence((self.seed, self.number, self.sample))
-        return np.random.Generator(np.random.PCG64(seeds))
+        return np.random.Generator(np.random.PCG64(seeds).advance(len(self.continued)))
 
     @property
     def is_done(self) -> bool:
@@ -83,10 +95,9 @@ class Row:
     def append(self, token: int, rules: StopRules) -> None:
         """Add a token, and see whether the response is over."""
         self.response.append(token)
-        length = len(self.prompt) + len(self.response)
         self.ended = token in rules.tokens or self._completes_text(token, rules)
         self.cut = not self.ended and (
-            length >= rules.context or len(self.response) >= rules.max_new_tokens
+            len(self) >= rules.context or len(self.response) >= self.limit
         )
 
     def _completes_text(self, token: int, rules: StopRules) -> bool:
@@ -109,13 +120,13 @@ ROWS_PER_SLOT = 16
 def units(rows: Sequence[Row], n_slots: int) -> Iterator[list[Row]]:
     """Rows in the order of work, as many at a time as are decoded without giving up the model.
 
-    The longest prompts come first, and neighbours differ little, so that little is padding.
+    Those with most to read come first, and neighbours differ little, so that little is padding.
 
     Args:
         rows: The rows.
         n_slots: How many are decoded together.
     """
-    ordered = sorted(rows, key=lambda row: -len(row.prompt))
+    ordered = sorted(rows, key=lambda row: -len(row.start))
     size = ROWS_PER_SLOT * n_slots
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -46,7 +46,7 @@ def with_slots(job: Job, rows: Sequence[Row]) -> Job:
 
 def row_bytes(job: Job, rows: Sequence[Row]) -> float:
     """What the longest response may take of a cache."""
-    longest = max(len(row.prompt) for row in rows) + job.rules.max_new_tokens
+    longest = max(len(row.start) + row.limit for row in rows)
     return GROWTH * position_bytes(job.model) * min(longest, job.rules.context)
 
 

@@ -118,6 +118,26 @@ def prompt_tokens(
     return _prompt(tokenizer, _messages(question, system), chat_template).tokens
 
 
+def written_tokens(
+    tokenizer: Any, question: str, response: str, *, system: str | None = None
+) -> list[int]:
+    """Token ids of a response's first words, as they follow those of `prompt_tokens`.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        question: The question.
+        response: The words; none where it is empty.
+        system: System prompt.
+
+    Raises:
+        ValueError: As of `Trace.from_text`.
+    """
+    if not response:
+        return []
+    prompt = _prompt(tokenizer, _messages(question, system), "auto")
+    return prompts.tokenize_response(tokenizer, prompt.text, response)
+
+
 def _messages(question: str, system: str | None) -> list[dict[str, str]]:
     if not question.strip():
         raise ValueError("give a question, or the exact prompt text with prompt=...")
