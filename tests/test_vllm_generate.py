@@ -36,6 +36,7 @@ class ScriptedEngine:
         self.given_up: list[str] = []
         self.fetched: list[str] = []
         self.reason = "stop"
+        self.counts_norms = True
         self._running: dict[str, int] = {}
 
     def get_tokenizer(self) -> Any:
@@ -77,7 +78,11 @@ class ScriptedEngine:
             raise AttributeError(method)
         if method == "stepflow_weights":
             return ["rank 0", "rank 1"]
+        if method == "stepflow_not_counted":
+            return [{"injected_norm": "the engine's model is compiled"}] * 2
         self.fetched += args[0]
+        if not self.counts_norms:
+            return [{args[0][0]: [[7, "StepMomentumInjection", "injections", 3.0]]}] * 2
         counted = [0, "OddsEqualBridge", "rows_seen"]
         return [{args[0][0]: [[*counted, [1.0, 2.0]]]}, {args[0][0]: [[*counted, [3.0, 4.0]]]}]
 
@@ -131,6 +136,16 @@ def test_a_flow_goes_with_each_request_and_its_effects_come_back(engine):
         assert params.seed is None
     assert effects.to_frame().rows_seen.tolist() == [1, 2, 3, 4], "heads of ranks follow each other"
     assert sorted(engine.fetched) == sorted(f"{name}-inner" for name in engine.asked)
+
+
+def test_norms_that_an_engine_cannot_count_are_named(engine):
+    engine.counts_norms = False
+    effects = ss.intervene.Effects()
+    with pytest.warns(UserWarning, match=r"no injected_norm: the engine's model is compiled"):
+        ss.generate(engine, QUESTIONS[0], flow=FLOW, effects=effects, progress=False)
+    (row,) = effects.to_frame().to_dict("records")
+    assert row["injections"] == 3
+    assert row["injected_norm"] != row["injected_norm"], "it is missing, not zero"
 
 
 @pytest.mark.parametrize("edit", [FLOW.oeb, FLOW.smi])

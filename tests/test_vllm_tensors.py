@@ -10,15 +10,21 @@ import step_saliency as ss
 from step_saliency.intervene.fast.counts import projection_counts
 from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.intervene.injections import plan_injections
-from step_saliency.intervene.labels import StepLabels, trace_labels
+from step_saliency.intervene.labels import WRITTEN, StepLabels, trace_labels
 from step_saliency.intervene.oeb.scores import odds_equal_scores
 from step_saliency.intervene.rows import TrackedRow
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
 from step_saliency.vllm import FLOWS, KEY, FlowOptions, extra_args, plan
 from step_saliency.vllm.counts import row_counters
-from step_saliency.vllm.cpu_kernel import bridged_rows
-from step_saliency.vllm.edits import bridged, momenta, visible_keys, weighted_values
+from step_saliency.vllm.cpu_kernel import COUNTED, bridged_rows, injected_rows
+from step_saliency.vllm.edits import (
+    attention_weights,
+    bridged,
+    momenta,
+    visible_keys,
+    weighted_values,
+)
 from step_saliency.vllm.engine import EngineFlows, Scheduled, passes, running
 from step_saliency.vllm.layers import LayerCall
 from step_saliency.vllm.paged import Order, PackedPages, SplitPages
@@ -89,14 +95,10 @@ def attended(scores, value, sinks):
     return scores.softmax(-1)[..., : value.shape[1]] @ value
 
 
-@pytest.mark.parametrize("window", [0, 9])
-@pytest.mark.parametrize("softcap", [0.0, 3.0])
-@pytest.mark.parametrize("has_sinks", [False, True])
-def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_sinks):
-    tensors = random_pass(1, dtype=torch.float32)
-    n_keys, slots = torch.tensor([N_KEYS, N_KEYS - 9]), 5
-    blocks = torch.randperm(12)[: 2 * 5].view(2, 5)
-    pages = torch.full((12, N_KV_HEADS, 2, slots * D_HEAD), 1e6)
+def paged(tensors, n_keys, slots, n_blocks):
+    """The cache of a CPU backend with the keys and values of two rows, 1e6 in all other places."""
+    blocks = torch.randperm(n_blocks)[: 2 * 5].view(2, 5)
+    pages = torch.full((n_blocks, N_KV_HEADS, 2, slots * D_HEAD), 1e6)
     for row, name in ((row, name) for row in range(2) for name in ("key", "value")):
         for place in range(int(n_keys[row])):
             block = pages[blocks[row, place // slots], :, 0 if name == "key" else 1]
@@ -105,24 +107,74 @@ def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_
                 block.view(N_KV_HEADS, D_HEAD, slots)[:, :, place % slots] = numbers
             else:
                 block.view(N_KV_HEADS, slots, D_HEAD)[:, place % slots] = numbers
+    return pages, blocks
+
+
+@pytest.mark.parametrize("window", [0, 9])
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+@pytest.mark.parametrize("has_sinks", [False, True])
+@pytest.mark.parametrize("few", [KeyGroup.OTHER, KeyGroup.CURRENT])
+def test_the_loop_over_pages_gives_what_gathered_keys_give(window, softcap, has_sinks, few):
+    """With few other keys and with few current ones, of which the loop sums the fewer."""
+    tensors = random_pass(4, dtype=torch.float32)
+    codes = tensors["groups"]
+    more = KeyGroup.CURRENT if few == KeyGroup.OTHER else KeyGroup.OTHER
+    codes = torch.where((codes == few) & (torch.arange(N_KEYS) % 3 > 0), int(more), codes)
+    members = torch.stack([codes == KeyGroup.BRIDGE, codes == KeyGroup.CURRENT], -1).float()[:, :1]
+    n_keys = torch.tensor([N_KEYS, N_KEYS - 9])
+    pages, blocks = paged(tensors, n_keys, slots=5, n_blocks=12)
     sinks = torch.tensor([0.3, -1.0, 2.0, 0.0]) if has_sinks else None
     tau = torch.tensor([0.5, 0.3])
-    queries, members = tensors["query"][:, :1], tensors["members"][:, :1]
+    queries = tensors["query"][:, :1]
     visible = visible_keys(n_keys, 1, N_KEYS, window or None)
+    weights = attention_weights(
+        queries, tensors["key"], visible, scale=0.5, softcap=softcap, sinks=sinks
+    )
+    plain = weighted_values(weights, tensors["value"])
     expected = bridged(
         queries, tensors["key"], tensors["value"], members, visible, tau,
         scale=0.5, softcap=softcap, sinks=sinks,
     )  # fmt: skip
     assert (expected.added != 0).any()
-    added, sums, counts = (np.zeros_like(each[:, 0].numpy()) for each in expected)
-    bridged_rows(
-        queries[:, 0].numpy(), pages.numpy(), blocks.numpy(), n_keys.numpy(),
-        members[:, 0].mT.contiguous().numpy(), np.arange(2), tau.numpy(), window, 0.5, softcap,
-        np.zeros(0, np.float32) if sinks is None else sinks.numpy(), (added, sums, counts),
-    )  # fmt: skip
-    for got, want in zip((added, sums, counts), expected, strict=True):
-        seen = (expected.counts[:, 0] > 0).all(-1)
-        torch.testing.assert_close(torch.from_numpy(got)[seen], want[:, 0][seen])
+    output = plain[:, 0].clone()
+    places, counters = np.array([2, 1]), np.zeros((3, N_HEADS, len(COUNTED)))
+    table = torch.zeros(3, 2, N_KEYS)
+    table[places] = members[:, 0].mT
+    rows = np.stack([np.arange(2), np.arange(2), n_keys.numpy(), places, np.array([1, 1])], 1)
+    asked = (queries[:, 0].numpy(), output.numpy(), pages.numpy(), blocks.numpy())
+    options = (table.numpy(), tau.numpy(), window, 0.5, softcap)
+    options = (*options, np.zeros(0, np.float32) if sinks is None else sinks.numpy())
+    bridged_rows(*asked, rows, *options, counters)
+    torch.testing.assert_close(output, (plain + expected.added)[:, 0])
+    alone = (expected.added[:, 0] == 0).all(-1)
+    assert torch.equal(output[alone], plain[:, 0][alone])
+    want = row_counters(expected.sums[:, 0].double(), expected.counts[:, 0], tau)
+    for number, name in enumerate(COUNTED):
+        got = torch.from_numpy(counters[places, :, number])
+        torch.testing.assert_close(got, want[name], atol=1e-6, rtol=1e-5)
+    once = counters.copy()
+    rows[:, 4] = 0
+    bridged_rows(*asked, rows, *options, counters)
+    assert (counters == once).all(), "what is computed again is not counted again"
+
+
+def test_the_loop_over_values_gives_the_mean_of_a_step():
+    tensors = random_pass(2, dtype=torch.float32)
+    n_keys = torch.tensor([N_KEYS, N_KEYS])
+    pages, blocks = paged(tensors, n_keys, slots=5, n_blocks=12)
+    plain = torch.randn(3, N_HEADS, D_HEAD)
+    output, added = plain.clone(), torch.zeros(2, N_HEADS, D_HEAD)
+    due = np.array([[2, 1, 3, 9], [0, 0, 14, 15]])
+    shares = np.array([0.5 / 6, 0.25], dtype=np.float32)
+    injected_rows(output.numpy(), pages.numpy(), blocks.numpy(), due, shares, added.numpy())
+    for number, (token, row, first, stop) in enumerate(due.tolist()):
+        of_step = tensors["value"][row, :, first:stop].transpose(0, 1)
+        alpha = torch.tensor([float(shares[number]) * (stop - first)])
+        owners = torch.zeros(stop - first, dtype=torch.long)
+        (want,) = momenta(of_step, owners, alpha / (stop - first), n_heads=N_HEADS)
+        torch.testing.assert_close(added[number], want)
+        torch.testing.assert_close(output[token], plain[token] + want)
+    assert torch.equal(output[1], plain[1])
 
 
 def test_momentum_is_the_mean_value_for_each_head_of_a_group():
@@ -225,6 +277,9 @@ def test_a_request_has_the_groups_of_its_trace_in_any_parts(tokenizer, current, 
             members = steps.members(start, stop)
             assert torch.equal(members[..., 0] == 1, groups == KeyGroup.BRIDGE)
             assert torch.equal(members[..., 1] == 1, groups == KeyGroup.CURRENT)
+            if steps._labels[stop - 1][1] in WRITTEN:
+                newest = torch.from_numpy(steps.newest_members(stop))
+                assert torch.equal(newest.bool(), members[-1].T)
         due = plan_injections(labels.up_to(stop), n_queries=chunk, window=5)
         got = steps.injections(start, stop)
         assert [each.query for each in got] == due.query.tolist()
@@ -242,8 +297,24 @@ def test_a_request_whose_cache_holds_what_was_not_read_is_refused(tokenizer):
         steps.read(40, tokens[40:41])
 
 
-def engine(tokenizer) -> EngineFlows:
-    return EngineFlows(tokenizer=lambda: tokenizer, n_layers=8, device=torch.device("cpu"))
+class KnownLayers:
+    """Layers whose output projection is known."""
+
+    def __init__(self) -> None:
+        self.w_o = torch.randn(4, 4, 6, dtype=torch.float64)
+        self.watched: set[int] = set()
+
+    def watch(self, layers) -> None:
+        self.watched |= set(layers)
+
+    def written(self, layer, outputs):
+        return torch.einsum("nhd,hdm->nm", outputs, self.w_o) * layer
+
+
+def engine(tokenizer, layers=None) -> EngineFlows:
+    return EngineFlows(
+        tokenizer=lambda: tokenizer, n_layers=8, device=torch.device("cpu"), layers=layers
+    )
 
 
 def test_requests_without_a_flow_cost_nothing_and_ended_ones_leave_nothing(tokenizer):
@@ -259,13 +330,15 @@ def test_requests_without_a_flow_cost_nothing_and_ended_ones_leave_nothing(token
 
 
 @pytest.mark.parametrize("pairs", [plan.PAIRS_AT_A_TIME, 90])
-def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pairs):
+@pytest.mark.parametrize("knows_layers", [True, False])
+def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pairs, knows_layers):
     """Three requests in one pass, against attention of each that is edited as a whole."""
     monkeypatch.setattr(plan, "PAIRS_AT_A_TIME", pairs)
     trace = traced(tokenizer)
     tokens = trace.tokens.tolist()
     n_prompt = tokens.index(tokenizer.convert_tokens_to_ids("<think>")) + 1
-    flows = engine(tokenizer)
+    layers = KnownLayers() if knows_layers else None
+    flows = engine(tokenizer, layers)
     asked = {"plain": None, "oeb": {"flow": "oeb", "tau_max": 0.5}, "both": {"alpha": 0.5}}
     for request, ask in asked.items():
         flows.add(request, ask, tokens[:n_prompt])
@@ -283,11 +356,15 @@ def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pai
         first += len(ids)
     query = torch.randn(first, 4, 4, dtype=torch.float64)
     plain = torch.randn(first, 4, 4, dtype=torch.float64)
+    residuals: list[torch.Tensor] = []
     for _ in range(2):  # as after a preemption
         output = plain.clone()
         with passes():
             flows.begin_pass(scheduled)
             current = running()
+            residuals.append(torch.randn(1, 6, dtype=torch.float64))
+            if knows_layers:
+                current.residuals[7] = residuals[-1]
             for layer in (0, 7):
                 LayerCall(layer, query, output, SplitPages(cache), table, scale=0.5).edit(current)
         assert running() is None
@@ -318,6 +395,12 @@ def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pai
     both = effects["both"].to_frame()
     assert set(both.edit) == {"OddsEqualBridge", "StepMomentumInjection"}
     assert both.injections.dropna().tolist() == [1]
+    if layers is None:
+        assert both.injected_norm.isna().all()
+    else:
+        assert layers.watched == {6, 7}
+        (norm,) = layers.written(7, 0.5 * mean.unsqueeze(0)).norm(dim=-1) / residuals[0].norm()
+        assert both.injected_norm.dropna().tolist() == pytest.approx([float(norm)])
     assert flows.counts.fetch() == {}
 
 

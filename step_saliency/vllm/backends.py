@@ -26,8 +26,8 @@ def edit_output(impl: Any, layer: Any, query: Any, metadata: Any, output: Any, p
     pass_ = None if metadata is None else running()
     if pass_ is None:
         return
-    index = extract_layer_index(layer.layer_name)
-    if index not in pass_.plan.bridge_layers | pass_.plan.momentum_layers:
+    index = layer_index(layer.layer_name)
+    if index not in pass_.plan.layers:
         return
     if getattr(impl, "alibi_slopes", None) is not None:
         raise ValueError(f"layer {index} has ALiBi slopes, and StepFlow does not know them in vLLM")
@@ -42,6 +42,12 @@ def edit_output(impl: Any, layer: Any, query: Any, metadata: Any, output: Any, p
         softcap=float(impl.logits_soft_cap or 0.0),
         sinks=impl.sinks,
     ).edit(pass_)
+
+
+@cache
+def layer_index(name: str) -> int:
+    """Number of the layer that a module's name names."""
+    return int(extract_layer_index(name))
 
 
 def window_of(sliding_window: int | tuple[int, int] | None) -> int | None:

@@ -1,9 +1,10 @@
 """What was done to each request: counters that are summed on the device and read when asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,10 +13,11 @@ from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.oeb.projection import odds_equal_factors
 from step_saliency.intervene.smi import StepMomentumInjection
-from step_saliency.vllm.plan import PlannedBatch
+from step_saliency.vllm.cpu_kernel import COUNTED
+from step_saliency.vllm.plan import Momentum, PlannedBatch
 
 COUNTED_TOGETHER = 256
-"""Batches of rows whose counters are summed together."""
+"""Batches of rows, or passes of a layer with momentum, whose counters are summed together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,35 @@ class MovedRows:
     counts: Float[Tensor, "row query 2"]
 
 
+@dataclass(frozen=True, eq=False)
+class Injected:
+    """What momentum added in one layer of one pass.
+
+    Attributes:
+        layer: The layer.
+        injections: One for each token.
+        added: What the output of attention gained.
+        residual: What the layer reads at these tokens; None where it is not known.
+    """
+
+    layer: int
+    injections: tuple[Momentum, ...]
+    added: Float[Tensor, "injection head d_value"]
+    residual: Float[Tensor, "injection d_model"] | None
+
+    def residual_norms(self, dtype: torch.dtype) -> Float[Tensor, "injection"]:
+        """Norm of the residual at each token; NaN where it is not known."""
+        if self.residual is None:
+            return self.added.new_full((len(self.added),), float("nan"), dtype=dtype)
+        return self.residual.to(dtype).norm(dim=-1)
+
+
+Written = Callable[
+    [int, Float[Tensor, "injection head d_value"]], Float[Tensor, "injection d_model"]
+]
+"""What head outputs of a layer write to the residual stream."""
+
+
 @dataclass(eq=False)
 class RequestCounts:
     """Effects of each request that is running or has ended and not been fetched.
@@ -35,12 +66,18 @@ class RequestCounts:
     What is computed anew after a preemption is counted once.
 
     Attributes:
+        places: Place of each running request in the sums of kernels.
+        written: What head outputs write to the residual; None where it is not known.
         kept: Requests whose effects are kept until they are fetched; the oldest are dropped.
     """
 
+    places: Mapping[str, int] = field(default_factory=dict)
+    written: Written | None = None
     kept: int = 10_000
     _effects: dict[str, Effects] = field(default_factory=dict)
     _waiting: list[MovedRows] = field(default_factory=list)
+    _injected: list[Injected] = field(default_factory=list)
+    _sums: dict[int, Float[np.ndarray, "place head counter"]] = field(default_factory=dict)
 
     def moved(
         self,
@@ -54,15 +91,72 @@ class RequestCounts:
         if len(self._waiting) >= COUNTED_TOGETHER:
             self.settle()
 
-    def injected(self, request: str, layer: int, n: int) -> None:
+    def injected(self, injected: Injected) -> None:
         """Momentum that was added."""
-        self._of(request).add(StepMomentumInjection.__name__, layer, injections=n)
+        self._injected.append(injected)
+        if len(self._injected) >= COUNTED_TOGETHER:
+            self.settle()
+
+    def in_place(
+        self, layer: int, *, n_places: int, n_heads: int
+    ) -> Float[np.ndarray, "place head counter"]:
+        """Sums of a layer that a kernel adds to by itself."""
+        sums = self._sums.get(layer)
+        if sums is None or len(sums) < n_places:
+            larger = np.zeros((n_places, n_heads, len(COUNTED)))
+            if sums is not None:
+                larger[: len(sums)] = sums
+            sums = self._sums[layer] = larger
+        return sums
+
+    def leave(self, requests: Iterable[str]) -> None:
+        """Requests give their places up."""
+        for request in requests:
+            if request in self.places:
+                self._take(request, self.places[request])
 
     def settle(self) -> None:
         """Count all that waits."""
+        self.leave(self.places)
         waiting, self._waiting = self._waiting, []
         for layer in sorted({rows.layer for rows in waiting}):
             self._count(layer, [rows for rows in waiting if rows.layer == layer])
+        injected, self._injected = self._injected, []
+        for layer in sorted({each.layer for each in injected}):
+            self._count_injected(layer, [each for each in injected if each.layer == layer])
+
+    def _take(self, request: str, place: int) -> None:
+        for layer, sums in self._sums.items():
+            if place < len(sums) and sums[place, :, :2].any():
+                counters = zip(COUNTED, torch.tensor(sums[place].T), strict=True)
+                self._of(request).add(OddsEqualBridge.__name__, layer, **dict(counters))
+                sums[place] = 0
+
+    def _count_injected(self, layer: int, waiting: Sequence[Injected]) -> None:
+        norms = self._norms(layer, waiting)
+        of_request: dict[str, list[int]] = {}
+        injections = (injection for each in waiting for injection in each.injections)
+        for number, injection in enumerate(injections):
+            counted = of_request.setdefault(injection.request, [])
+            if injection.is_fresh:
+                counted.append(number)
+        for request, counted in of_request.items():
+            counters: dict[str, float] = {"injections": len(counted)}
+            if norms is not None:
+                counters["injected_norm"] = float(norms[counted].sum())
+            self._of(request).add(StepMomentumInjection.__name__, layer, **counters)
+
+    def _norms(self, layer: int, waiting: Sequence[Injected]) -> Float[Tensor, "injection"] | None:
+        """Norm of each vector in the residual stream, relative to the norm of the residual.
+
+        None in an engine whose layers cannot be looked into, NaN where one was not seen.
+        """
+        if self.written is None:
+            return None
+        written = self.written(layer, torch.cat([each.added for each in waiting]))
+        exact = torch.promote_types(written.dtype, torch.float32)
+        residual = torch.cat([each.residual_norms(exact) for each in waiting])
+        return (written.to(exact).norm(dim=-1) / residual).cpu()
 
     def _count(self, layer: int, waiting: Sequence[MovedRows]) -> None:
         names = [row.request for rows in waiting for row in rows.batch.rows]
@@ -99,11 +193,11 @@ class RequestCounts:
         return {name: self._effects.pop(name) for name in names if name in self._effects}
 
 
-Written = Sequence[Sequence[Any]]
+Sent = Sequence[Sequence[Any]]
 """Layer, edit, counter and its sum, over all heads together or by head."""
 
 
-def written(effects: Effects) -> Written:
+def sent(effects: Effects) -> Sent:
     """Effects in JSON types, for the way between processes."""
     return [
         [layer, edit, name, total.tolist()]
@@ -112,14 +206,14 @@ def written(effects: Effects) -> Written:
     ]
 
 
-def of_all_ranks(by_worker: Sequence[Mapping[str, Written]]) -> Effects:
+def of_all_ranks(by_worker: Sequence[Mapping[str, Sent]]) -> Effects:
     """Effects of all requests together, from what each rank of a tensor-parallel engine counted.
 
     Ranks have heads of their own, one behind the other; what is counted for all heads together,
     each of them has counted.
 
     Args:
-        by_worker: What each rank `written`, by request.
+        by_worker: What each rank `sent`, by request.
     """
     effects = Effects()
     for request in by_worker[0]:

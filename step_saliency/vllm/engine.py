@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import local
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from step_saliency.intervene.rows import TrackedRow
 from step_saliency.segment.frame import PromptReader
@@ -22,10 +24,18 @@ _running = local()
 
 @dataclass(frozen=True, eq=False)
 class RunningPass:
-    """The pass that this thread computes."""
+    """The pass that this thread computes.
+
+    Attributes:
+        plan: What it edits.
+        counts: Where it is counted.
+        residuals: What each layer with momentum reads at the tokens that get it, ``injection
+            d_model``, where it is known.
+    """
 
     plan: PassPlan
     counts: RequestCounts
+    residuals: dict[int, Tensor] = field(default_factory=dict)
 
 
 def running() -> RunningPass | None:
@@ -42,8 +52,7 @@ def passes() -> Iterator[None]:
         _running.pass_ = None
 
 
-@dataclass(frozen=True)
-class Scheduled:
+class Scheduled(NamedTuple):
     """What the engine computes of one request in a pass.
 
     Attributes:
@@ -61,6 +70,19 @@ class Scheduled:
     first: int
 
 
+@runtime_checkable
+class Layers(Protocol):
+    """The layers of an engine's model, as the norm of momentum needs them."""
+
+    def watch(self, layers: Iterable[int]) -> None:
+        """From now on note in each pass what these layers read where momentum is added."""
+
+    def written(
+        self, layer: int, outputs: Float[Tensor, "injection head d_value"]
+    ) -> Float[Tensor, "injection d_model"]:
+        """What head outputs of a layer write to the residual stream."""
+
+
 @dataclass(eq=False)
 class EngineFlows:
     """Flows of an engine's requests.
@@ -70,19 +92,24 @@ class EngineFlows:
         n_layers: Layers of its model.
         device: Where it computes.
         default: What a request gets that asks for nothing.
+        layers: Its layers; None where they cannot be looked into.
+        counts: What was done to each request.
     """
 
     tokenizer: Callable[[], Any]
     n_layers: int
     device: torch.device
     default: FlowOptions = field(default_factory=FlowOptions)
-    counts: RequestCounts = field(default_factory=RequestCounts)
+    layers: Layers | None = None
+    counts: RequestCounts = field(init=False)
     _steps: dict[str, RequestSteps | None] = field(default_factory=dict)
     _reader: PromptReader | None = None
     _members: MemberTable = field(init=False)
 
     def __post_init__(self) -> None:
         self._members = MemberTable(self.device)
+        written = None if self.layers is None else self.layers.written
+        self.counts = RequestCounts(self._members.places, written)
 
     def __len__(self) -> int:
         """Requests that are running, or whose members are kept."""
@@ -104,6 +131,8 @@ class EngineFlows:
         if flow is None:
             self._steps[request] = None
             return
+        if flow.smi is not None and self.layers is not None:
+            self.layers.watch(flow.smi.layers)
         tracker = StepTracker(
             self.tokenizer(),
             format=options.format,
@@ -125,6 +154,7 @@ class EngineFlows:
         ended = list(requests)
         for request in ended:
             self._steps.pop(request, None)
+        self.counts.leave(ended)
         self._members.forget(ended)
 
     def begin_pass(self, scheduled: Iterable[Scheduled]) -> None:

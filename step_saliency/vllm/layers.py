@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from step_saliency.vllm.counts import RequestCounts
-from step_saliency.vllm.cpu_kernel import compiled
+from step_saliency.vllm.counts import Injected, RequestCounts
+from step_saliency.vllm.cpu_kernel import bridged_rows, compiled, injected_rows
 from step_saliency.vllm.edits import Bridged, bridged, momenta, visible_keys
 from step_saliency.vllm.engine import RunningPass
 from step_saliency.vllm.paged import PackedPages, Pages
-from step_saliency.vllm.plan import PassPlan, PlannedBatch
+from step_saliency.vllm.plan import PlannedBatch, PlannedMomentum
+
+NO_SINKS = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +50,16 @@ class LayerCall:
             for batch in plan.batches(self.layer):
                 self._bridge(batch, counts)
         if self.layer in plan.momentum_layers:
-            self._momentum(plan, counts)
+            due = plan.momentum(self.layer)
+            added = self._momentum(due)
+            residual = running.residuals.get(self.layer)
+            counts.injected(Injected(self.layer, due.injections, added, residual))
 
     def _bridge(self, batch: PlannedBatch, counts: RequestCounts) -> None:
+        pages = self._read_in_place()
+        if pages is not None and batch.newest is not None:
+            self._bridge_in_place(pages, batch, counts)
+            return
         result = self._bridged(batch)
         self._add(batch.queries.flatten(), result.added.flatten(0, 1))
         counts.moved(self.layer, batch, result.sums, result.counts)
@@ -58,12 +68,6 @@ class LayerCall:
         width = batch.width
         n_queries = batch.queries.shape[1]
         blocks = self._blocks(batch.table_rows, width)
-        if (
-            batch.places is not None
-            and isinstance(self.pages, PackedPages)
-            and self.pages.is_read_in_place
-        ):
-            return self._in_place(batch, blocks, self.pages)
         return bridged(
             self.query[batch.queries],
             self.pages.keys(blocks)[:, :, :width],
@@ -76,41 +80,56 @@ class LayerCall:
             sinks=self.sinks,
         )
 
-    def _in_place(
-        self, batch: PlannedBatch, blocks: Int[Tensor, "row n_blocks"], pages: PackedPages
-    ) -> Bridged:
-        query = self.query[batch.queries[:, 0]].float()
-        result = Bridged(
-            torch.zeros_like(query).unsqueeze(1),
-            query.new_zeros(len(query), 1, query.shape[1], 2),
-            query.new_zeros(len(query), 1, 2),
-        )
-        sinks = query.new_empty(0) if self.sinks is None else self.sinks.float()
-        assert batch.places is not None
-        compiled()(
-            query.numpy(),
+    def _bridge_in_place(
+        self, pages: PackedPages, batch: PlannedBatch, counts: RequestCounts
+    ) -> None:
+        members = batch.table.members
+        n_heads = self.output.shape[1]
+        compiled(bridged_rows)(
+            self.query.numpy(),
+            self.output.numpy(),
             pages.halves.numpy(),
-            blocks.numpy(),
-            batch.n_keys.numpy(),
-            batch.table.members.numpy(),
-            batch.places.numpy(),
-            batch.tau_max.numpy(),
+            self.block_table.numpy(),
+            batch.in_place,
+            members.numpy(),
+            batch.taus,
             self.window or 0,
             self.scale,
             self.softcap,
-            sinks.numpy(),
-            tuple(each[:, 0].numpy() for each in result),
+            NO_SINKS if self.sinks is None else self.sinks.float().numpy(),
+            counts.in_place(self.layer, n_places=len(members), n_heads=n_heads),
         )
-        return result
 
-    def _momentum(self, plan: PassPlan, counts: RequestCounts) -> None:
-        due = plan.momentum(self.layer)
-        blocks = self.block_table[due.table_rows, due.positions // self.pages.block_size].long()
-        values = self.pages.some_values(blocks, due.positions % self.pages.block_size)
-        added = momenta(values, due.owners, due.factors, n_heads=self.output.shape[1])
+    def _momentum(self, due: PlannedMomentum) -> Float[Tensor, "injection head d_value"]:
+        pages = self._read_in_place()
+        if pages is not None:
+            return self._momentum_in_place(pages, due)
+        table_rows, positions, owners = due.keys.unbind(-1)
+        blocks = self.block_table[table_rows, positions // self.pages.block_size].long()
+        values = self.pages.some_values(blocks, positions % self.pages.block_size)
+        added = momenta(values, owners, due.factors, n_heads=self.output.shape[1])
         self._add(due.queries, added)
-        for row in due.rows:
-            counts.injected(row.request, self.layer, row.n_fresh_injections)
+        return added
+
+    def _momentum_in_place(
+        self, pages: PackedPages, due: PlannedMomentum
+    ) -> Float[Tensor, "injection head d_value"]:
+        added = np.zeros((len(due.injections), *self.output.shape[1:]), dtype=np.float32)
+        compiled(injected_rows)(
+            self.output.numpy(),
+            pages.halves.numpy(),
+            self.block_table.numpy(),
+            due.in_place,
+            due.shares,
+            added,
+        )
+        return torch.from_numpy(added)
+
+    def _read_in_place(self) -> PackedPages | None:
+        """The cache, if compiled loops can read it and write the output."""
+        pages = self.pages
+        in_place = isinstance(pages, PackedPages) and pages.is_read_in_place
+        return pages if in_place and self.output.dtype == torch.float32 else None  # type: ignore[return-value]
 
     def _add(
         self, queries: Int[Tensor, "query"], added: Float[Tensor, "query head d_value"]

@@ -4,6 +4,7 @@ vLLM is not imported here: whoever has an engine has imported it.
 """
 
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,15 @@ class LoadedEngine:
             requests: The names that workers know them by.
         """
         by_worker = self.engine.collective_rpc("stepflow_counters", args=(list(requests),))
-        return of_all_ranks(by_worker)
+        effects = of_all_ranks(by_worker)
+        if any(_lacks_norms(sums) for sums in effects.sums.values()):
+            for counter, reason in self.engine.collective_rpc("stepflow_not_counted")[0].items():
+                warnings.warn(f"effects have no {counter}: {reason}", stacklevel=2)
+        return effects
+
+
+def _lacks_norms(sums: Mapping[str, Any]) -> bool:
+    return "injections" in sums and "injected_norm" not in sums
 
 
 def prompt_of(tokens: Sequence[int]) -> Mapping[str, Any]:

@@ -5,8 +5,10 @@ changes nothing but its own entry, so a pass writes one number a request, all of
 the region changes, the request's row is written anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,7 +19,8 @@ ROOM = 256
 """Places for keys that are made at least when a table grows."""
 
 Newest = tuple[str, RequestSteps, int]
-"""A request, its steps, and the number of its keys, those of its newest query among them."""
+"""A request, its steps, and the number of its keys, its newest query, of a region that the model
+writes, among them."""
 
 
 class MemberTable:
@@ -37,6 +40,11 @@ class MemberTable:
         """Requests that have a place."""
         return len(self._places)
 
+    @property
+    def places(self) -> Mapping[str, int]:
+        """Place of each request that has one."""
+        return MappingProxyType(self._places)
+
     def forget(self, requests: Iterable[str]) -> None:
         """Free the places of requests."""
         for request in requests:
@@ -44,33 +52,29 @@ class MemberTable:
                 self._free.append(self._places.pop(request))
                 self._written.pop(request, None)
 
-    def up_to_date(self, newest: Sequence[Newest]) -> Int[Tensor, "row"]:
+    def up_to_date(self, newest: Sequence[Newest]) -> Int[np.ndarray, "row"]:
         """Places of requests whose members are those of their newest query now."""
         self._make_room(newest)
-        follows = [self._follows(*each) for each in newest]
-        self._append([each for each, is_next in zip(newest, follows, strict=True) if is_next])
-        for request, steps, n_keys in (
-            each for each, is_next in zip(newest, follows, strict=True) if not is_next
-        ):
-            of_keys = steps.members(n_keys - 1, n_keys)[0].T
-            self.members[self._places[request], :, :n_keys] = of_keys.to(self.members)
-        for request, steps, n_keys in newest:
-            self._written[request] = (steps.part(n_keys), n_keys)
         places = [self._places[request] for request, _, _ in newest]
-        return torch.tensor(places, device=self.members.device)
+        grown: list[tuple[int, int]] = []
+        for place, (request, steps, n_keys) in zip(places, newest, strict=True):
+            part = steps.part(n_keys)
+            if self._written.get(request) == (part, n_keys - 1):
+                grown.append((place, n_keys - 1))
+            else:
+                of_keys = torch.from_numpy(steps.newest_members(n_keys))
+                self.members[place, :, :n_keys] = of_keys.to(self.members.device)
+            self._written[request] = (part, n_keys)
+        self._append(grown)
+        return np.array(places)
 
-    def _follows(self, request: str, steps: RequestSteps, n_keys: int) -> bool:
-        return self._written.get(request) == (steps.part(n_keys), n_keys - 1)
-
-    def _append(self, newest: Sequence[Newest]) -> None:
-        """Write the newest token of each request, which is current if it is written text."""
-        if newest:
+    def _append(self, grown: Sequence[tuple[int, int]]) -> None:
+        """Write newest tokens, each of which is of its own query's current part."""
+        if grown:
             device = self.members.device
-            places = torch.tensor([self._places[request] for request, _, _ in newest])
-            keys = torch.tensor([n_keys - 1 for _, _, n_keys in newest])
-            current = torch.tensor([float(steps.is_written(n)) for _, steps, n in newest])
-            both = torch.stack([torch.zeros_like(current), current], -1)
-            self.members[places.to(device), :, keys.to(device)] = both.to(device)
+            places, keys = torch.from_numpy(np.array(grown)).to(device).unbind(-1)
+            self.members[places, 0, keys] = 0
+            self.members[places, 1, keys] = 1
 
     def _make_room(self, newest: Sequence[Newest]) -> None:
         for request, _, _ in newest:

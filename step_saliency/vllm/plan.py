@@ -1,10 +1,11 @@
 """What a pass of the engine edits: made once before it runs, read by every layer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -16,8 +17,7 @@ PAIRS_AT_A_TIME = 2**19
 """Pairs of queries and keys whose weights, in every head, are formed together."""
 
 
-@dataclass(frozen=True, eq=False)
-class PlannedRow:
+class PlannedRow(NamedTuple):
     """One request in a pass.
 
     Attributes:
@@ -46,18 +46,13 @@ class PlannedRow:
     def n_queries(self) -> int:
         return self.stop - self.start
 
-    @property
-    def n_fresh_injections(self) -> int:
-        """Injections into positions that no pass has computed before."""
-        return sum(self.start + each.query >= self.fresh for each in self.injections)
-
     def parts(self) -> Iterator["PlannedRow"]:
         """Its queries, so many at a time that their pairs with keys fit `PAIRS_AT_A_TIME`."""
         size = max(1, PAIRS_AT_A_TIME // self.stop)
         for start in range(self.start, self.stop, size):
             first, stop = self.first + start - self.start, min(start + size, self.stop)
             if self.steps.bridge_acts(start, stop):
-                yield replace(self, first=first, start=start, stop=stop)
+                yield self._replace(first=first, start=start, stop=stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,62 +61,106 @@ class PlannedBatch:
 
     Attributes:
         rows: The requests.
-        table_rows: Rows of the block table.
-        queries: Indices of the queries among all of the pass.
-        n_keys: Keys of each request.
-        tau_max: Upper bound of tau_B of each.
-        own_members: Members of the queries of one request; None where the table has them.
         table: Members of the newest query of every request.
-        places: Where in it the requests are.
+        newest: Where in it the requests are; None for some queries of one request.
     """
 
     rows: tuple[PlannedRow, ...]
-    table_rows: Int[Tensor, "row"]
-    queries: Int[Tensor, "row query"]
-    n_keys: Int[Tensor, "row"]
-    tau_max: Float[Tensor, "row"]
-    own_members: Bool[Tensor, "row query key 2"] | None
     table: MemberTable
-    places: Int[Tensor, "row"] | None
+    newest: Int[np.ndarray, "row"] | None
 
     @classmethod
     def of_newest(cls, rows: Sequence[PlannedRow], table: MemberTable) -> "PlannedBatch":
         """From requests with one query each, their newest."""
         places = table.up_to_date([(row.request, row.steps, row.stop) for row in rows])
-        device = table.members.device
-        return cls(**_of_rows(rows, device), own_members=None, table=table, places=places)
-
-    @classmethod
-    def of_one(cls, row: PlannedRow, table: MemberTable) -> "PlannedBatch":
-        """From some queries of one request."""
-        members = row.steps.members(row.start, row.stop).unsqueeze(0)
-        device = table.members.device
-        own = members.to(device)
-        return cls(**_of_rows([row], device), own_members=own, table=table, places=None)
+        return cls(tuple(rows), table, places)
 
     @property
     def width(self) -> int:
         """Places for keys."""
         return max(row.stop for row in self.rows)
 
-    @property
+    @cached_property
+    def in_place(self) -> Int[np.ndarray, "row 5"]:
+        """Query, row of the block table, number of keys, place, and whether it is counted."""
+        assert self.newest is not None
+        rows = [(row.first, row.row, row.stop, 0, row.stop > row.fresh) for row in self.rows]
+        numbers = np.array(rows, dtype=np.int64)
+        numbers[:, 3] = self.newest
+        return numbers
+
+    @cached_property
+    def taus(self) -> Float[np.ndarray, "row"]:
+        """Upper bound of tau_B of each."""
+        return np.array([_tau(row) for row in self.rows], dtype=np.float32)
+
+    @cached_property
+    def tau_max(self) -> Float[Tensor, "row"]:
+        """The same where the engine computes."""
+        return torch.from_numpy(self.taus).to(self._device)
+
+    @cached_property
+    def table_rows(self) -> Int[Tensor, "row"]:
+        """Rows of the block table."""
+        return self._numbers([row.row for row in self.rows])
+
+    @cached_property
+    def queries(self) -> Int[Tensor, "row query"]:
+        """Indices of the queries among all of the pass."""
+        return self._numbers([range(row.first, row.first + row.n_queries) for row in self.rows])
+
+    @cached_property
+    def n_keys(self) -> Int[Tensor, "row"]:
+        """Keys of each request."""
+        return self._numbers([row.stop for row in self.rows])
+
+    @cached_property
     def members(self) -> Shaped[Tensor, "row query key 2"]:
         """1 where a key is in the bridge (0) or the current part (1)."""
-        if self.own_members is not None:
-            return self.own_members
-        return self.table.members[self.places, :, : self.width].mT.unsqueeze(1)
+        if self.newest is None:
+            return self._own_members().to(self._device)
+        places = torch.from_numpy(self.newest).to(self._device)
+        return self.table.members[places, :, : self.width].mT.unsqueeze(1)
+
+    def _own_members(self) -> Bool[Tensor, "row query key 2"]:
+        (row,) = self.rows
+        return row.steps.members(row.start, row.stop).unsqueeze(0)
+
+    def _numbers(self, numbers: Sequence[int] | Sequence[range]) -> Int[Tensor, "..."]:
+        return torch.from_numpy(np.array(numbers)).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.table.members.device
 
 
-def _of_rows(rows: Sequence[PlannedRow], device: torch.device) -> dict[str, Any]:
-    """What a batch has of each of its requests."""
-    queries = [list(range(row.first, row.first + row.n_queries)) for row in rows]
-    return {
-        "rows": tuple(rows),
-        "table_rows": torch.tensor([row.row for row in rows], device=device),
-        "queries": torch.tensor(queries, device=device),
-        "n_keys": torch.tensor([row.stop for row in rows], device=device),
-        "tau_max": torch.tensor([_tau(row) for row in rows], device=device),
-    }
+class Momentum(NamedTuple):
+    """What one token of a pass gets.
+
+    Attributes:
+        request: Its request.
+        query: Its index among all queries of the pass.
+        row: Row of the request in the block table.
+        previous: Positions of the step that it is the mean of.
+        alpha: Strength.
+        is_fresh: Whether no pass has computed it before.
+    """
+
+    request: str
+    query: int
+    row: int
+    previous: range
+    alpha: float
+    is_fresh: bool
+
+    @classmethod
+    def of(cls, row: PlannedRow) -> Iterator["Momentum"]:
+        """Of each token of a request that gets some."""
+        assert row.steps.flow.smi is not None
+        alpha = float(row.steps.flow.smi.alpha)  # type: ignore[arg-type]
+        for query, previous in row.injections:
+            is_fresh = row.start + query >= row.fresh
+            yield cls(row.request, row.first + query, row.row, previous, alpha, is_fresh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,46 +168,44 @@ class PlannedMomentum:
     """What the requests of a pass inject into a layer.
 
     Attributes:
-        rows: The requests.
-        table_rows: Row of the block table, for each key of a mean.
-        positions: Its position in the request.
-        owners: Which injection it belongs to.
-        queries: Index of each injection's query among all of the pass.
-        factors: alpha over the number of its keys.
+        injections: One for each token.
+        device: Where the engine computes.
     """
 
-    rows: tuple[PlannedRow, ...]
-    table_rows: Int[Tensor, "key"]
-    positions: Int[Tensor, "key"]
-    owners: Int[Tensor, "key"]
-    queries: Int[Tensor, "injection"]
-    factors: Float[Tensor, "injection"]
+    injections: tuple[Momentum, ...]
+    device: torch.device
 
-    @classmethod
-    def of(cls, rows: Sequence[PlannedRow], device: torch.device) -> "PlannedMomentum":
-        """From requests, each with an injection or more."""
-        injections = [(row, injection) for row in rows for injection in row.injections]
+    @cached_property
+    def in_place(self) -> Int[np.ndarray, "injection 4"]:
+        """Query, row of the block table, first position of the step, and the one after its last."""
+        rows = [(i.query, i.row, i.previous.start, i.previous.stop) for i in self.injections]
+        return np.array(rows, dtype=np.int64)
+
+    @cached_property
+    def shares(self) -> Float[np.ndarray, "injection"]:
+        """alpha over the number of positions."""
+        factors = [i.alpha / len(i.previous) for i in self.injections]
+        return np.array(factors, dtype=np.float32)
+
+    @cached_property
+    def factors(self) -> Float[Tensor, "injection"]:
+        """The same where the engine computes."""
+        return torch.from_numpy(self.shares).to(self.device)
+
+    @cached_property
+    def queries(self) -> Int[Tensor, "injection"]:
+        """Index of each injection's query among all of the pass."""
+        return torch.from_numpy(self.in_place[:, 0]).to(self.device)
+
+    @cached_property
+    def keys(self) -> Int[Tensor, "key 3"]:
+        """Row of the block table, position and injection of each key of a mean."""
         keys = [
-            (row.row, position, owner)
-            for owner, (row, injection) in enumerate(injections)
+            (injection.row, position, owner)
+            for owner, injection in enumerate(self.injections)
             for position in injection.previous
         ]
-        table_rows, positions, owners = torch.tensor(keys, device=device).unbind(-1)
-        queries = [row.first + injection.query for row, injection in injections]
-        factors = [_alpha(row) / len(injection.previous) for row, injection in injections]
-        return cls(
-            tuple(rows),
-            table_rows,
-            positions,
-            owners,
-            torch.tensor(queries, device=device),
-            torch.tensor(factors, device=device),
-        )
-
-
-def _alpha(row: PlannedRow) -> float:
-    assert row.steps.flow.smi is not None
-    return float(row.steps.flow.smi.alpha)  # type: ignore[arg-type]
+        return torch.from_numpy(np.array(keys)).to(self.device)
 
 
 def _tau(row: PlannedRow) -> float:
@@ -191,24 +228,21 @@ class PassPlan:
     _momenta: dict[tuple[int, ...], PlannedMomentum] = field(default_factory=dict)
 
     @cached_property
+    def layers(self) -> frozenset[int]:
+        """Layers in which a query may be edited."""
+        return self.bridge_layers | self.momentum_layers
+
+    @cached_property
     def bridge_layers(self) -> frozenset[int]:
         """Layers in which a bridge may move a query."""
-        return frozenset(
-            layer
-            for row in self.rows
-            if row.acts
-            for layer in row.steps.flow.oeb.layers  # type: ignore[union-attr]
-        )
+        bands = {row.steps.flow.oeb.layers for row in self.rows if row.acts}  # type: ignore[union-attr]
+        return frozenset(layer for layers in bands for layer in layers)
 
     @cached_property
     def momentum_layers(self) -> frozenset[int]:
         """Layers in which a query gets momentum."""
-        return frozenset(
-            layer
-            for row in self.rows
-            if row.injections
-            for layer in row.steps.flow.smi.layers  # type: ignore[union-attr]
-        )
+        bands = {row.steps.flow.smi.layers for row in self.rows if row.injections}  # type: ignore[union-attr]
+        return frozenset(layer for layers in bands for layer in layers)
 
     def batches(self, layer: int) -> list[PlannedBatch]:
         """Queries that a layer's bridge may move; shared by the layers that move the same."""
@@ -225,7 +259,7 @@ class PassPlan:
         single = [row for row in rows if row.n_queries == 1]
         parts = [part for row in rows if row.n_queries > 1 for part in row.parts()]
         newest = [PlannedBatch.of_newest(single, self.table)] if single else []
-        return [*newest, *(PlannedBatch.of_one(part, self.table) for part in parts)]
+        return [*newest, *(PlannedBatch((part,), self.table, None) for part in parts)]
 
     def momentum(self, layer: int) -> PlannedMomentum:
         """What is injected into a layer; shared by the layers that get the same."""
@@ -235,6 +269,7 @@ class PassPlan:
             if row.injections and layer in row.steps.flow.smi.layers  # type: ignore[union-attr]
         )
         if places not in self._momenta:
-            rows = [self.rows[place] for place in places]
-            self._momenta[places] = PlannedMomentum.of(rows, self.table.members.device)
+            injections = [each for place in places for each in Momentum.of(self.rows[place])]
+            device = self.table.members.device
+            self._momenta[places] = PlannedMomentum(tuple(injections), device)
         return self._momenta[places]

@@ -28,8 +28,9 @@ from vllm.v1.worker.worker_base import WorkerBase
 
 from step_saliency.models.identity import weights_digest
 from step_saliency.vllm import backends
-from step_saliency.vllm.counts import Written, written
+from step_saliency.vllm.counts import Sent, sent
 from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
+from step_saliency.vllm.model_layers import ModelLayers, not_seen
 from step_saliency.vllm.options import KEY, FlowOptions
 from step_saliency.vllm.refusals import flow_refusals, is_tested, refusals, untested
 
@@ -58,6 +59,7 @@ def register() -> None:
         WorkerBase.stepflow_effects = _stepflow_effects
         WorkerBase.stepflow_counters = _stepflow_counters
         WorkerBase.stepflow_weights = _stepflow_weights
+        WorkerBase.stepflow_not_counted = _stepflow_not_counted
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
@@ -148,11 +150,13 @@ def flows_of(runner: Any) -> EngineFlows:
     flows: EngineFlows | None = getattr(runner, "_stepflow", None)
     if flows is None:
         config = runner.vllm_config
+        model = runner.get_model()
         flows = runner._stepflow = EngineFlows(
             tokenizer=lambda: cached_tokenizer_from_config(config.model_config),
             n_layers=config.model_config.get_num_layers(config.parallel_config),
             device=runner.device,
             default=default_options(config),
+            layers=None if not_seen(config, model) else ModelLayers(model),
         )
     return flows
 
@@ -180,10 +184,16 @@ def _stepflow_effects(worker: Any) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _stepflow_counters(worker: Any, requests: list[str]) -> dict[str, Written]:
+def _stepflow_counters(worker: Any, requests: list[str]) -> dict[str, Sent]:
     """Sums that were counted for requests, which are forgotten here."""
     effects = flows_of(worker.model_runner).counts.fetch(requests)
-    return {request: written(each) for request, each in effects.items()}
+    return {request: sent(each) for request, each in effects.items()}
+
+
+def _stepflow_not_counted(worker: Any) -> dict[str, str]:
+    """Counters that are missing in this engine, and why."""
+    reason = not_seen(worker.vllm_config, worker.get_model())
+    return {"injected_norm": reason} if reason else {}
 
 
 def _stepflow_weights(worker: Any) -> str:
@@ -216,8 +226,8 @@ def _prepare_inputs(inner: Any, self: Any, scheduler_output: Any, n_tokens: Any)
 def _scheduled(runner: Any, requests: Iterable[str], n_tokens: list[int]) -> Iterator[Scheduled]:
     """The requests of a pass; the tokens are those that the device is about to read."""
     tokens = runner.input_ids.gpu[: sum(n_tokens)].tolist()
+    starts = runner.input_batch.num_computed_tokens_cpu[: len(n_tokens)].tolist()
     first = 0
-    for row, (request, n) in enumerate(zip(requests, n_tokens, strict=True)):
-        start = int(runner.input_batch.num_computed_tokens_cpu[row])
+    for row, (request, n, start) in enumerate(zip(requests, n_tokens, starts, strict=True)):
         yield Scheduled(request, row, start, tokens[first : first + n], first)
         first += n
