@@ -8,8 +8,9 @@ from torch import nn
 
 from step_saliency.saliency.layerwise import layerwise_model
 
-PATTERN_COPIES = {"HookedTransformer": (2.8, 3.0), "TransformerBridge": (1.5, 3.0)}
-"""Numbers for each entry of a pattern that a class of model keeps: in every layer, and once."""
+PATTERN_COPIES = {"HookedTransformer": (1.6, 1.1, 3.0), "TransformerBridge": (0.9, 1.2, 3.0)}
+"""Numbers for each entry of a pattern that a class of model keeps: in every layer, in every layer in
+float32 at least (softmax), and once."""
 NORM_COPIES = {"HookedTransformer": 4, "TransformerBridge": 2}
 """Residuals in float32 that the norms of a block keep for their gradient in half precision."""
 
@@ -31,7 +32,7 @@ class ModelShape:
     vocab: int
     itemsize: int
     device: torch.device
-    pattern_copies: tuple[float, float]
+    pattern_copies: tuple[float, float, float]
     norm_copies: int
 
     @property

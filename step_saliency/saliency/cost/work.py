@@ -22,8 +22,8 @@ and streaming holds at most, above the weights,
     hooks       (a L + b) * H * T^2 * s             patterns and their gradients
                 + L (attention + MLP + 3 d) T s + 4 T * vocabulary * 4
 
-These are tensors, counted; a and b are what the class of model keeps of a pattern. On a CPU the
-process holds `HEAP` times as much of tensors below `HEAP_LIMIT`.
+These are tensors, counted; a and b are what the class of model keeps of a pattern, a part of a in
+float32 at least. On a CPU the process holds `HEAP` times as much of tensors below `HEAP_LIMIT`.
 
 Of several traces streaming runs those of a `padded_groups` together, and hooks one after another:
 memory is that of the largest group or trace, time the sum of all.
@@ -31,7 +31,7 @@ memory is that of the largest group or trace, time the sum of all.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -46,12 +46,14 @@ from step_saliency.saliency.padding import padded_groups
 
 ObjectiveLike = ObjectiveName | Objective | Callable[..., Tensor]
 
-HEAP = 1.55
+HEAP: dict[Keep, float] = {"activations": 1.55, "heads": 1.7, "inputs": 1.95}
 """What a process holds of tensors that the C library takes from its heap, over their bytes.
 
 PyTorch asks for aligned memory, for which glibc seldom finds room where a tensor of the same size
-was freed, so that gaps stay between those that are kept: 1.3 to 1.9 times were measured, and 1.0
-with ``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too.
+was freed, so that gaps stay between those that are kept, the more so the more is freed between
+them: 1.2 to 1.9, 1.4 to 2.1 and 1.7 to 2.3 times were measured, and 1.0 with
+``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too. By hooks it is as
+with activations.
 """
 HEAP_LIMIT = 32 * 2**20
 """Bytes from which on glibc gets each tensor from the system, and gives it back at once."""
@@ -69,12 +71,14 @@ class Work:
         local: Whether keys and values get gradient from their own position alone.
         all_logits: Whether the objective needs the logits of all positions at once.
         lowest: Lowest layer that is mapped; blocks below it are not differentiated.
+        heap: What a process holds of tensors on the heap, over their bytes.
     """
 
     shape: ModelShape
     local: bool
     all_logits: bool
     lowest: int
+    heap: float = HEAP["activations"]
 
     @classmethod
     def of(
@@ -99,11 +103,12 @@ class Work:
     ) -> int:
         """Most memory on the model's device at a time, above the weights."""
         n_inputs = 1 if offload and self.can_offload else self.shape.n_layers
-        return max(self._batch_bytes(group, n_inputs, keep) for group in _groups(lengths))
+        work = replace(self, heap=HEAP["inputs" if keep == "auto" else keep])
+        return max(work._batch_bytes(group, n_inputs, keep) for group in _groups(lengths))
 
     def kept_bytes(self, lengths: Sequence[int], keep: Keep) -> int:
         """Memory that keeping more than inputs takes beyond them."""
-        return self.streaming_bytes(lengths, keep=keep) - self.streaming_bytes(lengths)
+        return max(0, self.streaming_bytes(lengths, keep=keep) - self.streaming_bytes(lengths))
 
     def offloaded_bytes(self, lengths: Sequence[int]) -> int:
         """Most main memory that the inputs of all blocks take when they are offloaded."""
@@ -155,7 +160,7 @@ class Work:
     def _heap(self, n_bytes: int) -> int:
         """What a process holds for a tensor."""
         on_heap = self.shape.device.type == "cpu" and n_bytes < heap_limit()
-        return int(n_bytes * (HEAP if on_heap else 1))
+        return int(n_bytes * (self.heap if on_heap else 1))
 
     def _logit_bytes(self, n_tokens: int) -> int:
         vocab = self.shape.vocab
@@ -174,7 +179,8 @@ class Work:
     def hooks_bytes(self, lengths: Sequence[int]) -> int:
         """Most memory at a time, above the weights."""
         shape, n_tokens = self.shape, max(lengths)
-        per_layer, once = shape.pattern_copies
+        per_layer, wide, once = shape.pattern_copies
+        per_layer += wide * shape.widest / shape.itemsize
         pattern = self._heap(shape.n_heads * n_tokens**2 * shape.itemsize)
         graph = self._held(n_tokens, *shape.attention, *shape.mlp, (shape.d_model, 3))
         logits = 4 * self._heap(4 * n_tokens * shape.vocab)
