@@ -9,8 +9,8 @@ from torch import nn
 from step_saliency.saliency.layerwise import layerwise_model
 
 PATTERN_COPIES = {"HookedTransformer": (1.6, 1.1, 3.0), "TransformerBridge": (0.9, 1.2, 3.0)}
-"""Numbers for each entry of a pattern that a class of model keeps: in every layer, in every layer in
-float32 at least (softmax), and once."""
+"""Numbers for each entry of a pattern that a class of model keeps: in every layer, in every layer
+in float32 at least (softmax), and once."""
 NORM_COPIES = {"HookedTransformer": 4, "TransformerBridge": 2}
 """Residuals in float32 that the norms of a block keep for their gradient in half precision."""
 
