@@ -14,9 +14,10 @@ layers), ``sliding`` (a window of a quarter's width over the depth), ``tau_max``
 (strengths), ``placebo``. Placebos have the strength of what they stand for and mostly another
 dose (``match`` mass); those of the sets ``matched`` and ``draws`` have its dose (``match`` kl),
 measured on other problems, and the table ``doses`` (``--n-doses``) says what both did to solutions
-that took no part in it. Holm's correction is made within each group. A second outcome is the
-teacher-forced loss of the gold solution, which moves where no answer flips; it is held against the
-baseline (``losses``) and against the placebos (``loss_placebos``).
+that took no part in it. Many draws of one placebo make a distribution, among which the real edit
+has its place (table ``draws``). Holm's correction is made within each group. A second outcome is
+the teacher-forced loss of the gold solution, which moves where no answer flips; it is held against
+the baseline (``losses``) and against the placebos (``loss_placebos``).
 
 ``p_equivalent`` is the test that the effect is smaller than `MARGIN`: with a large p and a large
 p_equivalent nothing is known.
@@ -44,6 +45,7 @@ from analyses.material.conditions import (
     check_depth,
     conditions,
 )
+from analyses.material.draws import draw_table
 from analyses.material.flows import flow_layers, model_flow
 from analyses.material.problems import TASK, Item, read_items, solution_traces
 from analyses.running.runner import EDITS, Analysis, Unit, main
@@ -307,6 +309,7 @@ def summarise(values: pd.DataFrame, settings: AblationSettings) -> Mapping[str, 
         tables["placebos"] = against_placebos(answered, seed=seed)
         contrasts = [interaction(answered, seed=seed), trends(answered, seed=seed)]
         tables["contrasts"] = pd.concat(contrasts, ignore_index=True)
+        tables["draws"] = draw_table(answered)
     if (values["kind"] == "doses").any():
         tables["doses"] = dose_table(values[values["kind"] == "doses"])
     forced = values[values["kind"] == "losses"]

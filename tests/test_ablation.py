@@ -41,6 +41,7 @@ from analyses.material.conditions import (
     layers_in,
     windows,
 )
+from analyses.material.draws import draw_table
 from analyses.material.flows import condition_flow
 from analyses.material.problems import SourceSettings, read_items
 from analyses.running.runner import run_analysis
@@ -185,6 +186,25 @@ def test_placebo_that_does_as_much_leaves_nothing() -> None:
     table = against_placebos(values, **FAST)
     assert table["estimate"].tolist() == [pytest.approx(0.15)]
     assert table["p"].item() < 0.01
+
+
+def test_an_edit_among_draws_of_its_placebo_by_hand() -> None:
+    columns = ["condition", "edit", "placebo", "match", "is_correct"]
+    plain = [("baseline", "none", None, None, True), ("oeb", "oeb", None, None, True)]
+    plain += [("oeb", "oeb", None, None, False)]
+    rights = [(True, True), (True, False), (False, False)]
+    drawn = [
+        (f"oeb-bridge-kl-{i}", "oeb", "bridge", "kl", right)
+        for i, pair in enumerate(rights)
+        for right in pair
+    ]
+    lone = [("smi-direction-kl", "smi", "direction", "kl", True)]
+    (row,) = draw_table(pd.DataFrame([*plain, *drawn, *lone], columns=columns)).to_dict("records")
+    assert (row["condition"], row["placebo"], row["n_draws"]) == ("oeb", "bridge", 3)
+    assert (row["real"], row["mean"], row["lowest"], row["highest"]) == (0.5, 0.5, 0.0, 1.0)
+    assert row["spread"] == pytest.approx(0.5)
+    assert row["p"] == 3 / 4
+    assert draw_table(pd.DataFrame(plain, columns=columns)).empty
 
 
 def test_interaction_is_zero_where_effects_add_up() -> None:
