@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from step_saliency.benchmark.provider.frame import Frame
+from step_saliency.benchmark.provider.frame import Frame, to_go_on_from
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.benchmark.provider.weights import Weights, weights_for
 from step_saliency.segment.build import prompt_tokens
@@ -72,9 +72,12 @@ def test_a_single_question_has_the_tokens_of_generate(weights: Weights) -> None:
 def test_going_on_from_the_assistant(weights: Weights) -> None:
     tokenizer = Template(weights.tokenizer, CHAT)
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>so far"}]
-    frame, _ = Frame.of(tokenizer, turns)
-    assert frame.is_continued
-    assert frame.suffix.endswith("<assistant><think>so far")
+    asked, written = to_go_on_from(turns)
+    assert (asked, written) == (turns[:1], "<think>so far")
+    assert Frame.of(tokenizer, asked)[0].suffix.endswith("<assistant>")
+    assert to_go_on_from(asked) == (asked, "")
+    with pytest.raises(ValueError, match="has to be the user's"):
+        Frame.of(tokenizer, turns)
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,6 @@ def test_a_plan_says_what_does_not_fit_and_what_workers_bring() -> None:
     assert "--device-map auto over 3 cards" in str(larger)
 
 
-def test_a_plan_says_what_its_hours_leave_out() -> None:
-    forced = make_plan(settings_of(batch_size=8, conditions=("baseline", "hint", "budget_forcing")))
-    assert "note       hint and budget_forcing: what follows forced words" in str(forced)
-    assert "forced" not in str(make_plan(settings_of(batch_size=8)))
-
-
 def test_hours_of_the_page_are_those_of_the_plan() -> None:
     page = (ROOT / "docs/howto/benchmarks.md").read_text()
     lines = [

@@ -126,7 +126,7 @@ def make_plan(settings: BenchmarkSettings, *, workers: int = 1) -> Plan:
         settings=settings,
         workers=workers,
     )
-    notes += [*_fit(plan), *_one_by_one(settings)]
+    notes += _fit(plan)
     return replace(plan, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -140,16 +140,6 @@ def _fit(plan: Plan) -> list[str]:
     smaller = [f"--batch-size {rows}"] if rows > 0 else []
     ways = [*smaller, f"--device-map auto over {math.ceil(whole / CARD_GB)} cards"]
     return [f"a card with {CARD_GB} GB may run out of memory: {' or '.join(ways)} does not"]
-
-
-def _one_by_one(settings: BenchmarkSettings) -> list[str]:
-    forced = [name for name in settings.conditions if condition_of(name).forced is not None]
-    if not forced:
-        return []
-    return [
-        f"{' and '.join(forced)}: what follows forced words is decoded one response at a time, "
-        "which the hours leave out"
-    ]
 
 
 def _job(

@@ -3,23 +3,29 @@
 Which numbers a response draws is said by seed, number of its question and sample, as in
 `ss.generate`: the number is ``question_number`` of the sample's metadata, else its id where that is
 a whole number, else a hash of the id; the sample is the epoch less one. So epochs are the samples
-of one `ss.generate` with ``n``, with any flow and in any order. Where a conversation goes on from
-words of the assistant, the seed is derived from them too, so that no numbers are drawn twice.
+of one `ss.generate` with ``n``, with any flow and in any order. Where the assistant has spoken
+already, the seed is derived from its words too, so that no numbers are drawn twice.
+
+A conversation that ends in words of the assistant is gone on with: they are the first of the
+response. Words, lengths and seeds of many such requests differ, and one call decodes them all.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
 from inspect_ai.log._samples import sample_active
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput
 
-from step_saliency.benchmark.provider.frame import Frame
-from step_saliency.benchmark.provider.output import output_of
+from step_saliency.benchmark.provider.frame import Frame, to_go_on_from
+from step_saliency.benchmark.provider.output import full_context, output_of
 from step_saliency.benchmark.provider.queue import Waiting
 from step_saliency.benchmark.provider.requests import Group, Request
+from step_saliency.benchmark.provider.room import NoRoomError
 from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.decoding.continuation import Continuation
 from step_saliency.options import Decoding
 
 UNREAD = (
@@ -83,7 +89,12 @@ class StepSaliencyAPI(ModelAPI):
         while not future.done():
             await anyio.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
-        return output_of(request, future.result(), model=self.model_name)
+        try:
+            answer = future.result()
+        except NoRoomError:
+            return full_context(request, model=self.model_name)
+        tokenizer = self._waiting.weights.tokenizer
+        return output_of(request, answer, model=self.model_name, tokenizer=tokenizer)
 
     def max_tokens(self) -> int:
         """Length of a response where none is asked for."""
@@ -117,28 +128,34 @@ class StepSaliencyAPI(ModelAPI):
         options = self.settings.template_options
         if config.reasoning_effort is not None:
             options["reasoning_effort"] = config.reasoning_effort
+        turns, written = to_go_on_from(
+            [{"role": message.role, "content": message.text} for message in messages]
+        )
         frame, question = Frame.of(
             self._waiting.weights.tokenizer,
-            [{"role": message.role, "content": message.text} for message in messages],
+            turns,
             template_options=options,
             date=self.settings.date,
         )
-        if frame.is_continued and self.settings.flow != "none":
-            raise ValueError(
-                "a flow cannot go on from words of the assistant, since their steps are unknown; "
-                "use flow=none"
-            )
         task, number, sample = _place(question)
+        spoken = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        decoding = self._decoding(config, _seed(config.seed or 0, spoken))
+        continued = None
+        if written:
+            seed = _seed(config.seed or 0, [*spoken, written])
+            limit = decoding.max_new_tokens
+            continued = Continuation(written=written, max_new_tokens=limit, seed=seed)
+            decoding = replace(decoding, max_new_tokens=Decoding().max_new_tokens)
         group = Group(
             frame=frame,
-            decoding=self._decoding(config, messages),
+            decoding=decoding,
             changes=tuple(self.settings.changes.items()),
             model=self._model(),
             task=task,
         )
-        return Request(group, question, number, sample)
+        return Request(group, question, number, sample, continued)
 
-    def _decoding(self, config: GenerateConfig, messages: Sequence[ChatMessage]) -> Decoding:
+    def _decoding(self, config: GenerateConfig, seed: int) -> Decoding:
         unread = [name for name in UNREAD if getattr(config, name, None) not in (None, {}, False)]
         if unread:
             raise ValueError(f"step-saliency models do not take {', '.join(unread)}")
@@ -150,19 +167,16 @@ class StepSaliencyAPI(ModelAPI):
             "stop_texts": None if config.stop_seqs is None else tuple(config.stop_seqs),
         }
         return Decoding(
-            seed=_seed(config.seed or 0, messages),
+            seed=seed,
             batch_size=self.settings.batch_size,
             format=self.settings.format,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
 
 
-def _seed(seed: int, messages: Sequence[ChatMessage]) -> int:
+def _seed(seed: int, spoken: Sequence[str]) -> int:
     """The seed, or one derived from it where the assistant has spoken already."""
-    spoken = [message.text for message in messages if message.role == "assistant"]
-    if not spoken:
-        return seed
-    return _hashed("\0".join([str(seed), *spoken]))
+    return _hashed("\0".join([str(seed), *spoken])) if spoken else seed
 
 
 def _place(question: str) -> tuple[str, int, int]:

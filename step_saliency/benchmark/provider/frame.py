@@ -7,16 +7,16 @@ message of the user: system prompt, earlier turns, role marks and what the model
 `ss.generate` asks with a tokenizer whose template is just these two texts, so that conversations of
 any kind whose frames are equal are decoded together.
 
-A last message of the assistant is text that the model goes on from; it stands at the end of the
-suffix. It is part of the prompt, so an edit that reads steps takes none of it for thinking: `api`
-refuses flows there.
+A last message of the assistant is text that the model goes on from (`to_go_on_from`). It belongs to
+the response and stands in no frame, so that responses that go on from different words are decoded
+together too.
 """
 
 import copy
 import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _STAND_IN = "QZX{last}XZQ"
@@ -30,12 +30,10 @@ class Frame:
     Attributes:
         prefix: Before it.
         suffix: After it.
-        is_continued: Whether the suffix holds text of the assistant that the response goes on from.
     """
 
     prefix: str
     suffix: str
-    is_continued: bool = field(default=False, compare=False)
 
     @classmethod
     def of(
@@ -51,34 +49,34 @@ class Frame:
         Args:
             tokenizer: Tokenizer with a chat template, or without one: then a conversation is one
                 message, and a line break follows it.
-            messages: Role and content of each; the last is the user's, or the assistant's and to
-                be continued.
+            messages: Role and content of each; the last is the user's.
             template_options: Variables of the chat template, such as ``reasoning_effort``.
             date: Day that the template is told is today, ``YYYY-MM-DD``; the real one by default.
 
         Raises:
-            ValueError: there is no message of the user, or the template does not write the last one
-                as it is.
+            ValueError: the last message is not the user's, or the template does not write it as it
+                is.
         """
         turns = [dict(message) for message in messages]
-        continued = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
         if not turns or turns[-1]["role"] != "user":
-            raise ValueError("the last message, or the last but one, has to be the user's")
+            raise ValueError(
+                "the last message, or the last before words to go on from, has to be the user's"
+            )
         question = turns[-1]["content"]
         if not getattr(tokenizer, "chat_template", None):
-            return cls._plain(turns, continued), question
+            return cls._plain(turns), question
         told = tokenizer if date is None else _told_the_day(tokenizer, date)
         prefix, question, suffix = _around(told, turns, question, dict(template_options or {}))
-        return cls(prefix, suffix + continued, bool(continued)), question
+        return cls(prefix, suffix), question
 
     @classmethod
-    def _plain(cls, turns: Sequence[Mapping[str, str]], continued: str) -> "Frame":
+    def _plain(cls, turns: Sequence[Mapping[str, str]]) -> "Frame":
         if len(turns) > 1:
             raise ValueError(
                 "the tokenizer has no chat template, so that a conversation can have no more than "
                 f"one message; this one has {len(turns)}"
             )
-        return cls("", "\n" + continued, bool(continued))
+        return cls("", "\n")
 
     def tokenizer(self, tokenizer: Any) -> Any:
         """A copy of a tokenizer whose chat template writes this frame around the last message."""
@@ -89,6 +87,19 @@ class Frame:
             f"{{{{ {_literal(self.suffix)} }}}}"
         )
         return framed
+
+
+def to_go_on_from(
+    messages: Sequence[Mapping[str, str]],
+) -> tuple[list[Mapping[str, str]], str]:
+    """A conversation up to the user's last message, and what the assistant has begun to answer.
+
+    Args:
+        messages: Role and content of each.
+    """
+    if messages and messages[-1]["role"] == "assistant":
+        return list(messages[:-1]), messages[-1]["content"]
+    return list(messages), ""
 
 
 def _told_the_day(tokenizer: Any, date: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from step_saliency.benchmark.provider.requests import Answer, Request
+from step_saliency.benchmark.provider.room import NoRoomError, check_room
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.benchmark.provider.store import Store
 from step_saliency.benchmark.provider.weights import Weights, weights_for
@@ -83,17 +84,26 @@ class Waiting:
                 return requests
 
     def _answer(self, requests: Sequence[Request]) -> None:
-        missing = list(requests)
+        missing = [request for request in requests if self._has_room(request)]
         if self.store is not None:
-            missing = [request for request in requests if not self._is_kept(request)]
+            missing = [request for request in missing if not self._is_kept(request)]
         if missing:
             answers = decode(missing, self.weights, self.settings, self.store)
             for request, answer in zip(missing, answers, strict=True):
                 request.answer.set_result(answer)
 
+    def _has_room(self, request: Request) -> bool:
+        """Whether a response can go on; one that cannot is told so and does not end the others."""
+        try:
+            check_room(request, self.weights.tokenizer, self.weights.context)
+        except NoRoomError as error:
+            request.answer.set_exception(error)
+            return False
+        return True
+
     def _is_kept(self, request: Request) -> bool:
         assert self.store is not None
-        kept = self.store.find(request.group, *request.place, request.question)
+        kept = self.store.find(request)
         if kept is not None:
             request.answer.set_result(kept)
         return kept is not None
@@ -139,6 +149,7 @@ def _decode(
         decoding=replace(group.decoding, **settings.slots_of_engine),
         question_numbers=[request.number for request in requests],
         samples=[request.sample for request in requests],
+        continued=[request.continued for request in requests],
         tokenizer=group.frame.tokenizer(weights.tokenizer),
         save_to=None if store is None else file,
         effects=effects,

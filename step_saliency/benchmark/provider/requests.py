@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from step_saliency.benchmark.provider.frame import Frame
+from step_saliency.decoding.continuation import Continuation
 from step_saliency.options import Decoding
 from step_saliency.storage.manifest import described
 from step_saliency.trace import Trace
@@ -19,7 +20,8 @@ class Group:
 
     Attributes:
         frame: Texts around their questions.
-        decoding: How they are decoded; ``n`` is 1.
+        decoding: How they are decoded; ``n`` is 1. Seed and length are those of requests that have
+            none of their own.
         changes: Fields of the flow, in JSON types.
         model: Fields of the model, in JSON types.
         task: Name of the task; questions of two tasks may have one number.
@@ -74,6 +76,7 @@ class Request:
         question: Text of the question.
         number: What stands for the question in the seeds.
         sample: Which sample of the question it is.
+        continued: What the response goes on from, with a length and a seed of its own.
         answer: Where the answer will be.
     """
 
@@ -81,9 +84,22 @@ class Request:
     question: str
     number: int
     sample: int
+    continued: Continuation | None = None
     answer: "Future[Answer]" = field(default_factory=Future)
 
     @property
     def place(self) -> tuple[int, int]:
-        """Number and sample, which tell the responses of a group apart."""
+        """Number and sample, which tell the responses of one call apart."""
         return self.number, self.sample
+
+    @property
+    def seed(self) -> int:
+        """Seed of the samples."""
+        own = None if self.continued is None else self.continued.seed
+        return self.group.decoding.seed if own is None else own
+
+    @property
+    def limit(self) -> int:
+        """New tokens after which the response is cut."""
+        own = None if self.continued is None else self.continued.max_new_tokens
+        return self.group.decoding.max_new_tokens if own is None else own

@@ -15,14 +15,17 @@ import platform
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from step_saliency.benchmark.provider.requests import Answer, Group
+from step_saliency.benchmark.provider.requests import Answer, Group, Request
 from step_saliency.storage.files import is_file, make_folder, read_bytes, write_text
 from step_saliency.storage.json_text import parse_object
 from step_saliency.storage.lines import read_lines
 from step_saliency.storage.traces import read_trace
 from step_saliency.trace import Trace
+
+_Place: TypeAlias = tuple[int, int, int, int]
+"""Number, sample, seed and limit."""
 
 
 class Store:
@@ -34,14 +37,20 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._known: dict[str, dict[tuple[int, int], Answer]] = {}
+        self._known: dict[str, dict[_Place, Answer]] = {}
         self._read: dict[Path, int] = {}
 
-    def find(self, group: Group, number: int, sample: int, question: str) -> Answer | None:
-        """The response that was kept, if there is one to this very question."""
-        self._look(group.digest)
-        answer = self._known.get(group.digest, {}).get((number, sample))
-        return answer if answer is not None and answer.trace.question == question else None
+    def find(self, request: Request) -> Answer | None:
+        """The response that was kept, if there is one to this very question.
+
+        What it goes on from is told by its seed, which is derived from these words.
+        """
+        group = request.group
+        self._look(group)
+        place = request.number, request.sample, request.seed, request.limit
+        answer = self._known.get(group.digest, {}).get(place)
+        is_same = answer is not None and answer.trace.question == request.question
+        return answer if is_same else None
 
     def new_file(self, group: Group) -> Path:
         """A place for the traces of one call."""
@@ -56,31 +65,38 @@ class Store:
         """Write down what is known of a call that is over."""
         write_text(_facts_file(file), json.dumps(facts, default=str))
 
-    def _look(self, digest: str) -> None:
+    def _look(self, group: Group) -> None:
         """Read files that are new or have grown."""
-        folder = self.folder / digest
+        folder = self.folder / group.digest
         for file in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
             size = file.stat().st_size + (1 if is_file(_facts_file(file)) else 0)
             if self._read.get(file) != size:
                 self._read[file] = size
-                self._take(digest, file)
+                self._take(group, file)
 
-    def _take(self, digest: str, file: Path) -> None:
+    def _take(self, group: Group, file: Path) -> None:
         facts = _facts_of(file)
-        known = self._known.setdefault(digest, {})
+        known = self._known.setdefault(group.digest, {})
         for line in read_lines(file):
             try:
                 trace = read_trace(line)
             except ValueError:
                 continue
-            place = _place(trace)
+            place = _place(trace, group)
             earlier = known.get(place)
             if earlier is None or (facts and not earlier.facts):
                 known[place] = Answer(trace, facts, is_kept=True)
 
 
-def _place(trace: Trace) -> tuple[int, int]:
-    return int(trace.meta.get("question_index", -1)), int(trace.meta.get("sample", -1))
+def _place(trace: Trace, group: Group) -> _Place:
+    usual = {
+        "question_index": -1,
+        "sample": -1,
+        "seed": group.decoding.seed,
+        "max_new_tokens": group.decoding.max_new_tokens,
+    }
+    number, sample, seed, limit = (int(trace.meta.get(name, usual[name])) for name in usual)
+    return number, sample, seed, limit
 
 
 def _facts_file(file: Path) -> Path:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from step_saliency.benchmark.provider.engine import load_engine
 from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.decoding.job import context_of
 from step_saliency.models.checkpoint import read_config, read_tokenizer, read_transformers, save
 from step_saliency.models.identity import weights_digest
 from step_saliency.models.load import DTYPES
@@ -33,6 +34,11 @@ class Weights:
 
     model: PreTrainedModel | LoadedEngine
     tokenizer: Any
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, in tokens."""
+        return context_of(self.model)
 
     @property
     def facts(self) -> dict[str, Any]:

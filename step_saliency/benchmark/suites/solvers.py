@@ -5,7 +5,9 @@
                from there; a thinking that outgrows its budget is ended
 
 Each part of a forced response is one request whose conversation ends in what the assistant has
-written so far. Parts share one length: what one has written is taken from what is left.
+written so far. Parts share one length: what one has written is taken from what is left. Parts of
+many responses are decoded together, as far as they wait at the same time. A response that fills the
+context ends there.
 """
 
 from typing import Any
@@ -44,7 +46,7 @@ class _Forced:
         self.state = state
         self.condition = condition
         self.left = length
-        self.thinking = int(length * condition.budget) if condition.budget else length
+        self.thinking = max(1, int(length * condition.budget)) if condition.budget else length
         self.written = ""
         self.opened = ""
         self.usage: list[Any] = []
@@ -53,7 +55,9 @@ class _Forced:
         assert self.condition.forced is not None
         for time in range(self.condition.times + 1):
             output = await self._part(min(self.thinking, self.left), stop=END_OF_THINKING)
-            if END_OF_THINKING not in self.written or self.left <= 0:
+            if output.stop_reason == "model_length":
+                return self._whole(output)
+            if END_OF_THINKING not in self.written or min(self.thinking, self.left) <= 0:
                 break
             if time < self.condition.times:
                 self.written = self.written.rpartition(END_OF_THINKING)[0] + self.condition.forced
@@ -84,10 +88,13 @@ class _Forced:
         usage = last.usage
         if usage is not None:
             parts = [output.usage for output in self.usage if output.usage]
+            read, written = parts[0].input_tokens, sum(part.output_tokens for part in parts)
             usage = usage.model_copy(
                 update={
-                    "input_tokens": parts[0].input_tokens,
-                    "output_tokens": sum(part.output_tokens for part in parts),
+                    "input_tokens": read,
+                    "output_tokens": written,
+                    "total_tokens": read + written,
+                    "reasoning_tokens": sum(part.reasoning_tokens or 0 for part in parts),
                 }
             )
         calls = [(output.metadata or {}).get("call", {}) for output in self.usage]
