@@ -16,7 +16,7 @@ from torch import Tensor
 from step_saliency.intervene.choices import Boundaries
 from step_saliency.intervene.groups import written
 from step_saliency.intervene.hashing import hashed
-from step_saliency.intervene.labels import StepLabels, own_positions
+from step_saliency.intervene.labels import WRITTEN, StepLabels, own_positions
 from step_saliency.intervene.once import once_per_labels
 
 
@@ -63,6 +63,8 @@ def injections(
 
 def _at_starts(labels: StepLabels, n_queries: int) -> Injections:
     """Injections at first tokens of steps: only the last positions are looked at."""
+    if n_queries == 1 and len(labels) > 1:
+        return _at_newest(labels)
     n_past = len(labels) - n_queries
     newest = labels.each(lambda label: label[:, n_past:])
     earlier = labels.step[:, :n_past]
@@ -71,6 +73,21 @@ def _at_starts(labels: StepLabels, n_queries: int) -> Injections:
     starts = (newest.step > before) & written(newest) & (newest.previous >= 0)
     row, query = starts.nonzero().unbind(-1)
     return Injections(row, n_past + query, n_past + query, newest.previous[row, query])
+
+
+def _at_newest(labels: StepLabels) -> Injections:
+    """The same for a single position, of which lists are read sooner than tensors are made."""
+    last = [label[:, -1] for label in labels.tensors]
+    read = torch.stack([*last, labels.step[:, :-1].amax(-1)]).tolist()
+    starts = [
+        (row, previous)
+        for row, (step, region, previous, before) in enumerate(zip(*read, strict=True))
+        if step > before and region in WRITTEN and previous >= 0
+    ]
+    device, newest = labels.step.device, len(labels) - 1
+    found = torch.tensor([(row, newest, source) for row, source in starts], device=device)
+    row, target, source = found.view(-1, 3).long().unbind(-1)
+    return Injections(row, target, target, source)
 
 
 def _moved(

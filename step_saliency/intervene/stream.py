@@ -152,7 +152,7 @@ class StepStream:
         if n_prompt is not None and not isinstance(n_prompt, int):
             n_prompt = _of_row(n_prompt, row, batch, "n_prompt")
         return TrackedRow(
-            self._blank.copy(), self._prompt_reader, question=question, n_prompt=n_prompt
+            self._blank.unstarted(), self._prompt_reader, question=question, n_prompt=n_prompt
         )
 
     def _prompt_reader(self) -> PromptReader:

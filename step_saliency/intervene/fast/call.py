@@ -76,29 +76,43 @@ class AttentionCall:
         return masked(scores, _causal(queries.stop - queries.start, stop, scores.device))
 
     def single_pattern(
-        self, bias: Float[Tensor, "batch 1 key"] | None
+        self, bias: Float[Tensor, "rows 1 key"] | None
     ) -> Float[Tensor, "batch head key"]:
-        """Attention weights of single queries; heads that share keys are rows of one product."""
-        n_kv_heads = self.key.shape[1]
-        q = grouped(self.query, n_kv_heads).flatten(0, 1)
-        scores = torch.bmm(q * self.scale, self.key.flatten(0, 1).mT)
-        scores = self._capped(scores.view(*self.query.shape[:2], -1))
-        if bias is not None:
-            scores = scores.add_(bias)
-        return self.pattern(scores.unsqueeze(2)).squeeze(2)
+        """Attention weights of single queries; heads that share keys are rows of one product.
+
+        Args:
+            bias: Added to the scores; one row for each row of the batch and head of keys.
+        """
+        keys = self.key.flatten(0, 1).mT
+        q = self.query.reshape(len(keys), -1, self.query.shape[-1])
+        if bias is not None and self.options.get("softcap") is None:
+            scores = torch.baddbmm(bias.to(q.dtype), q, keys, alpha=self.scale)
+        else:
+            scores = self._capped(torch.bmm(q, keys) * self.scale)
+            scores = scores if bias is None else scores.add_(bias)
+        return self.pattern(scores.view(*self.query.shape[:2], -1))
+
+    def single_outputs(
+        self, pattern: Float[Tensor, "batch head key"]
+    ) -> Float[Tensor, "batch 1 head d_value"]:
+        """`head_outputs` of single queries."""
+        values = self.value.flatten(0, 1)
+        rows = pattern.to(values.dtype).view(len(values), -1, pattern.shape[-1])
+        return torch.bmm(rows, values).view(len(pattern), 1, pattern.shape[1], -1)
 
     def _capped(self, scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         cap = self.options.get("softcap")
         return scores if cap is None else (scores / cap).tanh() * cap
 
     def pattern(
-        self, scores: Float[Tensor, "batch head query key"]
-    ) -> Float[Tensor, "batch head query key"]:
+        self, scores: Float[Tensor, "batch head *query key"]
+    ) -> Float[Tensor, "batch head *query key"]:
         """Attention weights; with sinks their rows sum to less than one."""
         exact = torch.promote_types(scores.dtype, torch.float32)
         if self.sinks is None:
             return scores.softmax(-1, dtype=exact)
-        sinks = self.sinks.to(exact)[None, :, None, None].expand(*scores.shape[:3], 1)
+        by_head = self.sinks.to(exact).view(-1, *[1] * (scores.ndim - 2))
+        sinks = by_head.expand(*scores.shape[:-1], 1)
         return torch.cat([scores.to(exact), sinks], dim=-1).softmax(-1)[..., :-1]
 
     def head_outputs(

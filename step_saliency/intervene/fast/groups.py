@@ -111,26 +111,29 @@ class PassGroups:
         gaining: The transpose, with -1 for the current part, which gives what the bridge gets.
         counts: Visible keys of the bridge and of the current part.
         floor: sqrt(|B| / (|B| + |S|)); 0 in rows without a bridge or without a current part.
-        bias: 0 at visible keys and the lowest number elsewhere; None if all are visible.
+        bias: 0 at visible keys and the lowest number elsewhere, for each row of the batch and head
+            of keys; None if all are visible.
     """
 
     members: Float[Tensor, "batch key 2"]
     gaining: Float[Tensor, "batch 2 key"]
     counts: tuple[Float[Tensor, "batch 1"], Float[Tensor, "batch 1"]]
     floor: Float[Tensor, "batch 1"]
-    bias: Float[Tensor, "batch 1 key"] | None
+    bias: Float[Tensor, "rows 1 key"] | None
 
     @classmethod
-    def of(cls, members: Float[Tensor, "batch key 2"], mask: Tensor | None) -> "PassGroups":
-        """From the members among the keys of a layer, and its mask."""
+    def of(
+        cls, members: Float[Tensor, "batch key 2"], mask: Tensor | None, n_kv_heads: int
+    ) -> "PassGroups":
+        """From the members among the keys of a layer, its mask, and how many heads keys have."""
         bias = None
         if mask is not None:
             nothing = torch.zeros((), dtype=members.dtype, device=mask.device)
             bias = masked(nothing.expand(mask.shape), mask)[:, 0]
             visible = mask[:, 0] if mask.dtype == torch.bool else visible_keys(bias)
             members = members * visible.mT
-        counts = members.sum(1)
-        n_bridge, n_current = counts.unsqueeze(-1).unbind(1)
+            bias = bias.repeat_interleave(n_kv_heads, dim=0) if n_kv_heads > 1 else bias
+        n_bridge, n_current = members.sum(1).split(1, dim=1)
         return cls(
             members=members,
             gaining=(members * members.new_tensor([1.0, -1.0])).mT,
@@ -172,7 +175,12 @@ class SharedGroups:
             grown.trim(n_first)
 
     def of(
-        self, edit: OddsEqualBridge, mask: Tensor | None, n_keys: int, dtype: torch.dtype
+        self,
+        edit: OddsEqualBridge,
+        mask: Tensor | None,
+        n_keys: int,
+        dtype: torch.dtype,
+        n_kv_heads: int = 1,
     ) -> PassGroups:
         """The groups among the last keys.
 
@@ -181,13 +189,14 @@ class SharedGroups:
             mask: Mask of the layer; layers of one kind are handed the same tensor.
             n_keys: Keys that the layer holds.
             dtype: Type of the members.
+            n_kv_heads: Heads that have keys of their own.
         """
-        kind = edit.bridge, edit.current, n_keys, dtype
+        kind = edit.bridge, edit.current, n_keys, n_kv_heads, dtype
         for known, of_mask, groups in self._by_mask:
             if known == kind and of_mask is mask:
                 return groups
         members = self._members_of(edit, dtype)
-        groups = PassGroups.of(members[:, len(self.labels) - n_keys :], mask)
+        groups = PassGroups.of(members[:, len(self.labels) - n_keys :], mask, n_kv_heads)
         self._by_mask.append((kind, mask, groups))
         return groups
 

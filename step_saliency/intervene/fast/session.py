@@ -205,7 +205,8 @@ class FastSession:
             return call.plain()
         assert self._groups is not None
         dtype = torch.promote_types(call.query.dtype, torch.float32)
-        groups = self._groups.of(edit, call.mask, call.key.shape[2], dtype)
+        n_kv_heads, n_keys = call.key.shape[1:3]
+        groups = self._groups.of(edit, call.mask, n_keys, dtype, n_kv_heads)
         pattern = call.single_pattern(groups.bias)
         sums = pattern @ groups.members
         changes = relative_changes(sums, groups.floor.clamp(max=tau))
@@ -215,7 +216,7 @@ class FastSession:
         counts_of = partial(projection_counts, tau=tau, heads=heads)
         self._counts.put(named, call.layer, counts_of, sums, *groups.counts)
         pattern = torch.addcmul(pattern, pattern, changes @ groups.gaining)
-        return call.head_outputs(pattern.unsqueeze(2))
+        return call.single_outputs(pattern)
 
     def _edited_scores(
         self, call: AttentionCall, layer: FastLayer, edits: Sequence[NamedEdit]
