@@ -58,14 +58,13 @@ def test_an_engine_answers_as_the_fast_loop_does(
 ) -> None:
     for name, value in {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }.items():
         monkeypatch.setenv(name, value)
     words = [
         *("--model", "reasoner", "--suites", "reasoner", "--conditions", "baseline,stepflow"),
         *("--samples", "2", "--problems", "4", "--temperature", "0", "--max-tokens", "100"),
-        *("--batch-size", "8", "--tau-max", "0.3", "--alpha", "0.3", "--quiet"),
+        *("--batch-size", "8", "--tau-max", "0.5", "--alpha", "0.5", "--quiet"),
     ]
     by_loop, by_engine = tmp_path / "loop", tmp_path / "engine"
     assert main(["benchmark", *words, "--out", str(by_loop)]) == 0

@@ -4,11 +4,13 @@ The engine lives in this process (its workers may be others), one for all condit
 each request says by itself which flow it wants.
 """
 
+import os
 from typing import Any
 
 import torch
 
 from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.models.memory import free_bytes
 from step_saliency.models.sources import Source
 from step_saliency.vllm.loaded import LoadedEngine
 
@@ -43,7 +45,9 @@ def engine_options(settings: ProviderSettings) -> dict[str, Any]:
     """Options of vLLM's ``LLM``; what is not here is as vLLM chooses.
 
     A full CUDA graph would leave edits out, so graphs are cut at attention; momentum needs values
-    that fall out of a sliding window, so they are kept.
+    that fall out of a sliding window, so they are kept. On a CPU vLLM would ask for nearly all
+    memory that there is, and end where others use some; it gets half of what is free for keys and
+    values, or what ``VLLM_CPU_KVCACHE_SPACE`` says.
     """
     on_cuda = torch.cuda.is_available()
     return {
@@ -58,6 +62,12 @@ def engine_options(settings: ProviderSettings) -> dict[str, Any]:
         **(
             {"compilation_config": {"cudagraph_mode": "PIECEWISE"}}
             if on_cuda
-            else {"enforce_eager": True}
+            else {"enforce_eager": True, **_cpu_cache()}
         ),
     }
+
+
+def _cpu_cache() -> dict[str, int]:
+    if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
+        return {}
+    return {"kv_cache_memory_bytes": int(free_bytes(torch.device("cpu")) / 2)}
