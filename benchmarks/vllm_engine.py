@@ -22,6 +22,8 @@ prompts are short; the smaller the model, the more the part of each token that i
 
 import argparse
 import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +46,15 @@ FLOWS = ("off", "oeb", "smi", "stepflow")
 Ways = Mapping[str, Callable[[], int]]
 
 
-def engine(path: str, args: argparse.Namespace) -> Any:
+def processor() -> str:
+    """The processor that computed, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{named[1] if named else platform.machine()}, {torch.get_num_threads()} thread"
+
+
+def engine(path: str, args: argparse.Namespace, **options: Any) -> Any:
     """An engine in this process, whose processor seconds are this process's."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     on_cuda = torch.cuda.is_available()
@@ -61,6 +71,7 @@ def engine(path: str, args: argparse.Namespace) -> Any:
         max_model_len=args.context,
         disable_log_stats=True,
         **(graphs if on_cuda else {"enforce_eager": True}),
+        **options,
     )
 
 
@@ -152,6 +163,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="reasoner", help="bundled name, folder or hub id")
+    parser.add_argument("--name", help="of the model, in the table")
     parser.add_argument("--questions", type=Path, help="JSONL file with a field 'question'")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=32)
@@ -172,11 +184,11 @@ def main() -> None:
         torch.set_num_threads(1)
     asked = questions(args)
     llm = engine(folder_of(args.model), args)
-    name = Path(args.model).name
+    name = args.name or Path(args.model).name
     lines = [
         f"# StepFlow inside vLLM, {name}",
         "",
-        f"{args.dtype}, {'processor seconds of one thread' if device == 'cpu' else 'seconds'}, "
+        f"{args.dtype}, {processor()}; {'processor seconds' if device == 'cpu' else 'seconds'}, "
         "medians; ratios within a round, median [smallest, largest].",
     ]
     if "overhead" in args.tables:
