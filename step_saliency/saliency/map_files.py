@@ -83,7 +83,7 @@ def write_maps(path: Path, maps: Float[Tensor, "..."], description: Mapping[str,
 
 
 def read_maps(path: str | Path) -> tuple[Float[Tensor, "..."], dict[str, Any]]:
-    """Read what `write_maps` wrote.
+    """Read what `write_maps` wrote; of the description, the trace is made already.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -113,8 +113,7 @@ def _parse(data: bytes) -> tuple[Float[Tensor, "..."], dict[str, Any]]:
     ):
         raise ValueError("its numbers or words are not those that were written")
     _check_numbers(maps)
-    read_trace(description["trace"])
-    return maps, description
+    return maps, {**description, "trace": read_trace(description["trace"])}
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:

@@ -131,7 +131,7 @@ class StepSaliency:
             ValueError: the file is cut short or is no map.
         """
         maps, fields = read_maps(path)
-        trace, layers = Trace.from_dict(fields.pop("trace")), tuple(fields.pop("layers"))
+        trace, layers = fields.pop("trace"), tuple(fields.pop("layers"))
         windows = fields.pop("windows", None)
         if windows is None:
             warnings.warn(
