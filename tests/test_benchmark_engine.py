@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.provider import engine
 from step_saliency.benchmark.provider.settings import ProviderSettings
 from step_saliency.cli import main
 from step_saliency.storage.lines import read_lines
@@ -44,6 +46,16 @@ def test_the_command_says_them_in_one_line(
     assert "tensor_parallel=2 needs engine='vllm'" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="looks at what a CPU is asked for")
+def test_an_engine_on_a_cpu_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(engine, "free_bytes", lambda _: 6000)
+    settings = ProviderSettings(engine="vllm")
+    assert engine.engine_options(settings)["kv_cache_memory_bytes"] == 3000
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    assert "kv_cache_memory_bytes" not in engine.engine_options(settings)
+
+
 @pytest.mark.skipif(HAS_VLLM or not HAS_INSPECT, reason="needs inspect-ai, and no vLLM")
 def test_without_vllm_it_says_where_to_look() -> None:
     from step_saliency.benchmark.provider.weights import weights_for
@@ -68,8 +80,8 @@ def test_an_engine_answers_as_the_fast_loop_does(
     ]
     by_loop, by_engine = tmp_path / "loop", tmp_path / "engine"
     assert main(["benchmark", *words, "--out", str(by_loop)]) == 0
-    engine = ["--engine", "vllm", "--max-length", "512"]
-    assert main(["benchmark", *words, *engine, "--out", str(by_engine)]) == 0
+    options = ["--engine", "vllm", "--max-length", "512"]
+    assert main(["benchmark", *words, *options, "--out", str(by_engine)]) == 0
     expected, got = responses(by_loop), responses(by_engine)
     assert len(got) == 2 * 4 * 2
     assert expected.keys() == got.keys()
