@@ -37,7 +37,7 @@ def test_a_second_copy_waits_for_memory(tmp_path: Path, monkeypatch: pytest.Monk
     """Refused while there is no room, and had once there is."""
     tiny_transformers("qwen2").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    model = load_model(tmp_path)
+    model = load_model(tmp_path).double()  # whose weights are no longer those that were read
     with monkeypatch.context() as full:
         full.setattr("step_saliency.models.reference.free_bytes", lambda device: 1)
         with pytest.raises(ValueError, match="no memory for a second copy"):

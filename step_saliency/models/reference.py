@@ -1,11 +1,12 @@
 """The transformers model behind a TransformerLens object, for what needs no hooks.
 
     transformers model       itself
-    loaded by `load_model`   read once more from where it came from, and kept beside it
+    loaded by `load_model`   the checkpoint's own modules on the model's very weights (`shared`);
+                             where weights were computed, read once more and kept beside it
     any other bridge         the model inside it, whose attention is asked without the bridge's
 
-A reference model that was read again does not follow weights that were changed since;
-`check_reference_model` compares logits before it is used.
+A reference model that was read again does not follow weights that were changed since, and none
+follows weights that were replaced; `check_reference_model` compares logits before it is used.
 """
 
 from functools import partial
@@ -23,6 +24,7 @@ from step_saliency.models.facts import backend_of, device_of, dtype_of
 from step_saliency.models.identity import origin_of
 from step_saliency.models.memory import free_bytes
 from step_saliency.models.precision import HALF, Widened, rounded_rotations
+from step_saliency.models.shared import refilled
 from step_saliency.models.unpack import unpacked
 
 CHECKED_TOKENS = 32
@@ -36,7 +38,7 @@ _REFERENCE_MODELS: "WeakKeyDictionary[nn.Module, PreTrainedModel]" = WeakKeyDict
 
 
 def reference_model(model: Any) -> PreTrainedModel:
-    """The transformers model with the weights of a model; read again at most once.
+    """The transformers model with the weights of a model; made at most once.
 
     Args:
         model: HookedTransformer, TransformerBridge or transformers model.
@@ -51,7 +53,7 @@ def reference_model(model: Any) -> PreTrainedModel:
         inner: PreTrainedModel = model.original_model
         return inner
     if model not in _REFERENCE_MODELS:
-        reference = _read_again(model)
+        reference = _made(model)
         if isinstance(reference, str):
             raise ValueError(f"there is no transformers model to decode with: {reference}")
         _REFERENCE_MODELS[model] = reference
@@ -70,10 +72,13 @@ def is_inside(model: Any, reference: PreTrainedModel) -> bool:
     return getattr(model, "original_model", None) is reference
 
 
-def _read_again(model: Any) -> PreTrainedModel | str:
+def _made(model: Any) -> PreTrainedModel | str:
     origin = origin_of(model)
     if origin is not None and origin.process_weights:
         return "the weights were processed (process_weights=True), so values differ"
+    shared = refilled(model)
+    if shared is not None:
+        return shared
     reference, why = load_reference(model)
     if reference is None:
         return why

@@ -5,6 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from step_saliency.models.convert.tokenizer import attach_tokenizer
+from step_saliency.models.shared import hollow, keep_shell
 
 
 def bridge_from_transformers(
@@ -38,6 +39,7 @@ def bridge_from_transformers(
     model.set_attn_implementation("eager")
     if device is not None:
         model.to(device)
+    own, shell = dict(model.named_parameters(remove_duplicate=False)), hollow(model)
     try:
         bridge = build_bridge_from_module(
             model.eval(), architecture, hf_config=model.config, model_name=name
@@ -47,4 +49,6 @@ def bridge_from_transformers(
     attach_tokenizer(bridge, tokenizer)
     if process_weights:
         bridge.enable_compatibility_mode()
+    else:
+        keep_shell(bridge, shell, own, dict(bridge.named_parameters(remove_duplicate=False)))
     return bridge.eval()

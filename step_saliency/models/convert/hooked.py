@@ -14,6 +14,7 @@ from step_saliency.models.convert.architectures import (
 )
 from step_saliency.models.convert.rope import refuse
 from step_saliency.models.convert.tokenizer import attach_tokenizer
+from step_saliency.models.shared import hollow, keep_shell
 
 
 class HookedUnavailableError(ValueError):
@@ -106,6 +107,10 @@ def hooked_from_transformers(
     with torch.no_grad():
         weights = getattr(weight_conversions, recipe.converter)(model, config)
     if consume:
+        if not process_weights:
+            own = dict(model.named_parameters(remove_duplicate=False))
+            keep_shell(hooked, hollow(model), own, weights)
+            del own
         for module in model.modules():
             module._parameters.clear()
     weights = {name: weight.to(hooked.cfg.device) for name, weight in weights.items()}
