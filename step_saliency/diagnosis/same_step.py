@@ -112,7 +112,9 @@ def contrast_at_steps(
         "mean_error": np.mean([stratum.mean(True) for stratum in strata], axis=0),
         **tests,
         "effect_size": standardised(differences),
-        **area_intervals(np.stack([stratum.area() for stratum in strata]), bootstrap, draws.confidence),
+        **area_intervals(
+            np.stack([stratum.area() for stratum in strata]), bootstrap, draws.confidence
+        ),
         **counts,
     }
     return pd.DataFrame(columns, columns=COLUMNS)
