@@ -36,8 +36,8 @@ WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
 PROSE_NUMBER = re.compile(rf"[-−]?\d[\d.,]*\d|\d|\b(?:none|one|{IN_WORDS})\b", re.IGNORECASE)
 
 
-IN_CONDITIONS = ["eight", "two", "0.8", "eight"]
-"""Sizes of votes and strengths that a condition is named by."""
+IN_CONDITIONS = ["eight", "two", "0.8", "two", "eight"]
+"""Sizes of votes, numbers of heads and strengths that a condition is named by."""
 
 
 def typed(text: str) -> list[str]:
@@ -167,12 +167,14 @@ def changed_tables(results: Path, folder: Path) -> None:
 
 def _changed(column: str, table: pd.DataFrame) -> pd.Series:
     values = table[column]
-    if column in ("n", "n_pairs", "corrected", "broken", "n_parts"):
+    if column in ("n", "n_pairs", "corrected", "broken", "n_parts", "n_draws"):
         return values * 3 + 2
     if column in ("tau_max", "alpha", "detectable", "mean_reference"):
         return values * 21
     if column in ("auroc", "ties", "dose_ratio"):
         return values * 0.7
+    if column in ("real", "lowest", "highest"):
+        return values * 0.7 + 0.05
     if column.startswith("p_") or column == "p":
         return values * 0.7 + 0.01
     if column.endswith("_layers"):

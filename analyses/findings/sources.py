@@ -48,6 +48,7 @@ SOURCES = {
     "twice_the_votes": Source("claims/contrasts", scale=POINTS),
     "rival": Source("rivals/summary", scale=POINTS),
     "against_rival": Source("rivals/rivals", scale=POINTS),
+    "drawn": Source("ablation_draws/draws"),
     "strength": Source("ablation_strengths/summary", scale=POINTS),
     "decoding_cost": Source("compute_matched/summary", {"outcome": "tokens"}),
     "gradient_heads": Source("head_gradient/summary"),
