@@ -94,7 +94,13 @@ def test_own_answers_as_references(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = load("qwen2", n_layers=4)
     settings = AblationSettings(
-        data=str(file), n=3, references="own", instruction="Say it.", max_new_tokens=12, depth=4
+        data=str(file),
+        n=3,
+        references="own",
+        instruction="Say it.",
+        system="Be brief.",
+        max_new_tokens=12,
+        depth=4,
     )
     traces = reference_traces(model, settings)
     assert [trace.meta["problem"] for trace in traces] == [
@@ -103,6 +109,7 @@ def test_own_answers_as_references(tmp_path: Path) -> None:
     written = ss.generate(
         model,
         [f"{row['question']}\nSay it." for row in rows[3:]],
+        system="Be brief.",
         temperature=0.0,
         max_new_tokens=12,
         progress=False,

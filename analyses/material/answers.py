@@ -41,6 +41,7 @@ class AnswerSettings(SourceSettings):
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
             batch_size=self.batch_size,
+            system=self.system or None,
         )
 
     @property

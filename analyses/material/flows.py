@@ -163,7 +163,7 @@ def _source(settings: SourceSettings) -> SourceSettings:
     """What of settings other problems hang on: all conditions share what is set up on them."""
     names = ["data", "n", "level", "family", "seed", "field", "references"]
     if settings.references == "own":
-        names += ["instruction", "opening", "max_new_tokens", "format", "splitter"]
+        names += ["instruction", "system", "opening", "max_new_tokens", "format", "splitter"]
     return SourceSettings(**{name: getattr(settings, name) for name in names})
 
 

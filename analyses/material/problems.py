@@ -66,6 +66,7 @@ class SourceSettings(ModelSettings):
     temperature: float = 0.0
     max_new_tokens: int = 256
     instruction: str = option("", "line added to questions of a file")
+    system: str = option("", "system prompt of each question", later=True)
     opening: str = option("", "what responses to a file begin with, as '<think>\\n'", later=True)
     format: str = option("auto", "of responses to a file")
     splitter: str = option("sentence", "of responses to a file")
@@ -148,6 +149,7 @@ def item_traces(model: Any, item: Item, settings: SourceSettings, *, n: int) -> 
     written = ss.generate(
         model,
         [asked(item, settings.instruction)],
+        system=settings.system or None,
         tokenizer=opened(model.tokenizer, settings.opening),
         n=n,
         temperature=settings.temperature,
@@ -175,6 +177,7 @@ def solution_traces(model: Any, items: Sequence[Item], settings: SourceSettings)
     written = ss.generate(
         model,
         [asked(item, settings.instruction) for item in items],
+        system=settings.system or None,
         tokenizer=opened(model.tokenizer, settings.opening),
         temperature=0.0,
         max_new_tokens=settings.max_new_tokens,
