@@ -174,7 +174,7 @@ def units(settings: PilotSettings) -> list[Unit]:
         for a, b in spans
     ]
     few = (0, min(settings.n_read, settings.n))
-    return [*written, Unit("doses", ("doses", "", few)), Unit("masses", ("masses", "", few))]
+    return [*written, Unit("read", ("read", "", few))]
 
 
 def run_unit(model: Any, unit: Unit, settings: PilotSettings) -> pd.DataFrame:
@@ -185,8 +185,8 @@ def run_unit(model: Any, unit: Unit, settings: PilotSettings) -> pd.DataFrame:
     if kind == "answers":
         return pilot_answers(model, items, condition, settings).assign(kind=kind)
     traces = greedy_answers(model, items, settings)
-    frame = mass_table(model, traces) if kind == "masses" else _doses(model, traces, settings)
-    return frame.assign(kind=kind)
+    frames = {"doses": _doses(model, traces, settings), "masses": mass_table(model, traces)}
+    return pd.concat([frame.assign(kind=name) for name, frame in frames.items()])
 
 
 def _doses(model: Any, traces: Sequence[Trace], settings: PilotSettings) -> pd.DataFrame:

@@ -158,13 +158,19 @@ def lines_of(seconds: Mapping[str, list[float]], tokens: Mapping[str, int]) -> l
     return lines
 
 
-def parse_arguments() -> argparse.Namespace:
+def model_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options that say which model answers which questions."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="reasoner", help="bundled name, folder or hub id")
     parser.add_argument("--name", help="of the model, in the table")
     parser.add_argument("--questions", type=Path, help="JSONL file with a field 'question'")
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = model_parser(__doc__)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128, help="of each row, for the overhead")

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from mixed_lengths import questions
-from vllm_engine import engine, folder_of, processor
+from vllm_engine import engine, folder_of, model_parser, processor
 
 import step_saliency as ss
 from step_saliency.segment.build import prompt_tokens
@@ -199,12 +199,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="reasoner", help="bundled name, folder or hub id")
-    parser.add_argument("--name", help="of the model, in the table")
-    parser.add_argument("--questions", type=Path, help="JSONL file with a field 'question'")
+    parser = model_parser(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--count", type=int, default=64, help="prompts")
     parser.add_argument("--beside", type=int, default=16, help="requests without a flow")
