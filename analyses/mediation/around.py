@@ -11,9 +11,10 @@ thinking step at the earliest) and x its index at some rows of the thinking,
     index       the same answers of all other problems (whole: those with as many steps)
 
 The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
-equal step, does the answer that goes wrong now have the higher index? Rows are filed by the token
-that is predicted (``rows="target"``), so that row k holds exactly the predictions of step k.
-Indices:
+equal step, does the answer that goes wrong now have the higher index? The comparison with other
+problems asks the same of all answers at equal step (problems that are controls only count in its
+``n``). Rows are filed by the token that is predicted (``rows="target"``), so that row k holds
+exactly the predictions of step k. Indices:
 
     lock_in    share on own and last step beyond a uniform row, shallow layers
     reach      share on earlier thinking steps, deep layers (of thinking rows: no summary is needed)
@@ -32,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -203,22 +205,65 @@ def _at_place(values: pd.DataFrame, k: int, place: str) -> pd.DataFrame:
 
 
 def _held_against(means: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
-    """Each error answer's index minus the mean of its controls: ``problem, value``."""
+    """What each problem adds to the difference of error answers and controls: ``problem, value``.
+
+    The mean of the values is the mean over problems with an error of (error minus its controls).
+    """
+    nothing = pd.DataFrame(columns=["problem", "value"])
     if means.empty:
-        return pd.DataFrame(columns=["problem", "value"])
+        return nothing
     known = means.dropna(subset=[index])
+    if control == "risk set":
+        return _within_problems(known, index)
+    return _across_problems(known, index)
+
+
+def _within_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
+    """Each error answer minus the mean of the other answers to its problem."""
     errors, others = known[known["is_error"]], known[~known["is_error"]]
-    strata = ["problem", "k"] if control == "risk set" else ["stratum", "k"]
-    sums = others.groupby(strata)[index].agg(["sum", "count"]).reset_index()
-    joined = errors.merge(sums, on=strata)
-    if control == "index":
-        own = others.groupby(["problem", *strata])[index].agg(["sum", "count"]).reset_index()
-        joined = joined.merge(own, on=["problem", *strata], how="left", suffixes=("", "_own"))
-        joined["sum"] -= joined["sum_own"].fillna(0)
-        joined["count"] -= joined["count_own"].fillna(0)
-    joined = joined[joined["count"] > 0]
-    value = joined[index] - joined["sum"] / joined["count"]
-    return pd.DataFrame({"problem": joined["problem"], "value": value})
+    controls = others.groupby(["problem", "k"])[index].mean().rename("control").reset_index()
+    joined = errors.merge(controls, on=["problem", "k"])
+    return pd.DataFrame({"problem": joined["problem"], "value": joined[index] - joined["control"]})
+
+
+def _across_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
+    """Each problem's errors minus its part in the controls of other problems' errors.
+
+    A problem stands on both sides, with its errors and as a control, and its level cancels in the
+    mean. With the values filed by the problem of the *error* the level would stay in the spread
+    that the mean is tested against. So they are filed by the problem that they come from,
+
+        value_r = sum over errors i of r of  w_i (x_i - m)
+                  - sum over errors i of others of  w_i (sum of r's controls of i - m) / n_i
+
+    with w_i = 1 / errors of the problem of i, n_i the controls of i, and m the mean of all controls
+    at the same rows, which cancels in the sum. (The first order of the statistic, as in the Hajek
+    projection: van der Vaart, Asymptotic Statistics, 1998, chapter 11.)
+    """
+    strata, stratum = np.unique(known[["stratum", "k"]].to_numpy(), axis=0, return_inverse=True)
+    row, names = pd.factorize(known["problem"])
+    is_error = known["is_error"].to_numpy(dtype=bool)
+    x = known[index].to_numpy(dtype=float)
+    shape = (len(names), len(strata))
+
+    def filed(weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        table = np.zeros(shape)
+        np.add.at(table, (row[kept], stratum[kept]), weights[kept])
+        return table
+
+    n_controls = filed(np.ones_like(x), ~is_error)
+    centre = filed(x, ~is_error).sum(0) / np.maximum(n_controls.sum(0), 1)
+    x = x - centre[stratum]
+    of_others = n_controls.sum(0) - n_controls
+    counted = is_error & (of_others[row, stratum] > 0)
+    n_errors = np.bincount(row[counted], minlength=len(names))
+    weights = counted / np.maximum(n_errors, 1)[row]
+    as_control = filed(weights, counted) / np.maximum(of_others, 1)
+    values = filed(weights * x, counted) - filed(x, ~is_error) * (as_control.sum(0) - as_control)
+    on_a_side = (n_errors > 0) | ((n_controls > 0) & (as_control.sum(0) > as_control)).any(1)
+    scale = on_a_side.sum() / max((n_errors > 0).sum(), 1)
+    table = pd.DataFrame({"problem": names, "value": values.sum(1) * scale})
+    return table[on_a_side] if n_errors.any() else table.iloc[:0]
 
 
 @dataclass(frozen=True, kw_only=True)
