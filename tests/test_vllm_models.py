@@ -68,6 +68,11 @@ class Copies:
 
     def error(self, flow: ss.StepFlow | None) -> tuple[float, float]:
         """Largest and mean difference of the log-probabilities of all tokens."""
+        differences = self.differences(flow).abs()
+        return float(differences.max()), float(differences.mean())
+
+    def differences(self, flow: ss.StepFlow | None) -> torch.Tensor:
+        """Log-probabilities of all tokens, of the engine minus the model's."""
         asked = vllm.SamplingParams(
             max_tokens=1,
             temperature=0,
@@ -80,16 +85,15 @@ class Copies:
             _read(output) - written_logprobs(self.model, flow, ids)
             for output, ids in zip(outputs, self.sequences, strict=True)
         ]
-        all_of_them = torch.cat(differences).abs()
-        return float(all_of_them.max()), float(all_of_them.mean())
+        return torch.cat(differences)
 
-    def effect(self, flow: ss.StepFlow) -> float:
-        """Mean of what a flow changes of them."""
+    def changes(self, flow: ss.StepFlow) -> torch.Tensor:
+        """What a flow changes of them."""
         changed = [
             written_logprobs(self.model, flow, ids) - written_logprobs(self.model, None, ids)
             for ids in self.sequences
         ]
-        return float(torch.cat(changed).abs().mean())
+        return torch.cat(changed)
 
 
 def _read(output: Any) -> torch.Tensor:
@@ -117,6 +121,8 @@ def copies(
     """A model of 4 layers; its windows are shorter than a step and than a block of the cache."""
     tokenizer = tiny_tokenizer()
     small = tiny_transformers(arch, n_layers=4, d_head=32, d_model=128, window=16)
+    if arch == "gemma2":  # the engine's own CPU kernel gives NaN for scores beyond 87 caps
+        small.config.attn_logit_softcapping = 4.0
     small.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     model = ss.load_model(str(folder))
@@ -147,7 +153,7 @@ def test_an_architecture_has_the_edits_of_its_own_copy(arch, tmp_path):
     for kind in KINDS[:1] if arch in ALL_WINDOWED else KINDS:
         flow = flow_of(kind, n_layers=4)
         assert both.error(flow)[0] < 10 * largest + 1e-5
-        assert both.effect(flow) > 100 * mean
+        assert both.changes(flow).abs().mean() > 100 * mean
         assert_tokens_and_effects_are_those_of_the_fast_loop(both, flow)
         assert_texts_go_on_as_the_copy_would(both, flow)
 
@@ -183,14 +189,16 @@ def assert_texts_go_on_as_the_copy_would(both: Copies, flow: ss.StepFlow) -> Non
 @pytest.mark.nightly
 @pytest.mark.parametrize("arch", ["qwen2", "gemma3"])
 def test_in_bfloat16_a_flow_is_as_exact_as_the_engine_without_it(arch, tmp_path):
-    """Against the model in float32; momentum so strong that its effect stands out of the error."""
+    """Against the model in float32, at all tokens and at the tenth that the flow changes most."""
     both = copies(arch, tmp_path, "bfloat16")
-    plain = both.error(None)[1]
+    plain = both.differences(None).abs()
     for kind in KINDS:
         flow = flow_of(kind, n_layers=4, alpha=30.0)
-        error = both.error(flow)[1]
-        assert error < 2 * plain
-        assert both.effect(flow) > error
+        errors, changes = both.differences(flow).abs(), both.changes(flow).abs()
+        most = changes.topk(len(changes) // 10).indices
+        assert errors.mean() < 2 * plain.mean()
+        assert errors[most].mean() < 3 * plain.mean()
+        assert changes[most].mean() > 3 * errors[most].mean()
 
 
 @pytest.mark.nightly
