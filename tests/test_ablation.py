@@ -144,6 +144,21 @@ def test_matched_placebos_have_the_dose_on_other_problems(model: Any) -> None:
     assert ratio[["oeb", "smi"]].isna().all()
 
 
+def test_a_placebo_of_both_has_the_dose_of_each_half(model: Any) -> None:
+    settings = AblationSettings(n=16)
+    some = conditions(8, "both,both-bridge-direction-kl,both-layers-kl")
+    table = dose_table(doses(model, read_items(settings), some, settings))
+    fakes = table[table["placebo"].notna()]
+    assert len(fakes) == 4
+    assert fakes["dose_ratio"].to_numpy() == pytest.approx(1, abs=0.1)
+    of_kinds = condition_flow(replace(some[2], match="mass"), 8)
+    assert of_kinds is not None
+    assert of_kinds.oeb is not None
+    assert of_kinds.smi is not None
+    assert (of_kinds.oeb.placebo, of_kinds.smi.momentum) == ("random", "random")
+    assert (of_kinds.oeb.layers, of_kinds.smi.layers) == ((0, 1), (6, 7))
+
+
 def test_condition_sets() -> None:
     drawn = conditions(8, "draws")
     assert len(drawn) == 4 + 3 * 20

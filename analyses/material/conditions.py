@@ -47,6 +47,7 @@ class Condition:
         tau_max: Of the bridge.
         alpha: Of momentum.
         placebo: Kind of placebo (`step_saliency.intervene.placebos`); None for the real thing.
+        momentum_placebo: Kind of the other half, where ``placebo`` is that of the bridge.
         seed: Of random layers and placebos; column ``lot``.
         match: Of a placebo: ``"kl"`` has the dose of what it stands for, ``"mass"`` its strength
             only, and is unmatched.
@@ -61,6 +62,7 @@ class Condition:
     placebo: PlaceboName | None = None
     seed: int = 0
     match: MatchName | None = field(default=None, repr=False)  # the name says it too
+    momentum_placebo: PlaceboName | None = field(default=None, repr=False)  # likewise
 
     def columns(self) -> dict[str, Any]:
         """As columns of a table; what does not apply is missing."""
@@ -68,6 +70,7 @@ class Condition:
         if self.placebo is None or self.match is None:
             row["match"] = None if self.placebo is None else "mass"
         row["condition"] = row.pop("name")
+        del row["momentum_placebo"]
         row["lot"] = row.pop("seed")
         if self.edit in ("none", "smi"):
             row["tau_max"] = float("nan")
@@ -96,6 +99,14 @@ MATCHED = tuple(
     for edit, kinds in (("oeb", OEB_KINDS), ("smi", SMI_KINDS))
     for kind in kinds
 )
+MATCHED_BOTH = (
+    Condition(
+        "both-bridge-direction-kl", "placebo", "both", placebo="bridge", match="kl",
+        momentum_placebo="direction",
+    ),
+    Condition("both-layers-kl", "placebo", "both", placebo="layers", match="kl"),
+)  # fmt: skip
+"""Each half has the dose of its own; by name only."""
 DRAWS = tuple(
     replace(condition, name=f"{condition.name}-{seed}", seed=seed)
     for condition in MATCHED
@@ -180,7 +191,9 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
     }
     if which in sets:
         return tuple(c for c in sets[which] if not _is_repeated(c, n_layers))
-    known = {condition.name: condition for condition in (*every, *weak, *MATCHED, *DRAWS)}
+    known = {
+        condition.name: condition for condition in (*every, *weak, *MATCHED, *MATCHED_BOTH, *DRAWS)
+    }
     names = list(dict.fromkeys([BASELINE, *which.split(",")]))
     unknown = [name for name in names if name not in known]
     if unknown:

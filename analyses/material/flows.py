@@ -7,7 +7,7 @@ never what it is tested on.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import step_saliency as ss
@@ -69,17 +69,22 @@ def condition_flow(
     if oeb is None and smi is None:
         return None
     flow = StepFlow(oeb=oeb, smi=smi)
-    if condition.placebo is None:
-        return flow
-    return flow.placebo(
-        condition.placebo,
-        condition.seed,
+    placebo = partial(
+        StepFlow.placebo,
+        seed=condition.seed,
         match=condition.match or "mass",
         n_layers=n_layers,
         bank=bank,
         model=model,
         traces=traces,
     )
+    if condition.placebo is None:
+        return flow
+    if condition.momentum_placebo is None:
+        return placebo(flow, condition.placebo)
+    bridge = placebo(StepFlow(oeb=oeb), condition.placebo)
+    momentum = placebo(StepFlow(smi=smi), condition.momentum_placebo)
+    return StepFlow(oeb=bridge.oeb, smi=momentum.smi)
 
 
 def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> StepFlow | None:
