@@ -67,14 +67,19 @@ def alone(model: Any, **options: Any) -> list[list[int]]:
 def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """Rows and positions of every pass of the fast loop."""
     seen: list[tuple[int, int]] = []
-    read = readers.TransformersReader.read
+    read, read_prompts = readers.TransformersReader.read, readers.TransformersReader.read_prompts
 
     def noted(self: Any, tokens: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         seen.append((tokens.shape[0], tokens.shape[1]))
         return read(self, tokens, *args, **options)
 
+    def noted_prompts(self: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        seen.append((len(prompts), max(map(len, prompts))))
+        return read_prompts(self, prompts)
+
     with monkeypatch.context() as patch:
         patch.setattr(readers.TransformersReader, "read", noted)
+        patch.setattr(readers.TransformersReader, "read_prompts", noted_prompts)
         yield seen
 
 

@@ -94,11 +94,31 @@ class ColumnLayer(CacheLayerMixin):  # type: ignore[misc]
             columns.join(others)
         self._length = max(self._length, other._length)
 
+    def spread(self, lengths: Sequence[int]) -> "ColumnLayer":
+        """Another layer that has read the first positions of the first row, so many in each of its
+        own, aligned at the newest one."""
+        other = ColumnLayer(self.window)
+        other.is_initialized = True
+        other._length = max(lengths)
+        for columns, of_other in zip(self._columns, other._columns, strict=True):
+            of_other.append(_spread(columns.view[:1], lengths))
+        return other
+
     def trim(self, n_first: int) -> None:
         """Forget the first positions, which are padding in every row."""
         self._length -= n_first
         for columns in self._columns:
             columns.trim(max(0, len(columns) - self._length))
+
+
+def _spread(
+    held: Float[Tensor, "1 kv_head key d_head"], lengths: Sequence[int]
+) -> Float[Tensor, "row kv_head width d_head"]:
+    width = max(lengths)
+    rows = held.new_zeros(len(lengths), held.shape[1], width, held.shape[3])
+    for row, length in zip(rows, lengths, strict=True):
+        row[:, width - length :] = held[0, :, :length]
+    return rows
 
 
 class ColumnCache(Cache):  # type: ignore[misc]
@@ -128,6 +148,21 @@ class ColumnCache(Cache):  # type: ignore[misc]
         """Go on with these rows."""
         for layer in self._column_layers:
             layer.keep(rows)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether some layer forgets what falls out of its window."""
+        return any(layer.window is not None for layer in self._column_layers)
+
+    def spread(self, lengths: Sequence[int]) -> "ColumnCache":
+        """Another cache that has read the first positions of the first row, so many in each row."""
+        assert not self.has_windows
+        return ColumnCache(
+            [
+                layer.spread(lengths) if isinstance(layer, ColumnLayer) else layer
+                for layer in self.layers
+            ]
+        )
 
     def join(self, other: "ColumnCache") -> None:
         """Add the rows of another batch."""

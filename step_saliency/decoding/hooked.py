@@ -9,6 +9,7 @@ from torch import Tensor
 
 from step_saliency.decoding.caches import HookedCache
 from step_saliency.decoding.readers import TransformersReader
+from step_saliency.decoding.rows import left_padded
 from step_saliency.models.facts import backend_of, device_of, n_layers
 
 
@@ -80,6 +81,11 @@ class HookedReader:
         cap = self.model.cfg.output_logits_soft_cap
         return cap * (logits / cap).tanh() if cap > 0 else logits
 
+    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        """Begin a batch of prompts; hooks see all of each."""
+        tokens, mask = left_padded(prompts, self.device)
+        return self.read(tokens, mask, only_last=True)[:, -1]
+
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows of the batch only."""
         self.cache.keep(torch.as_tensor(rows, dtype=torch.long).tolist())
@@ -98,7 +104,9 @@ class HookedReader:
 
 
 class BridgeReader(TransformersReader):
-    """A TransformerBridge over a cache of transformers."""
+    """A TransformerBridge over a cache of transformers; its hooks see all of each prompt."""
+
+    _shares_prompts = False
 
     def __init__(self, model: Any, *, keep_all: bool) -> None:
         super().__init__(model.original_model, keep_all=keep_all)

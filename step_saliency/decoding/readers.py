@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from step_saliency.decoding.caches import ColumnCache, column_cache
+from step_saliency.decoding.prompts import Prompt, SharedBeginning, worth_reading
+from step_saliency.decoding.rows import left_padded
 from step_saliency.intervene.columns import Columns
 
 
@@ -47,6 +49,9 @@ class Reader(Protocol):
             only_last: Whether the last position is enough.
         """
 
+    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        """Begin a batch of prompts; logits after each."""
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows of the batch only, in this order."""
 
@@ -67,9 +72,17 @@ class TransformersReader:
         model: The model.
         keep_all: Keep what falls out of a sliding window too, for those who read all positions.
         session: `FastSession` of the edits in force, which hears of tokens before they are read.
+        beginning: What prompts of earlier batches began with.
     """
 
-    def __init__(self, model: Any, *, keep_all: bool = False, session: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        keep_all: bool = False,
+        session: Any = None,
+        beginning: SharedBeginning | None = None,
+    ) -> None:
         self.model = model
         self.keep_all = keep_all
         self.session = session
@@ -81,6 +94,7 @@ class TransformersReader:
         accepted = inspect.signature(model.forward).parameters
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._positions = "position_ids" in accepted
+        self._beginning = SharedBeginning() if beginning is None else beginning
 
     def __len__(self) -> int:
         """Positions read, padding included."""
@@ -97,6 +111,15 @@ class TransformersReader:
         mask = torch.ones_like(tokens) if mask is None else mask
         if self.session is not None:
             self.session.read(tokens, mask.bool(), n_past=len(self))
+        return self._pass(tokens, mask, only_last=only_last)
+
+    def _pass(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        only_last: bool,
+    ) -> Float[Tensor, "batch out vocab"]:
         self._mask.append(mask)
         seen = self._mask.view
         options: dict[str, Any] = {
@@ -109,6 +132,48 @@ class TransformersReader:
             options["position_ids"] = _positions(seen, tokens.shape[1])
         return self._logits(tokens, **options)
 
+    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        """As `Reader.read_prompts`; what prompts share is read once if nothing acts on them."""
+        tokens, mask = left_padded(prompts, self.device)
+        if self.session is not None:
+            self.session.read(tokens, mask.bool(), n_past=0)
+        if not self._shares_prompts:
+            return self._pass(tokens, mask, only_last=True)[:, -1]
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        logits = self._read_distinct(distinct)
+        rows = [distinct.index(tuple(prompt)) for prompt in prompts]
+        if len(distinct) < len(prompts):
+            self._keep_rows(rows)
+        return logits[rows]
+
+    @property
+    def _shares_prompts(self) -> bool:
+        is_plain = isinstance(self.cache, ColumnCache) and self._positions
+        return is_plain and (self.session is None or self.session.is_idle)
+
+    def _read_distinct(self, prompts: Sequence[Prompt]) -> Float[Tensor, "batch vocab"]:
+        tokens, mask = left_padded(prompts, self.device)
+        n_shared = 0 if self.cache.has_windows else self._read_beginning(prompts)
+        if n_shared:
+            n_later = tokens.shape[1] - n_shared
+            lengths = [len(prompt) for prompt in prompts]
+            self.cache = self._beginning.in_front_of(lengths, n_later)
+            self._mask.append(mask[:, :n_shared])
+            tokens, mask = tokens[:, n_shared:], mask[:, n_shared:]
+        return self._pass(tokens, mask, only_last=True)[:, -1]
+
+    def _read_beginning(self, prompts: Sequence[Prompt]) -> int:
+        """Have what the prompts begin with; how many tokens that is."""
+        n_known = self._beginning.known(prompts)
+        n_shared = worth_reading(prompts, n_known)
+        if not n_shared:
+            return n_known
+        reader = TransformersReader(self.model, keep_all=self.keep_all)
+        tokens, mask = left_padded([prompts[0][:n_shared]], self.device)
+        reader._pass(tokens, mask, only_last=True)
+        self._beginning.take(prompts[0][:n_shared], reader.cache)
+        return n_shared
+
     def _logits(
         self, tokens: Int[Tensor, "batch pos"], **options: Any
     ) -> Float[Tensor, "batch out vocab"]:
@@ -119,6 +184,9 @@ class TransformersReader:
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows of the batch only, in this order."""
+        self._keep_rows(rows)
+
+    def _keep_rows(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         kept = torch.as_tensor(rows, dtype=torch.long)
         if isinstance(self.cache, ColumnCache):
             self.cache.keep(kept.tolist())
@@ -128,7 +196,12 @@ class TransformersReader:
 
     def beside(self, batch_size: int) -> "TransformersReader":  # noqa: ARG002
         """A reader of another batch."""
-        return TransformersReader(self.model, keep_all=self.keep_all, session=self.session)
+        return TransformersReader(
+            self.model,
+            keep_all=self.keep_all,
+            session=self.session,
+            beginning=self._beginning,
+        )
 
     def join(self, other: "TransformersReader") -> None:
         """Add the rows of another batch behind these, aligned at the newest position."""

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.decoding.readers import Reader
-from step_saliency.decoding.rows import Row, StopRules, left_padded
+from step_saliency.decoding.rows import Row, StopRules
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.segment.online import StepTracker
@@ -154,8 +154,7 @@ class Slots:
     def _read_prompts(
         self, reader: Reader, rows: Sequence[Row]
     ) -> tuple[Int[Tensor, "row"], list[int]]:
-        tokens, mask = left_padded([row.start for row in rows], reader.device)
-        return self._draw(rows, reader.read(tokens, mask, only_last=True)[:, -1])
+        return self._draw(rows, reader.read_prompts([row.start for row in rows]))
 
     def step(self) -> list[Row]:
         """Read each row's last token and draw the next; the rows that are done with it."""

@@ -89,6 +89,11 @@ class FastSession:
         self._advance(tokens, real, n_past)
         self._counts.next_pass()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no edit acts in the pass that was announced, and none needs what it computes."""
+        return not self._acting and not any(layer.needs_resid for layer in self.layers)
+
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows only."""
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
