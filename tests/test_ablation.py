@@ -280,6 +280,19 @@ def test_power_for_gains_of_the_size_that_the_paper_reports() -> None:
 
 
 @pytest.mark.nightly
+def test_false_positive_rate_among_draws() -> None:
+    """An edit like any of 20 draws is the best of them once in 21 times; ties count for draws."""
+    draws = {f"draw-{i}": {"edit": "oeb", "placebo": "bridge", "match": "kl"} for i in range(20)}
+    about = pd.DataFrame({"oeb": {"edit": "oeb", "placebo": None, "match": None}, **draws}).T
+
+    def p_values(frame: pd.DataFrame) -> np.ndarray:
+        return draw_table(frame.join(about, on="condition"))["p"].to_numpy()
+
+    sets = binary_sets([*about.index], n_problems=200, n_sets=1000)
+    assert BOUNDS[0] <= rejected(sets, p_values) <= BOUNDS[1]
+
+
+@pytest.mark.nightly
 def test_false_positive_rate_of_contrasts_with_placebos() -> None:
     names = [BASELINE, "oeb", "smi", *CORE_PLACEBOS]
     # fewer answers that differ make the test conservative: their sum takes few values
