@@ -163,7 +163,7 @@ class Decoding:
         batch_size: Slots: how many responses are decoded together. A response that ends makes room
             for the next prompt, so any number of them can be asked for in one call. ``"auto"``
             takes as many as fit into the memory that is free if all are as long as they may be.
-        system: System prompt.
+        system: System prompt; the fast way reads it once for all questions.
         format: Format of the responses, see `Trace.from_text`.
         splitter: How responses are cut into steps.
         stop_tokens: Token ids that end a response; by default the model's own.

@@ -16,6 +16,7 @@ from analyses.material.answers import answers
 from analyses.material.problems import read_items
 from analyses.material.worked import Rule, first_wrong_of
 from analyses.mediation.around import (
+    SUMMARY_ERROR,
     WHOLE,
     AroundSettings,
     around,
@@ -110,6 +111,40 @@ def test_answers_that_went_wrong_before_are_no_controls() -> None:
     for place, by_problem in (("at", at), ("after", after)):
         expected = np.mean([np.mean(of_problem) for of_problem in by_problem.values()])
         assert found[place] == pytest.approx(expected)
+
+
+def test_summary_errors_are_compared_alone_and_corrected_alone() -> None:
+    """By hand: of two thinking steps, so that a first wrong step of 2 or 3 is in the summary."""
+    answers = {
+        ("a", 0): (2, 0.1),
+        ("a", 1): (3, 0.4),
+        ("a", 2): (1, -5.0),  # wrong in the thinking: neither an error here nor a control
+        ("a", 3): (None, 0.5),
+        ("a", 4): (None, 0.7),
+        ("b", 0): (3, 0.3),
+        ("b", 1): (None, 0.2),
+        ("c", 0): (1, 9.0),
+        ("c", 1): (None, 0.0),
+    }
+    rows = [
+        {"problem": problem, "sample": sample, "reading": "loss", "n_steps": 2,
+         "is_correct": first is None, "first_wrong_step": first, "step": step,
+         "lock_in": np.nan, "reach": np.nan, "decay": decay if step == WHOLE else np.nan}
+        for (problem, sample), (first, decay) in answers.items()
+        for step in (0, 1, WHOLE)
+    ]  # fmt: skip
+    values = pd.DataFrame(rows).astype({"first_wrong_step": "Int64"})
+    table = around_table(values, **FAST).set_index(["place", "control"])
+    of_a, of_b = np.mean([0.1 - 0.6, 0.4 - 0.6]), 0.3 - 0.2
+    alone = table.loc[(SUMMARY_ERROR, "risk set")]
+    assert alone["estimate"] == pytest.approx((of_a + of_b) / 2)
+    assert alone["n"] == 2
+    assert alone["p_holm"] == alone["p"]
+    others = np.mean([0.1 - 0.2 / 2, 0.4 - 0.2 / 2]), 0.3 - (0.5 + 0.7 + 0.0) / 3
+    assert table.loc[(SUMMARY_ERROR, "index"), "estimate"] == pytest.approx(np.mean(others))
+    assert table.loc[("whole", "risk set"), "estimate"] != alone["estimate"]
+    in_thinking = values[values["first_wrong_step"].fillna(1) < 2]
+    assert SUMMARY_ERROR not in set(around_table(in_thinking, **FAST)["place"])
 
 
 @pytest.mark.nightly

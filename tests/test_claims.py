@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import norm
 
 from analyses.claims.__main__ import main
-from analyses.claims.derived import derived_tables
+from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
-from analyses.claims.reading import Reading, at
+from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
 from analyses.claims.readings import READINGS, readings_of
 from analyses.claims.strata import gains_by_difficulty, strata_of
 from analyses.claims.table import (
@@ -26,6 +26,7 @@ from analyses.claims.table import (
 )
 from analyses.claims.verdict import Effect, judge
 from analyses.findings.tables import Source
+from analyses.material.conditions import BASELINE
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -59,6 +60,43 @@ def test_the_rule(
 ) -> None:
     pair = [None if x is None else Effect(*x) for x in (effect, left)]
     assert judge(*pair, margin=margin, matched=matched).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("p_effect", "p_left", "gain", "verdict"),
+    [
+        (None, None, None, "supported"),
+        (0.05, 0.05, (1, 0.1, 2), "supported"),
+        (0.061, 0.01, None, "not shown"),
+        (0.01, 0.061, None, "not shown"),
+        (0.01, 0.01, (-1.5, -5.5, 2.5), "not shown"),
+        (0.01, 0.01, (1, 0, 2), "not shown"),
+    ],
+)
+def test_supported_asks_for_holm_and_for_more_than_no_edit(
+    p_effect: float | None,
+    p_left: float | None,
+    gain: tuple[float, ...] | None,
+    verdict: str,
+) -> None:
+    pair = Effect(2, 1, 3, p_effect), Effect(2, 1, 3, p_left)
+    against_none = None if gain is None else Effect(*gain)
+    assert judge(*pair, matched=True, gain=against_none).verdict == verdict
+
+
+def test_a_small_p_refutes_nothing_and_saves_nothing() -> None:
+    """Holm's correction is asked for a claim, not against it."""
+    below = Effect(-2, -3, -1, 0.5)
+    assert judge(below).verdict == "refuted"
+    assert judge(Effect(2, 1, 3, 0.01), Effect(-2, -3, -1, 0.5), matched=True).verdict == "refuted"
+    assert below.signed(-1) == Effect(2, 1, 3, 0.5)
+
+
+def test_all_doubts_are_named() -> None:
+    found = judge(Effect(6.5, 1, 12, 0.09), Effect(6.5, 1, 12, 0.09), matched=True,
+                  gain=Effect(-1.5, -5.5, 2.5))  # fmt: skip
+    assert "p = 0.09 after Holm's correction" in found.reason
+    assert "against no edit the gain is -1.5 [-5.5, +2.5]" in found.reason
 
 
 def test_a_claim_of_less_is_judged_with_its_sign_turned() -> None:
@@ -276,6 +314,132 @@ def test_a_model_that_solves_nothing_and_a_placebo_that_misses_its_dose(tmp_path
     assert verdict(matched=True, floor=at(source, condition="able"))[0] == "supported"
     found, reason, _ = verdict(matched=True, floor=at(source, condition="weak"))
     assert (found, reason) == ("not testable here", "the model solves 2 of 60 problems")
+
+
+ROW = {"estimate": 0.05, "lower": 0.03, "upper": 0.07, "n": 60}
+PLACE = at(Source("some/summary"), condition="oeb")
+
+
+def one_row_of(path: Path, rows: list[dict[str, Any]], reading: Reading) -> pd.Series:
+    """The row of a reading, from a table ``some/summary`` with these rows."""
+    (path / "some").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path / "some" / "summary.parquet")
+    return claims_table(path, (reading,)).iloc[0]
+
+
+@pytest.mark.parametrize(("p_holm", "verdict"), [(0.04, "supported"), (0.061, "not shown")])
+def test_p_after_holm_is_read_from_the_table(tmp_path: Path, p_holm: float, verdict: str) -> None:
+    reading = Reading("a", "x", "accuracy", PLACE, control="c", left=PLACE, matched=True)
+    row = one_row_of(tmp_path, [{**ROW, "condition": "oeb", "p_holm": p_holm}], reading)
+    assert (row["verdict"], row["p_holm"]) == (verdict, p_holm)
+
+
+@pytest.mark.parametrize(
+    ("few", "verdict"), [(1, "not testable here"), (9, "not testable here"), (10, "supported")]
+)
+def test_a_group_of_few_says_nothing(tmp_path: Path, few: int, verdict: str) -> None:
+    groups = {"n_flow": "flow errors", "n_local": "local errors"}
+    reading = Reading("a", "x", "error rate", PLACE, left=PLACE, matched=True, groups=groups)
+    row = one_row_of(
+        tmp_path, [{**ROW, "condition": "oeb", "n_flow": 266, "n_local": few}], reading
+    )
+    assert row["verdict"] == verdict
+    assert ("(flow errors: 266, local errors: 1)" in row["reason"]) == (few == 1)
+
+
+def test_better_than_a_rival_that_does_harm_is_not_better(tmp_path: Path) -> None:
+    harm = {**ROW, "estimate": -0.01, "lower": -0.04, "upper": 0.02, "condition": "harmless"}
+    rows = [{**ROW, "condition": "oeb"}, harm]
+    gains = {name: at(Source("some/summary"), condition=name) for name in ("oeb", "harmless", "no")}
+    found = {
+        name: one_row_of(tmp_path, rows, against_rival("a", "x", PLACE, gain=gain))
+        for name, gain in gains.items()
+    }
+    assert found["oeb"]["verdict"] == "supported"
+    assert found["harmless"]["verdict"] == found["no"]["verdict"] == "not shown"
+    assert "the rival may only do harm" in found["harmless"]["reason"]
+    assert found["no"]["reason"] == "some/summary was not run with no"
+    asked = [r for r in READINGS if r.claim == "StepFlow is better than its rivals" and r.effect]
+    assert asked
+    assert all(reading.gain is not None for reading in asked)
+
+
+def test_doses_of_halves_and_the_share_of_the_residual(tmp_path: Path) -> None:
+    """The worse half counts; momentum adds in proportion to alpha; what is unknown says so."""
+    (tmp_path / "some").mkdir()
+    doses = {
+        "condition": ["bridge", "direction", "smi"],
+        "dose_ratio": [1.01, 0.98, None],
+        "alpha": [None, 0.06, 0.06],
+        "injected_norm": [None, 0.012, 0.012],
+    }
+    pd.DataFrame(doses).to_parquet(tmp_path / "some" / "doses.parquet")
+    at_dose = {name: at(Source("some/doses"), condition=name) for name in doses["condition"]}
+    fields: dict[str, Any] = {"control": "c", "left": PLACE, "matched": True}
+    rows = [{**ROW, "condition": "oeb"}]
+
+    def row(**more: Any) -> pd.Series:
+        reading = Reading("a", "SMI", "accuracy", PLACE, **fields, **more)
+        return one_row_of(tmp_path, rows, reading)
+
+    halves = row(dose=at_dose["bridge"], other_dose=at_dose["direction"])
+    assert (halves["dose_ratio"], halves["control"]) == (0.98, "c")
+    assert row(dose=at_dose["bridge"])["dose_ratio"] == 1.01
+    unknown = row(dose=at_dose["bridge"], other_dose=at(Source("other/doses"), condition="x"))
+    assert unknown["dose_ratio"] is None
+    assert unknown["control"] == f"c ({UNCHECKED})"
+    strong = row(alpha=0.5, injected=at_dose["smi"])
+    assert strong["statement"] == "SMI (about 10% of the residual's norm)"
+    assert row(alpha=0.5, injected=at(Source("other/doses")))["statement"] == "SMI"
+
+
+def test_placebos_gain_on_hard_problems_what_luck_gives_them(tmp_path: Path) -> None:
+    """Of greedy answers that were wrong any change gains; the control gains as much."""
+    names = [f"p{i}" for i in range(60)]
+    conditions = {BASELINE: 0, "oeb": 12, "both": 12, "oeb-layers-kl": 12, "oeb-block-kl": 30}
+    answers = pd.concat(
+        pd.DataFrame(
+            {"problem": names, "condition": name, "is_correct": [i < right for i in range(60)]}
+        )
+        for name, right in conditions.items()
+    )
+    few = answers[answers["condition"].isin([BASELINE, "oeb", "both"])]
+    samples = pd.DataFrame(
+        {"problem": names, "is_correct": False, "condition": BASELINE, "method": "sample"}
+    ).assign(limit=None, k=1)
+    for folder, table in (("ablation", few), ("ablation_matched", answers)):
+        (tmp_path / folder).mkdir()
+        table.to_parquet(tmp_path / folder / "values.parquet")
+    (tmp_path / "compute_matched").mkdir()
+    greedy = samples.assign(method="greedy", limit=10)
+    pd.concat([samples, greedy]).to_parquet(tmp_path / "compute_matched" / "values.parquet")
+    table = derived_tables(tmp_path)["claims/difficulty"]
+    rows = table.set_index(["condition", "reference", "stratum"])["estimate"]
+    assert rows["oeb", BASELINE, "hard"] == pytest.approx(0.2)
+    assert rows["oeb-block-kl", BASELINE, "hard"] == pytest.approx(0.5)
+    assert rows["oeb", "oeb-layers-kl", "hard"] == pytest.approx(0)
+    assert rows["both", "oeb-block-kl", "hard"] == pytest.approx(-0.3)
+    assert not rows.index.duplicated().any()
+
+
+def test_longer_answers_are_of_the_limit_that_was_asked_for() -> None:
+    limits = [96, 192, 259, 384]
+    contrasts = length_contrasts(pd.DataFrame({"limit": limits}))
+    assert contrasts["StepFlow - 1.35 times as long"] == {
+        "both greedy-192": 1, "baseline greedy-259": -1,
+    }  # fmt: skip
+    assert contrasts["StepFlow - longer"]["baseline greedy-384"] == -1
+    assert len(length_contrasts(pd.DataFrame({"limit": [96, 192, 384]}))) == 2
+
+
+def test_the_readme_quotes_a_control_that_leaves_a_working_model() -> None:
+    """Random keys of the bridge's KL destroy the reporter: against them anything is better."""
+    table = claims_table(RESULTS)
+    for _, rows in table[table["claim"] == "OEB helps"].groupby("model"):
+        matched_rows = rows[rows["control_matched"].eq(True)]
+        if not matched_rows.empty:
+            assert matched_rows["control"].iloc[0] == "random layers of equal KL"
+            assert matched_rows["control_estimate"].iloc[0] < 5
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,8 @@ WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
 PROSE_NUMBER = re.compile(rf"[-−]?\d[\d.,]*\d|\d|\b(?:none|one|{IN_WORDS})\b", re.IGNORECASE)
 
 
-IN_CONDITIONS = ["eight", "two", "0.8", "two", "eight"]
-"""Sizes of votes, numbers of heads and strengths that a condition is named by."""
+IN_CONDITIONS = ["eight", "two", "192", "0.8", "four", "two", "eight", "two", "eight", "384"]
+"""Sizes of votes, limits, numbers of heads and strengths that a condition is named by."""
 
 
 def typed(text: str) -> list[str]:
@@ -167,11 +167,11 @@ def changed_tables(results: Path, folder: Path) -> None:
 
 def _changed(column: str, table: pd.DataFrame) -> pd.Series:
     values = table[column]
-    if column in ("n", "n_pairs", "corrected", "broken", "n_parts", "n_draws"):
+    if column in ("n", "n_pairs", "corrected", "broken", "n_parts", "n_draws", "n_flow", "n_local"):
         return values * 3 + 2
     if column in ("tau_max", "alpha", "detectable", "mean_reference"):
         return values * 21
-    if column in ("auroc", "ties", "dose_ratio"):
+    if column in ("auroc", "ties", "dose_ratio", "mean", "flow", "local"):
         return values * 0.7
     if column in ("real", "lowest", "highest"):
         return values * 0.7 + 0.05
@@ -208,13 +208,15 @@ def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None
             found = [PROSE_NUMBER.findall(NAMES.sub("", line)) for line in (old, new)]
             assert len(found[0]) == len(found[1]), (old, new)
             stayed += [(old, a) for a, b in zip(*found, strict=True) if a == b]
-    counted = r"^(## )?\d+\. |^\| measured |of which \d is its|^questions of this project"
+    counted = r"^(## )?\d+\. |^\| measured |^\(ACL \d+; \d|^estimates with \d"
     left = [number for line, number in stayed if not re.search(counted, line)]
     assert [number for number in left if number.lower() not in ("one", "none")] == IN_CONDITIONS
 
 
 def test_what_no_table_has_is_what_the_code_does() -> None:
     from analyses import depth_curves
+    from analyses.compute_matched import ComputeSettings
+    from analyses.mediation.around import AroundSettings
     from analyses.mediation.edits import ALPHA, TAU
     from step_saliency.intervene import OddsEqualBridge, StepMomentumInjection
 
@@ -224,6 +226,8 @@ def test_what_no_table_has_is_what_the_code_does() -> None:
     }
     assert defaults == {name: facts.PAPER[name] for name in defaults}
     assert depth_curves.TEMPERATURE == facts.SAMPLING_TEMPERATURE
+    assert AroundSettings().around_temperature == facts.SAMPLING_TEMPERATURE
+    assert ComputeSettings().vote_temperature == facts.SAMPLING_TEMPERATURE
     assert facts.STRONG == {"tau_max": TAU, "alpha": ALPHA}
     weights = Path(step_saliency.__file__).parent / "models/bundled/reasoner/model.safetensors"
     with safe_open(weights, framework="numpy") as file:

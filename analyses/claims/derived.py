@@ -1,8 +1,10 @@
 """Tables that claims need and that follow from the values of finished runs, for each model.
 
-difficulty    gain of each condition by stratum (`analyses.claims.strata`), and hard minus easy
+difficulty    gain of each condition by stratum (`analyses.claims.strata`); the same of placebos
+              with the bridge's KL, and of the bridge and both halves against these (``reference``)
 contrasts     quarter of the layers against other bands; votes with StepFlow against twice as
-              many without; StepFlow against "Wait" and against answers of up to twice the length
+              many without; StepFlow against "Wait", and against answers of up to `LONGER` times and
+              of up to twice the length
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,17 @@ import pandas as pd
 from analyses.claims.models import MODELS
 from analyses.claims.strata import gains_by_difficulty
 from analyses.material.comparisons import contrast
+from analyses.material.conditions import BASELINE
 
 SEED = 0
+LONGER = 1.35
+"""How many times as long answers may be that are to cost what StepFlow does."""
 ANSWERS = ("ablation", "ablation_strengths", "ablation_matched")
 """Runs with greedy answers under StepFlow; the first that is there counts."""
 VOTES = {"compute_matched": "1", "compute_matched_t06": "0.6"}
 """Runs with votes, and their temperature."""
+PLACEBOS = ("oeb-layers-kl", "oeb-block-kl")
+"""Placebos with the bridge's KL, in ``ablation_matched``."""
 BANDS: Mapping[str, Mapping[str, float]] = {
     "quarter - third": {"both": 1, "both-third": -1},
     "quarter - half": {"both": 1, "both-half": -1},
@@ -45,17 +52,35 @@ def _of_model(results: Path, suffix: str) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     if answers is not None and sampled is not None:
         samples = sampled[(sampled["condition"] == "baseline") & (sampled["method"] == "sample")]
-        tables["difficulty"] = gains_by_difficulty(answers, samples, seed=SEED)
+        placebos = _values(results, f"ablation_matched{suffix}")
+        tables["difficulty"] = _difficulty(answers, placebos, samples)
     rows = [] if answers is None else _contrasts(answers, BANDS)
     for name, values in decoded.items():
         if values is not None:
             rows += _contrasts(_named(values), _votes(VOTES[name]))
     latest = next((values for values in reversed(decoded.values()) if values is not None), None)
     if latest is not None:
-        rows += _contrasts(_named(latest), _lengths(latest))
+        rows += _contrasts(_named(latest), length_contrasts(latest))
     if rows:
         tables["contrasts"] = pd.concat(rows, ignore_index=True)
     return tables
+
+
+def _difficulty(
+    answers: pd.DataFrame, placebos: pd.DataFrame | None, samples: pd.DataFrame
+) -> pd.DataFrame:
+    """Gains over the baseline; and of placebos, and over each placebo."""
+    tables = [gains_by_difficulty(answers, samples, seed=SEED).assign(reference=BASELINE)]
+    if placebos is None:
+        return tables[0]
+    for reference in (BASELINE, *PLACEBOS):
+        others = PLACEBOS if reference == BASELINE else ("oeb", "both")
+        some = placebos[placebos["condition"].isin([reference, *others])]
+        if reference in set(some["condition"]) and some["condition"].nunique() > 1:
+            gains = gains_by_difficulty(some, samples, baseline=reference, seed=SEED)
+            tables.append(gains.assign(reference=reference))
+    table = pd.concat(tables, ignore_index=True)
+    return table.drop_duplicates(["condition", "stratum", "reference"], ignore_index=True)
 
 
 def _votes(temperature: str) -> dict[str, Mapping[str, float]]:
@@ -68,14 +93,19 @@ def _votes(temperature: str) -> dict[str, Mapping[str, float]]:
     }
 
 
-def _lengths(values: pd.DataFrame) -> dict[str, Mapping[str, float]]:
+def length_contrasts(values: pd.DataFrame) -> dict[str, Mapping[str, float]]:
     """StepFlow's greedy answers of half the longest limit against what makes answers longer."""
-    longest = int(values["limit"].max())
-    mine = f"both greedy-{longest // 2}"
-    return {
+    limits = sorted(values["limit"].dropna().astype(int).unique())
+    own = limits[-1] // 2
+    mine = f"both greedy-{own}"
+    near = min(limits, key=lambda limit: abs(limit - LONGER * own))
+    contrasts: dict[str, Mapping[str, float]] = {
         "StepFlow - 'Wait'": {mine: 1, "baseline wait-1": -1},
-        "StepFlow - longer": {mine: 1, f"baseline greedy-{longest}": -1},
+        "StepFlow - longer": {mine: 1, f"baseline greedy-{limits[-1]}": -1},
     }
+    if abs(near - LONGER * own) < 1:
+        contrasts[f"StepFlow - {LONGER} times as long"] = {mine: 1, f"baseline greedy-{near}": -1}
+    return contrasts
 
 
 def _contrasts(

@@ -8,6 +8,7 @@ from analyses.claims.reading import (
     CONTRASTS,
     OEB_GAIN,
     SMI_GAIN,
+    UNCHECKED,
     Place,
     Reading,
     at,
@@ -21,11 +22,12 @@ SMOOTH = "rows moved as far (KL) by a temperature"
 STRENGTHENED = Source("ablation_strengths/summary", scale=POINTS)
 MATCHED = Source("ablation_matched/summary", scale=POINTS)
 OEB_PLACEBOS = {
-    "bridge": "random keys",
+    "layers": "random layers",
     "block": "a contiguous block of keys",
     "permuted": "mass permuted within the bridge",
-    "layers": "random layers",
+    "bridge": "random keys",
 }
+"""The first leaves a working model, and is what the README quotes; random keys destroy some."""
 SMI_PLACEBOS = {
     "direction": "random directions",
     "boundaries": "random boundaries",
@@ -33,6 +35,7 @@ SMI_PLACEBOS = {
     "layers": "random layers",
 }
 HEADS = Source("head_gradient/summary")
+STEERED = Source("head_steering_transfer/accuracy", {"reference": "baseline"}, POINTS)
 
 
 def _gain(claim: str, statement: str, condition: str, margin: float, **fields: Any) -> Reading:
@@ -47,6 +50,11 @@ def _left(condition: str, placebo: str) -> Place:
     return at(source, condition=condition, reference=placebo)
 
 
+def _strength(alpha: float) -> dict[str, Any]:
+    """Fields of a reading whose statement says which share of the residual alpha adds."""
+    return {"alpha": alpha, "injected": at(Source("ablation_matched/doses"), condition="smi")}
+
+
 def _dose(placebo: str) -> Place:
     """Dose of a placebo relative to that of what it stands for, on held-out solutions."""
     return at(Source("ablation_matched/doses"), condition=placebo)
@@ -59,6 +67,7 @@ def _matched(
     margin: float,
     placebos: Mapping[str, str],
     dose: str,
+    **fields: Any,
 ) -> list[Reading]:
     """One reading for each placebo of equal dose."""
     return [
@@ -71,12 +80,14 @@ def _matched(
             left=_left(condition, f"{condition}-{kind}-kl"),
             matched=True,
             dose=_dose(f"{condition}-{kind}-kl"),
+            **fields,
         )
         for kind, what in placebos.items()
     ]
 
 
 OEB = (
+    *_matched("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
     _gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
@@ -94,7 +105,6 @@ OEB = (
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
-    *_matched("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
     Reading(
         "OEB helps",
         "right token against the written one at the error, tau_max 0.3",
@@ -112,10 +122,20 @@ OEB = (
             "one gradient on the other half - none",
             "log-odds at the error",
             at(HEADS, contrast="top - none", k=k),
-            control="20 random sets of heads of equal KL",
+            control=f"20 random sets of heads of equal KL ({UNCHECKED})",
             left=at(HEADS, contrast="top - random", k=k),
             matched=True,
             unit="nats",
+        )
+        for k in (2, 8)
+    ),
+    *(
+        Reading(
+            "few heads carry the repair",
+            f"the bridge at tau_max 0.3 in {k} heads, chosen on the other half - none",
+            "accuracy",
+            at(STEERED, condition=f"top-{k}"),
+            margin=OEB_GAIN,
         )
         for k in (2, 8)
     ),
@@ -128,14 +148,24 @@ SMI = (
         SMI_GAIN,
         control="random directions (not matched in the residual)",
         left=at("placebo", condition="smi", reference="smi-direction"),
+        **_strength(0.06),
     ),
-    *_matched("SMI helps", "SMI - none, alpha 0.06", "smi", SMI_GAIN, SMI_PLACEBOS, "norm"),
+    *_matched(
+        "SMI helps",
+        "SMI - none, alpha 0.06",
+        "smi",
+        SMI_GAIN,
+        SMI_PLACEBOS,
+        "norm",
+        **_strength(0.06),
+    ),
     *(
         _gain(
             "SMI helps",
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
+            **_strength(alpha),
         )
         for alpha in (0.12, 0.25, 0.5, 1.0)
     ),
@@ -147,6 +177,7 @@ SMI = (
         control="random directions (not matched in the residual)",
         left=at("log_odds_contrast", contrast="momentum against random directions"),
         unit="nats",
+        **_strength(0.5),
     ),
 )
 BOTH = (
@@ -190,26 +221,46 @@ STRENGTHS = (
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
+            **_strength(alpha),
         )
         for alpha in (0.01, 0.03)
     ),
 )
-DIFFICULT = tuple(
-    Reading(
-        "gains are larger on hard problems",
-        f"both - none, greedy, problems that 8 independent samples find {stratum}",
-        "accuracy",
-        at(DIFFICULTY, condition="both", stratum=stratum),
-        margin=BOTH_GAIN,
-    )
-    for stratum in STRATA
-)
+
+
+def _difficult(stratum: str) -> list[Reading]:
+    """Gains on problems of a stratum, under what placebos of the bridge's KL gain on them."""
+    on = f"none, greedy, problems that 8 independent samples find {stratum}"
+    readings = []
+    for kind, what in (("layers", OEB_PLACEBOS["layers"]), ("block", OEB_PLACEBOS["block"])):
+        for condition, name, margin in (("oeb", "OEB", OEB_GAIN), ("both", "both", BOTH_GAIN)):
+            placebo = f"oeb-{kind}-kl"
+            place = {"condition": condition, "stratum": stratum}
+            alone = condition == "oeb"
+            readings.append(
+                Reading(
+                    "gains are larger on hard problems",
+                    f"{name} - {on}",
+                    "accuracy",
+                    at(DIFFICULTY, **place, reference="baseline"),
+                    margin=margin,
+                    control=f"{what} of equal KL{'' if alone else ', no momentum'}",
+                    left=at(DIFFICULTY, **place, reference=placebo),
+                    matched=alone,
+                    dose=_dose(placebo) if alone else None,
+                )
+            )
+    return readings
+
+
+DIFFICULT = tuple(reading for stratum in STRATA for reading in _difficult(stratum))
 ERRORS = (
     Reading(
         "flow errors are repaired more than local ones",
         "rate corrected by both, flow - local, of first errors",
         "error rate",
         at("flow", condition="both"),
+        groups={"n_flow": "flow errors", "n_local": "local errors"},
     ),
     Reading(
         "propagation errors are repaired more than conceptual ones",

@@ -1,7 +1,7 @@
 """Claims about compute and rivals: is StepFlow worth more than what else could be done?"""
 
 from analyses.claims.reading import BOTH_GAIN, CONTRASTS, Reading, against_rival, at
-from analyses.findings.sources import POINTS
+from analyses.findings.sources import MILLI, POINTS
 from analyses.findings.tables import Source
 
 COMPUTE_CLAIM = "StepFlow is worth more than as much compute"
@@ -18,6 +18,8 @@ STEERINGS = {
     "activation_steering": "activation steering (right minus wrong texts)",
 }
 SOLVED = at(Source("rivals/accuracy"), condition="baseline")
+GAIN = at(Source("rivals/summary", scale=POINTS), condition="both")
+GAIN_IN_LOSS = at(Source("rivals/losses", {"outcome": "loss"}, MILLI), condition="both")
 
 
 def _votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -> list[Reading]:
@@ -57,15 +59,18 @@ COMPUTE = (
         at(CONTRASTS, contrast="StepFlow - 'Wait'"),
         untestable=f"{NO_LANGUAGE}: 'Wait' is four letters",
     ),
-    Reading(
-        COMPUTE_CLAIM,
-        "StepFlow - answers of up to twice the length",
-        "accuracy",
-        at(CONTRASTS, contrast="StepFlow - longer"),
-        margin=BOTH_GAIN,
-        control="longer answers alone",
-        left=at(CONTRASTS, contrast="StepFlow - longer"),
-        matched=True,
+    *(
+        Reading(
+            COMPUTE_CLAIM,
+            f"StepFlow - answers of up to {times} the length",
+            "accuracy",
+            at(CONTRASTS, contrast=f"StepFlow - {contrast}"),
+            margin=BOTH_GAIN,
+            control="longer answers alone",
+            left=at(CONTRASTS, contrast=f"StepFlow - {contrast}"),
+            matched=True,
+        )
+        for times, contrast in (("1.35 times", "1.35 times as long"), ("twice", "longer"))
     ),
 )
 _STEERED = tuple(
@@ -74,6 +79,7 @@ _STEERED = tuple(
         f"StepFlow - {text}",
         at(Source("rivals/rivals", scale=POINTS), condition="both", reference=name),
         floor=SOLVED,
+        gain=GAIN,
     )
     for name, text in STEERINGS.items()
 )
@@ -92,6 +98,7 @@ RIVALS_OF_LANGUAGE = (
             f"StepFlow - {text}",
             at(Source("rivals/rivals", scale=POINTS), condition="both", reference=name),
             floor=SOLVED,
+            gain=GAIN,
         )
         for name, text in WORDS.items()
     ),
@@ -116,6 +123,7 @@ RIVALS_OF_LANGUAGE = (
                 reference=name,
             ),
             matched=True,
+            gain=GAIN_IN_LOSS,
             unit="millinats",
         )
         for name, text in STEERINGS.items()

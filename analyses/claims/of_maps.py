@@ -1,6 +1,6 @@
 """Claims about maps: lock-in, decay, what the summary looks at, and what StepFlow does to them."""
 
-from analyses.claims.reading import Kind, Reading, at
+from analyses.claims.reading import UNCHECKED, Kind, Reading, at
 from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
@@ -14,7 +14,8 @@ WHERE = {
     "whole": "all rows",
 }
 LENGTH = "pairs of similar length"
-PLANTED = "random keys of equal KL"
+PLANTED = f"random keys of equal KL ({UNCHECKED})"
+DOSES = Source("ablation_matched/doses")
 INJECTED_KINDS = Source("mediation_injection/injection_kinds", scale=POINTS)
 
 
@@ -150,6 +151,8 @@ AGGREGATES = tuple(
             condition="both",
         ),
         matched=True,
+        dose=at(DOSES, condition="oeb-bridge-kl"),
+        other_dose=at(DOSES, condition="smi-direction-kl"),
         unit="share",
     )
     for name, (text, sign) in _AGGREGATES.items()

@@ -1,7 +1,7 @@
 """A reading of a claim: which row of which table speaks for or against it, and on which model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from analyses.findings.sources import POINTS, SOURCES
@@ -14,6 +14,8 @@ Place = tuple[tuple[Source, ...], Mapping[str, Any]]
 """Tables, of which the first that was made and has the row counts, and the row."""
 
 CONTRASTS = Source("claims/contrasts", scale=POINTS)
+UNCHECKED = "matched on other traces, not checked on these"
+"""What is said of a placebo of equal dose that has no table of doses."""
 OEB_GAIN, SMI_GAIN, BOTH_GAIN = 1.5, 2.0, 0.8
 """The smallest gains in accuracy that the paper reports, in points."""
 
@@ -36,8 +38,17 @@ class Reading:
             measured all the same is shown.
         floor: Table and row of the share of answers that is right without an edit, where a model
             that solves next to nothing could show no gain.
+        groups: Columns of the effect's row that count the groups it compares, and what they are
+            of; none may have fewer than `verdict.FEWEST`.
+        gain: Table and row of what the edit does against no edit, where the effect is against a
+            rival.
         dose: Table and row of the placebo's dose relative to that of what it stands for; a control
-            whose dose is off by more than `verdict.DOSE_TOLERANCE` is not matched.
+            whose dose is off by more than `verdict.DOSE_TOLERANCE` is not matched, and one whose
+            table was not run is said to be `UNCHECKED`.
+        other_dose: The same of its second half, where a placebo has two; the worse of both counts.
+        alpha: Strength of momentum, where the statement is to say which share of the residual's
+            norm that is: it is proportional to the strength.
+        injected: Table and row of the strength at which the share was measured.
         only: Models that it is about; all of their kind without any.
         model: On which model.
         unit: Of the estimate.
@@ -54,7 +65,12 @@ class Reading:
     matched: bool = False
     untestable: str = ""
     floor: Place | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    gain: Place | None = None
     dose: Place | None = None
+    other_dose: Place | None = None
+    alpha: float | None = None
+    injected: Place | None = None
     only: tuple[str, ...] = ()
     model: str = "reasoner"
     unit: str = "points"

@@ -7,10 +7,11 @@ from typing import Any, get_args
 import pandas as pd
 
 from analyses.claims.models import MODELS
-from analyses.claims.reading import Place, Reading
+from analyses.claims.reading import UNCHECKED, Place, Reading
 from analyses.claims.readings import READINGS
 from analyses.claims.verdict import (
     DOSE_TOLERANCE,
+    FEWEST,
     FLOOR,
     NOT_RUN,
     Effect,
@@ -24,7 +25,9 @@ HEAD = """# Claims
 
 Written by `python -m analyses.claims` from the tables beside it; the rule of the verdicts is in
 `analyses/claims/verdict.py`, the rows that are read in `analyses/claims/readings.py`. Estimates
-have 95% intervals over problems; *left* is what the control leaves of the effect.
+have 95% intervals over problems; *left* is what the control leaves of the effect, *dose* the dose
+of the control over that of the edit, on traces that took no part in matching, where it was
+measured.
 """
 BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"
 COLUMNS = (
@@ -40,6 +43,8 @@ COLUMNS = (
     "control_lower",
     "control_upper",
     "control_matched",
+    "dose_ratio",
+    "p_holm",
     "margin",
     "verdict",
     "reason",
@@ -69,20 +74,24 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
         name: getattr(reading, name)
         for name in ("claim", "statement", "reading", "unit", "control", "margin", "model")
     }
+    row["statement"] += _share_of_residual(reading, results)
     effect, found = _effect(reading.effect, results)
     left, _ = _effect(reading.left, results)
+    row["p_holm"] = None if effect is None else effect.p_holm
     for prefix, interval in (("", effect), ("control_", left)):
         for name in ("estimate", "lower", "upper"):
             row[f"{prefix}{name}"] = None if interval is None else getattr(interval, name)
-    off = _dose_error(reading.dose, results)
-    matched = reading.matched and not (off is not None and abs(off) > DOSE_TOLERANCE)
+    ratio = row["dose_ratio"] = _dose_ratio(reading, results)
+    matched = reading.matched and (ratio is None or abs(ratio - 1) <= DOSE_TOLERANCE)
+    if reading.dose is not None and ratio is None:
+        row["control"] += f" ({UNCHECKED})"
     if left is not None:
         row["control_matched"] = matched
     judgement = _judged(reading, effect, left, matched=matched, results=results)
     if judgement.reason == NOT_RUN:
         judgement = judgement._replace(reason=str(found))
     if reading.matched and not matched and judgement.verdict == "not shown":
-        reason = f"{judgement.reason}; the control's dose is off by {off:+.0%}"
+        reason = f"{judgement.reason}; the control's dose is off by {(ratio or 1) - 1:+.0%}"
         judgement = judgement._replace(reason=reason)
     n = found.get("n") if isinstance(found, dict) else None
     return {**row, **judgement._asdict(), "n": n, "table": _table_of(reading, results)}
@@ -112,14 +121,52 @@ def _judged(
         right = round(floor.estimate * solved["n"])
         reason = f"the model solves {right} of {solved['n']} problems"
         return Judgement("not testable here", reason)
-    signed = [None if x is None else x.signed(reading.sign) for x in (effect, left)]
-    return judge(*signed, margin=reading.margin, matched=matched)
+    few = _few(reading, results)
+    if few:
+        return Judgement("not testable here", few)
+    gain, missing = _effect(reading.gain, results)
+    both, against_none = [
+        [None if x is None else x.signed(reading.sign) for x in some]
+        for some in ((effect, left), (gain,))
+    ]
+    judgement = judge(*both, margin=reading.margin, matched=matched, gain=against_none[0])
+    if judgement.verdict == "supported" and reading.gain is not None and gain is None:
+        return Judgement("not shown", str(missing))
+    return judgement
 
 
-def _dose_error(place: Place | None, results: Results) -> float | None:
-    """Dose of a placebo over that of what it stands for, minus 1; None where it is not known."""
-    found = None if place is None else _effect(place, results, column="dose_ratio")[1]
-    return float(found["dose_ratio"]) - 1 if isinstance(found, dict) else None
+def _few(reading: Reading, results: Results) -> str:
+    """How many are in the groups that an effect compares, if one has too few; else nothing."""
+    _, found = _effect(reading.effect, results)
+    if not isinstance(found, dict):
+        return ""
+    sizes = {what: int(found[column]) for column, what in reading.groups.items()}
+    if min(sizes.values(), default=FEWEST) >= FEWEST:
+        return ""
+    counts = ", ".join(f"{what}: {size}" for what, size in sizes.items())
+    return f"a group has fewer than {FEWEST} ({counts})"
+
+
+def _share_of_residual(reading: Reading, results: Results) -> str:
+    """Which share of the residual's norm momentum of a strength adds; empty where unknown."""
+    _, found = _effect(reading.injected, results, column="injected_norm")
+    if reading.alpha is None or not isinstance(found, dict):
+        return ""
+    percent = 100 * found["injected_norm"] * reading.alpha / found["alpha"]
+    return f" (about {percent:.2g}% of the residual's norm)"
+
+
+def _dose_ratio(reading: Reading, results: Results) -> float | None:
+    """Dose of a placebo over that of what it stands for, the worse of its halves; None if unknown.
+
+    A placebo of two halves has a dose where both have.
+    """
+    places = [place for place in (reading.dose, reading.other_dose) if place is not None]
+    rows = [_effect(place, results, column="dose_ratio")[1] for place in places]
+    ratios = [float(row["dose_ratio"]) for row in rows if isinstance(row, dict)]
+    if not ratios or len(ratios) < len(places):
+        return None
+    return max(ratios, key=lambda ratio: abs(ratio - 1))
 
 
 def _effect(
@@ -142,7 +189,10 @@ def _effect(
             reasons.append(f"{name} was not run with {', '.join(map(str, where.values()))}")
         else:
             limits = ("estimate", "lower", "upper") if column == "estimate" else (column,) * 3
-            return Effect(*(float(row[name]) for name in limits)), row
+            p_holm = row.get("p_holm")
+            known = None if p_holm is None or pd.isna(p_holm) else float(p_holm)
+            estimate, lower, upper = (float(row[name]) for name in limits)
+            return Effect(estimate, lower, upper, known), row
     return None, reasons[0]
 
 
@@ -154,8 +204,8 @@ def page(table: pd.DataFrame) -> str:
 def table_lines(table: pd.DataFrame) -> str:
     """The table in Markdown."""
     lines = [
-        "| claim | reading | estimate | control | left | verdict | model | n |",
-        "|---|---|---:|---|---:|---|---|---:|",
+        "| claim | reading | estimate | control | left | dose | verdict | model | n |",
+        "|---|---|---:|---|---:|---:|---|---|---:|",
     ]
     lines += [
         _line({str(name): value for name, value in row.items()}) for row in table.to_dict("records")
@@ -223,6 +273,7 @@ def _line(row: Mapping[str, Any]) -> str:
         _numbers(row, "", row["unit"]),
         row["control"],
         _numbers(row, "control_", ""),
+        "" if pd.isna(row["dose_ratio"]) else f"{row['dose_ratio']:.3f}",
         f"**{row['verdict']}**: {row['reason']}",
         row["model"],
         "" if pd.isna(row["n"]) else str(row["n"]),

@@ -8,21 +8,26 @@ stands for, or the pairs are alike in what they were matched by.
 
     not testable here    model or task lack what the claim speaks of, said beforehand with a reason;
                          or the model solves less than `FLOOR` of the problems, so that no gain in
-                         accuracy could show
+                         accuracy could show; or a group that is compared has fewer than `FEWEST`
     refuted              the whole interval of the effect, or of what a matched control leaves of
                          it, lies at or below the margin: an effect of that size is ruled out
     supported            the whole interval of the effect, and of what a matched control leaves of
-                         it, lies above zero (and reaches beyond the margin)
+                         it, lies above zero (and reaches beyond the margin); where the table has a
+                         p-value after Holm's correction, it is at most `LEVEL`; and an edit that
+                         is held against a rival has an interval above zero against no edit too
     not shown            anything else: no run, no interval, an interval that holds zero and more
-                         than the margin, no control, or one that is not matched
+                         than the margin, no control, or one that is not matched, a p-value after
+                         Holm's correction above `LEVEL`, a rival that does harm
 
 A placebo that was matched on some problems is held to its dose on others: off by more than
-`DOSE_TOLERANCE`, it is not matched.
+`DOSE_TOLERANCE`, it is not matched. One whose dose on others was not measured counts as matched,
+and its row says so.
 
 An interval without width (no answer changed) says nothing about what could have changed.
 
-When it misleads: each verdict is of one interval at 95%, without correction over readings; of many
-readings of a claim that is false, some will be "supported" in one.
+When it misleads: Holm's correction is that of the table which a reading comes from, within a family
+of its rows. Over the readings of a claim there is none, nor where a table has a single contrast, so
+that of many readings of a claim that is false some will be "supported".
 """
 
 from dataclasses import dataclass
@@ -32,17 +37,27 @@ import numpy as np
 
 NOT_RUN = "not run"
 FLOOR = 0.1
+FEWEST = 10
+LEVEL = 0.05
 DOSE_TOLERANCE = 0.05
 Verdict = Literal["supported", "refuted", "not shown", "not testable here"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An estimate with its interval, signed as the claim says."""
+    """An estimate with its interval, signed as the claim says.
+
+    Attributes:
+        estimate: The estimate.
+        lower: Lower end of its interval.
+        upper: Upper end.
+        p_holm: Two-sided p-value after Holm's correction; None where the table has none.
+    """
 
     estimate: float
     lower: float
     upper: float
+    p_holm: float | None = None
 
     @property
     def has_width(self) -> bool:
@@ -53,7 +68,12 @@ class Effect:
         """The effect in the direction of the claim."""
         if sign > 0:
             return self
-        return Effect(-self.estimate, -self.upper, -self.lower)
+        return Effect(-self.estimate, -self.upper, -self.lower, self.p_holm)
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether Holm's correction leaves it above `LEVEL`."""
+        return self.p_holm is not None and self.p_holm > LEVEL
 
 
 class Judgement(NamedTuple):
@@ -64,7 +84,12 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    effect: Effect | None, left: Effect | None = None, *, margin: float = 0.0, matched: bool = False
+    effect: Effect | None,
+    left: Effect | None = None,
+    *,
+    margin: float = 0.0,
+    matched: bool = False,
+    gain: Effect | None = None,
 ) -> Judgement:
     """Verdict on one reading of a claim (module docstring).
 
@@ -73,6 +98,7 @@ def judge(
         left: What a control leaves of it; None without a control.
         margin: Smallest effect that would bear the claim out, 0 or above.
         matched: Whether the control is matched.
+        gain: What the edit does against no edit, where the effect is against a rival.
 
     Raises:
         ValueError: a margin below 0.
@@ -89,10 +115,28 @@ def judge(
         return Judgement("refuted", "the control does as much")
     if effect.lower <= 0:
         return Judgement("not shown", "the interval holds zero and more than the margin")
-    if left is None or not left.has_width:
-        return Judgement("not shown", "no control")
-    if left.lower <= 0:
-        return Judgement("not shown", "may be no more than the control")
-    if not matched:
-        return Judgement("not shown", "the control is not matched in dose")
+    doubts = [doubt for doubt in (_doubt(effect, left, matched=matched), _harm(gain)) if doubt]
+    if doubts:
+        return Judgement("not shown", "; ".join(doubts))
     return Judgement("supported", "more than the matched control")
+
+
+def _doubt(effect: Effect, left: Effect | None, *, matched: bool) -> str:
+    """What keeps an effect above zero from being supported; empty for nothing."""
+    if effect.may_be_chance:
+        return f"p = {effect.p_holm:.2g} after Holm's correction"
+    if left is None or not left.has_width:
+        return "no control"
+    if left.lower <= 0:
+        return "may be no more than the control"
+    if left.may_be_chance:
+        return f"against the control p = {left.p_holm:.2g} after Holm's correction"
+    return "" if matched else "the control is not matched in dose"
+
+
+def _harm(gain: Effect | None) -> str:
+    """Whether a difference to a rival may be the rival's harm alone."""
+    if gain is None or gain.lower > 0:
+        return ""
+    interval = f"{gain.estimate:+.3g} [{gain.lower:+.3g}, {gain.upper:+.3g}]"
+    return f"the rival may only do harm: against no edit the gain is {interval}"

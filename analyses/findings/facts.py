@@ -13,7 +13,7 @@ PAPER = {"venue": "ACL 2026", "tau_max": 0.15, "alpha": 0.06, "compute": 1.35}
 STRONG = {"tau_max": 0.3, "alpha": 0.5}
 """Doses of the conditions of mediation that are named strong."""
 SAMPLING_TEMPERATURE = 1.0
-"""Of the samples that the depth curves are of."""
+"""Of the samples of the depth curves, of the indices around errors, and of the first votes."""
 
 
 def parameters(bundled: str) -> int:

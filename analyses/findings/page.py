@@ -60,6 +60,7 @@ CLAIMS = (
     Claim("compute", of_paper=True),
     Claim("mended_pattern", of_paper=True),
     Claim("rivals", of_paper=True),
+    Claim("hard_problems", of_paper=True),
     Claim("planted_lock_in"),
     Claim("few_heads"),
     Claim("cut_edges"),
@@ -103,7 +104,6 @@ def render(results: Path) -> str:
         "claims": [section(templates, claim, results) for claim in CLAIMS],
         "of_paper": wording.layers(n for n, claim in enumerate(CLAIMS, 1) if claim.of_paper),
         "first_own": sum(claim.of_paper for claim in CLAIMS) + 1,
-        "place_of_bands": [claim.name for claim in CLAIMS].index("quarter_bands") + 1,
         "confidence": Draws().confidence,
         "paper": facts.PAPER,
     }

@@ -8,6 +8,7 @@ _STEERED = {"reference": "baseline"}
 _PREMISES = {"family": "symbols", "edge": "premise", "layer": None}
 _RESID = {"direction": "denoising", "site": "resid_post", "head": None}
 _EDGE = {"kind": "premise", "site": "edge", "head": None}
+_DRAWS = {"estimate": "mean", "lower": "lowest", "upper": "highest", "n": "n_draws"}
 
 SOURCES = {
     "index": Source("depth_curves/comparison", {"layer": None}),
@@ -31,11 +32,14 @@ SOURCES = {
     "answer_loss_placebo": Source("ablation/loss_placebos", {"outcome": "answer_loss"}, MILLI),
     "format_errors": Source("error_kinds/changes", {"state": "format"}, POINTS),
     "summary_errors": Source("error_kinds/changes", {"state": "summary"}, POINTS),
+    "error_rate": Source("error_kinds/rates", {"condition": "baseline", "per": "answer"}, POINTS),
     "flow": Source("error_kinds/flow", scale=POINTS),
+    "reporter_flow": Source("error_kinds_reporter/flow", scale=POINTS),
     "log_odds": Source("mediation/paths", {"variable": "margin"}),
     "log_odds_contrast": Source("mediation/summary", {"outcome": "margin"}),
     "answers_placebo": Source("mediation/answers_placebos", scale=POINTS),
     "planted": Source("mediation_injection/injection_accuracy", scale=POINTS),
+    "planted_errors": Source("mediation_injection/injection_kinds", scale=POINTS),
     "planted_summary_errors": Source(
         "mediation_injection/injection_kinds", {"state": "summary"}, POINTS
     ),
@@ -48,11 +52,23 @@ SOURCES = {
     "twice_the_votes": Source("claims/contrasts", scale=POINTS),
     "rival": Source("rivals/summary", scale=POINTS),
     "against_rival": Source("rivals/rivals", scale=POINTS),
-    "drawn": Source("ablation_draws/draws"),
+    "rival_loss": Source("rivals/losses", {"outcome": "loss"}, MILLI),
+    "reporter_rival": Source("rivals_reporter/summary", scale=POINTS),
+    "reporter_against_rival": Source("rivals_reporter/rivals", scale=POINTS),
+    "smollm2_rival": Source("rivals_smollm2/summary", scale=POINTS),
+    "smollm2_against_rival": Source("rivals_smollm2/rivals", scale=POINTS),
+    "smollm2_rival_loss": Source("rivals_smollm2/losses", {"outcome": "loss"}, MILLI),
+    "difficulty": Source("claims/difficulty", {"reference": "baseline"}, POINTS),
+    "reporter_difficulty": Source("claims_reporter/difficulty", {"reference": "baseline"}, POINTS),
+    "drawn": Source("ablation_draws/draws", {}, POINTS, _DRAWS),
+    "drawn_share": Source("ablation_draws/accuracy", scale=POINTS),
     "strength": Source("ablation_strengths/summary", scale=POINTS),
     "decoding_cost": Source("compute_matched/summary", {"outcome": "tokens"}),
     "gradient_heads": Source("head_gradient/summary"),
     "steered_log_odds": Source("head_steering_transfer/summary", {**_STEERED, "outcome": "margin"}),
+    "steered_against_band": Source(
+        "head_steering_transfer/summary", {"reference": "band", "outcome": "margin"}
+    ),
     "steered_loss": Source(
         "head_steering_transfer/summary", {**_STEERED, "outcome": "loss"}, MILLI
     ),

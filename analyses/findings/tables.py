@@ -31,11 +31,13 @@ class Source:
         table: Results folder and table, such as ``"ablation/summary"``.
         where: Column values that all of its rows have; None stands for a missing value.
         scale: Factor on the numbers, 100 for percentage points.
+        columns: Columns of a result, and what this table calls them where that is another name.
     """
 
     table: str
     where: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Results:
         name = self.table_name(source)
         entries = one_row(_table(self.path, name), {**source.where, **where}, name=name)
         values = {str(column): value for column, value in entries.items()}
+        values |= {column: values[name] for column, name in source.columns.items()}
         scaled = {column: values[column] * source.scale for column in SCALED if column in values}
         ends = [abs(scaled[end]) for end in ("lower", "upper") if end in scaled]
         bound = max(ends, default=None)

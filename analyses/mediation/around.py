@@ -5,9 +5,11 @@ thinking step at the earliest) and x its index at some rows of the thinking,
 
     before    mean over rows before k            at       row k, with the prediction that decides it
     after     mean over rows behind k            whole    all rows
+    whole, summary error    as whole, of the answers alone whose thinking is right and whose summary
+                            is not: their k is at least their number of thinking steps
 
     risk set    answers to the same problem that are right up to and including step k (after, whole:
-                right to the end); x minus their mean at the same rows
+                without a wrong step at all); x minus their mean at the same rows
     index       the same answers of all other problems (whole: those with as many steps)
 
 The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
@@ -24,9 +26,11 @@ Loss, log-odds and attention are read side by side in one pooling. Under the los
 by how unsure the model is: an index that is higher by the loss and not by log-odds or attention
 says that predictions were unsure, not that attention was elsewhere.
 
-When it misleads: the wrong step is itself part of row k, so that what is different at k can be
-where the error shows as well as why it came. Answers of other problems differ in more than the
-error.
+When it misleads: the wrong step is itself part of row k, and a wrong sentence part of the summary,
+so that what is different there can be where the error shows as well as why it came. An answer with
+a wrong step may still end right. A grader files a thinking part that ends too early where the
+summary begins, so that such an answer counts among the summary errors. Answers of other problems
+differ in more than the error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +56,8 @@ from step_saliency.saliency.result import StepSaliency
 from step_saliency.stats.problems import mean_table
 from step_saliency.trace import Region, Trace
 
-PLACES = ("before", "at", "after", "whole")
+SUMMARY_ERROR = "whole, summary error"
+PLACES = ("before", "at", "after", "whole", SUMMARY_ERROR)
 CONTROLS = ("risk set", "index")
 INDICES = ("lock_in", "reach", "decay")
 WHOLE = -1
@@ -154,14 +159,16 @@ def around_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Dat
 
     Returns:
         One row per reading, index, place and control: ``estimate, lower, upper, n, p, p_holm``;
-        Holm over places and readings of one index and control.
+        Holm over places and readings of one index and control, summary errors by themselves.
     """
     tables = []
     for (reading, index, place, control), differences in _differences(values):
         if differences["problem"].nunique() > 1:
             table = mean_table(differences, "value", null=0.0, kind="measure", seed=seed, **draws)
-            tables.append(table.assign(reading=reading, index=index, place=place, control=control))
-    return corrected_together(tables, family=["index", "control"])
+            table = table.assign(reading=reading, index=index, place=place, control=control)
+            tables.append(table.assign(by_itself=place == SUMMARY_ERROR))
+    corrected = corrected_together(tables, family=["index", "control", "by_itself"])
+    return corrected.drop(columns="by_itself", errors="ignore")
 
 
 def _differences(values: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -191,17 +198,21 @@ def _at_place(values: pd.DataFrame, k: int, place: str) -> pd.DataFrame:
     """
     wrong = values["first_wrong_step"]
     is_error = (wrong == k).fillna(False)
-    later = wrong.isna() if place in ("after", "whole") else wrong.isna() | (wrong > k)
+    if place == SUMMARY_ERROR:
+        is_error &= values["n_steps"] <= k
+    later = wrong.isna() | (wrong > k) if place in ("before", "at") else wrong.isna()
     counted = values[is_error | later].assign(is_error=is_error)
     rows = {
         "before": counted["step"].between(0, k - 1),
         "at": counted["step"] == k,
         "after": counted["step"] > k,
         "whole": counted["step"] == WHOLE,
+        SUMMARY_ERROR: counted["step"] == WHOLE,
     }[place]
     keys = ["problem", "sample", "n_steps", "is_error"]
     means = counted[rows].groupby(keys, sort=False)[list(INDICES)].mean().reset_index()
-    return means.assign(k=k, stratum=means["n_steps"] if place == "whole" else k)
+    of_whole = place in ("whole", SUMMARY_ERROR)
+    return means.assign(k=k, stratum=means["n_steps"] if of_whole else k)
 
 
 def _held_against(means: pd.DataFrame, index: str, control: str) -> pd.DataFrame:

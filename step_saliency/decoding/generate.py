@@ -9,6 +9,9 @@ its own:
             `step_saliency.intervene.fast`
     vllm    a loaded engine, see `step_saliency.decoding.engine`
 
+What prompts begin with alike, as a system prompt with examples, is read once by the fast way, and
+samples of a question read it once (`step_saliency.decoding.prompts`).
+
 A response depends on its own seed alone: the random numbers of question i, sample s come from
 (seed, i, s), whatever else is in the batch. So a row has the same text in any batch and by either
 way (but the samples of an engine, which draws numbers of its own), as long as rounding (different
