@@ -35,6 +35,8 @@ SMI_PLACEBOS = {
     "layers": "random layers",
 }
 HEADS = Source("head_gradient/summary")
+DOSES_OF_BOTH = Source("ablation_both/doses")
+PLACEBOS_OF_BOTH = Source("ablation_both/placebos", scale=POINTS)
 STEERED = Source("head_steering_transfer/accuracy", {"reference": "baseline"}, POINTS)
 
 
@@ -181,11 +183,22 @@ SMI = (
     ),
 )
 BOTH = (
-    _gain(
-        "both together help",
-        "both - none",
-        "both",
-        BOTH_GAIN,
+    *(
+        _gain(
+            "both together help",
+            "both - none",
+            "both",
+            BOTH_GAIN,
+            control=f"{what} of equal dose in each half",
+            left=at(PLACEBOS_OF_BOTH, condition="both", reference=name),
+            matched=True,
+            dose=at(DOSES_OF_BOTH, condition=name, half="OddsEqualBridge"),
+            other_dose=at(DOSES_OF_BOTH, condition=name, half="StepMomentumInjection"),
+        )
+        for name, what in (
+            ("both-layers-kl", "random layers"),
+            ("both-bridge-direction-kl", "random keys and random directions"),
+        )
     ),
     Reading(
         "both together help more than the sum",

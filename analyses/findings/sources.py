@@ -25,6 +25,7 @@ SOURCES = {
     "matched_placebo": Source("ablation_matched/placebos", scale=POINTS),
     "matched_share": Source("ablation_matched/accuracy"),
     "matched_dose": Source("ablation_matched/doses"),
+    "both_placebo": Source("ablation_both/placebos", scale=POINTS),
     "interaction": Source("ablation/contrasts", {"contrast": "interaction"}, POINTS),
     "gold_loss": Source("ablation/losses", {"outcome": "loss"}, MILLI),
     "answer_loss": Source("ablation/losses", {"outcome": "answer_loss"}, MILLI),

@@ -139,10 +139,10 @@ class TransformersReader:
             self.session.read(tokens, mask.bool(), n_past=0)
         if not self._shares_prompts:
             return self._pass(tokens, mask, only_last=True)[:, -1]
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        logits = self._read_distinct(distinct)
-        rows = [distinct.index(tuple(prompt)) for prompt in prompts]
-        if len(distinct) < len(prompts):
+        places: dict[Prompt, int] = {}
+        rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+        logits = self._read_distinct(list(places))
+        if len(places) < len(prompts):
             self._keep_rows(rows)
         return logits[rows]
 
