@@ -119,6 +119,18 @@ def test_a_planted_change_is_found_against_none_and_against_the_placebo() -> Non
 
 
 @pytest.mark.nightly
+def test_power_for_half_a_standard_deviation() -> None:
+    """As large as what StepFlow does to the pattern is said to be; against none and the placebo."""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(60):
+        tables = aggregate_tables(drawn(rng, effect=-0.75), **FAST)
+        both = tables["summary"].query("condition == 'both'")
+        found.append([(table["p"] <= 0.05).all() for table in (both, tables["placebos"])])
+    assert (np.mean(found, axis=0) > 0.8).all()
+
+
+@pytest.mark.nightly
 def test_false_positive_rate() -> None:
     rng = np.random.default_rng(2)
     tables = (aggregate_tables(drawn(rng), **FAST) for _ in range(N_SETS))

@@ -168,6 +168,24 @@ def test_false_positive_rate_against_placebo() -> None:
     assert BOUNDS[0] <= rejected(sets(), p_values) <= BOUNDS[1]
 
 
+@pytest.mark.nightly
+def test_power_for_a_gain_of_the_size_that_the_paper_reports() -> None:
+    """1,000 answers, 4.6 points gained by corrected flow errors alone, held against a placebo."""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(40):
+        before = rng.choice([CORRECT, "order", "arithmetic"], size=1000, p=[0.72, 0.18, 0.1])
+        draw, other = rng.random((2, 1000))
+        after = np.where((before == "order") & (draw < 0.046 / 0.18), CORRECT, before)
+        moved = np.where((before != CORRECT) & (other < 0.01), CORRECT, before)
+        states = {BASELINE: list(before), "oeb": list(after), "oeb-bridge": list(moved)}
+        apart = flow_against_local(table(states)).set_index("condition").loc["oeb", "lower"]
+        fewer = pick(changes(table(states), **FAST), state="order", condition="oeb")
+        left = pick(against_placebo(table(states), **FAST), state="order")
+        found.append([apart > 0, fewer["p"] <= 0.05, left["p"] <= 0.05])
+    assert (np.mean(found, axis=0) > 0.8).all()
+
+
 def test_kinds_of_a_file_are_refused_before_anything_is_answered() -> None:
     with pytest.raises(ValueError, match="kinds of error need the right steps"):
         units(ErrorSettings(data="rows.jsonl"))
