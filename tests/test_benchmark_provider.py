@@ -75,8 +75,10 @@ def truth(weights: Weights, flow: str = "none", effects: Effects | None = None) 
     )
 
 
-def run(tmp_path: Path, *, condition: str = "baseline", **options: Any) -> EvalLog:
-    model = get_model("step-saliency/reasoner", memoize=False, wait=0.2, **options)
+def run(
+    tmp_path: Path, *, condition: str = "baseline", wait: float = 0.2, **options: Any
+) -> EvalLog:
+    model = get_model("step-saliency/reasoner", memoize=False, wait=wait, **options)
     task = build_task(
         "reasoner",
         selection=Selection(limit=PROBLEMS),
