@@ -99,6 +99,26 @@ def test_unknown_bands_are_refused(name: str) -> None:
         layers_in(name, 8)
 
 
+def test_strengths_of_no_set_have_names_too() -> None:
+    _, tau, alpha = conditions(8, "oeb-tau-0.2,smi-alpha-0.17")
+    assert (tau.edit, tau.tau_max, tau.group) == ("oeb", 0.2, "tau_max")
+    assert (alpha.edit, alpha.alpha, alpha.group) == ("smi", 0.17, "alpha")
+    for name in ("smi-alpha-0.170", "smi-alpha-", "both-tau-0.2"):
+        with pytest.raises(ValueError, match="unknown"):
+            conditions(8, name)
+
+
+def test_placebos_of_both_halves_are_those_of_each_half(model: Any) -> None:
+    """Each half is matched once for all conditions that have it."""
+    settings = AblationSettings(n=2, n_matching=2)
+    names = "oeb-bridge-kl,smi-direction-kl,both-bridge-direction-kl"
+    oeb, smi, both = (flows.model_flow(model, c, settings) for c in conditions(8, names)[1:])
+    assert both.oeb is oeb.oeb
+    assert both.smi is smi.smi
+    other = flows.model_flow(model, conditions(8, "oeb-bridge-kl")[1], replace(settings, seed=1))
+    assert other.oeb is not oeb.oeb
+
+
 def test_flows_of_conditions() -> None:
     flows = {c.name: condition_flow(c, 8) for c in (*METHODS, *PLACEBOS) if c.placebo != "other"}
     assert flows[BASELINE] is None

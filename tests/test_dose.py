@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from edit_passes import a_trace, activations, load
@@ -18,8 +19,9 @@ from step_saliency.intervene import (
     momentum_bank,
 )
 from step_saliency.intervene.groups import KeyGroup
+from step_saliency.intervene.heads import HeadScale
 from step_saliency.intervene.labels import StepLabels
-from step_saliency.intervene.matching import matched_strength
+from step_saliency.intervene.matching import effects_on, matched_strength
 from step_saliency.intervene.oeb import placebo_scores, random_block
 from step_saliency.intervene.oeb.equal_dose import share_at_divergence
 from step_saliency.intervene.oeb.permuted import permuted_bridge
@@ -274,3 +276,23 @@ def test_a_row_out_of_reach_is_counted() -> None:
     assert high is not None
     assert low.infeasible.sum() < 0.3 * low.shifted.sum()
     assert high.infeasible.sum() > 0.7 * high.shifted.sum()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "flow",
+    [FLOW, StepFlow(oeb=FLOW.oeb), HeadScale([(1, 0)], 0.5)],
+    ids=["all layers", "shallow layers", "heads"],
+)
+def test_a_pass_for_doses_ends_where_no_dose_is_left(backend: Any, flow: Any) -> None:
+    """As many counts, to the bit, as in whole passes; and the model goes on as before."""
+    model = load("qwen2", n_layers=N_LAYERS, backend=backend)
+    traces = HELD_OUT[:2]
+    before = model(traces[0].tokens[None])
+    whole = Effects()
+    for trace in traces:
+        with flow.attached(model, trace=trace) as session:
+            model(trace.tokens[None])
+        whole.include(session.effects)
+    pd.testing.assert_frame_equal(effects_on(model, flow, traces).to_frame(), whole.to_frame())
+    assert torch.equal(model(traces[0].tokens[None]), before)

@@ -36,7 +36,7 @@ from analyses.instruments.forced import forced_logits
 from analyses.instruments.margins import FirstError, margin
 from analyses.material.answers import AnswerSettings
 from analyses.material.conditions import BASELINE
-from analyses.material.flows import N_MATCHING, reference_traces
+from analyses.material.flows import matching_traces
 from analyses.material.problems import Item, check_task, read_items
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
@@ -191,7 +191,7 @@ def units(settings: GradientSettings) -> list[Unit]:
 def run_unit(model: Any, unit: Unit, settings: GradientSettings) -> pd.DataFrame:
     """Heads ranked on one half and tested on the other."""
     items = read_items(settings)
-    traces = reference_traces(model, settings)[:N_MATCHING]
+    traces = matching_traces(model, settings)
     errors = errors_of(model, items, settings)
     others = [at for item, at in errors if half_of(item) != unit.payload]
     mine = [(item, at) for item, at in errors if half_of(item) == unit.payload]

@@ -14,6 +14,7 @@ A `Condition` is a row of a table: which half of StepFlow acts (``edit``), in wh
 When it misleads: conditions of a set are many, and the best of many is best in part by chance.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -175,6 +176,7 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
             placebos), ``"matched"`` (the methods and placebos of their dose), ``"draws"`` (the
             methods and many draws of three of those), ``"strengths"`` (the methods from weak to
             strong), ``"all"`` (all else), or names joined by commas; the baseline is always in.
+            Strengths may be any: ``oeb-tau-0.2``, ``smi-alpha-0.17``.
 
     Raises:
         ValueError: an unknown name.
@@ -195,6 +197,7 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
         condition.name: condition for condition in (*every, *weak, *MATCHED, *MATCHED_BOTH, *DRAWS)
     }
     names = list(dict.fromkeys([BASELINE, *which.split(",")]))
+    known |= {name: dose for name in names if name not in known for dose in _named_dose(name)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"conditions {unknown} are unknown; choose {SETS} or of {sorted(known)}")
@@ -204,6 +207,16 @@ def conditions(n_layers: int, which: str = "all") -> tuple[Condition, ...]:
 def _doses(taus: Sequence[float], alphas: Sequence[float]) -> list[Condition]:
     doses = [Condition(f"oeb-tau-{tau:g}", "tau_max", "oeb", tau_max=tau) for tau in taus]
     return doses + [Condition(f"smi-alpha-{a:g}", "alpha", "smi", alpha=a) for a in alphas]
+
+
+def _named_dose(name: str) -> list[Condition]:
+    """The condition of a strength that is in no set, by its name; none for another name."""
+    found = re.fullmatch(r"(oeb-tau|smi-alpha)-(\d+(?:\.\d+)?)", name)
+    if found is None:
+        return []
+    strength = [float(found[2])]
+    doses = _doses(strength, ()) if found[1] == "oeb-tau" else _doses((), strength)
+    return [dose for dose in doses if dose.name == name]
 
 
 def _other_bands() -> list[Condition]:

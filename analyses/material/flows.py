@@ -32,8 +32,6 @@ REFERENCE_SEED = 7_919
 """Added to the seed of the problems for those that only set something up."""
 N_REFERENCE = 48
 N_REFERENCE_ROWS = 16
-N_MATCHING = 24
-"""Traces that placebos are matched on."""
 
 
 def condition_flow(
@@ -100,15 +98,28 @@ def model_flow(model: Any, condition: Condition, settings: SourceSettings) -> St
     return condition_flow(condition, layers_of(model), automatic=automatic, bank=bank)
 
 
-@lru_cache(maxsize=4)
 def _matched(model: Any, condition: Condition, source: SourceSettings) -> StepFlow | None:
-    """A placebo matched on other problems, once for the chunks of a condition."""
+    """A placebo matched on other problems; of two kinds, each half as it is matched alone."""
+    if condition.momentum_placebo is None:
+        return _matched_once(model, replace(condition, name="", group=""), source)
+    about = {"name": "", "group": "", "momentum_placebo": None}
+    bridge = replace(condition, edit="oeb", **about)
+    momentum = replace(condition, edit="smi", placebo=condition.momentum_placebo, **about)
+    halves = _matched_once(model, bridge, source), _matched_once(model, momentum, source)
+    assert halves[0] is not None
+    assert halves[1] is not None
+    return StepFlow(oeb=halves[0].oeb, smi=halves[1].smi)
+
+
+@lru_cache(maxsize=16)
+def _matched_once(model: Any, condition: Condition, source: SourceSettings) -> StepFlow | None:
+    """Once for all chunks and conditions of a process that ask for it."""
     return condition_flow(
         condition,
         layers_of(model),
         bank=_bank(model, source) if condition.placebo == "other" else None,
         model=model,
-        traces=_reference_traces(model, source)[:N_MATCHING],
+        traces=_reference_traces(model, source)[: source.n_matching],
     )
 
 
@@ -156,6 +167,11 @@ def reference_traces(model: Any, settings: SourceSettings) -> list[Trace]:
     return _reference_traces(model, _source(settings))
 
 
+def matching_traces(model: Any, settings: SourceSettings) -> list[Trace]:
+    """Those of them that doses are matched on."""
+    return reference_traces(model, settings)[: settings.n_matching]
+
+
 def reference_items(settings: SourceSettings) -> list[Item]:
     """Problems that are not answered, to set something up on."""
     source = _source(settings)
@@ -166,7 +182,7 @@ def reference_items(settings: SourceSettings) -> list[Item]:
 
 def _source(settings: SourceSettings) -> SourceSettings:
     """What of settings other problems hang on: all conditions share what is set up on them."""
-    names = ["data", "n", "level", "family", "seed", "field", "references"]
+    names = ["data", "n", "level", "family", "seed", "field", "references", "n_matching"]
     if settings.references == "own":
         names += ["instruction", "system", "opening", "max_new_tokens", "format", "splitter"]
     return SourceSettings(**{name: getattr(settings, name) for name in names})
@@ -182,8 +198,8 @@ def _reference_traces(model: Any, source: SourceSettings) -> list[Trace]:
 
 @lru_cache(maxsize=1)
 def _own_traces(model: Any, source: SourceSettings) -> list[Trace]:
-    """The model's answers to `N_MATCHING` problems that are not answered in the run."""
-    items = reference_items(source)[-N_MATCHING:]
+    """The model's answers to a few problems that are not answered in the run."""
+    items = reference_items(source)[-source.n_matching :]
     return solution_traces(model, items, source)
 
 
@@ -194,7 +210,7 @@ def _other_problems(source: SourceSettings) -> list[Problem]:
 
 def _other_rows(source: SourceSettings) -> list[Item]:
     """The last rows of a file that are not among the n problems that are answered."""
-    most = N_REFERENCE_ROWS if source.references == "gold" else N_MATCHING
+    most = N_REFERENCE_ROWS if source.references == "gold" else source.n_matching
     rows = file_items(source.data, field=source.field)[source.n :][-most:]
     if not rows:
         raise ValueError(

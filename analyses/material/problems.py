@@ -76,6 +76,7 @@ class SourceSettings(ModelSettings):
         "texts that placebos are matched on and doses measured on: solutions, or the model's own",
         later=True,
     )
+    n_matching: int = option(24, "texts that placebos are matched on", later=True)
 
 
 def read_items(settings: SourceSettings) -> list[Item]:

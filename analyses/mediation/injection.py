@@ -27,7 +27,7 @@ from analyses.material.error_states import (
     transitions,
     with_states,
 )
-from analyses.material.flows import N_MATCHING, reference_traces
+from analyses.material.flows import matching_traces
 from analyses.material.problems import check_task, read_items
 from analyses.mediation.edits import PLACEBOS, injected_edits, matched
 from analyses.mediation.written import answer_tables, answered, written, written_units
@@ -58,7 +58,7 @@ def run_unit(model: Any, unit: Unit, settings: InjectionSettings) -> pd.DataFram
     items = read_items(settings)[first:last]
     edits = injected_edits(n_layers(model))[name]
     if name.endswith("-kl"):
-        traces = reference_traces(model, settings)[:N_MATCHING]
+        traces = matching_traces(model, settings)
         edits = [matched(model, edit, traces) for edit in edits]
     frame = written(model, items, name, edits, settings)
     return frame.assign(part=part, level=settings.level, family=settings.family)

@@ -19,10 +19,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from step_saliency.intervene.effects import Effects
-from step_saliency.models.facts import device_of
+from step_saliency.models.facts import backend_of, device_of, n_layers
 from step_saliency.trace import Trace
 
 TOLERANCE = 0.01
@@ -60,9 +62,21 @@ def effects_on(
     for trace in tqdm(traces, unit="trace", disable=not progress):
         tokens = trace.tokens[None].to(device_of(model))
         with edit.attached(model, trace=trace) as session:
-            model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
+            _run_through(model, edit, tokens)
         effects.include(session.effects)
     return effects
+
+
+def _run_through(model: Any, edit: Attachable, tokens: Int[Tensor, "1 pos"]) -> None:
+    """A pass up to the last layer that is edited: what comes after it moves no dose."""
+    mask = torch.ones_like(tokens)
+    edits = getattr(edit, "edits", (edit,))
+    known = [layer for one in edits for layer in getattr(one, "layers", ())]
+    last = max(known, default=n_layers(model) - 1)
+    if backend_of(model) == "hooked" or last + 1 < n_layers(model):
+        model(tokens, attention_mask=mask, stop_at_layer=last + 1)
+    else:
+        model(tokens, attention_mask=mask, return_type="logits")
 
 
 def doses(
