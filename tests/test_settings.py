@@ -114,7 +114,7 @@ def test_a_run_that_the_repository_holds_is_taken_up(folder: Path) -> None:
 def test_settings_of_before_open_their_folder_and_others_do_not(tmp_path: Path) -> None:
     settings = parse(analysis_of("ablation").settings, "--n", "3")
     later = {entry.name for entry in fields(settings) if entry.metadata.get("since_later")}
-    assert later == {"field", "n_doses", "opening", "references", "system"}
+    assert later == {"field", "n_doses", "n_matching", "opening", "references", "system"}
     known = {
         name: line["default"] for name, line in _by_name("ablation").items() if name not in later
     }

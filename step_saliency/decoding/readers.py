@@ -6,17 +6,20 @@ prepared here.
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from step_saliency.decoding.caches import ColumnCache, column_cache
 from step_saliency.decoding.prompts import Prompt, SharedBeginning, worth_reading
 from step_saliency.decoding.rows import left_padded
 from step_saliency.intervene.columns import Columns
+from step_saliency.models.hooking import module_hook
+from step_saliency.models.turns import owned
 
 
 @runtime_checkable
@@ -177,7 +180,8 @@ class TransformersReader:
     def _logits(
         self, tokens: Int[Tensor, "batch pos"], **options: Any
     ) -> Float[Tensor, "batch out vocab"]:
-        output = self.model(tokens, **options)
+        with unembedding_at_once(self.model):
+            output = self.model(tokens, **options)
         self.cache = output.past_key_values
         logits: Float[Tensor, "batch out vocab"] = output.logits
         return logits
@@ -212,6 +216,23 @@ class TransformersReader:
         """Forget the first positions, which are padding in every row."""
         self.cache.trim(n_first)
         self._mask.trim(n_first)
+
+
+def unembedding_at_once(model: Any) -> AbstractContextManager[None]:
+    """Context in which a transformers model unembeds the last positions of all rows together.
+
+    Without it, torch multiplies what is cut out of longer rows by a copy of the weights for each
+    row, which takes longer than the rest of a prompt: it folds rows together only where they lie
+    next to each other.
+
+    Args:
+        model: A transformers model; nothing is done where it has no output embeddings.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return nullcontext()
+    dense = owned(lambda _module, args: (args[0].contiguous(), *args[1:]))
+    return module_hook(head.register_forward_pre_hook, dense)
 
 
 def _positions(mask: Int[Tensor, "batch key"], n_new: int) -> Int[Tensor, "batch new"]:
