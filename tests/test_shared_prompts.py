@@ -1,7 +1,7 @@
 """Prompts that begin alike are read once: same logits, same texts, fewer tokens read."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from tiny import Arch, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency.decoding import prompts as prompts_module
+from step_saliency.decoding import readers
 from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.prompts import common_beginning, worth_reading
 from step_saliency.decoding.readers import TransformersReader
@@ -151,3 +152,20 @@ def test_what_pays() -> None:
     assert worth_reading([(*start, 1), (*start, 2)], 1) == 0
     assert worth_reading([start, start], 0) == 0, "something is left to be read"
     assert worth_reading([(*start, 1)], 0) == 0
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "llama"])
+def test_rows_are_unembedded_together(arch: Arch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch folds rows into one product only where they are dense; otherwise it copies weights."""
+    model = tiny_transformers(arch).eval()
+    head = model.get_output_embeddings()
+    strides: list[bool] = []
+    head.register_forward_hook(lambda _, args, __: strides.append(args[0].is_contiguous()))
+    prompts = [[5, 6, 7, 8], [6, 7, 8], [9, 5, 6, 7, 4]]
+    with torch.no_grad():
+        together = TransformersReader(model).read_prompts(prompts)
+        monkeypatch.setattr(readers, "unembedding_at_once", lambda _: nullcontext())
+        apart = TransformersReader(model).read_prompts(prompts)
+    torch.testing.assert_close(together, apart)
+    assert not head._forward_pre_hooks
+    assert strides == [True, False], "without it, what is cut out of rows is not dense"
