@@ -13,6 +13,7 @@ from flows import random_trace
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
+from step_saliency.decoding import loops
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
@@ -290,6 +291,13 @@ def test_the_model_is_left_as_it_was(loaded: Any, kind: str) -> None:
     hooks = [m for m in inner.modules() if m._forward_pre_hooks]
     assert not any("step_saliency" in repr(m._forward_pre_hooks) for m in hooks)
     assert torch.equal(inner(tokens).logits, before)
+
+
+def test_weights_are_read_again_where_it_saves_work() -> None:
+    assert not loops.worth_reading_again([(4, 300)])
+    assert loops.worth_reading_again([(4, 300)] * 40), "long prompts"
+    assert not loops.worth_reading_again([(999, 7)])
+    assert loops.worth_reading_again([(900, 7), (99, 1)]), "long answers"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

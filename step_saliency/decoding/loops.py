@@ -35,7 +35,11 @@ from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import DecodingMethod
 
 WORTH_READING_AGAIN = 1000
-"""Tokens that may be drawn, from which on "auto" reads the weights once more for the fast loop."""
+"""Tokens that may be drawn, from which on "auto" reads the weights once more for the fast loop.
+
+Tokens of prompts count for an eighth: they are read together, but the hooks' loop reads all of each
+prompt, where the fast one reads what prompts begin with once.
+"""
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
@@ -142,7 +146,8 @@ def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Pre
                 f"{type(job.model).__name__}"
             )
         return None
-    few = sum(row.limit for row in rows) < WORTH_READING_AGAIN
+    sizes = [(row.limit, len(row.prompt)) for row in rows]
+    few = not worth_reading_again(sizes)
     if method == "auto" and few and not has_reference_model(job.model):
         return None
     try:
@@ -152,6 +157,16 @@ def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Pre
             raise
         warnings.warn(f"decoding by the model's hooks, slower: {error}", stacklevel=5)
         return None
+
+
+def worth_reading_again(sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether responses are work enough to read the weights once more for the fast loop.
+
+    Args:
+        sizes: Tokens that may be drawn, and tokens of the prompt, of each.
+    """
+    drawn, read = map(sum, zip(*sizes, strict=True))
+    return drawn + read / 8 >= WORTH_READING_AGAIN
 
 
 def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
