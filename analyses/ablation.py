@@ -27,7 +27,7 @@ here are for comparing, `ss.calibrate` is for choosing. The gold loss asks what 
 to the model on a text that is right, not what it does to one that went wrong.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,13 @@ import pandas as pd
 
 from analyses.instruments.losses import LOSSES, gold_losses
 from analyses.material.answers import AnswerSettings, answers, chunks
-from analyses.material.comparisons import against, answers_against, contrast, corrected_together
+from analyses.material.comparisons import (
+    against,
+    answers_against,
+    contrast,
+    corrected_together,
+    with_placebos,
+)
 from analyses.material.conditions import (
     BASELINE,
     SETS,
@@ -141,20 +147,9 @@ def against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd
     """The bridge and momentum against their own placebos, paired; empty without placebos."""
     tables = [
         answers_against(pair, placebo, seed=seed, **draws)
-        for placebo, pair in _with_placebos(values)
+        for placebo, pair in with_placebos(values)
     ]
     return corrected_together(tables, family=["condition"])
-
-
-def _with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name of a placebo; its rows and those of what it is the placebo of."""
-    real = values[values["placebo"].isna() & (values["group"] == "method")]
-    for edit in ("oeb", "smi", "both"):
-        fakes = values[values["placebo"].notna() & (values["edit"] == edit)]
-        if not (real["condition"] == edit).any():
-            continue
-        for name, fake in fakes.groupby("condition", sort=False):
-            yield str(name), pd.concat([real[real["condition"] == edit], fake])
 
 
 def interaction(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -196,7 +191,7 @@ def losses_against_placebos(values: pd.DataFrame, *, seed: int = 0, **draws: Any
     """Gold loss of the bridge and momentum minus that of their own placebos, as for accuracy."""
     tables = [
         _losses_against(pair, placebo, seed=seed, **draws)
-        for placebo, pair in _with_placebos(values)
+        for placebo, pair in with_placebos(values)
     ]
     return corrected_together(tables, family=["condition", "outcome"])
 

@@ -1,6 +1,6 @@
 """Conditions against a condition: the tables that several questions make of their values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -35,6 +35,24 @@ def answers_against(
     return binary_table(
         values, condition="condition", reference=reference, by=[*by], pair=["sample"], **options
     )
+
+
+def with_placebos(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each placebo beside what it is the placebo of.
+
+    Args:
+        values: Rows of conditions, with the columns of `Condition.columns`.
+
+    Yields:
+        Name of a placebo; its rows and those of the method of the same ``edit``.
+    """
+    real = values[values["placebo"].isna() & (values["group"] == "method")]
+    for edit in ("oeb", "smi", "both"):
+        fakes = values[values["placebo"].notna() & (values["edit"] == edit)]
+        if not (real["condition"] == edit).any():
+            continue
+        for name, fake in fakes.groupby("condition", sort=False):
+            yield str(name), pd.concat([real[real["condition"] == edit], fake])
 
 
 def corrected_together(tables: Sequence[pd.DataFrame], family: Sequence[str] = ()) -> pd.DataFrame:

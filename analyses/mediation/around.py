@@ -26,6 +26,9 @@ Loss, log-odds and attention are read side by side in one pooling. Under the los
 by how unsure the model is: an index that is higher by the loss and not by log-odds or attention
 says that predictions were unsure, not that attention was elsewhere.
 
+Where a file's worked solutions say which step is wrong, two rules that err to opposite sides can be
+asked of the same maps (``--second-rule``, table ``second``): what both have hangs on neither.
+
 When it misleads: the wrong step is itself part of row k, and a wrong sentence part of the summary,
 so that what is different there can be where the error shows as well as why it came. An answer with
 a wrong step may still end right. A grader files a thinking part that ends too early where the
@@ -35,7 +38,7 @@ differ in more than the error.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,8 +47,8 @@ import torch
 from analyses.instruments.step_maps import READINGS, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
-from analyses.material.problems import TASK, Item, check_task, read_items
-from analyses.material.worked import first_wrong_of
+from analyses.material.problems import Item, read_items
+from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
@@ -63,7 +66,6 @@ INDICES = ("lock_in", "reach", "decay")
 WHOLE = -1
 """Step of the row that is about the whole answer."""
 _KEYS = ["problem", "sample", "reading"]
-RuleName = Literal["grader", "first off", "last on"]
 
 
 def step_rows(saliency: StepSaliency) -> pd.DataFrame:
@@ -103,6 +105,7 @@ def around(
     pool: Pool = "mean",
     rows: Rows = "target",
     rule: RuleName = "grader",
+    second_rule: RuleName | None = None,
 ) -> pd.DataFrame:
     """Indices by row of several answers to each problem, by each reading.
 
@@ -116,11 +119,16 @@ def around(
         pool: How tokens are pooled to steps.
         rows: Which predictions are a step's.
         rule: What says which step of a wrong answer is the first wrong one.
+        second_rule: What says it too, for ``second_wrong_step``.
 
     Returns:
         One row per answer, reading and thinking step (`WHOLE` for all together): ``problem, sample,
-        reading, is_correct, first_wrong_step, n_steps, step`` and `INDICES`.
+        reading, is_correct, first_wrong_step, n_steps, step`` and `INDICES`. Where an answer goes
+        wrong in its summary, the first wrong step is at least the number of thinking steps.
     """
+    rules = {"first_wrong_step": rule}
+    if second_rule is not None:
+        rules["second_wrong_step"] = second_rule
     written, graded = answers(
         model, items, None, replace(settings, samples=samples, temperature=temperature)
     )
@@ -133,20 +141,20 @@ def around(
         if len(trace.region_steps(Region.THINKING)) < 2:
             continue
         about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
-        first = _first_wrong(item, trace, grade, rule)
+        firsts = {name: _first(item, trace, grade, one) for name, one in rules.items()}
         maps = step_maps(model, trace, readings, pool=pool, rows=rows)
         for reading, saliency in maps.items():
             frame = step_rows(saliency)
-            tables.append(frame.assign(**about, reading=reading, first_wrong_step=first))
-    return pd.concat(tables, ignore_index=True).astype({"first_wrong_step": "Int64"})
+            tables.append(frame.assign(**about, reading=reading, **firsts))
+    return pd.concat(tables, ignore_index=True).astype(dict.fromkeys(rules, "Int64"))
 
 
-def _first_wrong(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) -> int | None:
-    if rule == "grader" or grade["is_correct"]:
-        first = grade["first_wrong_step"]
-        return None if pd.isna(first) else int(first)
-    assert item.row is not None
-    return first_wrong_of(trace, item.question, str(item.row.gold), rule)
+def _first(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) -> int | None:
+    """A wrong answer whose steps are all in order by a worked solution is wrong in its summary."""
+    first = first_wrong(item, trace, grade, rule)
+    if first is None and rule != "grader" and not grade["is_correct"]:
+        return int(grade["n_steps"])
+    return first
 
 
 def around_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -285,23 +293,17 @@ class AroundSettings(ForcedSettings, AnswerSettings):
     around_temperature: float = option(1.0, "of these", later=True)
     pool: PoolName = "mean"
     rows: RowsName = "target"
-    rule: RuleName = option(
-        "grader",
-        "what finds the first wrong step: the task's grader, or GSM8K's worked solutions by either "
-        "rule of analyses.material.worked",
-        later=True,
+    rule: RuleName = option("grader", RULE_HELP, later=True)
+    second_rule: RuleName | None = option(
+        None, "the same by another, in tables of its own", later=True
     )
 
 
 def units(settings: AroundSettings) -> list[Unit]:
     """Chunks of problems."""
-    if settings.rule == "grader":
-        check_task(settings, "first wrong steps")
-    elif settings.data == TASK:
-        raise ValueError(
-            f"rule={settings.rule!r} reads worked solutions of a file (--data FILE); the bundled "
-            "task has a grader of its own (--rule grader)"
-        )
+    check_rule(settings, settings.rule)
+    if settings.second_rule is not None:
+        check_rule(settings, settings.second_rule)
     return [Unit(f"around-{a:05d}", (a, b)) for a, b in settings.forced_spans]
 
 
@@ -318,13 +320,17 @@ def run_unit(model: Any, unit: Unit, settings: AroundSettings) -> pd.DataFrame:
         pool=settings.pool,
         rows=settings.rows,
         rule=settings.rule,
+        second_rule=settings.second_rule,
     )
 
 
 def summarise(values: pd.DataFrame, settings: AroundSettings) -> Mapping[str, pd.DataFrame]:
-    """Error minus controls, by reading, index, place and control."""
-    table = around_table(values, seed=settings.seed)
-    return {} if table.empty else {"summary": table}
+    """Error minus controls, by reading, index, place and control; ``second`` by the second rule."""
+    tables = {"summary": around_table(values, seed=settings.seed)}
+    if settings.second_rule is not None:
+        other = values.assign(first_wrong_step=values["second_wrong_step"])
+        tables["second"] = around_table(other, seed=settings.seed)
+    return {name: table for name, table in tables.items() if not table.empty}
 
 
 ANALYSIS = Analysis("mediation.around", AroundSettings, units, run_unit, summarise, checks=MAPS)
