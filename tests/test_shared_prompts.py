@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from test_fast import assert_equal_counters, responses, strong_flow
-from tiny import Arch, tiny_tokenizer, tiny_transformers
+from tiny import Arch, tiny_model, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency.decoding import prompts as prompts_module
 from step_saliency.decoding import readers
 from step_saliency.decoding.continuation import Continuation
+from step_saliency.decoding.hooked import BridgeReader
 from step_saliency.decoding.prompts import common_beginning, worth_reading
 from step_saliency.decoding.readers import TransformersReader
 
@@ -169,3 +170,17 @@ def test_rows_are_unembedded_together(arch: Arch, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(together, apart)
     assert not head._forward_pre_hooks
     assert strides == [True, False], "without it, what is cut out of rows is not dense"
+
+
+def test_a_bridge_unembeds_rows_together_too() -> None:
+    model = tiny_model("qwen2", backend="bridge")
+    linear = next(
+        module
+        for name, module in model.original_model.named_modules()
+        if name.startswith("lm_head") and isinstance(module, torch.nn.Linear)
+    )
+    strides: list[bool] = []
+    linear.register_forward_hook(lambda _, args, __: strides.append(args[0].is_contiguous()))
+    with torch.no_grad():
+        BridgeReader(model, keep_all=False).read_prompts([[5, 6, 7], [6, 7], [9, 5, 6]])
+    assert strides == [True]

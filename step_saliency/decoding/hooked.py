@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.decoding.caches import HookedCache
-from step_saliency.decoding.readers import TransformersReader
+from step_saliency.decoding.readers import TransformersReader, unembedding_at_once
 from step_saliency.decoding.rows import left_padded
 from step_saliency.models.facts import backend_of, device_of, n_layers
 
@@ -115,7 +115,8 @@ class BridgeReader(TransformersReader):
     def _logits(
         self, tokens: Int[Tensor, "batch pos"], **options: Any
     ) -> Float[Tensor, "batch out vocab"]:
-        logits, self.cache = self.bridge(tokens, return_type="logits_and_cache", **options)
+        with unembedding_at_once(self.model):
+            logits, self.cache = self.bridge(tokens, return_type="logits_and_cache", **options)
         result: Float[Tensor, "batch out vocab"] = logits
         return result
 

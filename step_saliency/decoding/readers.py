@@ -229,7 +229,7 @@ def unembedding_at_once(model: Any) -> AbstractContextManager[None]:
         model: A transformers model; nothing is done where it has no output embeddings.
     """
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Module):
         return nullcontext()
     dense = owned(lambda _module, args: (args[0].contiguous(), *args[1:]))
     return module_hook(head.register_forward_pre_hook, dense)
