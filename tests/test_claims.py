@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from analyses.claims import glance
 from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
@@ -269,6 +270,29 @@ def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_
         with_quote("x\n", table)
 
 
+def test_all_verdicts_at_a_glance() -> None:
+    rows = [
+        ("a", "x", "supported"), ("a", "x", "not shown"), ("a", "y", "refuted"),
+        ("b", "y", "not testable here"), ("c", "y", "not shown"), ("c", "y", "not testable here"),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["claim", "model", "verdict"])
+    text = glance.at_a_glance(table)
+    assert text.splitlines() == [
+        "| claim | x | y |",
+        "|---|:---:|:---:|",
+        "| a | 1 / 0 / 1 | 0 / 1 / 0 |",
+        "| c | – | 0 / 0 / 1 |",
+    ]
+    quote = quoted(claims_table(RESULTS, ()))
+    page = f"{glance.BEGIN}old\n{glance.END}y\n{BEGIN}old\n{END}"
+    empty = claims_table(RESULTS, ())
+    assert with_quote(page, empty) == (
+        f"{glance.BEGIN}{glance.at_a_glance(empty)}{glance.END}y\n{BEGIN}{quote}{END}"
+    )
+    with pytest.raises(ValueError, match="end of verdicts"):
+        with_quote(f"{glance.BEGIN}{BEGIN}{END}", empty)
+
+
 def test_models_stand_side_by_side_and_each_has_folders_of_its_own(tmp_path: Path) -> None:
     for model in MODELS.values():
         folder = tmp_path / f"some{model.suffix}"
@@ -422,6 +446,34 @@ def test_placebos_gain_on_hard_problems_what_luck_gives_them(tmp_path: Path) -> 
     assert not rows.index.duplicated().any()
 
 
+def test_two_runs_on_one_file_are_one_whole(tmp_path: Path) -> None:
+    """Rows of both count once; what was run in the first alone takes no part."""
+    right = {BASELINE: (10, 20), "both": (16, 26), "both-layers-kl": (13, 20), "oeb": (40, 0)}
+    for folder, which, n in (("ablation", 0, 40), ("ablation_rest", 1, 60)):
+        table = pd.concat(
+            pd.DataFrame(
+                {
+                    "problem": [f"{folder}{i}" for i in range(n)],
+                    "sample": 0,
+                    "condition": name,
+                    "is_correct": [i < counts[which] for i in range(n)],
+                }
+            )
+            for name, counts in right.items()
+            if counts[which]
+        )
+        (tmp_path / folder).mkdir()
+        table.to_parquet(tmp_path / folder / "values.parquet")
+    rows = derived_tables(tmp_path)["claims/whole"].set_index(["condition", "reference"])
+    assert set(rows.index) == {
+        ("both", BASELINE), ("both-layers-kl", BASELINE), ("both", "both-layers-kl"),
+    }  # fmt: skip
+    assert rows.loc[("both", BASELINE), "estimate"] == pytest.approx(0.12)
+    assert rows.loc[("both", "both-layers-kl"), "estimate"] == pytest.approx(0.09)
+    assert (rows["n"] == 100).all()
+    assert (rows["p_holm"] >= rows["p"]).all()
+
+
 def test_longer_answers_are_of_the_limit_that_was_asked_for() -> None:
     limits = [96, 192, 259, 384]
     contrasts = length_contrasts(pd.DataFrame({"limit": limits}))
@@ -438,7 +490,9 @@ def test_the_readme_quotes_a_control_that_leaves_a_working_model() -> None:
     for _, rows in table[table["claim"] == "OEB helps"].groupby("model"):
         matched_rows = rows[rows["control_matched"].eq(True)]
         if not matched_rows.empty:
-            assert matched_rows["control"].iloc[0] == "random layers of equal KL"
+            assert matched_rows["control"].iloc[0] in (
+                "random layers of equal KL", "a contiguous block of keys of equal KL",
+            )  # fmt: skip
             assert matched_rows["control_estimate"].iloc[0] < 5
 
 

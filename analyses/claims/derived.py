@@ -2,6 +2,8 @@
 
 difficulty    gain of each condition by stratum (`analyses.claims.strata`); the same of placebos
               with the bridge's KL, and of the bridge and both halves against these (``reference``)
+whole         both halves against no edit and against random layers, over the rows of two runs on
+              one file (``ablation`` and ``ablation_rest``)
 contrasts     quarter of the layers against other bands; votes with StepFlow against twice as
               many without; StepFlow against "Wait", and against answers of up to `LONGER` times and
               of up to twice the length
@@ -14,7 +16,7 @@ import pandas as pd
 
 from analyses.claims.models import MODELS
 from analyses.claims.strata import gains_by_difficulty
-from analyses.material.comparisons import contrast
+from analyses.material.comparisons import answers_against, contrast, corrected_together
 from analyses.material.conditions import BASELINE
 
 SEED = 0
@@ -22,10 +24,10 @@ LONGER = 1.35
 """How many times as long answers may be that are to cost what StepFlow does."""
 ANSWERS = ("ablation", "ablation_strengths", "ablation_matched")
 """Runs with greedy answers under StepFlow; the first that is there counts."""
-VOTES = {"compute_matched": "1", "compute_matched_t06": "0.6"}
+VOTES = {"compute_matched": "1", "compute_matched_t06": "0.6", "compute_matched_t07": "0.7"}
 """Runs with votes, and their temperature."""
-PLACEBOS = ("oeb-layers-kl", "oeb-block-kl")
-"""Placebos with the bridge's KL, in ``ablation_matched``."""
+PLACEBOS = ("oeb-layers-kl", "oeb-block-kl", "both-layers-kl")
+"""Placebos of equal dose, in ``ablation_matched`` or beside the methods."""
 BANDS: Mapping[str, Mapping[str, float]] = {
     "quarter - third": {"both": 1, "both-third": -1},
     "quarter - half": {"both": 1, "both-half": -1},
@@ -52,8 +54,11 @@ def _of_model(results: Path, suffix: str) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     if answers is not None and sampled is not None:
         samples = sampled[(sampled["condition"] == "baseline") & (sampled["method"] == "sample")]
-        placebos = _values(results, f"ablation_matched{suffix}")
+        placebos = _first(results, ("ablation_matched", "ablation"), suffix)
         tables["difficulty"] = _difficulty(answers, placebos, samples)
+    rest = _values(results, f"ablation_rest{suffix}")
+    if answers is not None and rest is not None:
+        tables["whole"] = _whole(pd.concat([answers, rest], ignore_index=True))
     rows = [] if answers is None else _contrasts(answers, BANDS)
     for name, values in decoded.items():
         if values is not None:
@@ -81,6 +86,18 @@ def _difficulty(
             tables.append(gains.assign(reference=reference))
     table = pd.concat(tables, ignore_index=True)
     return table.drop_duplicates(["condition", "stratum", "reference"], ignore_index=True)
+
+
+def _whole(values: pd.DataFrame) -> pd.DataFrame:
+    """Conditions of both runs, each against no edit; and both halves against random layers."""
+    some = values[values["condition"].isin([BASELINE, "both", "both-layers-kl"])]
+    some = some.assign(is_correct=some["is_correct"].astype(bool))
+    placebo = some[some["condition"] != BASELINE]
+    tables = [
+        answers_against(some, BASELINE, seed=SEED),
+        answers_against(placebo, "both-layers-kl", seed=SEED),
+    ]
+    return corrected_together(tables)
 
 
 def _votes(temperature: str) -> dict[str, Mapping[str, float]]:

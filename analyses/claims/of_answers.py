@@ -1,6 +1,6 @@
 """Claims about answers: what StepFlow and its halves do to accuracy, where, and how strong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.claims.reading import (
@@ -14,7 +14,7 @@ from analyses.claims.reading import (
     at,
 )
 from analyses.claims.strata import STRATA
-from analyses.findings.sources import POINTS
+from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
 DIFFICULTY = Source("claims/difficulty", scale=POINTS)
@@ -35,12 +35,15 @@ SMI_PLACEBOS = {
     "layers": "random layers",
 }
 HEADS = Source("head_gradient/summary")
-DOSES_OF_BOTH = Source("ablation_both/doses")
-PLACEBOS_OF_BOTH = Source("ablation_both/placebos", scale=POINTS)
+DOSES = (Source("ablation_matched/doses"), Source("ablation/doses"))
+PLACEBOS = (Source("ablation_matched/placebos", scale=POINTS), SOURCES["placebo"])
+DOSES_OF_BOTH = (Source("ablation_both/doses"), Source("ablation/doses"))
+PLACEBOS_OF_BOTH = (Source("ablation_both/placebos", scale=POINTS), SOURCES["placebo"])
+"""Placebos of equal dose are in a run of their own, or in the ablation."""
 STEERED = Source("head_steering_transfer/accuracy", {"reference": "baseline"}, POINTS)
 
 
-def _gain(claim: str, statement: str, condition: str, margin: float, **fields: Any) -> Reading:
+def gain(claim: str, statement: str, condition: str, margin: float, **fields: Any) -> Reading:
     """Accuracy under a condition minus that without, in whichever run has it."""
     effect = at("accuracy", STRENGTHENED, MATCHED, condition=condition)
     return Reading(claim, statement, "accuracy", effect, margin=margin, **fields)
@@ -48,21 +51,31 @@ def _gain(claim: str, statement: str, condition: str, margin: float, **fields: A
 
 def _left(condition: str, placebo: str) -> Place:
     """Accuracy under a condition minus that under a placebo of its dose."""
-    source = Source("ablation_matched/placebos", scale=POINTS)
-    return at(source, condition=condition, reference=placebo)
+    return at(*PLACEBOS, condition=condition, reference=placebo)
 
 
-def _strength(alpha: float) -> dict[str, Any]:
+def strength(alpha: float) -> dict[str, Any]:
     """Fields of a reading whose statement says which share of the residual alpha adds."""
-    return {"alpha": alpha, "injected": at(Source("ablation_matched/doses"), condition="smi")}
+    return {"alpha": alpha, "injected": at(*DOSES, condition="smi")}
 
 
 def _dose(placebo: str) -> Place:
     """Dose of a placebo relative to that of what it stands for, on held-out solutions."""
-    return at(Source("ablation_matched/doses"), condition=placebo)
+    return at(*DOSES, condition=placebo)
 
 
-def _matched(
+def doses_of(condition: str, placebo: str) -> dict[str, Any]:
+    """Fields of a reading that say a placebo's dose: of one half, or of each."""
+    if condition != "both":
+        return {"dose": _dose(placebo)}
+    bridge, momentum = (
+        at(*DOSES_OF_BOTH, condition=placebo, half=half)
+        for half in ("OddsEqualBridge", "StepMomentumInjection")
+    )
+    return {"dose": bridge, "other_dose": momentum}
+
+
+def matched_gains(
     claim: str,
     statement: str,
     condition: str,
@@ -73,7 +86,7 @@ def _matched(
 ) -> list[Reading]:
     """One reading for each placebo of equal dose."""
     return [
-        _gain(
+        gain(
             claim,
             statement,
             condition,
@@ -88,9 +101,27 @@ def _matched(
     ]
 
 
+def gradient_heads() -> list[Reading]:
+    """The bridge in the heads that one gradient names, on the other half of the problems."""
+    return [
+        Reading(
+            "few heads carry the repair",
+            f"right token against the written one at the error, the bridge in {k} heads, chosen by "
+            "one gradient on the other half - none",
+            "log-odds at the error",
+            at(HEADS, contrast="top - none", k=k),
+            control=f"20 random sets of heads of equal KL ({UNCHECKED})",
+            left=at(HEADS, contrast="top - random", k=k),
+            matched=True,
+            unit="nats",
+        )
+        for k in (2, 8)
+    ]
+
+
 OEB = (
-    *_matched("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
-    _gain(
+    *matched_gains("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
+    gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
         "oeb",
@@ -99,7 +130,7 @@ OEB = (
         left=at("placebo", condition="oeb", reference="oeb-smooth"),
         matched=True,
     ),
-    _gain(
+    gain(
         "OEB helps",
         "OEB - none, tau_max 0.15",
         "oeb",
@@ -117,20 +148,7 @@ OEB = (
         matched=True,
         unit="nats",
     ),
-    *(
-        Reading(
-            "few heads carry the repair",
-            f"right token against the written one at the error, the bridge in {k} heads, chosen by "
-            "one gradient on the other half - none",
-            "log-odds at the error",
-            at(HEADS, contrast="top - none", k=k),
-            control=f"20 random sets of heads of equal KL ({UNCHECKED})",
-            left=at(HEADS, contrast="top - random", k=k),
-            matched=True,
-            unit="nats",
-        )
-        for k in (2, 8)
-    ),
+    *gradient_heads(),
     *(
         Reading(
             "few heads carry the repair",
@@ -143,31 +161,31 @@ OEB = (
     ),
 )
 SMI = (
-    _gain(
+    gain(
         "SMI helps",
         "SMI - none, alpha 0.06",
         "smi",
         SMI_GAIN,
         control="random directions (not matched in the residual)",
         left=at("placebo", condition="smi", reference="smi-direction"),
-        **_strength(0.06),
+        **strength(0.06),
     ),
-    *_matched(
+    *matched_gains(
         "SMI helps",
         "SMI - none, alpha 0.06",
         "smi",
         SMI_GAIN,
         SMI_PLACEBOS,
         "norm",
-        **_strength(0.06),
+        **strength(0.06),
     ),
     *(
-        _gain(
+        gain(
             "SMI helps",
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
-            **_strength(alpha),
+            **strength(alpha),
         )
         for alpha in (0.12, 0.25, 0.5, 1.0)
     ),
@@ -179,35 +197,40 @@ SMI = (
         control="random directions (not matched in the residual)",
         left=at("log_odds_contrast", contrast="momentum against random directions"),
         unit="nats",
-        **_strength(0.5),
+        **strength(0.5),
     ),
 )
-BOTH = (
-    *(
-        _gain(
+BOTH_PLACEBOS = {
+    "both-layers-kl": "random layers",
+    "both-bridge-direction-kl": "random keys and random directions",
+}
+
+
+def gains_of_both() -> list[Reading]:
+    """Both halves against no edit, and against placebos of the dose of each."""
+    return [
+        gain(
             "both together help",
             "both - none",
             "both",
             BOTH_GAIN,
             control=f"{what} of equal dose in each half",
-            left=at(PLACEBOS_OF_BOTH, condition="both", reference=name),
+            left=at(*PLACEBOS_OF_BOTH, condition="both", reference=name),
             matched=True,
-            dose=at(DOSES_OF_BOTH, condition=name, half="OddsEqualBridge"),
-            other_dose=at(DOSES_OF_BOTH, condition=name, half="StepMomentumInjection"),
+            **doses_of("both", name),
         )
-        for name, what in (
-            ("both-layers-kl", "random layers"),
-            ("both-bridge-direction-kl", "random keys and random directions"),
-        )
-    ),
-    Reading(
-        "both together help more than the sum",
-        "both - OEB - SMI + none",
-        "accuracy",
-        at("interaction"),
-        margin=BOTH_GAIN,
-    ),
+        for name, what in BOTH_PLACEBOS.items()
+    ]
+
+
+INTERACTION = Reading(
+    "both together help more than the sum",
+    "both - OEB - SMI + none",
+    "accuracy",
+    at("interaction"),
+    margin=BOTH_GAIN,
 )
+BOTH = (*gains_of_both(), INTERACTION)
 BANDS = tuple(
     Reading(
         "a quarter of the layers is the right band",
@@ -220,7 +243,7 @@ BANDS = tuple(
 )
 STRENGTHS = (
     *(
-        _gain(
+        gain(
             "gains are robust over tau_max",
             f"OEB - none, tau_max {tau:g}",
             f"oeb-tau-{tau:g}",
@@ -229,44 +252,58 @@ STRENGTHS = (
         for tau in (0.05, 0.1, 0.3, 0.6)
     ),
     *(
-        _gain(
+        gain(
             "gains are robust over alpha",
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
-            **_strength(alpha),
+            **strength(alpha),
         )
         for alpha in (0.01, 0.03)
     ),
 )
 
 
-def _difficult(stratum: str) -> list[Reading]:
-    """Gains on problems of a stratum, under what placebos of the bridge's KL gain on them."""
-    on = f"none, greedy, problems that 8 independent samples find {stratum}"
-    readings = []
-    for kind, what in (("layers", OEB_PLACEBOS["layers"]), ("block", OEB_PLACEBOS["block"])):
-        for condition, name, margin in (("oeb", "OEB", OEB_GAIN), ("both", "both", BOTH_GAIN)):
-            placebo = f"oeb-{kind}-kl"
-            place = {"condition": condition, "stratum": stratum}
-            alone = condition == "oeb"
-            readings.append(
-                Reading(
-                    "gains are larger on hard problems",
-                    f"{name} - {on}",
-                    "accuracy",
-                    at(DIFFICULTY, **place, reference="baseline"),
-                    margin=margin,
-                    control=f"{what} of equal KL{'' if alone else ', no momentum'}",
-                    left=at(DIFFICULTY, **place, reference=placebo),
-                    matched=alone,
-                    dose=_dose(placebo) if alone else None,
-                )
-            )
-    return readings
+HARD_PLACEBOS = {
+    "oeb-layers-kl": f"{OEB_PLACEBOS['layers']} of equal KL",
+    "oeb-block-kl": f"{OEB_PLACEBOS['block']} of equal KL",
+    "both-layers-kl": f"{BOTH_PLACEBOS['both-layers-kl']} of equal dose in each half",
+}
 
 
-DIFFICULT = tuple(reading for stratum in STRATA for reading in _difficult(stratum))
+def difficult_gains(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
+    """Gains by stratum, and what placebos of the dose leave of them there.
+
+    Args:
+        pairs: Condition (``oeb``, ``both``) and placebo of `HARD_PLACEBOS`.
+    """
+    return [_difficult(stratum, *pair) for stratum in STRATA for pair in pairs]
+
+
+def _difficult(stratum: str, condition: str, placebo: str) -> Reading:
+    name, margin = {"oeb": ("OEB", OEB_GAIN), "both": ("both", BOTH_GAIN)}[condition]
+    place = {"condition": condition, "stratum": stratum}
+    matched = placebo.startswith(f"{condition}-")
+    return Reading(
+        "gains are larger on hard problems",
+        f"{name} - none, greedy, problems that 8 independent samples find {stratum}",
+        "accuracy",
+        at(DIFFICULTY, **place, reference="baseline"),
+        margin=margin,
+        control=HARD_PLACEBOS[placebo] + ("" if matched else ", no momentum"),
+        left=at(DIFFICULTY, **place, reference=placebo),
+        matched=matched,
+        **(doses_of(condition, placebo) if matched else {}),
+    )
+
+
+DIFFICULT = difficult_gains(
+    [
+        (condition, placebo)
+        for placebo in ("oeb-layers-kl", "oeb-block-kl")
+        for condition in ("oeb", "both")
+    ]
+)
 ERRORS = (
     Reading(
         "flow errors are repaired more than local ones",

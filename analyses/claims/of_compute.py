@@ -22,7 +22,7 @@ GAIN = at(Source("rivals/summary", scale=POINTS), condition="both")
 GAIN_IN_LOSS = at(Source("rivals/losses", {"outcome": "loss"}, MILLI), condition="both")
 
 
-def _votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -> list[Reading]:
+def votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -> list[Reading]:
     """StepFlow or none, the same votes; and against twice as many without."""
     same = [
         against_rival(
@@ -49,9 +49,14 @@ def _votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -
     return same + twice
 
 
+RIVAL_OF_WAIT = against_rival(
+    COMPUTE_CLAIM,
+    "StepFlow - 'Wait' (budget forcing) at 1.35 times the tokens",
+    at(CONTRASTS, contrast="StepFlow - 'Wait'"),
+)
 COMPUTE = (
-    *_votes("decoding", "1", only=("reasoner",)),
-    *_votes(COLDER, "0.6"),
+    *votes("decoding", "1", only=("reasoner",)),
+    *votes(COLDER, "0.6"),
     Reading(
         COMPUTE_CLAIM,
         "StepFlow - 'Wait' (budget forcing) at 1.35 times the tokens",

@@ -43,17 +43,27 @@ def _index_readings(claim: str, index: str) -> list[Reading]:
     return readings
 
 
-def _around_the_error(claim: str, index: str, places: tuple[str, ...], sign: int) -> list[Reading]:
+def around_the_error(
+    claim: str,
+    index: str,
+    places: tuple[str, ...],
+    sign: int,
+    *,
+    source: Source = AROUND,
+    rule: str = "",
+) -> list[Reading]:
     """An index at places around the first wrong step, in three readings of one pooling."""
+    by_rule = f" (first wrong step by {rule!r})" if rule else ""
     return [
         Reading(
             claim,
-            f"{index}, {WHERE[place]}, error - answers that are still right there, same problem",
+            f"{index}, {WHERE[place]}, error - answers that are still right there, same problem"
+            f"{by_rule}",
             kind,
-            at(AROUND, reading=kind, index=index, place=place, control="risk set"),
+            at(source, reading=kind, index=index, place=place, control="risk set"),
             sign=sign,
             control="answers of other problems, same step",
-            left=at(AROUND, reading=kind, index=index, place=place, control="index"),
+            left=at(source, reading=kind, index=index, place=place, control="index"),
             matched=True,
             unit="index",
         )
@@ -65,7 +75,7 @@ def _around_the_error(claim: str, index: str, places: tuple[str, ...], sign: int
 BEFORE_THE_ERROR = SOURCES["before_the_error"]
 LOCK_IN = (
     *_index_readings("shallow lock-in marks errors", "lock_in_index"),
-    *_around_the_error("shallow lock-in marks errors", "lock_in", PLACES, 1),
+    *around_the_error("shallow lock-in marks errors", "lock_in", PLACES, 1),
     Reading(
         "shallow lock-in marks errors",
         "lock_in_index, before the first wrong step, error - correct, same problem and step",
@@ -79,8 +89,8 @@ LOCK_IN = (
 )
 DECAY = (
     *_index_readings("deep decay marks errors", "decay_index"),
-    *_around_the_error("deep decay marks errors", "decay", ("whole",), 1),
-    *_around_the_error("deep decay marks errors", "reach", PLACES, -1),
+    *around_the_error("deep decay marks errors", "decay", ("whole",), 1),
+    *around_the_error("deep decay marks errors", "reach", PLACES, -1),
     Reading(
         "deep decay causes summary errors",
         "answers that are first wrong in the summary, lock-in of 0.5 planted in deep layers - none",

@@ -21,6 +21,7 @@ from analyses.claims.of_answers import (
 from analyses.claims.of_compute import COMPUTE, RIVALS
 from analyses.claims.of_language import LANGUAGE
 from analyses.claims.of_maps import AGGREGATES, CAUSES, DECAY, LOCK_IN, SUMMARY_LOOKS
+from analyses.claims.of_reasoning import REASONING
 from analyses.claims.reading import Reading
 
 BUNDLED = (
@@ -41,9 +42,12 @@ BUNDLED = (
 )
 
 
+OF_KIND = {"bundled": BUNDLED, "language": LANGUAGE, "reasoning": REASONING}
+
+
 def readings_of(name: str) -> tuple[Reading, ...]:
     """What is read of a model."""
-    some = BUNDLED if MODELS[name].kind == "bundled" else LANGUAGE
+    some = OF_KIND[MODELS[name].kind]
     mine = [reading for reading in some if not reading.only or name in reading.only]
     return tuple(replace(reading, model=name) for reading in mine)
 

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from analyses.claims import glance
 from analyses.claims.models import MODELS
 from analyses.claims.reading import UNCHECKED, Place, Reading
 from analyses.claims.readings import READINGS
@@ -249,16 +250,23 @@ def _quoted_line(row: Mapping[str, Any], verdicts: "pd.Series[str]") -> str:
 
 
 def with_quote(page_text: str, table: pd.DataFrame) -> str:
-    """A page with the quote between its marks renewed.
+    """A page with the quote between its marks renewed, and its table at a glance if it has one.
 
     Raises:
         ValueError: the page has no marks.
     """
-    before, begin, rest = page_text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    if glance.BEGIN in page_text:
+        marks = glance.BEGIN, glance.END
+        page_text = _between(page_text, *marks, glance.at_a_glance(table))
+    return _between(page_text, BEGIN, END, quoted(table))
+
+
+def _between(page_text: str, first: str, last: str, text: str) -> str:
+    before, begin, rest = page_text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"the page has no lines {BEGIN.strip()!r} and {END.strip()!r}")
-    return f"{before}{begin}{quoted(table)}{end}{after}"
+        raise ValueError(f"the page has no lines {first.strip()!r} and {last.strip()!r}")
+    return f"{before}{begin}{text}{end}{after}"
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,86 @@
+"""What is asked of language models that reason in words and are sometimes right."""
+
+from analyses.claims.of_answers import (
+    HARD_PLACEBOS,
+    INTERACTION,
+    OEB_PLACEBOS,
+    SMI_PLACEBOS,
+    difficult_gains,
+    doses_of,
+    gain,
+    gains_of_both,
+    gradient_heads,
+    matched_gains,
+    strength,
+)
+from analyses.claims.of_compute import RIVAL_OF_WAIT, votes
+from analyses.claims.of_maps import around_the_error
+from analyses.claims.reading import BOTH_GAIN, OEB_GAIN, SMI_GAIN, Reading, at
+from analyses.findings.sources import POINTS
+from analyses.findings.tables import Source
+
+RULES = {
+    "first off": Source("mediation_around/summary"),
+    "last on": Source("mediation_around/second"),
+}
+"""What says where a wrong answer goes wrong, and the table by it."""
+WARMER = Source("compute_matched_t07/comparisons", scale=POINTS)
+WHOLE = Source("claims/whole", scale=POINTS)
+
+
+def _of(kinds: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: kinds[name] for name in names}
+
+
+GAINS = (
+    *matched_gains(
+        "OEB helps",
+        "OEB - none, tau_max 0.15",
+        "oeb",
+        OEB_GAIN,
+        _of(OEB_PLACEBOS, "block", "bridge"),
+        "KL",
+    ),
+    gain("OEB helps", "OEB - none, tau_max 0.3", "oeb-tau-0.3", OEB_GAIN),
+    *matched_gains(
+        "SMI helps",
+        "SMI - none, alpha 0.06",
+        "smi",
+        SMI_GAIN,
+        _of(SMI_PLACEBOS, "direction"),
+        "norm",
+        **strength(0.06),
+    ),
+    gain("SMI helps", "SMI - none, alpha 0.5", "smi-alpha-0.5", SMI_GAIN, **strength(0.5)),
+    *gains_of_both(),
+    Reading(
+        "both together help",
+        "both - none, all rows of the file but those of the pilot and of matching",
+        "accuracy",
+        at(WHOLE, condition="both", reference="baseline"),
+        margin=BOTH_GAIN,
+        control=HARD_PLACEBOS["both-layers-kl"],
+        left=at(WHOLE, condition="both", reference="both-layers-kl"),
+        matched=True,
+        **doses_of("both", "both-layers-kl"),
+    ),
+    INTERACTION,
+)
+AROUND = tuple(
+    reading
+    for rule, source in RULES.items()
+    for index, places, sign, claim in (
+        ("lock_in", ("before", "at", "after", "whole"), 1, "shallow lock-in marks errors"),
+        ("decay", ("whole",), 1, "deep decay marks errors"),
+        ("reach", ("before", "at", "after", "whole"), -1, "deep decay marks errors"),
+    )
+    for reading in around_the_error(claim, index, places, sign, source=source, rule=rule)
+)
+REASONING = (
+    *AROUND,
+    *GAINS,
+    *difficult_gains([("oeb", "oeb-block-kl"), ("both", "both-layers-kl")]),
+    *votes(WARMER, "0.7"),
+    RIVAL_OF_WAIT,
+    *gradient_heads(),
+)
