@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import step_saliency as ss
+from analyses.head_steering.doses import BridgeDoses, kl_of
 from analyses.head_steering.gradient import (
     bridge_gains,
     gradient_table,
-    kl_of,
-    matched_bridge,
     random_heads,
     ranked,
 )
@@ -82,12 +81,13 @@ def test_random_heads_are_matched_in_dose() -> None:
     model = ss.load_model("reasoner")
     traces = [p.trace(model.tokenizer) for p in make_problems(40, level="easy", seed=6)]
     best = bridge_on([(0, 1), (1, 2)], tau_max=0.3)
+    doses = BridgeDoses(model, traces[:24])
     kl = kl_of(effects_on(model, best, traces[:24]))
-    fake = matched_bridge(model, [(3, 0), (5, 1)], kl, traces[:24], tau_max=0.3)
+    fake = doses.matched([(3, 0), (5, 1)], kl, tau_max=0.3)
     assert fake is not None
-    held_out = [kl_of(effects_on(model, edit, traces[24:])) for edit in (best, fake)]
+    held_out = [kl_of(effects_on(model, edit, traces[24:])) for edit in (best, fake.edit)]
     assert held_out[1] == pytest.approx(held_out[0], rel=0.05)
-    assert matched_bridge(model, [(3, 0)], 50.0, traces[:2], tau_max=0.3) is None
+    assert BridgeDoses(model, traces[:2]).matched([(3, 0)], 50.0, tau_max=0.3) is None
 
 
 def values_of(

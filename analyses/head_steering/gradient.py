@@ -8,16 +8,24 @@ error of a wrong answer (`analyses.instruments.margins`),
 which is the first-order effect of the bridge in this head on the margin: all heads of all layers
 from one backward pass. Heads are ranked by their mean gain on one half of the problems. On the
 *other* half the bridge acts in the k best together, against `DRAWS` sets of k random heads, each at
-the strength that gives it the same mean KL(after || before) per row (`matched`, on solutions of
-problems that take no part). What is tested is the measured effect, no gradient.
+the strength that gives it the same mean KL(after || before) per row
+(`analyses.head_steering.doses`, on solutions of problems that take no part, or on own answers to
+them). What is tested is the measured effect, no gradient.
 
     top - none      mean over problems of the margin with the k best minus without
     top - random    the same minus the mean over random sets
     rank            share of random sets whose mean effect is at least that of the k best, with the
                     k best themselves counted (1 of 21 at best)
 
+Rows of a file need worked solutions, as GSM8K has them: the first number of a wrong answer that is
+neither in the question nor in its solution is taken for the error, and the first value of the
+solution that the answer lacks for what was due there (`analyses.instruments.number_errors`, which
+says when that is not so). Other wrong answers have no margin and do not count.
+
 When it misleads: a gradient is local, and the bridge moves rows far; that it ranks heads well is
-what the test shows. Margins are of errors only: what flattens predictions raises them.
+what the test shows. Margins are of errors only: what flattens predictions raises them. Random sets
+that no strength gives the dose of the best are drawn again, so that they are sets which can be
+moved as far.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,25 +39,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.head_steering.doses import BridgeDoses, DosedBridge, Heads
 from analyses.head_steering.steering import HALVES, bridge_on, errors_of, half_of
-from analyses.instruments.forced import forced_logits
-from analyses.instruments.margins import FirstError, margin
+from analyses.instruments.knockout import logits_with_graph
+from analyses.instruments.margins import FirstError, log_odds
+from analyses.instruments.resumed import Resumed, resumed_logits
 from analyses.material.answers import AnswerSettings
 from analyses.material.conditions import BASELINE
 from analyses.material.flows import matching_traces
-from analyses.material.problems import Item, check_task, read_items
+from analyses.material.problems import TASK, Item, read_items
+from analyses.material.worked import worked_values
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
-from step_saliency.intervene import Effects, OddsEqualBridge, StepLabels
-from step_saliency.intervene.matching import effects_on, matched_strength
+from step_saliency.intervene import OddsEqualBridge, StepLabels
+from step_saliency.intervene.matching import TOLERANCE
 from step_saliency.intervene.oeb import odds_equal_scores, visible_keys
 from step_saliency.models.facts import n_heads, n_layers, sink_logits
 from step_saliency.models.hooking import live_names
 from step_saliency.stats.problems import mean_table
-from step_saliency.trace import Trace
 
 DRAWS = 20
-Heads = Sequence[tuple[int, int]]
+_TRIES = 20
+"""Sets drawn for each that is wanted, before there are said to be too few."""
 
 
 def bridge_gains(model: Any, at: FirstError, *, tau_max: float) -> Float[Tensor, "layer head"]:
@@ -60,8 +71,10 @@ def bridge_gains(model: Any, at: FirstError, *, tau_max: float) -> Float[Tensor,
         at: The first error of an answer.
         tau_max: Of the bridge.
     """
-    tokens = at.trace.tokens[None]
-    groups = OddsEqualBridge([0]).groups(StepLabels.from_traces([at.trace]), len(at.trace))
+    read = Resumed.of(model, at.trace)
+    tokens = at.trace.tokens[None, : at.position + 1]
+    labels = StepLabels.from_traces([at.trace]).up_to(at.position + 1)
+    groups = OddsEqualBridge([0]).groups(labels, at.position + 1 - read.start)
     gains = torch.zeros(n_layers(model), n_heads(model), dtype=torch.float64)
 
     def watch(scores: Float[Tensor, "1 head query key"], hook: Any, layer: int) -> None:
@@ -81,9 +94,8 @@ def bridge_gains(model: Any, at: FirstError, *, tau_max: float) -> Float[Tensor,
 
     names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(n_layers(model))]
     hooks = [(name, partial(watch, layer=i)) for i, name in enumerate(live_names(model, names))]
-    with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        logits = model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
-        row = logits[0, at.position]
+    with torch.enable_grad():
+        row = logits_with_graph(model, tokens, [at.position], hooks, prefix=read.prefix)[0, 0]
         torch.autograd.grad(row[at.right] - row[at.written], list(_some_weights(model)))
     return gains
 
@@ -106,41 +118,56 @@ def random_heads(shape: tuple[int, int], k: int, rng: np.random.Generator) -> li
     return [divmod(int(place), shape[1]) for place in drawn]
 
 
-def kl_of(effects: Effects) -> float:
-    """Mean KL per row moved; 0 where none moved."""
-    value = float(effects.doses()["kl"].iloc[0])
-    return 0.0 if np.isnan(value) else value
+def matched_sets(
+    best: Heads, doses: BridgeDoses, settings: "GradientSettings", rng: np.random.Generator
+) -> dict[str, DosedBridge]:
+    """The bridge in the best heads, then in random sets of as many at the same dose, by name.
 
-
-def matched_bridge(
-    model: Any, heads: Heads, kl: float, traces: Sequence[Trace], *, tau_max: float
-) -> OddsEqualBridge | None:
-    """The bridge in some heads at the strength that gives a mean KL; None where none does."""
-
-    def at(strength: float) -> OddsEqualBridge:
-        return bridge_on(heads, tau_max=min(strength * tau_max, 0.99))
-
-    try:
-        strength = matched_strength(lambda s: kl_of(effects_on(model, at(s), traces)), kl)
-    except ValueError:
-        return None
-    return at(strength)
+    Raises:
+        ValueError: hardly a set can be given that dose.
+    """
+    k, tau_max = len(best), settings.tau_max
+    edit = bridge_on(best, tau_max=tau_max)
+    sets = {f"top-{k}": DosedBridge(edit, doses.measured(edit))}
+    kl, n_tried = sets[f"top-{k}"].kl, 0
+    while len(sets) <= settings.draws:
+        if n_tried == _TRIES * settings.draws:
+            raise ValueError(
+                f"only {len(sets) - 1} of {n_tried} random sets of {k} heads can be given the dose "
+                f"of the best ({kl:.3g} nats per row); take a smaller tau_max"
+            )
+        heads, n_tried = random_heads(doses.shape, k, rng), n_tried + 1
+        fake = doses.matched(heads, kl, tau_max=tau_max, tolerance=settings.tolerance)
+        if fake is not None:
+            sets[f"random-{k}-{len(sets) - 1}"] = fake
+    return sets
 
 
 def tested(
     model: Any,
     errors: Sequence[tuple[Item, FirstError]],
-    edits: Mapping[str, OddsEqualBridge | None],
-    traces: Sequence[Trace],
+    edits: Mapping[str, DosedBridge | None],
 ) -> pd.DataFrame:
     """Margins of errors under edits: ``problem, condition, value, kl``."""
+    margins = [margins_under(model, at, edits) for _, at in errors]
     rows = []
-    for name, edit in edits.items():
-        kl = float("nan") if edit is None else kl_of(effects_on(model, edit, traces))
-        for item, at in errors:
-            value = margin(forced_logits(model, at.trace, edit), at)
-            rows.append({"problem": item.id, "condition": name, "value": value, "kl": kl})
+    for place, (name, dosed) in enumerate(edits.items()):
+        kl = float("nan") if dosed is None else dosed.kl
+        for (item, _), values in zip(errors, margins, strict=True):
+            rows.append({"problem": item.id, "condition": name, "value": values[place], "kl": kl})
     return pd.DataFrame(rows)
+
+
+def margins_under(
+    model: Any, at: FirstError, edits: Mapping[str, DosedBridge | None]
+) -> list[float]:
+    """Margin of one error under each edit; its prompt is read once."""
+    read = Resumed.of(model, at.trace)
+    rows = (
+        resumed_logits(model, read, at.position, None if dosed is None else dosed.edit)
+        for dosed in edits.values()
+    )
+    return [log_odds(row, at) for row in rows]
 
 
 def gradient_table(values: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.DataFrame:
@@ -180,18 +207,26 @@ class GradientSettings(AnswerSettings):
     tau_max: float = option(0.3, "of the bridge")
     top: tuple[int, ...] = option((2, 8), "numbers of heads steered together")
     draws: int = option(DRAWS, "random sets of heads")
+    tolerance: float = option(TOLERANCE, "of a random set's dose, relative", later=True)
 
 
 def units(settings: GradientSettings) -> list[Unit]:
-    """One a half: ranked on the other, tested on this."""
-    check_task(settings, "margins")
+    """One a half: ranked on the other, tested on this.
+
+    Raises:
+        ValueError: a row of a file without a worked solution.
+    """
+    if settings.data != TASK:
+        for item in read_items(settings):
+            assert item.row is not None
+            worked_values(item.row.gold or "")
     return [Unit(f"tested-{half}", half) for half in HALVES]
 
 
 def run_unit(model: Any, unit: Unit, settings: GradientSettings) -> pd.DataFrame:
     """Heads ranked on one half and tested on the other."""
     items = read_items(settings)
-    traces = matching_traces(model, settings)
+    doses = BridgeDoses(model, matching_traces(model, settings))
     errors = errors_of(model, items, settings)
     others = [at for item, at in errors if half_of(item) != unit.payload]
     mine = [(item, at) for item, at in errors if half_of(item) == unit.payload]
@@ -199,18 +234,11 @@ def run_unit(model: Any, unit: Unit, settings: GradientSettings) -> pd.DataFrame
         raise ValueError(f"n={settings.n} problems leave a half without errors; take more")
     gains = torch.stack([bridge_gains(model, at, tau_max=settings.tau_max) for at in others])
     rng = np.random.default_rng([settings.seed, HALVES.index(unit.payload)])
-    tables = [tested(model, mine, {BASELINE: None}, traces).assign(k=None, heads="")]
+    tables = [tested(model, mine, {BASELINE: None}).assign(k=None, heads="")]
     for k in settings.top:
-        best = bridge_on(ranked(gains)[:k], tau_max=settings.tau_max)
-        kl = kl_of(effects_on(model, best, traces))
-        edits: dict[str, OddsEqualBridge | None] = {f"top-{k}": best}
-        while len(edits) <= settings.draws:
-            heads = random_heads((n_layers(model), n_heads(model)), k, rng)
-            fake = matched_bridge(model, heads, kl, traces, tau_max=settings.tau_max)
-            if fake is not None:
-                edits[f"random-{k}-{len(edits) - 1}"] = fake
-        frame = tested(model, mine, edits, traces)
-        names = {name: str(edit.heads) for name, edit in edits.items() if edit is not None}
+        edits = matched_sets(ranked(gains)[:k], doses, settings, rng)
+        frame = tested(model, mine, edits)
+        names = {name: str(dosed.edit.heads) for name, dosed in edits.items()}
         tables.append(frame.assign(k=k, heads=frame["condition"].map(names)))
     return pd.concat(tables, ignore_index=True).astype({"k": "Int64"}).assign(half=unit.payload)
 

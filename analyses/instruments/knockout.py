@@ -156,6 +156,18 @@ def logits_at(
     *,
     prefix: Prefix | None = None,
 ) -> Float[Tensor, "batch query vocab"]:
+    """`logits_with_graph` without gradients."""
+    return logits_with_graph(model, tokens, positions, hooks, prefix=prefix)
+
+
+def logits_with_graph(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Sequence[int],
+    hooks: Sequence[NamedHook] = (),
+    *,
+    prefix: Prefix | None = None,
+) -> Float[Tensor, "batch query vocab"]:
     """Logits at a few positions, under hooks; the others are not unembedded if it can be helped.
 
     Args:

@@ -3,11 +3,13 @@
     margin = log p(right) - log p(written)
 
 at the token where the first wrong step of an answer leaves what is `corrected` of it: negative
-where the model wrote what it preferred.
+where the model wrote what it preferred. For rows of a file the two tokens are those of numbers, the
+one that was written and the one that was due (`analyses.instruments.number_errors`).
 
 When it misleads: margins are taken where the model was wrong, so whatever flattens its predictions
 raises them; read them beside a placebo's. Where an answer takes a step too early, ``right`` is the
-next step of the solution, and another might do as well.
+next step of the solution, and another might do as well. In bfloat16 logits are a sixteenth or an
+eighth apart: take float32 for small differences.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.instruments.number_errors import number_error
 from analyses.material.answers import AnswerSettings, greedy_answers
-from analyses.material.problems import Item
+from analyses.material.problems import Item, is_right
 from step_saliency.tasks import Problem
 from step_saliency.tasks.grading import split_response
 from step_saliency.tasks.notation import join_response, right_step
@@ -30,15 +33,15 @@ class FirstError:
     """Where a wrong answer goes wrong.
 
     Attributes:
-        problem: The problem.
+        problem: The problem of the bundled task; None for a row of a file.
         trace: The wrong answer.
         position: The token there is predicted at this position.
         right: Token that would have been right.
         written: Token of the answer.
-        kind: Kind of the first error.
+        kind: Kind of the first error, where it is known.
     """
 
-    problem: Problem
+    problem: Problem | None
     trace: Trace
     position: int
     right: int
@@ -104,18 +107,44 @@ def _steps_before(trace: Trace, position: int) -> int:
     return sum(step.region in written and step.stop <= position for step in trace.steps)
 
 
+def row_error(model: Any, item: Item, trace: Trace) -> FirstError | None:
+    """Where a wrong answer to a row of a file states its first number that is off.
+
+    Args:
+        model: The model.
+        item: The row, with a worked solution.
+        trace: The answer.
+
+    Returns:
+        None where the answer is right, or as `number_error`.
+    """
+    assert item.row is not None
+    if is_right(item, trace.response):
+        return None
+    fork = number_error(model.tokenizer, trace, item.question, str(item.row.gold))
+    if fork is None:
+        return None
+    return FirstError(None, trace, fork.position, fork.right, fork.written, None)
+
+
 def greedy_errors(
     model: Any, items: Sequence[Item], settings: AnswerSettings
 ) -> list[FirstError | None]:
     """Where the greedy answer to each problem goes wrong, if it does."""
-    places = []
-    for item, trace in zip(items, greedy_answers(model, items, settings), strict=True):
-        assert item.problem is not None
-        places.append(first_error(model, item.problem, trace.response))
-    return places
+    answers = greedy_answers(model, items, settings)
+    return [
+        row_error(model, item, trace)
+        if item.problem is None
+        else first_error(model, item.problem, trace.response)
+        for item, trace in zip(items, answers, strict=True)
+    ]
 
 
 def margin(logits: Float[Tensor, "pos vocab"], at: FirstError) -> float:
     """Log-odds of the right token against the one that was written, nats."""
-    row = logits[at.position]
+    return log_odds(logits[at.position], at)
+
+
+def log_odds(row: Float[Tensor, "vocab"], at: FirstError) -> float:
+    """The same from the logits of its position alone."""
     return float(row[at.right] - row[at.written])

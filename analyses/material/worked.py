@@ -18,7 +18,8 @@ that are right by such a way are not wrong, so only those of wrong answers are a
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -61,9 +62,20 @@ def worked_values(solution: str) -> frozenset[Fraction]:
     Raises:
         ValueError: a solution without any.
     """
-    values = frozenset(
-        number for text in _ANNOTATED.findall(solution) if (number := _value(text)) is not None
-    )
+    return frozenset(ordered_values(solution))
+
+
+def ordered_values(solution: str) -> tuple[Fraction, ...]:
+    """The same in the order of the solution, each once.
+
+    Args:
+        solution: With GSM8K's annotations ``<<9*2=18>>``.
+
+    Raises:
+        ValueError: a solution without any.
+    """
+    numbers = map(_value, _ANNOTATED.findall(solution))
+    values = tuple(dict.fromkeys(number for number in numbers if number is not None))
     if not values:
         raise ValueError(
             f"{solution[:60]!r} has no annotations <<...=...>> as GSM8K's worked solutions have, "
@@ -83,10 +95,24 @@ def question_values(question: str) -> frozenset[Fraction]:
     return frozenset(numbers | shares)
 
 
-def stated(step: str) -> tuple[Fraction, ...]:
+@dataclass(frozen=True)
+class Stated:
+    """A number that a text states, and the characters that it stands at."""
+
+    value: Fraction
+    start: int
+    stop: int
+
+
+def stated_at(step: str) -> tuple[Stated, ...]:
     """The numbers that a step says it found; without an equals sign, all but everyday ones."""
-    results = tuple(n for text in _RESULT.findall(step) if (n := _value(text)) is not None)
-    return results or tuple(n for n in _numbers(step) if n not in EVERYDAY)
+    results = tuple(_spans(_RESULT, step, group=1))
+    return results or tuple(n for n in _spans(_ANY, step) if n.value not in EVERYDAY)
+
+
+def stated(step: str) -> tuple[Fraction, ...]:
+    """Values of `stated_at`."""
+    return tuple(number.value for number in stated_at(step))
 
 
 def first_wrong_step(question: str, solution: str, steps: Sequence[str], rule: Rule) -> int | None:
@@ -118,6 +144,48 @@ def first_wrong_of(trace: Trace, question: str, solution: str, rule: Rule) -> in
     return first_wrong_step(question, solution, steps, rule)
 
 
+@dataclass(frozen=True)
+class OffNumber:
+    """The first number of a wrong answer that its worked solution does not account for.
+
+    Attributes:
+        step: Place of its step among the thinking steps, from 0.
+        number: What the step states, in the characters of that step.
+        due: First value of the solution, in its order, that the answer has not stated before; None
+            where it has stated all.
+    """
+
+    step: int
+    number: Stated
+    due: Fraction | None
+
+
+def off_number(question: str, solution: str, steps: Sequence[str]) -> OffNumber | None:
+    """The number at which a wrong answer leaves its worked solution by rule ``first off``.
+
+    Args:
+        question: The question.
+        solution: Its worked solution.
+        steps: Texts of the thinking steps of a wrong answer.
+
+    Returns:
+        None where all thinking steps are in order.
+
+    Raises:
+        ValueError: a solution without annotations.
+    """
+    values = ordered_values(solution)
+    known = {*values, *question_values(question)}
+    before: list[Fraction] = []
+    for place, step in enumerate(steps):
+        for number in stated_at(step):
+            if not _is_in(number.value, known):
+                left = (v for v in values if not any(_is_in(n, (v,)) for n in before))
+                return OffNumber(place, number, next(left, None))
+            before.append(number.value)
+    return None
+
+
 def agreement(pairs: Collection[tuple[int | None, int | None]]) -> dict[str, float]:
     """How often two rules name the same step, and one that is at most one step away.
 
@@ -138,7 +206,13 @@ def agreement(pairs: Collection[tuple[int | None, int | None]]) -> dict[str, flo
 
 
 def _numbers(text: str) -> tuple[Fraction, ...]:
-    return tuple(n for word in _ANY.findall(text) if (n := _value(word)) is not None)
+    return tuple(number.value for number in _spans(_ANY, text))
+
+
+def _spans(pattern: re.Pattern[str], text: str, *, group: int = 0) -> Iterator[Stated]:
+    for match in pattern.finditer(text):
+        if (value := _value(match[group])) is not None:
+            yield Stated(value, *match.span(group))
 
 
 def _value(text: str) -> Fraction | None:

@@ -139,6 +139,26 @@ class Session(Change["Session"]):
         """Say what is known of the next batch; see `StepStream.expect`."""
         self._stream.expect(rows)
 
+    def resume(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """The next pass goes on from a cache of these tokens, which was filled outside.
+
+        Right only where the edits would have left these positions alone.
+
+        Args:
+            tokens: Token ids without padding.
+
+        Raises:
+            ValueError: an edit reads values or residuals of these positions, which are unknown.
+        """
+        readers = [edit.name for edit in self.edits if edit.needs_values or edit.needs_resid]
+        if readers:
+            raise ValueError(
+                f"{', '.join(readers)} reads values or residuals of earlier positions: fill the "
+                "cache inside of the context"
+            )
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        self.labels = self._stream.advance(tokens, real, n_keys=tokens.shape[1])
+
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """The batch goes on with these rows only, in this order, as the model's cache does.
 
