@@ -7,7 +7,8 @@ predictions at one position: token ``correct`` in the clean one, ``wrong`` in th
              the same up to where that number is first written again, and there it is read
     computed a given number of the question is changed, and all that follows from it with it; read
              at the first result of a step that computes: this number stands nowhere before, while
-             that of ``premise`` is copied
+             that of ``premise`` is copied. Of a row of a file: an expression of the response
+             (`analyses.patching.expressions`)
     planted  the gold solution of the bundled task and the same with one wrong step, read where the
              answers in the summaries first differ
     own      a correct and an error trace that the model wrote itself, read likewise
@@ -35,18 +36,23 @@ direct and indirect paths carry nothing. A cut takes content away and puts none 
 all of it gone, d is near 0 and recovery near -d_corrupted / (d_clean - d_corrupted), which is about
 a half where the two runs are equally sure of their tokens.
 
+All of it takes a pass for each direction, site, layer and step, and for each head: of a model of
+many layers, ``sites``, ``directions``, ``layers`` and ``layer_stride`` say what is run.
+
 When it misleads: recovery is not additive over steps or layers, and can leave [0, 1] where patched
 parts work against others. A step's content may have moved on to later tokens, so that patching it
 alone does little in upper layers. Pairs whose gap d_clean - d_corrupted is small are noise; they
 are dropped and counted (`dropped`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 
+from analyses.instruments.patching import Site
 from analyses.material.problems import (
     Item,
     SourceSettings,
@@ -54,6 +60,7 @@ from analyses.material.problems import (
     item_traces,
     item_units,
 )
+from analyses.patching.expressions import expression_pair
 from analyses.patching.pairs import (
     Kind,
     Pair,
@@ -64,10 +71,13 @@ from analyses.patching.pairs import (
 )
 from analyses.patching.recovery import (
     KEYS,
+    Direction,
     patch_pair,
 )
+from analyses.patching.targets import STEP_SITES
 from analyses.running.runner import Analysis, Unit
 from analyses.running.settings import option
+from step_saliency.models.facts import n_layers
 from step_saliency.stats.problems import mean_table
 
 
@@ -98,16 +108,42 @@ class PatchingSettings(SourceSettings):
     samples: int = option(16, "own traces of a problem")
     sample_temperature: float = option(1.0, "of own traces")
     heads: bool = True
+    sites: tuple[Site, ...] = option(STEP_SITES, "patched by step and layer", later=True)
+    directions: tuple[Direction, ...] = option(
+        ("denoising", "noising"), "which run is patched", later=True
+    )
+    layers: tuple[int, ...] = option((), "all by default", later=True)
+    layer_stride: int = option(1, "every so-and-so many of them, from the first", later=True)
+    paths: bool = option(True, "paths are not cut", later=True)
     min_gap: float = option(1.0, "in logits, of pairs that count")
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_stride < 1:
+            raise ValueError(f"layer_stride={self.layer_stride} must be 1 or more layers")
+
+    def layers_of(self, depth: int) -> Sequence[int]:
+        """Layers that are patched and cut of a model of some depth.
+
+        Raises:
+            ValueError: layers that the model lacks.
+        """
+        outside = [layer for layer in self.layers if not 0 <= layer < depth]
+        if outside:
+            raise ValueError(f"layers={outside} are not among the model's, 0 to {depth - 1}")
+        return (sorted(self.layers) or range(depth))[:: self.layer_stride]
 
 
 def item_pairs(model: Any, item: Item, settings: PatchingSettings, *, seed: int) -> Iterator[Pair]:
     """Pairs of one problem, of the kinds asked for; as many as there are."""
+    response = cache(partial(item_trace, model, item, settings))
     for kind in settings.kinds:
         pair = None
         if kind == "premise":
-            pair = premise_pair(model.tokenizer, item_trace(model, item, settings), seed=seed)
+            pair = premise_pair(model.tokenizer, response(), seed=seed)
+        elif kind == "computed" and item.problem is None:
+            pair = expression_pair(model.tokenizer, response(), seed=seed)
         elif kind == "computed":
             pair = computed_pair(model.tokenizer, item, seed=seed)
         elif kind == "planted":
@@ -123,11 +159,16 @@ def item_pairs(model: Any, item: Item, settings: PatchingSettings, *, seed: int)
 
 def run_unit(model: Any, unit: Unit, settings: PatchingSettings) -> pd.DataFrame:
     """One problem."""
+    layers = settings.layers_of(n_layers(model))
     frames = [
         patch_pair(
             model,
             pair,
+            sites=settings.sites,
+            directions=settings.directions,
             heads=settings.heads,
+            paths=settings.paths,
+            layers=layers,
             min_gap=settings.min_gap,
             batch_size=settings.batch_size,
         )

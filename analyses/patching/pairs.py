@@ -221,10 +221,11 @@ def computed_pair(tokenizer: Any, item: Item, *, seed: int) -> Pair | None:
         None if no other number leaves all lengths as they are.
 
     Raises:
-        ValueError: the problem is not of the bundled task.
+        ValueError: the problem is not of the bundled task; of a row of a file, its response is
+            read (`analyses.patching.expressions.expression_pair`).
     """
     if item.problem is None:
-        raise ValueError("computed numbers need problems of the bundled task (--data task)")
+        raise ValueError(f"{item.id} is a row of a file, whose response is read (expression_pair)")
     problem, rng = item.problem, np.random.default_rng([seed, 11])
     graph = problem.graph
     clean = problem.trace(tokenizer, split_question=True)
