@@ -15,6 +15,7 @@ from analyses.instruments.step_maps import READINGS, step_map
 from analyses.material.answers import answers
 from analyses.material.problems import read_items
 from analyses.material.worked import Rule, first_wrong_of
+from analyses.mediation import around as around_module
 from analyses.mediation.around import (
     SUMMARY_ERROR,
     WHOLE,
@@ -22,6 +23,7 @@ from analyses.mediation.around import (
     around,
     around_table,
     step_rows,
+    summarise,
     units,
 )
 from analyses.running.settings import parse
@@ -260,17 +262,54 @@ def test_rows_of_a_file_go_wrong_where_their_worked_solution_says(
     file.write_text(json.dumps({"question": problem.question, "answer": solution}) + "\n")
     settings = parse(AroundSettings, "--data", str(file), "--n", "1", "--rule", rule)
     items = read_items(settings)
+    other: Rule = "last on" if rule == "first off" else "first off"
     values = around(
-        model, items, settings, samples=2, temperature=0.5, readings=["attention"], rule=rule
+        model,
+        items,
+        settings,
+        samples=2,
+        temperature=0.5,
+        readings=["attention"],
+        rule=rule,
+        second_rule=other,
     )
     written, graded = answers(model, items, None, replace(settings, samples=2, temperature=0.5))
     assert not graded["is_correct"].any()
     for trace, (_, rows) in zip(written, values.groupby("sample"), strict=True):
-        expected = first_wrong_of(trace, problem.question, solution, rule)
-        first = rows["first_wrong_step"].unique()
-        assert len(first) == 1
-        assert (None if pd.isna(first[0]) else int(first[0])) == expected
+        for column, by in (("first_wrong_step", rule), ("second_wrong_step", other)):
+            expected = first_wrong_of(trace, problem.question, solution, by)
+            n_thinking = len(trace.region_steps(Region.THINKING))
+            assert rows[column].unique().tolist() == [n_thinking if expected is None else expected]
     assert len(units(settings)) == 1
+
+
+def test_a_wrong_answer_in_order_is_wrong_in_its_summary_and_no_control(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worked solution that has all its numbers names no step."""
+    file = tmp_path / "rows.jsonl"
+    row = {"question": make_problems(1)[0].question, "answer": "<<2+3=5>>5.\n#### 5"}
+    file.write_text(json.dumps(row) + "\n")
+    settings = parse(AroundSettings, "--data", str(file), "--n", "1", "--rule", "last on")
+    monkeypatch.setattr(around_module, "first_wrong", lambda *_: None)
+    items = read_items(settings)
+    options: dict[str, Any] = {"samples": 1, "readings": ["attention"]}
+    values = around(model, items, settings, rule="last on", **options)
+    assert not values["is_correct"].any()
+    assert (values["first_wrong_step"] == values["n_steps"]).all()
+    assert around(model, items, settings, **options)["first_wrong_step"].isna().all()
+
+
+def test_each_rule_has_a_table_of_its_own() -> None:
+    values = answers_of(np.random.default_rng(0), n_problems=12)
+    settings = AroundSettings(data="rows.jsonl", rule="first off", second_rule="last on")
+    values = values.assign(second_wrong_step=values["first_wrong_step"] + 1)
+    tables = summarise(values, settings)
+    assert set(tables) == {"summary", "second"}
+    again = around_table(values.assign(first_wrong_step=values["second_wrong_step"]))
+    pd.testing.assert_frame_equal(tables["second"], again)
+    assert not tables["summary"].equals(tables["second"])
+    assert set(summarise(values, replace(settings, second_rule=None))) == {"summary"}
 
 
 def test_a_rule_that_does_not_fit_the_data_is_refused(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _matched(model: Any, condition: Condition, source: SourceSettings) -> StepFl
     """A placebo matched on other problems; of two kinds, each half as it is matched alone."""
     if condition.momentum_placebo is None:
         return _matched_once(model, replace(condition, name="", group=""), source)
-    about = {"name": "", "group": "", "momentum_placebo": None}
+    about: dict[str, Any] = {"name": "", "group": "", "momentum_placebo": None}
     bridge = replace(condition, edit="oeb", **about)
     momentum = replace(condition, edit="smi", placebo=condition.momentum_placebo, **about)
     halves = _matched_once(model, bridge, source), _matched_once(model, momentum, source)
