@@ -250,6 +250,8 @@ def test_a_small_run(model: Any) -> None:
     assert set(values["reading"]) == set(READINGS)
     assert values.groupby(["problem", "sample"])["first_wrong_step"].nunique().max() <= 1
     around_table(values, **FAST)
+    written = around(model, read_items(settings), settings, samples=2, written_only=True)
+    pd.testing.assert_frame_equal(written, values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["first off", "last on"])

@@ -8,14 +8,18 @@ import torch
 
 import step_saliency as ss
 from analyses.instruments.maps import pooled_maps
+from analyses.instruments.written_maps import ATTENTION, written_maps
 from step_saliency.options import ObjectiveLiteral, Pool, Rows, check_option
+from step_saliency.saliency.objectives import LogOdds, NextToken
 from step_saliency.saliency.pooling import normalise
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Trace
 
 Reading = Literal["loss", "log-odds", "attention"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
+WRITTEN_HELP = "map rows of thinking and summary alone: quicker where prompts are long"
 _OBJECTIVES: Mapping[Reading, ObjectiveLiteral] = {"loss": "next_token", "log-odds": "log_odds"}
+_LOCAL = {"next_token": NextToken(), "log_odds": LogOdds()}
 
 
 def step_map(
@@ -44,10 +48,27 @@ def step_maps(
     *,
     pool: Pool = "mean",
     rows: Rows = "query",
+    written_only: bool = False,
 ) -> dict[Reading, StepSaliency]:
-    """Step maps of several readings as of `step_map`; what they share is computed once."""
+    """Step maps of several readings as of `step_map`; what they share is computed once.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        trace: The trace.
+        readings: As of `step_map`.
+        pool: How tokens are pooled to steps.
+        rows: Which predictions are a step's.
+        written_only: Map the rows of thinking and summary alone, with the prompt read once, where
+            the model can (`analyses.instruments.written_maps`); other rows are 0 then.
+    """
     for reading in readings:
         check_option("reading", reading, READINGS)
+    if written_only:
+        names = {one: _OBJECTIVES.get(one, ATTENTION) for one in readings}
+        local = {name: _LOCAL[name] for name in names.values() if name != ATTENTION}
+        written = written_maps(model, trace, local, pool=pool, rows=rows)
+        if written is not None:
+            return {one: written[name] for one, name in names.items()}
     needed = {_OBJECTIVES.get(reading, "next_token") for reading in readings}
     by_objective = {
         objective: ss.step_saliency(model, trace, objective=objective, pool=pool, rows=rows)

@@ -44,7 +44,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses.instruments.step_maps import READINGS, Reading, step_maps
+from analyses.instruments.step_maps import READINGS, WRITTEN_HELP, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, read_items
@@ -106,6 +106,7 @@ def around(
     rows: Rows = "target",
     rule: RuleName = "grader",
     second_rule: RuleName | None = None,
+    written_only: bool = False,
 ) -> pd.DataFrame:
     """Indices by row of several answers to each problem, by each reading.
 
@@ -120,6 +121,7 @@ def around(
         rows: Which predictions are a step's.
         rule: What says which step of a wrong answer is the first wrong one.
         second_rule: What says it too, for ``second_wrong_step``.
+        written_only: As of `step_maps`.
 
     Returns:
         One row per answer, reading and thinking step (`WHOLE` for all together): ``problem, sample,
@@ -142,7 +144,7 @@ def around(
             continue
         about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
         firsts = {name: _first(item, trace, grade, one) for name, one in rules.items()}
-        maps = step_maps(model, trace, readings, pool=pool, rows=rows)
+        maps = step_maps(model, trace, readings, pool=pool, rows=rows, written_only=written_only)
         for reading, saliency in maps.items():
             frame = step_rows(saliency)
             tables.append(frame.assign(**about, reading=reading, **firsts))
@@ -293,6 +295,7 @@ class AroundSettings(ForcedSettings, AnswerSettings):
     around_temperature: float = option(1.0, "of these", later=True)
     pool: PoolName = "mean"
     rows: RowsName = "target"
+    written_only: bool = option(False, WRITTEN_HELP, later=True)
     rule: RuleName = option("grader", RULE_HELP, later=True)
     second_rule: RuleName | None = option(
         None, "the same by another, in tables of its own", later=True
@@ -321,6 +324,7 @@ def run_unit(model: Any, unit: Unit, settings: AroundSettings) -> pd.DataFrame:
         rows=settings.rows,
         rule=settings.rule,
         second_rule=settings.second_rule,
+        written_only=settings.written_only,
     )
 
 

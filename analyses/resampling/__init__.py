@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.instruments.step_maps import step_maps
+from analyses.instruments.step_maps import WRITTEN_HELP, step_maps
 from analyses.material.answers import answers
 from analyses.material.continuations import (
     Fork,
@@ -81,11 +81,18 @@ class ResamplingSettings(ForkSettings):
     differs: Differs = option("numbers", "what makes a drawn step another one than it was")
     pool: PoolName = "mean"
     rows: RowsName = "target"
+    written_only: bool = option(False, WRITTEN_HELP)
 
 
 def step_scores(model: Any, trace: Trace, settings: ResamplingSettings) -> pd.DataFrame:
     """What maps and simple rivals say of each thinking step: ``step, score, rows, value``."""
-    maps = step_maps(model, trace, pool=settings.pool, rows=settings.rows)
+    maps = step_maps(
+        model,
+        trace,
+        pool=settings.pool,
+        rows=settings.rows,
+        written_only=settings.written_only,
+    )
     tables = [map_scores(saliency).assign(score=name) for name, saliency in maps.items()]
     steps = [trace.steps[i] for i in trace.region_steps(Region.THINKING)]
     simple = {"position": range(len(steps)), "length": [len(step) for step in steps]}

@@ -8,7 +8,8 @@ once? One backward pass of sum_t L_t gives it if keys and values pass gradient o
 
 Both additions are zero in value. A residual at position t then reaches no loss but L_t, which is
 what one backward pass per position would see. Assumes that attention is the only way between
-positions.
+positions. Passes that go on from a cache have the queries of the last positions alone; the diagonal
+is theirs.
 """
 
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
         return pass_key_diagonal(scores, seen.pop("q"), dk, scale, softcap)
 
     def keep_diagonal(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        seen["diagonal"] = pattern.detach().diagonal(dim1=-2, dim2=-1)
+        seen["diagonal"] = _own(pattern.detach())
 
     def pass_values(
         z: Float[Tensor, "batch query head d_head"], hook: Any
@@ -115,17 +116,22 @@ def _stretch(
     return dk * factor.unsqueeze(2)
 
 
+def _own(rows: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query"]:
+    """The entry of each query's own position: queries are those of the last keys."""
+    return rows.diagonal(offset=rows.shape[-1] - rows.shape[-2], dim1=-2, dim2=-1)
+
+
 def pass_key_diagonal(
-    scores: Float[Tensor, "batch head pos pos"],
-    q: Float[Tensor, "batch pos head d_head"],
-    dk: Float[Tensor, "batch pos kv_head d_head"],
+    scores: Float[Tensor, "batch head query key"],
+    q: Float[Tensor, "batch query head d_head"],
+    dk: Float[Tensor, "batch key kv_head d_head"],
     scale: float,
     softcap: float | None,
-) -> Float[Tensor, "batch head pos pos"]:
+) -> Float[Tensor, "batch head query key"]:
     """Add q . dk, zero in value, to the diagonal of the scores.
 
     Args:
-        scores: Attention scores before the softmax.
+        scores: Attention scores before the softmax; queries are those of the last keys.
         q: Queries as they entered the scores.
         dk: k - k.detach() of the keys as they entered the scores, not yet repeated for groups.
         scale: Factor between q . k and the score.
@@ -133,14 +139,15 @@ def pass_key_diagonal(
     """
     diagonal = einsum(
         q,
-        _ungroup(dk, q.shape[2]),
+        _ungroup(dk[:, -q.shape[1] :], q.shape[2]),
         "batch pos head d_head, batch pos head d_head -> batch head pos",
     )
     slope = scale * torch.ones_like(diagonal)
     if softcap is not None:
-        capped = scores.detach().diagonal(dim1=-2, dim2=-1)
-        slope = slope * (1 - (capped / softcap) ** 2)
-    return scores + torch.diag_embed((slope * diagonal).to(scores.dtype))
+        slope = slope * (1 - (_own(scores.detach()) / softcap) ** 2)
+    added = torch.diag_embed((slope * diagonal).to(scores.dtype))
+    earlier = scores.shape[-1] - scores.shape[-2]
+    return scores + (torch.nn.functional.pad(added, (earlier, 0)) if earlier else added)
 
 
 def pass_value_diagonal(
