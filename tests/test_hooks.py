@@ -9,7 +9,8 @@ from brute import one_backward_per_token, with_transformers
 from tiny import ARCHS, BACKENDS, random_tokens, tiny_model, tiny_transformers
 
 from step_saliency.models.convert import has_hooked
-from step_saliency.saliency.hooks import reduce_influence
+from step_saliency.options import QUANTITIES
+from step_saliency.saliency.hooks import reduce_influence, reduce_influences
 from step_saliency.saliency.objectives import (
     AnswerLoss,
     Custom,
@@ -150,6 +151,24 @@ def test_quantities_multiply(backend: str) -> None:
     parts = [influence(model, tokens, NextToken(), quantity=q) for q in ("attention", "gradient")]
     assert_equal(parts[0] * parts[1], influence(model, tokens, NextToken()), 1e-12)
     assert torch.allclose(parts[0].sum(-1), torch.ones(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_quantities_are_those_of_one_each_from_one_pass(backend: str) -> None:
+    model = tiny_model("qwen2", backend=backend, dtype=torch.float64)
+    tokens, layers = random_tokens(N_TOKENS)[0], [2, 0]
+    options: dict[str, Any] = {"layers": layers, "reduce": lambda layer: layer}
+    passes: list[int] = []
+    with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: passes.append(x.shape[1]))]):
+        together = reduce_influences(model, tokens, NextToken(), quantities=QUANTITIES, **options)
+    assert passes == [N_TOKENS]
+    for quantity, of_layers in zip(QUANTITIES, together, strict=True):
+        alone = reduce_influence(model, tokens, NextToken(), quantity=quantity, **options)
+        assert set(of_layers) == set(alone) == set(layers)
+        for layer in layers:
+            assert torch.equal(of_layers[layer], alone[layer])
+    with pytest.raises(ValueError, match="quantity='mass'"):
+        reduce_influences(model, tokens, NextToken(), quantities=["mass"], **options)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -30,7 +30,7 @@ from step_saliency.models.facts import n_layers, output_weights
 from step_saliency.models.hooking import live_names
 from step_saliency.models.windows import Windows, windows
 from step_saliency.saliency.api import answer_positions
-from step_saliency.saliency.hooks import Quantity, reduce_influence
+from step_saliency.saliency.hooks import Quantity, reduce_influence, reduce_influences
 from step_saliency.saliency.objectives import resolve_objective
 from step_saliency.saliency.pooling import Rows, StepLayout, step_layout, sum_tokens
 from step_saliency.trace import Trace
@@ -65,15 +65,30 @@ def pooled_maps(
     model: Any, trace: Trace, layout: StepLayout, *, quantity: Quantity, objective: ObjectiveUsed
 ) -> Float[Tensor, "layer head step step"]:
     """Totals per pair of steps of one quantity, for every layer and head."""
-    reduced = reduce_influence(
+    return _by_quantity(model, trace, layout, objective, [quantity])[quantity]
+
+
+def _by_quantity(
+    model: Any,
+    trace: Trace,
+    layout: StepLayout,
+    objective: ObjectiveUsed,
+    quantities: Sequence[Quantity],
+) -> dict[Quantity, Float[Tensor, "layer head step step"]]:
+    """Totals per pair of steps of several quantities, from one pass."""
+    layers = range(n_layers(model))
+    reduced = reduce_influences(
         model,
         trace.tokens,
         resolve_objective(objective, answer=answer_positions(trace), tokens=trace.tokens),
-        layers=range(n_layers(model)),
+        layers=layers,
         reduce=lambda influence: sum_tokens(influence, layout).cpu(),
-        quantity=quantity,
+        quantities=quantities,
     )
-    return torch.stack([reduced[layer] for layer in range(n_layers(model))])
+    return {
+        quantity: torch.stack([of_layers[layer] for layer in layers])
+        for quantity, of_layers in zip(quantities, reduced, strict=True)
+    }
 
 
 def value_norms(model: Any, trace: Trace) -> Float[Tensor, "layer head key"]:
@@ -115,15 +130,21 @@ def all_maps(
 ) -> Iterator[Maps]:
     """Totals per pair of steps of every method."""
     layout = step_layout(trace.step_ids, rows=rows)
-    for objective in saliency:
-        maps = pooled_maps(model, trace, layout, quantity="saliency", objective=objective)
-        yield Maps("saliency", objective, maps, windows(model))
-    for objective in gradient:
-        maps = pooled_maps(model, trace, layout, quantity="gradient", objective=objective)
-        yield Maps("gradient", objective, maps, windows(model))
-    for objective in gradient:
-        maps = pooled_maps(model, trace, layout, quantity="score_gradient", objective=objective)
-        yield Maps("score_gradient", objective, maps, windows(model))
+    asked: dict[Quantity, Sequence[ObjectiveUsed]] = {
+        "saliency": saliency,
+        "gradient": gradient,
+        "score_gradient": gradient,
+    }
+    of_objective = {
+        objective: _by_quantity(
+            model, trace, layout, objective, [name for name in asked if objective in asked[name]]
+        )
+        for objective in dict.fromkeys((*saliency, *gradient))
+    }
+    for quantity, objectives in asked.items():
+        for objective in objectives:
+            maps = of_objective[objective].pop(quantity)
+            yield Maps(quantity, objective, maps, windows(model))
     patterns = reduce_influence(
         model,
         trace.tokens,

@@ -79,28 +79,63 @@ def reduce_influence(
         ValueError: the model lacks a hook that is needed, or fails what is relied on (see
             `doctor`), or its logits are not finite.
     """
-    check_option("quantity", quantity, QUANTITIES)
-    patterns: dict[int, Float[Tensor, "head query key"]] = {}
-    reduced: dict[int, Reduced] = {}
+    (reduced,) = reduce_influences(
+        model, tokens, objective, layers=layers, reduce=reduce, quantities=[quantity]
+    )
+    return reduced
 
+
+def reduce_influences(
+    model: Any,
+    tokens: Int[Tensor, "pos"],
+    objective: Objective,
+    *,
+    layers: Sequence[int],
+    reduce: Callable[[Float[Tensor, "head query key"]], Reduced],
+    quantities: Sequence[Quantity],
+) -> list[dict[int, Reduced]]:
+    """As `reduce_influence`, for several quantities from one pass.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        tokens: Token ids of one trace.
+        objective: What is differentiated.
+        layers: Model layers, any order.
+        reduce: What to keep of a layer's ``head query key`` influence, of each quantity.
+        quantities: Any of them; attention alone needs no backward pass.
+
+    Returns:
+        Reduced influence by layer, for each quantity.
+
+    Raises:
+        ValueError: as `reduce_influence`.
+    """
+    for quantity in quantities:
+        check_option("quantity", quantity, QUANTITIES)
+    patterns: dict[int, Float[Tensor, "head query key"]] = {}
+    reduced: list[dict[int, Reduced]] = [{} for _ in quantities]
+    differentiates = any(quantity != "attention" for quantity in quantities)
     of_layers = windows(model)
 
     def keep_pattern(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        if quantity == "attention":
-            reduced[hook.layer()] = reduce(_weighable(pattern.detach()[0]))
-        else:
-            patterns[hook.layer()] = pattern.detach()[0]
+        patterns[hook.layer()] = pattern.detach()[0]
         _check_window(pattern.detach()[0], hook.layer(), of_layers[hook.layer()])
+        if not differentiates:
+            weigh(hook.layer(), None)
+
+    def weigh(layer: int, gradient: Float[Tensor, "head query key"] | None) -> None:
+        pattern = patterns.pop(layer)
+        for quantity, of_layer in zip(quantities, reduced, strict=True):
+            of_layer[layer] = reduce(_combine(pattern, gradient, quantity))
 
     def weigh_by_gradient(gradient: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        pattern = patterns.pop(hook.layer())
-        reduced[hook.layer()] = reduce(_combine(pattern, gradient.detach()[0], quantity))
+        weigh(hook.layer(), gradient.detach()[0])
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
     with turn(model, alone="waits"), undisturbed(model):
-        require_capabilities(model, _needs(objective, quantity))
+        require_capabilities(model, _needs(objective, differentiates=differentiates))
         forward = owned_hooks((name, keep_pattern) for name in live_names(model, names))
-        if quantity == "attention":
+        if not differentiates:
             with torch.no_grad(), model.hooks(fwd_hooks=forward):
                 total_loss(model, tokens, objective)
             return reduced
@@ -115,14 +150,14 @@ def reduce_influence(
             model.hooks(fwd_hooks=forward, bwd_hooks=backward),
         ):
             total_loss(model, tokens, objective).backward()
-    for layer, pattern in patterns.items():  # no gradient arrived: nothing depends on it
-        reduced[layer] = reduce(_combine(pattern, torch.zeros_like(pattern), quantity))
+    for layer in list(patterns):  # no gradient arrived: nothing depends on it
+        weigh(layer, torch.zeros_like(patterns[layer]))
     return reduced
 
 
-def _needs(objective: Objective, quantity: Quantity) -> tuple[str, ...]:
+def _needs(objective: Objective, *, differentiates: bool) -> tuple[str, ...]:
     """What is relied on."""
-    if quantity == "attention":
+    if not differentiates:
         return ("pattern_rows",)
     return (*DIFFERENTIATES, *(IS_LOCAL if objective.local else ()))
 
@@ -150,9 +185,12 @@ def total_loss(model: Any, tokens: Int[Tensor, "pos"], objective: Objective) -> 
 
 def _combine(
     pattern: Float[Tensor, "head query key"],
-    gradient: Float[Tensor, "head query key"],
+    gradient: Float[Tensor, "head query key"] | None,
     quantity: Quantity,
 ) -> Float[Tensor, "head query key"]:
+    if quantity == "attention":
+        return _weighable(pattern)
+    assert gradient is not None
     pattern, gradient = _weighable(pattern), _weighable(gradient)
     if quantity == "score_gradient":
         gradient = gradient - (pattern * gradient).sum(-1, keepdim=True)
