@@ -6,7 +6,7 @@ import pytest
 import torch
 from edit_passes import load
 from maps import make_trace
-from tiny import random_tokens
+from tiny import BACKENDS, random_tokens
 
 import step_saliency as ss
 from analyses.instruments.knockout import Prefix
@@ -17,6 +17,9 @@ from step_saliency.saliency.objectives import NextToken, SequenceLoss
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.trace import Region, Trace
 
+needs_hooked = pytest.mark.skipif(
+    "hooked" not in BACKENDS, reason="TransformerLens has no HookedTransformer here"
+)
 REGIONS, LENGTHS = "_QQ_TTTSS", (3, 9, 6, 2, 4, 5, 1, 6, 3)
 
 
@@ -25,6 +28,7 @@ def a_trace() -> Trace:
     return Trace(tokens=random_tokens(sum(LENGTHS))[0], steps=steps)
 
 
+@needs_hooked
 @pytest.mark.parametrize("rows", ["target", "query"])
 @pytest.mark.parametrize("pool", ["mean", "mass"])
 @pytest.mark.parametrize("arch", ["qwen2", "llama", "gemma2", "gpt_oss"])
@@ -53,6 +57,7 @@ def test_written_rows_are_those_of_whole_maps(arch: Any, pool: Pool, rows: Rows)
     assert after.decay_index == pytest.approx(before.decay_index, rel=1e-5, abs=1e-9)
 
 
+@needs_hooked
 def test_the_prompt_is_read_once_and_the_model_is_left_as_it_was() -> None:
     model, trace = load("qwen2", n_layers=3), a_trace()
     before = model(trace.tokens[None])
@@ -78,6 +83,7 @@ def test_what_cannot_go_on_from_a_cache_is_mapped_whole() -> None:
     assert written_maps(model, unasked, {}, **options) is None, "nothing stands before"
 
 
+@needs_hooked
 def test_an_objective_of_many_positions_is_refused() -> None:
     model, trace = load("qwen2", n_layers=3), a_trace()
     layout = step_layout(trace.step_ids)
