@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import BACKENDS
 
 import step_saliency as ss
 from analyses.fork_points import (
@@ -43,7 +44,7 @@ STRONG = StepFlow(
 
 @cache
 def model() -> Any:
-    return ss.load_model("reasoner", backend="hooked")
+    return ss.load_model("reasoner", backend=BACKENDS[0])
 
 
 def tokens_of(traces: list[ss.Trace]) -> list[list[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import BACKENDS
 
 import step_saliency as ss
 from analyses.instruments.step_maps import step_maps
@@ -28,7 +29,7 @@ SETTINGS = ResamplingSettings(
 
 @cache
 def model() -> Any:
-    return ss.load_model("reasoner", backend="hooked")
+    return ss.load_model("reasoner", backend=BACKENDS[0])
 
 
 @cache
