@@ -294,5 +294,12 @@ def test_a_pass_for_doses_ends_where_no_dose_is_left(backend: Any, flow: Any) ->
         with flow.attached(model, trace=trace) as session:
             model(trace.tokens[None])
         whole.include(session.effects)
-    pd.testing.assert_frame_equal(effects_on(model, flow, traces).to_frame(), whole.to_frame())
+    reached: list[int] = []
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(N_LAYERS)]
+    with model.hooks(
+        fwd_hooks=[(name, lambda _, hook: reached.append(hook.layer())) for name in names]
+    ):
+        table = effects_on(model, flow, traces).to_frame()
+    pd.testing.assert_frame_equal(table, whole.to_frame())
+    assert max(reached) == int(table["layer"].max())
     assert torch.equal(model(traces[0].tokens[None]), before)

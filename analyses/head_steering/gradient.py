@@ -234,13 +234,15 @@ def run_unit(model: Any, unit: Unit, settings: GradientSettings) -> pd.DataFrame
         raise ValueError(f"n={settings.n} problems leave a half without errors; take more")
     gains = torch.stack([bridge_gains(model, at, tau_max=settings.tau_max) for at in others])
     rng = np.random.default_rng([settings.seed, HALVES.index(unit.payload)])
-    tables = [tested(model, mine, {BASELINE: None}).assign(k=None, heads="")]
+    edits: dict[str, DosedBridge | None] = {BASELINE: None}
+    facts: dict[str, tuple[int | None, str]] = {BASELINE: (None, "")}
     for k in settings.top:
-        edits = matched_sets(ranked(gains)[:k], doses, settings, rng)
-        frame = tested(model, mine, edits)
-        names = {name: str(dosed.edit.heads) for name, dosed in edits.items()}
-        tables.append(frame.assign(k=k, heads=frame["condition"].map(names)))
-    return pd.concat(tables, ignore_index=True).astype({"k": "Int64"}).assign(half=unit.payload)
+        sets = matched_sets(ranked(gains)[:k], doses, settings, rng)
+        edits |= sets
+        facts |= {name: (k, str(dosed.edit.heads)) for name, dosed in sets.items()}
+    frame = tested(model, mine, edits)
+    sizes, heads = zip(*(facts[name] for name in frame["condition"]), strict=True)
+    return frame.assign(k=pd.array(sizes, dtype="Int64"), heads=heads, half=unit.payload)
 
 
 def summarise(values: pd.DataFrame, settings: GradientSettings) -> Mapping[str, pd.DataFrame]:

@@ -51,7 +51,7 @@ def written_maps(
         go on from a cache, or nothing stands before the answer.
 
     Raises:
-        ValueError: an objective that is not local.
+        ValueError: as `written_totals`.
     """
     written = trace.region_steps(Region.THINKING, Region.SUMMARY)
     start = trace.steps[written[0]].start - 1 if written else 0
@@ -100,7 +100,7 @@ def written_totals(
         Totals of each objective, and of the pattern alone under `ATTENTION`, on the CPU.
 
     Raises:
-        ValueError: an objective that is not local.
+        ValueError: an objective that is not local, or logits that are not finite.
     """
     shared = sorted(name for name, objective in objectives.items() if not objective.local)
     if shared:
@@ -131,6 +131,8 @@ def written_totals(
     ):
         places = range(prefix.length, len(trace) - 1)
         logits = logits_with_graph(model, trace.tokens[None], places, prefix=prefix)[0]
+        if not logits.isfinite().all():
+            raise ValueError("the model's logits are not finite; no gradient can be taken")
         ordered = [patterns[layer] for layer in sorted(patterns)]
         totals = {ATTENTION: _pooled(ordered, None, layout)}
         queries = torch.tensor(list(places))

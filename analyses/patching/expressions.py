@@ -37,8 +37,6 @@ _EXPRESSION = re.compile(
 )
 _OPERATOR_BEFORE = re.compile(r"(?:[+*/×÷^−]|\\times|\\div|(?<=[\s\d])x|(?<!\n)-)[\s$]*\Z")
 _OPS = {"\\times": "*", "x": "*", "×": "*", "\\div": "/", "÷": "/", "−": "-"}
-
-
 _DRAWS = 200
 """Numbers that are tried in the place of one."""
 

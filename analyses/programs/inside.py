@@ -14,26 +14,29 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 LONGEST = 20_000
 """Characters of a value; a longer one is none of ours."""
 
 
-def run_calls(program, name, seconds):  # type: ignore[no-untyped-def]
+def run_calls(program: str, name: str, seconds: int) -> None:
+    """Run a program, then call one of its functions once for each list of arguments."""
     calls = json.loads(sys.stdin.read())
     report = os.dup(1)
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    names = {"__name__": "program"}
+    names: dict[str, Any] = {"__name__": "program"}
     failure = _failure(lambda: exec(compile(program, "program.py", "exec"), names))
     for arguments in calls:
         line = failure or _called(names, name, arguments)
         os.write(report, (json.dumps(line) + "\n").encode())
 
 
-def _called(names, name, arguments):  # type: ignore[no-untyped-def]
-    values = []
+def _called(names: dict[str, Any], name: str, arguments: list[Any]) -> dict[str, Any]:
+    values: list[str] = []
     failure = _failure(lambda: values.append(json.dumps(_plain(names[name](*arguments)))))
     if failure is not None:
         return failure
@@ -41,7 +44,7 @@ def _called(names, name, arguments):  # type: ignore[no-untyped-def]
     return {"value": json.loads(values[0]) if is_short else {"__not_json__": "long"}}
 
 
-def _failure(function):  # type: ignore[no-untyped-def]
+def _failure(function: Callable[[], object]) -> dict[str, Any] | None:
     try:
         function()
     except BaseException as error:
@@ -49,7 +52,7 @@ def _failure(function):  # type: ignore[no-untyped-def]
     return None
 
 
-def _plain(value):  # type: ignore[no-untyped-def]
+def _plain(value: Any) -> Any:
     """A value in JSON types, tuples as lists; what is none of these equals nothing."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

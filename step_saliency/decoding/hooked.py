@@ -115,7 +115,7 @@ class BridgeReader(TransformersReader):
     def _logits(
         self, tokens: Int[Tensor, "batch pos"], **options: Any
     ) -> Float[Tensor, "batch out vocab"]:
-        with unembedding_at_once(self.model):
+        with unembedding_at_once(self.model, tokens.shape[1]):
             logits, self.cache = self.bridge(tokens, return_type="logits_and_cache", **options)
         result: Float[Tensor, "batch out vocab"] = logits
         return result

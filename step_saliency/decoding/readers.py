@@ -180,7 +180,7 @@ class TransformersReader:
     def _logits(
         self, tokens: Int[Tensor, "batch pos"], **options: Any
     ) -> Float[Tensor, "batch out vocab"]:
-        with unembedding_at_once(self.model):
+        with unembedding_at_once(self.model, tokens.shape[1]):
             output = self.model(tokens, **options)
         self.cache = output.past_key_values
         logits: Float[Tensor, "batch out vocab"] = output.logits
@@ -218,7 +218,7 @@ class TransformersReader:
         self._mask.trim(n_first)
 
 
-def unembedding_at_once(model: Any) -> AbstractContextManager[None]:
+def unembedding_at_once(model: Any, n_new: int) -> AbstractContextManager[None]:
     """Context in which a transformers model unembeds the last positions of all rows together.
 
     Without it, torch multiplies what is cut out of longer rows by a copy of the weights for each
@@ -227,8 +227,9 @@ def unembedding_at_once(model: Any) -> AbstractContextManager[None]:
 
     Args:
         model: A transformers model; nothing is done where it has no output embeddings.
+        n_new: Positions of each row in the pass; rows of one lie next to each other as they are.
     """
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() if n_new > 1 else None
     if not isinstance(head, nn.Module):
         return nullcontext()
     dense = owned(lambda _module, args: (args[0].contiguous(), *args[1:]))
