@@ -1,7 +1,8 @@
 """``python -m figures``: draw every figure whose results are there.
 
 Each module of this package with a function ``make`` is a figure: ``make(results)`` reads saved
-tables and returns the figure and the rows that it shows.
+tables and returns the figure and the rows that it shows. With ``--suffix qwen`` it reads the
+folders ``ablation_qwen`` and so on, and files end in the same.
 """
 
 import argparse
@@ -16,13 +17,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import figures
-from figures.results import MissingResultsError
+from figures.results import AnyResults, MissingResultsError, Results
 from figures.style import save
 
 ROOT = Path(__file__).parents[1]
 
 
-def all_figures() -> dict[str, Callable[[Path], tuple[Figure, pd.DataFrame]]]:
+def all_figures() -> dict[str, Callable[[AnyResults], tuple[Figure, pd.DataFrame]]]:
     """Functions that make figures, by the name of their files."""
     names = [module.name for module in iter_modules(figures.__path__) if module.name[0] != "_"]
     modules = [import_module(f"figures.{name}") for name in names]
@@ -45,16 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--suffix", help="what folders of another model end in: reporter, qwen")
     parser.add_argument("--out", type=Path, default=ROOT / "figures" / "out")
     options = parser.parse_args(argv)
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no figures {unknown}; there are {', '.join(known)}")
+    results: AnyResults = options.results
+    ending = f"_{options.suffix}" if options.suffix else ""
+    if ending:
+        results = Results(options.results, ending)
     drawn, broken = 0, 0
     for name in options.names or known:
         started = time.perf_counter()
         try:
-            figure, data = known[name](options.results)
+            figure, data = known[name](results)
         except MissingResultsError as missing:
             print(f"{name}: skipped, {missing}")
             continue
@@ -63,13 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             broken += 1
             continue
         try:
-            save(figure, data, options.out, name)
+            save(figure, data, options.out, f"{name}{ending}")
         except OSError as error:
             parser.error(str(error))
         drawn += 1
-        print(
-            f"{name}: {options.out / name}.png, .pdf, .csv ({time.perf_counter() - started:.1f} s)"
-        )
+        seconds = time.perf_counter() - started
+        print(f"{name}: {options.out / name}{ending}.png, .pdf, .csv ({seconds:.1f} s)")
     return 0 if drawn and not broken else 1
 
 

@@ -4,14 +4,12 @@ Results: `analyses.ablation`. The published table gives accuracies of other mode
 intervals.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
 from figures.parts import dots
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "ablation"
@@ -23,7 +21,7 @@ PANELS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences in accuracy from the baseline, in the groups that are drawn."""
     table = read(results, "ablation")
     return named(table[table["group"].isin(PANELS)])
@@ -52,7 +50,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -4,21 +4,19 @@ Results: `analyses.ablation`. The paper's ablation table has the halves alone an
 intervals and without placebos.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
 from figures.parts import effects_figure, with_interval
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import style
 
 NAME = "ablation_table"
 GROUPS = ("method", "placebo")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Accuracy of each condition with its effect beside it; the baseline first, without one."""
     accuracy = read(results, "ablation", "accuracy")
     rows = accuracy[accuracy["group"].isin(GROUPS)].drop(columns="p")
@@ -48,7 +46,7 @@ def draw(table: pd.DataFrame) -> Figure:
         )
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

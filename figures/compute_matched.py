@@ -3,15 +3,13 @@
 Results: `analyses.compute_matched`. The paper gives one number for the added cost.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import CYCLE, GRID_COLOUR, NEUTRAL, PAGE, label, new_figure, style
 
 NAME = "compute_matched"
@@ -23,7 +21,7 @@ LOOKS = {"baseline": (CYCLE[0], "-"), "both": (CYCLE[1], "--")}
 RATIOS = {"per_token ratio": "processor time\nper token", "tokens ratio": "tokens\nper answer"}
 
 
-def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each way's accuracy with a column per cost; StepFlow's ratios to none."""
     table = read(results, "compute_matched")
     ways = table[table["outcome"] == "accuracy"]
@@ -95,7 +93,7 @@ def _named(method: str, table: pd.DataFrame) -> str:
     return f"{method} (cut at {limits})" if limits else method
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     ways, overhead = load(results)
     return draw(ways, overhead), pd.concat([ways, overhead], ignore_index=True)

@@ -3,13 +3,11 @@
 Results: `analyses.compute_matched`.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import number, p_value, table_figure, with_interval
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, style
 
 NAME = "compute_matched_table"
@@ -17,7 +15,7 @@ KEYS = ["condition", "method", "k", "limit"]
 METHODS = {"greedy": "greedy, cut after", "sample": "one sample", "vote": "vote of"}
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences in accuracy the same way, with tokens, flops and their differences beside."""
     table = read(results, "compute_matched", "comparisons")
     table = table[table["question"] == "same way"]
@@ -74,7 +72,7 @@ def _way(row: pd.Series) -> str:
     return f"{method} {int(row['k'])} samples" if row["method"] == "vote" else method
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

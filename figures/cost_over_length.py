@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figures.parts import legend_below
-from figures.results import MissingResultsError
+from figures.results import AnyResults, MissingResultsError
 from figures.style import COLUMN, CYCLE, GRID_COLOUR, MARKERS, label, new_figure, style
 
 NAME = "cost_over_length"
@@ -22,9 +22,11 @@ METHODS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Measurements on the CPU; the benchmark keeps them beside itself."""
-    places = [results / "benchmarks", results.parent / "benchmarks" / "results"]
+    places = [results / "benchmarks"]
+    if isinstance(results, Path):
+        places.append(results.parent / "benchmarks" / "results")
     files = [file for place in places for file in sorted(place.glob("*-cpu.csv"))]
     if not files:
         raise MissingResultsError(f"{places[-1]} holds no *-cpu.csv")
@@ -73,7 +75,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -5,14 +5,12 @@ have more error traces; the differences on the right compare traces of the same 
 they are and once with what length explains taken out.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.parts import curve, legend_below, shade_bands
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import CORRECT_COLOUR, CYCLE, ERROR_COLOUR, NEUTRAL, PAGE, new_figure, style
 from step_saliency.plotting.depth import DECAY_LABELS, LOCK_IN_LABELS
 
@@ -25,7 +23,7 @@ CONTROLS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Rows of the two metrics by layer: of groups of traces, and differences (``control``)."""
     curves = read(results, "depth_curves")
     curves = curves[curves["group"].isin(GROUPS)]
@@ -74,7 +72,7 @@ def _curve(
     curve(ax, table, x="layer", colour=colour, name=full_name, marker=marker, linestyle=linestyle)
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

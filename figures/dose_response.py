@@ -6,14 +6,13 @@ subtracted.
 """
 
 from contextlib import suppress
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.parts import curve
-from figures.results import MissingResultsError, read
+from figures.results import AnyResults, MissingResultsError, read
 from figures.style import COLUMN, CYCLE, NEUTRAL, new_figure, style
 
 NAME = "dose_response"
@@ -22,7 +21,7 @@ OUTCOMES = {"accuracy": "accuracy − no edit", "loss": "loss − no edit\nnats 
 LINEAR = 1e-3
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences from the baseline of the conditions that vary one strength, the default too."""
     tables = [read(results, "ablation").assign(outcome="accuracy")]
     with suppress(MissingResultsError):
@@ -64,7 +63,7 @@ def _panel(ax: Axes, table: pd.DataFrame, colour: str) -> None:
     ax.axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

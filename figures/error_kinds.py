@@ -4,13 +4,11 @@ Results: `analyses.error_kinds`. Read ``corrected`` beside the placebos': some e
 under any change.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, label, new_figure, style
 
 NAME = "error_kinds"
@@ -25,7 +23,7 @@ PANELS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Rates and changes of each kind; ``setting`` says which run they are of."""
     changes = read(results, "error_kinds", "changes").assign(rate="change")
     table = pd.concat([read(results, "error_kinds"), changes], ignore_index=True)
@@ -84,7 +82,7 @@ def _counted(table: pd.DataFrame, kind: str) -> str:
     return f"{'any error' if kind == 'any' else label(kind)} ({count:,})"
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -6,14 +6,13 @@ on other models; the kinds here are edit by a grader that knows the step graph.
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.error_kinds import CONDITIONS, KINDS, SETTING
 from figures.parts import number, table_figure, with_interval
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, label, style
 
 NAME = "error_kinds_table"
@@ -27,7 +26,7 @@ COLUMNS = {
 FLOW = {"flow": "flow between steps", "local": "local"}
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """One row a kind: rates of the baseline, and hits of errors per condition.
 
     The last rows join kinds: premise, order, recall and summary are errors of the flow between
@@ -51,7 +50,7 @@ def load(results: Path) -> pd.DataFrame:
     return pd.concat([table, _flow(results)], ignore_index=True)
 
 
-def _flow(results: Path) -> pd.DataFrame:
+def _flow(results: AnyResults) -> pd.DataFrame:
     """Errors of the flow and local ones, with the counts of each condition."""
     flow = read(results, "error_kinds", "flow")
     flow = flow[flow["condition"].isin(CONDITIONS)]
@@ -105,7 +104,7 @@ def _pair(condition: str, row: pd.Series) -> str:
     return f"{number(corrected, 0)} / {number(caused, 0)}"
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

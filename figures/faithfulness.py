@@ -3,13 +3,11 @@
 Results: `analyses.faithfulness`, of every model that it was run on.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import dots, legend_below
-from figures.results import read_all
+from figures.results import AnyResults, read_all
 from figures.style import COLUMN, PAGE, label, new_figure, style
 
 NAME = "faithfulness"
@@ -17,7 +15,7 @@ MEASURE = "rho_kl"
 POOLS = ("mean", "mass", "block_mean", "sum", "not pooled")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Rank correlation with the effect of cutting an edge in all layers."""
     table = read_all(results, "faithfulness", ("smollm2",))
     rows = table[(table["scope"] == "all") & (table["measure"] == MEASURE)]
@@ -62,7 +60,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

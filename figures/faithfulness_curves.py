@@ -4,13 +4,11 @@ Results: `analyses.faithfulness`. Deletion rises early and insertion falls early
 ``best order`` is that of the measured single effects.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import curve, legend_below
-from figures.results import MissingResultsError, read_all
+from figures.results import AnyResults, MissingResultsError, read_all
 from figures.style import CYCLE, MARKERS, NEUTRAL, PAGE, new_figure, style
 
 NAME = "faithfulness_curves"
@@ -30,7 +28,7 @@ PANELS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Curves of the maps that are drawn, pooled by mass where they are pooled."""
     table = read_all(results, "faithfulness", ("smollm2",))
     table = table[
@@ -72,7 +70,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

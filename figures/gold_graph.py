@@ -3,14 +3,12 @@
 Layers and heads are picked on one half of the problems and shown for the other.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.faithfulness import map_name
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "gold_graph"
@@ -22,7 +20,7 @@ READINGS = {
 }
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Average precision of three readings of each map, pooled by mass where it is pooled."""
     table = read(results, "gold_graph")
     for column, value in CHOSEN.items():
@@ -62,7 +60,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

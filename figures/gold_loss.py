@@ -3,14 +3,12 @@
 It moves where no answer flips. Results: `analyses.ablation`, of every model that it was run on.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
 from figures.parts import dots
-from figures.results import read_all
+from figures.results import AnyResults, read_all
 from figures.style import PAGE, new_figure, style
 
 NAME = "gold_loss"
@@ -19,7 +17,7 @@ MILLI = 1e3
 SCALED = ("estimate", "lower", "upper")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences in the loss of thinking and summary from the baseline."""
     table = read_all(results, "ablation", ("smollm2",), "losses")
     rows = table[(table["outcome"] == "loss") & table["group"].isin(GROUPS)]
@@ -48,7 +46,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

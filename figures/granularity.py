@@ -4,13 +4,11 @@ Results: `analyses.granularity`. Dotted in the second panel: chance, one over th
 In a dialogue the relevant part is also the nearest, so that distance alone finds it.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import dots, legend_below
-from figures.results import read_all
+from figures.results import AnyResults, read_all
 from figures.style import NEUTRAL, PAGE, label, new_figure, style
 
 NAME = "granularity"
@@ -28,7 +26,7 @@ PANELS = {
 BY_SPLITTER = ("lock_in_index", "decay_index")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Means over problems, of every setting that was run."""
     table = read_all(results, "granularity", ("gsm8k",))
     return table[table["metric"].isin(PANELS)]
@@ -78,7 +76,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -4,14 +4,12 @@ Results: `analyses.head_steering`. Dots mark effects with p < 0.05 after Holm's 
 heads. A rise of the margin counts only where the loss of the gold solution does not rise with it.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, layer_grid, mark_cells
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "head_steering"
@@ -27,7 +25,7 @@ LINEAR = 1e-2
 """Size of losses, in nats per token, up to which their colours are linear."""
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Effects of single heads."""
     table = read(results, "head_steering")
     return table[table["outcome"].isin(OUTCOMES) & table["way"].isin(WAYS)]
@@ -63,7 +61,7 @@ def _norm(table: pd.DataFrame, outcome: str) -> Normalize:
     return SymLogNorm(LINEAR, vmin=-most, vmax=most)
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -4,14 +4,12 @@ Results: `analyses.head_steering` with ``--found``. Heads were not looked at on 
 they are shown for. Random heads are drawn once per half, so that their intervals are too narrow.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import CYCLE, PAGE, new_figure, style
 
 NAME = "head_transfer"
@@ -25,7 +23,7 @@ PANELS = {
 BAND = "whole band"
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences from no edit, with the number of heads and how they were picked."""
     forced = read(results, FOLDER)
     written = read(results, FOLDER, "accuracy").assign(outcome="accuracy")
@@ -73,7 +71,7 @@ def _band(ax: Axes, table: pd.DataFrame) -> None:
         ax.axvspan(row["lower"], row["upper"], color=CYCLE[2], alpha=0.12, linewidth=0, zorder=0)
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -4,21 +4,19 @@ Results: `analyses.ablation`. The paper uses the outer quarters for every model 
 others.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import band_name, layer_range, named
 from figures.parts import effects_figure, number
-from figures.results import MissingResultsError, read
+from figures.results import AnyResults, MissingResultsError, read
 from figures.style import label, style
 
 NAME = "layer_bands_table"
 GROUPS = ("bands", "sliding")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Effects of StepFlow by layers, the outer quarters first."""
     table = read(results, "ablation")
     quarters = table[table["condition"] == "both"]
@@ -52,7 +50,7 @@ def draw(table: pd.DataFrame) -> Figure:
         )
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

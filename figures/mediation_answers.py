@@ -3,20 +3,18 @@
 Results: `analyses.mediation`, part ``answers``.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.mediation_paths import CONDITIONS
 from figures.parts import dots
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "mediation_answers"
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences in accuracy from no edit, and from placebos (``against``)."""
     plain = read(results, "mediation", "answers_accuracy").assign(against="no edit")
     placebos = read(results, "mediation", "answers_placebos").assign(against="placebo")
@@ -45,7 +43,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -3,15 +3,13 @@
 Results: `analyses.mediation`, part ``forced``.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.mediation_paths import CONDITIONS, PANELS, in_unit
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "mediation_blocking"
@@ -34,7 +32,7 @@ BLOCKS = {
 CORRELATED = ("oeb", "oeb-strong", "oeb-strong-diverted", "oeb-strong-random", "smi", "smi-strong")
 
 
-def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Contrasts; rank correlations over problems of a mediator's change with an outcome's."""
     blocks = read(results, "mediation")
     blocks = blocks.assign(name=blocks["contrast"].map(BLOCKS))
@@ -88,7 +86,7 @@ def _titled(ax: Axes, title: str, unit: str, table: pd.DataFrame) -> None:
     ax.set_xlabel(f"{unit} (n = {n:,})")
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     blocks, correlations = load(results)
     return draw(blocks, correlations), pd.concat([blocks, correlations], ignore_index=True)

@@ -3,14 +3,12 @@
 Results: `analyses.mediation`, part ``injection``.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.error_kinds import KINDS
 from figures.parts import dots, legend_below
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "mediation_injection"
@@ -23,7 +21,7 @@ CONDITIONS = {
 }
 
 
-def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Differences in accuracy from no edit; changes of the share of each kind of first error."""
     accuracy = read(results, "mediation", "injection_accuracy")
     kinds = read(results, "mediation", "injection_kinds")
@@ -65,7 +63,7 @@ def draw(accuracy: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     accuracy, kinds = load(results)
     return draw(accuracy, kinds), pd.concat([accuracy, kinds], ignore_index=True)

@@ -3,13 +3,11 @@
 Results: `analyses.mediation`, part ``forced``. The paper states the path and does not measure it.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import dots
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "mediation_paths"
@@ -37,7 +35,7 @@ PANELS = {
 IN_MILLINATS = ("loss", "answer_loss")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Changes of mediators and outcomes from no edit."""
     table = read(results, "mediation", "paths")
     table = table[table["condition"].isin(CONDITIONS) & table["variable"].isin(PANELS)]
@@ -67,7 +65,7 @@ def in_unit(table: pd.DataFrame, variable: str) -> pd.DataFrame:
     return table.assign(**{name: 1000 * table[name] for name in ends})
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -3,13 +3,11 @@
 Results: `analyses.mediation`, part ``prediction``.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import dots, p_value
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import NEUTRAL, PAGE, new_figure, style
 
 NAME = "mediation_prediction"
@@ -21,7 +19,7 @@ PANELS = {
 CONTROLS = {"within": "same problem", "matched": "matched in length"}
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Differences of the indices by control."""
     table = read(results, "mediation", "prediction")
     return table.assign(name=table["control"].map(CONTROLS))
@@ -50,7 +48,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

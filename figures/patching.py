@@ -3,13 +3,11 @@
 Results: `analyses.patching`, of every model that it was run on.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, layer_grid
-from figures.results import MissingResultsError, read_all
+from figures.results import AnyResults, MissingResultsError, read_all
 from figures.style import PAGE, new_figure, style
 
 NAME = "patching"
@@ -27,7 +25,7 @@ DIRECTIONS = {
 """What is put where, the colour scale (white: no effect), and the words beside it."""
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Patches of the residual stream, by kind of pair, direction, layer and role of the step."""
     table = read_all(results, "patching", ("smollm2",))
     rows = table[(table["site"] == "resid_post") & table["direction"].isin(DIRECTIONS)]
@@ -65,7 +63,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

@@ -3,19 +3,17 @@
 Results: `analyses.patching`, of every model that it was run on.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, layer_grid
-from figures.results import MissingResultsError, read_all
+from figures.results import AnyResults, MissingResultsError, read_all
 from figures.style import COLUMN, PAGE, new_figure, style
 
 NAME = "patching_heads"
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Denoising of single heads at the step that the prediction is read from."""
     table = read_all(results, "patching", ("smollm2",))
     rows = table[(table["site"] == "z") & (table["direction"] == "denoising")]
@@ -43,7 +41,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

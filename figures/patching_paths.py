@@ -5,13 +5,11 @@ later tokens. 1 is no harm; with all content gone recovery is near a half where 
 equally sure, not 0.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import curve, dots, legend_below
-from figures.results import MissingResultsError, read_all
+from figures.results import AnyResults, MissingResultsError, read_all
 from figures.style import CYCLE, MARKERS, NEUTRAL, PAGE, new_figure, style
 
 NAME = "patching_paths"
@@ -19,7 +17,7 @@ PATHS = {"direct": "read step → source", "indirect": "all others → source", 
 LINES = ("-", "--", "-.", ":")
 
 
-def load(results: Path) -> pd.DataFrame:
+def load(results: AnyResults) -> pd.DataFrame:
     """Cuts of edges in all layers, and of the direct ones in each."""
     table = read_all(results, "patching", ("smollm2",))
     rows = table[table["site"] == "edge"]
@@ -57,7 +55,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     table = load(results)
     return draw(table), table

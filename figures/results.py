@@ -1,6 +1,7 @@
 """Reading results folders: a table by name, or word that it is not there."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,28 @@ class MissingResultsError(Exception):
     """A figure's results are not there."""
 
 
-def read(results: Path, folder: str, table: str = "summary") -> pd.DataFrame:
+@dataclass(frozen=True)
+class Results:
+    """Results folders of one model.
+
+    Attributes:
+        path: Folder of results folders.
+        suffix: What the names of the model's folders end in: ``_reporter``, ``_qwen``; empty for
+            the bundled reasoner's.
+    """
+
+    path: Path
+    suffix: str = ""
+
+    def __truediv__(self, folder: str) -> Path:
+        return self.path / f"{folder}{self.suffix}"
+
+
+AnyResults = Path | Results
+"""A folder of results folders: of the bundled reasoner, or of a model by its suffix."""
+
+
+def read(results: AnyResults, folder: str, table: str = "summary") -> pd.DataFrame:
     """A table of a results folder, parquet or else CSV.
 
     Raises:
@@ -28,7 +50,7 @@ def read(results: Path, folder: str, table: str = "summary") -> pd.DataFrame:
 
 
 def read_all(
-    results: Path, folder: str, others: tuple[str, ...], table: str = "summary"
+    results: AnyResults, folder: str, others: tuple[str, ...], table: str = "summary"
 ) -> pd.DataFrame:
     """The same table of a folder and of its variants ``FOLDER_OTHER``, those that are there.
 

@@ -3,22 +3,20 @@
 The paper's Figure 2. Results: `analyses.example_traces`.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from figures.parts import arcs, colour_bar, step_grid
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import CORRECT_COLOUR, ERROR_COLOUR, PAGE, new_figure, style
 from step_saliency.plotting.regions import region_legend
 
 NAME = "shallow_and_deep"
 
 
-def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Steps, and row shares of the bands."""
     return read(results, "example_traces", "steps"), read(results, "example_traces", "band_shares")
 
@@ -50,7 +48,7 @@ def draw(steps: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     return figure
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     steps, shares = load(results)
     return draw(steps, shares), shares

@@ -3,20 +3,18 @@
 The paper's Figure 1. Results: `analyses.example_traces`.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.parts import colour_bar, log_norm, step_grid
-from figures.results import read
+from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 from step_saliency.plotting.regions import region_legend
 
 NAME = "token_and_step"
 
 
-def load(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Steps, token maps and step maps, averaged over layers."""
     steps, tokens, maps = (
         read(results, "example_traces", name) for name in ("steps", "token_maps", "step_maps")
@@ -55,7 +53,7 @@ def _unit(steps: pd.DataFrame) -> str:
     return "nats of log-odds" if (steps["objective"] == "log_odds").all() else "nats"
 
 
-def make(results: Path) -> tuple[Figure, pd.DataFrame]:
+def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:
     """The figure and the rows that it shows."""
     steps, tokens, maps = load(results)
     return draw(steps, tokens, maps), maps.drop(columns="layer")

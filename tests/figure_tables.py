@@ -332,6 +332,54 @@ def write_traces(folder: Path) -> None:
         write(folder, "example_traces", name, rows)
 
 
+def write_around(folder: Path) -> None:
+    """Three readings at two places, and other controls."""
+    rows = [
+        {"reading": reading, "index": index, "place": place, "control": control}
+        | measured(value + 0.01 * number)
+        for number, reading in enumerate(("loss", "log-odds", "attention"))
+        for index, place, value in (
+            ("lock_in", "before", 0.1),
+            ("lock_in", "whole", 0.2),
+            ("reach", "whole", 0.3),
+        )
+        for control in ("index", "risk set")
+    ]
+    write(folder, "mediation_around", "summary", rows)
+
+
+def write_forks(folder: Path) -> None:
+    """Shares and differences at both places and one of them."""
+    names = ("baseline", "both", "both-layers-kl")
+    shares = [
+        {"place": place, "condition": name} | mean(0.2 + 0.05 * number)
+        for place in ("any", "thinking")
+        for number, name in enumerate(names)
+    ]
+    pairs = [("both", "edit - baseline"), ("both-layers-kl", "placebo - baseline")]
+    pairs.append(("both", "edit - placebo"))
+    differences = [
+        {"place": place, "condition": name, "contrast": pair} | measured(0.05 * number)
+        for place in ("any", "thinking")
+        for number, (name, pair) in enumerate(pairs)
+    ]
+    write(folder, "fork_points", "accuracy", shares)
+    write(folder, "fork_points", "summary", differences)
+
+
+def write_resampling(folder: Path) -> None:
+    """Maps, a rival and the other half."""
+    scores = [("other half", "none", 0.8), ("loss", "summary", 0.3), ("position", "none", 0.4)]
+    rows = [
+        {"importance": importance, "outcome": outcome, "score": score, "rows": place}
+        | measured(value)
+        for importance in ("resample", "counterfactual")
+        for outcome in ("right", "same")
+        for score, place, value in scores
+    ]
+    write(folder, "resampling", "summary", rows)
+
+
 def write_all(folder: Path) -> Path:
     """Results of every analysis."""
     for made in (
@@ -347,6 +395,9 @@ def write_all(folder: Path) -> Path:
         write_depth_curves,
         write_benchmark,
         write_traces,
+        write_around,
+        write_forks,
+        write_resampling,
     ):
         made(folder)
     return folder

@@ -28,6 +28,7 @@ from figures import (
     error_kinds_table,
     faithfulness,
     faithfulness_curves,
+    fork_points,
     gold_graph,
     gold_loss,
     granularity,
@@ -35,6 +36,7 @@ from figures import (
     head_transfer,
     layer_bands_table,
     mediation_answers,
+    mediation_around,
     mediation_blocking,
     mediation_injection,
     mediation_paths,
@@ -43,13 +45,14 @@ from figures import (
     patching,
     patching_heads,
     patching_paths,
+    resampling,
     shallow_and_deep,
     style,
     token_and_step,
 )
 from figures.__main__ import all_figures, main
 from figures.conditions import named
-from figures.results import MissingResultsError, read
+from figures.results import MissingResultsError, Results, read, setting
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
 from step_saliency.tasks import make_problems
@@ -547,6 +550,50 @@ def test_cut_paths_in_all_layers_and_in_each(analysed):
     assert rows_of(whole) == ["read step → source", "all others → source", "both paths"]
     assert points(whole.containers[0]) == spread(0.6, 0.9, 0.5)
     assert single.lines[0].get_ydata() == pytest.approx([1, 0.9, 0.8, 0.7])
+
+
+def test_the_error_stands_among_the_answers_still_right_there(analysed):
+    figure, data = mediation_around.make(analysed)
+    assert set(data["control"]) == {"risk set"}
+    lock_in, reach = figure.axes
+    assert rows_of(lock_in) == ["before the first wrong step", "all rows"]
+    assert hued(lock_in)["log-odds"] == spread(0.11, 0.21)
+    assert hued(reach)["attention"] == spread(0.32)
+
+
+def test_forks_have_shares_and_differences(analysed):
+    figure, _ = fork_points.make(analysed)
+    shares, differences = figure.axes
+    assert rows_of(shares) == ["no edit", "StepFlow", "StepFlow, random layers, same dose"]
+    assert hued(shares)["error in the thinking"] == spread(0.2, 0.25, 0.3)
+    assert rows_of(differences)[-1] == "StepFlow\n− its placebo"
+    assert hued(differences)["wherever the error is"] == spread(0.0, 0.05, 0.1)
+
+
+def test_what_noise_allows_stands_below_the_maps(analysed):
+    figure, _ = resampling.make(analysed)
+    rows = ["loss from the summary", "position", "other half of the drawn answers"]
+    assert rows_of(figure.axes[0]) == rows
+    assert hued(figure.axes[1])["the right answer"] == spread(0.8, 0.3, 0.4)
+
+
+def test_another_model_is_named_by_what_its_folders_end_in(tmp_path, capsys):
+    write_ablation(tmp_path)
+    (tmp_path / "ablation").rename(tmp_path / "ablation_qwen")
+    (tmp_path / "ablation_qwen/manifest.json").write_text(
+        json.dumps({"settings": {"model": "qwen2.5-coder-0.5b-instruct.gguf", "data": "task"}})
+    )
+    figure, data = ablation.make(Results(tmp_path, "_qwen"))
+    assert len(data)
+    assert len(figure.axes)
+    folder = Results(tmp_path, "_qwen") / "ablation"
+    assert setting(folder) == "Qwen2.5-Coder-0.5B, bundled task"
+    out = tmp_path / "out"
+    options = ["--results", str(tmp_path), "--suffix", "qwen", "--out", str(out)]
+    assert main([*options, "ablation", "ablation_table"]) == 0
+    assert {file.stem for file in out.iterdir()} == {"ablation_qwen", "ablation_table_qwen"}
+    assert main([*options, "cost_over_length"]) == 1
+    assert "benchmarks_qwen holds no" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(all_figures()))

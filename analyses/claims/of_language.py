@@ -1,7 +1,7 @@
 """What is asked of models that read language and were not trained here: gains, and losses."""
 
 from analyses.claims.of_compute import RIVALS_OF_LANGUAGE
-from analyses.claims.of_maps import AGGREGATES, SUMMARY_LOOKS
+from analyses.claims.of_maps import AGGREGATES, CUT_EDGES, SUMMARY_LOOKS
 from analyses.claims.reading import BOTH_GAIN, OEB_GAIN, SMI_GAIN, Reading, at
 
 SOLVED = at("share_right", condition="baseline")
@@ -42,4 +42,4 @@ LOSSES = (
         unit="millinats",
     ),
 )
-LANGUAGE = (*GAINS, *LOSSES, *AGGREGATES, *SUMMARY_LOOKS, *RIVALS_OF_LANGUAGE)
+LANGUAGE = (*GAINS, *LOSSES, *AGGREGATES, *SUMMARY_LOOKS, *CUT_EDGES, *RIVALS_OF_LANGUAGE)

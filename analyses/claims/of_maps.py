@@ -72,6 +72,12 @@ def around_the_error(
     ]
 
 
+def _map_of(name: str) -> dict[str, str]:
+    """Columns of a map's row, by its name among the differences: method, objective, pooling."""
+    *method, pool = name.split()
+    return dict(zip(("method", "objective"), method, strict=False)) | {"pool": pool}
+
+
 BEFORE_THE_ERROR = SOURCES["before_the_error"]
 LOCK_IN = (
     *_index_readings("shallow lock-in marks errors", "lock_in_index"),
@@ -191,4 +197,24 @@ SUMMARY_LOOKS = tuple(
         unit="share",
     )
     for kind in READINGS_OF_MAPS
+)
+_MAPS_OF_CUTS: tuple[tuple[Kind, str, str], ...] = (
+    ("loss", "saliency next_token mass", "attention mass"),
+    ("log-odds", "saliency log_odds mass", "attention mass"),
+    ("attention", "attention mass", "distance"),
+)
+"""A reading, its map in `analyses.faithfulness`, and a simpler one that it is held against."""
+CUT_EDGES = tuple(
+    Reading(
+        "the map tells which edges matter",
+        "rank correlation with what cutting an edge does to the step's predictions, mass pooling",
+        kind,
+        at("cut", measure="rho_kl", **_map_of(name)),
+        control=reference.removesuffix(" mass"),
+        left=at("cut_difference", measure="rho_kl", map=name, reference=reference),
+        matched=True,
+        only=("reasoner", "smollm2", "qwen"),
+        unit="rho",
+    )
+    for kind, name, reference in _MAPS_OF_CUTS
 )

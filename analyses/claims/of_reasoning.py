@@ -14,7 +14,7 @@ from analyses.claims.of_answers import (
     strength,
 )
 from analyses.claims.of_compute import RIVAL_OF_WAIT, votes
-from analyses.claims.of_maps import around_the_error
+from analyses.claims.of_maps import CUT_EDGES, READINGS_OF_MAPS, around_the_error
 from analyses.claims.reading import BOTH_GAIN, OEB_GAIN, SMI_GAIN, Reading, at
 from analyses.findings.sources import POINTS
 from analyses.findings.tables import Source
@@ -26,6 +26,8 @@ RULES = {
 """What says where a wrong answer goes wrong, and the table by it."""
 WARMER = Source("compute_matched_t07/comparisons", scale=POINTS)
 WHOLE = Source("claims/whole", scale=POINTS)
+FORKS = Source("fork_points/summary", scale=POINTS)
+PROGRAMS = Source("programs/summary", scale=POINTS)
 
 
 def _of(kinds: dict[str, str], *names: str) -> dict[str, str]:
@@ -76,9 +78,68 @@ AROUND = tuple(
     )
     for reading in around_the_error(claim, index, places, sign, source=source, rule=rule)
 )
+FROM_THE_ERROR = tuple(
+    Reading(
+        "both together help",
+        f"wrong answers gone on from right before their first wrong step ({what}), both - none",
+        "accuracy",
+        at(FORKS, condition="both", place=place, contrast="edit - baseline"),
+        margin=BOTH_GAIN,
+        control=HARD_PLACEBOS["both-layers-kl"],
+        left=at(FORKS, condition="both", place=place, contrast="edit - placebo"),
+        matched=True,
+        **doses_of("both", "both-layers-kl"),
+    )
+    for place, what in (("any", "wherever it is"), ("thinking", "in the thinking"))
+)
+WRITTEN_PROGRAMS = Reading(
+    "both together help",
+    "small Python problems with tests, both - none",
+    "accuracy",
+    at(PROGRAMS, condition="both", question="edit"),
+    margin=BOTH_GAIN,
+    control=HARD_PLACEBOS["both-layers-kl"],
+    left=at(PROGRAMS, condition="both", question="against placebo"),
+    matched=True,
+    floor=at(Source("programs/accuracy"), condition="baseline", level="all"),
+    dose=at(Source("programs/doses"), condition="both-layers-kl", half="OddsEqualBridge"),
+    other_dose=at(
+        Source("programs/doses"), condition="both-layers-kl", half="StepMomentumInjection"
+    ),
+)
+DRAWN_ANEW = tuple(
+    Reading(
+        "the map tells which steps matter",
+        "rank correlation of what the summary takes from a thinking step with what drawing that "
+        f"step anew does to the answer{among}",
+        kind,
+        at(
+            Source("resampling/summary", {"outcome": "same", "rows": "summary"}),
+            importance=importance,
+            score=kind,
+        ),
+        control="position in the thinking",
+        left=at(
+            Source("resampling/rivals", {"outcome": "same", "reference": "position"}),
+            importance=importance,
+            condition=f"{kind} summary",
+        ),
+        matched=True,
+        unit="rho",
+    )
+    for importance, among in (
+        ("resample", ""),
+        ("counterfactual", " where another step was drawn"),
+    )
+    for kind in READINGS_OF_MAPS
+)
 REASONING = (
     *AROUND,
+    *CUT_EDGES,
+    *DRAWN_ANEW,
     *GAINS,
+    *FROM_THE_ERROR,
+    WRITTEN_PROGRAMS,
     *difficult_gains([("oeb", "oeb-block-kl"), ("both", "both-layers-kl")]),
     *votes(WARMER, "0.7"),
     RIVAL_OF_WAIT,

@@ -20,7 +20,7 @@ from analyses.claims.of_answers import (
 )
 from analyses.claims.of_compute import COMPUTE, RIVALS
 from analyses.claims.of_language import LANGUAGE
-from analyses.claims.of_maps import AGGREGATES, CAUSES, DECAY, LOCK_IN, SUMMARY_LOOKS
+from analyses.claims.of_maps import AGGREGATES, CAUSES, CUT_EDGES, DECAY, LOCK_IN, SUMMARY_LOOKS
 from analyses.claims.of_reasoning import REASONING
 from analyses.claims.reading import Reading
 
@@ -29,6 +29,7 @@ BUNDLED = (
     *CAUSES,
     *DECAY,
     *SUMMARY_LOOKS,
+    *CUT_EDGES,
     *OEB,
     *SMI,
     *BOTH,
