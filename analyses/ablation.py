@@ -219,8 +219,8 @@ def units(settings: AblationSettings) -> list[Unit]:
     most = n if settings.n_answers is None else settings.n_answers
     spans = {
         "answers": [(a, min(b, most)) for a, b in chunks(n, size) if a < most],
-        "losses": [(a, min(b, most)) for a, b in chunks(min(settings.n_losses, n), size)],
-        "doses": [(a, min(b, most)) for a, b in chunks(min(settings.n_doses, n), size)],
+        "losses": chunks(min(settings.n_losses, n), size),
+        "doses": chunks(min(settings.n_doses, n), size),
     }
     return [
         Unit(f"{kind}-{condition.name}-{span[0]:05d}", (kind, span, condition))

@@ -18,7 +18,7 @@ they had been written under it: only their words are those of the plain answer.
 The first ``n_errors`` wrong answers in the order of the problems are taken, whoever computes them
 (a unit goes on from no more than so many of its own). Those that are wrong but have no place are
 left out and counted (table ``states``): they have no thinking, or never end it with all steps
-right, or steps that the grader cuts otherwise.
+right, or steps that the grader cuts otherwise, or a worked solution that computes nothing.
 
 When it misleads: the baseline's continuations are right now and then as well, since they are drawn
 and the answer was the greedy one: read the contrasts. Where the rule finds the wrong step too late,
@@ -51,7 +51,7 @@ from analyses.material.continuations import (
 )
 from analyses.material.flows import flow_layers, model_flow
 from analyses.material.problems import Item, is_right, read_items
-from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong
+from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong, is_told
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.stats.problems import mean_table
@@ -126,7 +126,7 @@ def _placed(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) 
         **dict.fromkeys(("first_wrong_step", "place", "kept_steps", "kept_tokens")),
     }
     begun = beginnings(trace)
-    if row["is_correct"] or len(begun) != row["n_steps"] + 1:
+    if row["is_correct"] or len(begun) != row["n_steps"] + 1 or not is_told(item, rule):
         return row
     last = len(begun) - 1
     first = row["first_wrong_step"] = first_wrong(item, trace, grade, rule)

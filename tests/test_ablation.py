@@ -481,3 +481,15 @@ def test_units_are_the_same_whatever_the_number_of_problems() -> None:
     fewer = ablation.units(AblationSettings(n=250))
     assert {u.name for u in fewer} <= {u.name for u in units}
     assert replace(units[0]).payload[2].name == BASELINE
+
+
+def test_fewer_answers_leave_losses_and_doses_whole() -> None:
+    settings = AblationSettings(n=200, n_answers=100, n_losses=200, n_doses=150, chunk=50)
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for unit in ablation.units(settings):
+        kind, span, condition = unit.payload
+        if condition.name == BASELINE:
+            spans.setdefault(kind, []).append(span)
+    assert spans["answers"] == [(0, 50), (50, 100)]
+    assert spans["losses"] == [(0, 50), (50, 100), (100, 150), (150, 200)]
+    assert spans["doses"] == [(0, 50), (50, 100), (100, 150)]

@@ -95,6 +95,24 @@ def test_what_is_planted_is_found_at_its_place_alone(place: str) -> None:
     assert (table.loc["reach", "p_holm"] > 0.01).all()
 
 
+def test_an_index_that_drifts_alike_differs_nowhere_whatever_the_lengths() -> None:
+    """Rows are held against the same rows: controls end sooner or later than errors."""
+    lengths = {0: (6, 4), 1: (3, None), 2: (8, None), 3: (7, 2)}
+    rows = [
+        {"problem": problem, "sample": sample, "reading": "loss", "n_steps": n_steps,
+         "is_correct": first is None, "first_wrong_step": first, "step": step,
+         "lock_in": 0.1 * step, "reach": 0.2 * step, "decay": np.nan}
+        for problem in ("a", "b", "c")
+        for sample, (n_steps, first) in lengths.items()
+        for step in range(n_steps)
+    ]  # fmt: skip
+    values = pd.DataFrame(rows).astype({"first_wrong_step": "Int64"})
+    table = around_table(values, **FAST)
+    found = table[table["place"].isin(["before", "at", "after"]) & table["estimate"].notna()]
+    assert len(found) == 12
+    assert found["estimate"].to_numpy() == pytest.approx(0, abs=1e-12)
+
+
 def test_answers_that_went_wrong_before_are_no_controls() -> None:
     """By hand: one error at step 2; of its controls one is right and one goes wrong at step 3."""
     rows = []

@@ -474,6 +474,25 @@ def test_two_runs_on_one_file_are_one_whole(tmp_path: Path) -> None:
     assert (rows["p_holm"] >= rows["p"]).all()
 
 
+def test_forks_are_held_against_the_placebo_that_is_named(tmp_path: Path) -> None:
+    """Rows of another placebo stand beside it, and are not taken for it."""
+    row = {"condition": "both", "place": "any", "estimate": 0.1, "lower": 0.05, "upper": 0.2,
+           "n": 50, "p_holm": 0.01}  # fmt: skip
+    rows = [
+        row | {"contrast": "edit - baseline", "reference": BASELINE},
+        row | {"contrast": "edit - placebo", "reference": "both-bridge-direction-kl"},
+    ]
+    reading = next(r for r in readings_of("qwen") if "wherever it is" in r.statement)
+    folder = tmp_path / "fork_points_qwen"
+    folder.mkdir()
+    for placebos in (rows[1:], [*rows[1:], rows[1] | {"reference": "both-layers-kl"}]):
+        pd.DataFrame([rows[0], *placebos]).to_parquet(folder / "summary.parquet")
+        (found,) = claims_table(tmp_path, (reading,)).to_dict("records")
+        assert found["estimate"] == 10
+        assert pd.isna(found["control_estimate"]) == (len(placebos) == 1)
+        assert (found["verdict"] == "supported") == (len(placebos) == 2)
+
+
 def test_longer_answers_are_of_the_limit_that_was_asked_for() -> None:
     limits = [96, 192, 259, 384]
     contrasts = length_contrasts(pd.DataFrame({"limit": limits}))

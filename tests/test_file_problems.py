@@ -88,6 +88,12 @@ def test_responses_begin_with_the_opening() -> None:
         opened(tokenizer, "<think>")
 
 
+def test_written_answers_are_cut_as_read_ones_are() -> None:
+    settings = AblationSettings(format="plain", splitter="line")
+    assert settings.decoding.format == "plain"
+    assert settings.decoding.splitter == "line"
+
+
 def test_own_answers_as_references(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     rows = [{"question": f"What is {i} and {i}?", "answer": str(2 * i)} for i in range(6)]

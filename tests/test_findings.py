@@ -175,8 +175,8 @@ def _changed(column: str, table: pd.DataFrame) -> pd.Series:
         return values * 0.7
     if column in ("real", "lowest", "highest"):
         return values * 0.7 + 0.05
-    if column.startswith("p_") or column == "p":
-        return values * 0.7 + 0.01
+    if column.startswith("p_") or column == "p":  # no p-value of the page stays as it was
+        return 0.9 - 0.9 * values
     if column.endswith("_layers"):
         return values.map(lambda text: " ".join(map(str, range(40, 41 + len(text.split())))))
     if column in ("estimate", "lower", "upper"):

@@ -141,9 +141,9 @@ def test_greedy_continuations_without_an_edit_are_the_wrong_answers_again() -> N
 GOLD = "Two and three are 2+3=<<2+3=5>>5. Then 5*4=<<5*4=20>>20.\n#### 20"
 
 
-def asked_in(folder: Path, settings: ForkPointSettings) -> list[Item]:
+def asked_in(folder: Path, settings: ForkPointSettings, gold: str = GOLD) -> list[Item]:
     """A question of the task as the rows of a file, with another solution."""
-    row = {"question": read_items(replace(settings, data="task"))[0].question, "answer": GOLD}
+    row = {"question": read_items(replace(settings, data="task"))[0].question, "answer": gold}
     (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * settings.n)
     return read_items(replace(settings, data=str(folder / "rows.jsonl")))
 
@@ -167,6 +167,14 @@ def test_answers_without_a_place_are_counted_and_left_out(tmp_path: Path) -> Non
     found = states(values).set_index("state")["n"]
     assert found.to_dict() == {"right": 0, "thinking": 0, "summary": 0, "left out": 1}
     assert set(summarise(values, settings)) == {"states"}
+
+
+def test_rows_whose_solution_computes_nothing_are_left_out(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, n=1, rule="first off", conditions=BASELINE)
+    untold = asked_in(tmp_path, settings, "As many as before.\n#### 7")
+    values = fork_points(model(), untold, conditions(8, BASELINE), settings)
+    found = states(values).set_index("state")["n"]
+    assert found.to_dict() == {"right": 0, "thinking": 0, "summary": 0, "left out": 1}
 
 
 def synthetic(n_problems: int = 40, *, seed: int = 0) -> pd.DataFrame:

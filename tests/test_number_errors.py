@@ -245,7 +245,18 @@ def test_errors_of_a_file_have_margins(tmp_path: Path, monkeypatch: pytest.Monke
     assert moved["top-1"] != pytest.approx(moved["baseline"], abs=1e-6)
 
 
-def test_rows_without_worked_solutions_are_refused(tmp_path: Path) -> None:
-    settings = file_settings(tmp_path, [*ROWS[:2], {"question": "Why?", "answer": "10"}])
-    with pytest.raises(ValueError, match="'10' has no annotations"):
+def test_files_without_worked_solutions_are_refused(tmp_path: Path) -> None:
+    settings = file_settings(tmp_path, [{"question": "Why?", "answer": "10"}] * 4)
+    with pytest.raises(ValueError, match="no row has a worked solution"):
         units(settings)
+
+
+def test_rows_whose_solution_computes_nothing_have_no_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered(monkeypatch)
+    untold = {"question": ROWS[0]["question"], "answer": "A third of 33 of them.\n#### 11"}
+    settings = file_settings(tmp_path, [untold, *ROWS[1:]])
+    assert len(units(settings)) == 2
+    errors = errors_of(load("qwen2"), read_items(settings), settings)
+    assert [item.number for item, _ in errors] == [1]

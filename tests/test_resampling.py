@@ -198,6 +198,26 @@ def test_planted_agreement_is_found_and_noise_is_not() -> None:
     assert tables["counts"].to_dict("records") == [{"answers": 30, "drawn": 30, "right": 30}]
 
 
+def test_rhos_that_are_equal_have_no_spread() -> None:
+    """Rank correlations of -1 and 1 over 3 to 9 steps, whose last bits differ, are equal."""
+    rows = []
+    for number, n_steps in enumerate(range(3, 10)):
+        rows.append({"problem": f"p{number}", "kind": "answer", "is_drawn": True,
+                     "is_correct": True})  # fmt: skip
+        for step in range(n_steps):
+            about = {"problem": f"p{number}", "step": step}
+            rows.append(about | {"kind": "worth", "importance": "resample", "outcome": "same",
+                                 "value": step / 10, "half": step / 10,
+                                 "other_half": step / 10})  # fmt: skip
+            rows += [
+                about | {"kind": "score", "score": score, "rows": of, "value": value}
+                for score, of, value in (("loss", "later", -step), ("position", "none", step))
+            ]
+    (rival,) = summarise(pd.DataFrame(rows), SETTINGS)["rivals"].to_dict("records")
+    assert rival["estimate"] == -2
+    assert np.isnan(rival["effect_size"])
+
+
 def test_answers_of_two_steps_or_of_one_worth_are_not_ranked() -> None:
     values = planted(noise=0.0, n_problems=3)
     flat = (values["kind"] == "worth") & (values["problem"] == "p1")

@@ -40,6 +40,14 @@ def test_values() -> None:
         worked_values("It is 5.\n#### 5")
 
 
+def test_values_that_a_solution_does_not_annotate() -> None:
+    """Equations count as annotations do, and so does the final answer."""
+    solution = "He sold 4*5=20.\nThen 20 - 8 = <<20-8=12>>12 were left, a dozen.\n#### 1"
+    assert worked_values(solution) == numbers(20, 12, 1)
+    assert question_values("Forty-two boys, thirty girls, 3/4 of them") >= numbers(42, 30, 0.75)
+    assert first_wrong_step("Forty boys", solution, ["There are 40 boys."], "first off") is None
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
@@ -53,6 +61,9 @@ def test_values() -> None:
         ("In 7 days", ()),
         ("No number at all", ()),
         ("Room B12 and 3rd", ()),
+        ("It is = 0.75 * 100 = 75", (75,)),
+        ("It is = $1,200 / 4 = $300", (300,)),
+        ("It is = 100,000 * 2 = 200,000", (200000,)),
     ],
 )
 def test_what_a_step_states(step: str, expected: tuple[float | str, ...]) -> None:

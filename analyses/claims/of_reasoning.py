@@ -86,7 +86,7 @@ FROM_THE_ERROR = tuple(
         at(FORKS, condition="both", place=place, contrast="edit - baseline"),
         margin=BOTH_GAIN,
         control=HARD_PLACEBOS["both-layers-kl"],
-        left=at(FORKS, condition="both", place=place, contrast="edit - placebo"),
+        left=at(FORKS, condition="both", place=place, reference="both-layers-kl"),
         matched=True,
         **doses_of("both", "both-layers-kl"),
     )
@@ -99,7 +99,7 @@ WRITTEN_PROGRAMS = Reading(
     at(PROGRAMS, condition="both", question="edit"),
     margin=BOTH_GAIN,
     control=HARD_PLACEBOS["both-layers-kl"],
-    left=at(PROGRAMS, condition="both", question="against placebo"),
+    left=at(PROGRAMS, condition="both", question="against placebo", reference="both-layers-kl"),
     matched=True,
     floor=at(Source("programs/accuracy"), condition="baseline", level="all"),
     dose=at(Source("programs/doses"), condition="both-layers-kl", half="OddsEqualBridge"),

@@ -22,6 +22,7 @@ from torch import Tensor
 from analyses.instruments.number_errors import number_error
 from analyses.material.answers import AnswerSettings, greedy_answers
 from analyses.material.problems import Item, is_right
+from analyses.material.wrong_steps import is_told
 from step_saliency.tasks import Problem
 from step_saliency.tasks.grading import split_response
 from step_saliency.tasks.notation import join_response, right_step
@@ -116,10 +117,10 @@ def row_error(model: Any, item: Item, trace: Trace) -> FirstError | None:
         trace: The answer.
 
     Returns:
-        None where the answer is right, or as `number_error`.
+        None where the answer is right, where the solution computes nothing, or as `number_error`.
     """
     assert item.row is not None
-    if is_right(item, trace.response):
+    if is_right(item, trace.response) or not is_told(item, "first off"):
         return None
     fork = number_error(model.tokenizer, trace, item.question, str(item.row.gold))
     if fork is None:

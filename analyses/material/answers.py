@@ -42,6 +42,8 @@ class AnswerSettings(SourceSettings):
             seed=self.seed,
             batch_size=self.batch_size,
             system=self.system or None,
+            format=self.format,
+            splitter=self.splitter,
         )
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analyses.material.problems import TASK, Item, SourceSettings, check_task
-from analyses.material.worked import first_wrong_of
+from analyses.material.worked import first_wrong_of, worked_values
 from step_saliency.trace import Trace
 
 RuleName = Literal["grader", "first off", "last on"]
@@ -37,6 +37,25 @@ def check_rule(settings: SourceSettings, rule: RuleName) -> None:
             f"rule={rule!r} reads worked solutions of a file (--data FILE); the bundled "
             "task has a grader of its own (--rule grader)"
         )
+
+
+def is_told(item: Item, rule: RuleName) -> bool:
+    """Whether a rule can say where a wrong answer to a problem goes wrong.
+
+    Args:
+        item: The problem.
+        rule: What is to find the first wrong step.
+
+    Returns:
+        False for a row of a file whose solution computes nothing that can be read.
+    """
+    if rule == "grader" or item.row is None:
+        return True
+    try:
+        worked_values(str(item.row.gold))
+    except ValueError:
+        return False
+    return True
 
 
 def first_wrong(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) -> int | None:

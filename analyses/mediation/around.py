@@ -9,7 +9,8 @@ thinking step at the earliest) and x its index at some rows of the thinking,
                             is not: their k is at least their number of thinking steps
 
     risk set    answers to the same problem that are right up to and including step k (after, whole:
-                without a wrong step at all); x minus their mean at the same rows
+                without a wrong step at all); x minus their mean, row by row: a row for which there
+                is no control counts nowhere (whole: the whole answers, whatever their length)
     index       the same answers of all other problems (whole: those with as many steps)
 
 The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
@@ -48,7 +49,7 @@ from analyses.instruments.step_maps import READINGS, WRITTEN_HELP, Reading, step
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, read_items
-from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong
+from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong, is_told
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
@@ -140,7 +141,8 @@ def around(
         trace = answer
         if item.problem is not None:
             trace = item.problem.trace(model.tokenizer, answer.response)
-        if len(trace.region_steps(Region.THINKING)) < 2:
+        told = all(is_told(item, one) for one in rules.values())
+        if len(trace.region_steps(Region.THINKING)) < 2 or not told:
             continue
         about = {name: grade[name] for name in ("problem", "sample", "is_correct", "n_steps")}
         firsts = {name: _first(item, trace, grade, one) for name, one in rules.items()}
@@ -148,6 +150,8 @@ def around(
         for reading, saliency in maps.items():
             frame = step_rows(saliency)
             tables.append(frame.assign(**about, reading=reading, **firsts))
+    if not tables:
+        return pd.DataFrame()
     return pd.concat(tables, ignore_index=True).astype(dict.fromkeys(rules, "Int64"))
 
 
@@ -201,10 +205,13 @@ def _differences(values: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFra
 
 
 def _at_place(values: pd.DataFrame, k: int, place: str) -> pd.DataFrame:
-    """Answers that go wrong at step k and their controls: means over the rows of a place.
+    """Rows of a place, of answers that go wrong at step k and of their controls.
+
+    An index drifts along an answer, so that answers of other lengths are alike row by row only.
 
     Returns:
-        Columns ``problem, sample, k, n_steps, is_error`` and `INDICES`.
+        Columns ``problem, sample, k, is_error, step, stratum`` and `INDICES`; a stratum is the rows
+        that are held against each other over problems: a step, or whole answers of one length.
     """
     wrong = values["first_wrong_step"]
     is_error = (wrong == k).fillna(False)
@@ -219,32 +226,34 @@ def _at_place(values: pd.DataFrame, k: int, place: str) -> pd.DataFrame:
         "whole": counted["step"] == WHOLE,
         SUMMARY_ERROR: counted["step"] == WHOLE,
     }[place]
-    keys = ["problem", "sample", "n_steps", "is_error"]
-    means = counted[rows].groupby(keys, sort=False)[list(INDICES)].mean().reset_index()
+    kept = counted[rows]
     of_whole = place in ("whole", SUMMARY_ERROR)
-    return means.assign(k=k, stratum=means["n_steps"] if of_whole else k)
+    keys = ["problem", "sample", "is_error", "step", *INDICES]
+    return kept[keys].assign(k=k, stratum=kept["n_steps"] if of_whole else kept["step"])
 
 
-def _held_against(means: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
+def _held_against(rows: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
     """What each problem adds to the difference of error answers and controls: ``problem, value``.
 
     The mean of the values is the mean over problems with an error of (error minus its controls).
     """
     nothing = pd.DataFrame(columns=["problem", "value"])
-    if means.empty:
+    if rows.empty:
         return nothing
-    known = means.dropna(subset=[index])
+    known = rows.dropna(subset=[index])
     if control == "risk set":
         return _within_problems(known, index)
     return _across_problems(known, index)
 
 
 def _within_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
-    """Each error answer minus the mean of the other answers to its problem."""
+    """Each error answer minus the mean of the other answers to its problem, row by row."""
     errors, others = known[known["is_error"]], known[~known["is_error"]]
-    controls = others.groupby(["problem", "k"])[index].mean().rename("control").reset_index()
-    joined = errors.merge(controls, on=["problem", "k"])
-    return pd.DataFrame({"problem": joined["problem"], "value": joined[index] - joined["control"]})
+    on = ["problem", "k", "step"]
+    joined = errors.merge(others.groupby(on)[index].mean().rename("control").reset_index(), on=on)
+    differences = joined.assign(value=joined[index] - joined["control"])
+    of_answers = differences.groupby(["problem", "sample"], sort=False)["value"].mean()
+    return of_answers.reset_index()[["problem", "value"]]
 
 
 def _across_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
@@ -257,9 +266,10 @@ def _across_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
         value_r = sum over errors i of r of  w_i (x_i - m)
                   - sum over errors i of others of  w_i (sum of r's controls of i - m) / n_i
 
-    with w_i = 1 / errors of the problem of i, n_i the controls of i, and m the mean of all controls
-    at the same rows, which cancels in the sum. (The first order of the statistic, as in the Hajek
-    projection: van der Vaart, Asymptotic Statistics, 1998, chapter 11.)
+    with i the rows of errors, w_i = 1 / (errors of the problem of i * rows of its answer), n_i the
+    controls of i, and m the mean of all controls at the same row, which cancels in the sum. (The
+    first order of the statistic, as in the Hajek projection: van der Vaart, Asymptotic Statistics,
+    1998, chapter 11.)
     """
     strata, stratum = np.unique(known[["stratum", "k"]].to_numpy(), axis=0, return_inverse=True)
     row, names = pd.factorize(known["problem"])
@@ -277,8 +287,10 @@ def _across_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
     x = x - centre[stratum]
     of_others = n_controls.sum(0) - n_controls
     counted = is_error & (of_others[row, stratum] > 0)
-    n_errors = np.bincount(row[counted], minlength=len(names))
-    weights = counted / np.maximum(n_errors, 1)[row]
+    answer, _ = pd.factorize(pd.MultiIndex.from_frame(known[["problem", "sample"]]))
+    weights = counted / np.maximum(np.bincount(answer[counted], minlength=len(x)), 1)[answer]
+    n_errors = np.bincount(row, weights, minlength=len(names))
+    weights = weights / np.where(n_errors > 0, n_errors, 1.0)[row]
     as_control = filed(weights, counted) / np.maximum(of_others, 1)
     values = filed(weights * x, counted) - filed(x, ~is_error) * (as_control.sum(0) - as_control)
     on_a_side = (n_errors > 0) | ((n_controls > 0) & (as_control.sum(0) > as_control)).any(1)
@@ -330,6 +342,10 @@ def run_unit(model: Any, unit: Unit, settings: AroundSettings) -> pd.DataFrame:
 
 def summarise(values: pd.DataFrame, settings: AroundSettings) -> Mapping[str, pd.DataFrame]:
     """Error minus controls, by reading, index, place and control; ``second`` by the second rule."""
+    if values.empty:
+        raise ValueError(
+            "no answer has two thinking steps and a problem whose wrong steps are told"
+        )
     tables = {"summary": around_table(values, seed=settings.seed)}
     if settings.second_rule is not None:
         other = values.assign(first_wrong_step=values["second_wrong_step"])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.material.comparisons import against, corrected_together
+from analyses.resampling.worths import DIGITS
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.stats.ranks import rank_correlation
 from step_saliency.trace import Region
@@ -96,4 +97,5 @@ def rivals_table(table: pd.DataFrame, *, seed: int = 0, **draws: Any) -> pd.Data
 
 def _rho(entries: pd.DataFrame) -> float:
     worth, value = (entries[name].to_numpy(float) for name in ("worth", "value"))
-    return float(rank_correlation(value[None], worth)[0])
+    # Equal rhos differ in their last bits, which would be all the spread of their differences.
+    return round(float(rank_correlation(value[None], worth)[0]), DIGITS)
