@@ -199,8 +199,7 @@ def test_without_any_candidate_left(answers: Callable[..., Answers]) -> None:
     answers(chance)
     with pytest.raises(ValueError, match=r"no candidate is left .*out of memory"):
         calibrate(None, stubs(10), bands=BANDS, **OPTIONS)
-    answers(lambda *_: 0.5)
-    with pytest.raises(ValueError, match="no candidate is left"):
+    with pytest.raises(ValueError, match="which leaves no candidate"):
         calibrate(None, stubs(10), bands=BANDS, taus=[0.0], alphas=[0.0], **OPTIONS)
 
 
@@ -356,6 +355,7 @@ def mapping(**fields: Any) -> list[Mapping[str, Any]]:
         (stubs(4), {}, "4 different problems are too few for 5 folds"),
         ([*stubs(4), *stubs(4)], {}, "4 different problems"),
         (stubs(6), {"n_folds": 1}, "n_folds=1 is below 2"),
+        (stubs(6), {"taus": (0,), "alphas": (0,)}, "leaves no candidate"),
         (stubs(6), {"taus": [1.0]}, "taus"),
         (stubs(6), {"alphas": []}, "alphas"),
         (stubs(6), {"bands": "best"}, "bands='best'"),

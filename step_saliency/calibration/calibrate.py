@@ -196,8 +196,17 @@ def _check(
         or any(not is_finite(t) or not 0 <= t < 1 for t in taus),
         f"alphas={list(alphas)} must be 0 or above": not alphas
         or any(not is_finite(a) or a < 0 for a in alphas),
+        "taus and alphas are all 0, which leaves no candidate": not any(taus) and not any(alphas),
         f"bands={bands!r} is neither 'auto' nor a mapping from names to Bands": (
-            bands != "auto" if isinstance(bands, str) else not bands
+            bands != "auto" if isinstance(bands, str) else not _are_bands(bands)
         ),
     }
     refuse(wrong)
+
+
+def _are_bands(bands: object) -> bool:
+    return (
+        isinstance(bands, Mapping)
+        and bool(bands)
+        and all(isinstance(some, Bands) for some in bands.values())
+    )

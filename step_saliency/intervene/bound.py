@@ -127,7 +127,7 @@ class _ShownLayer:
         return self.shown_values.pop(self.index)[:, :n_keys]
 
     def resid(self, n_keys: int) -> Float[Tensor, "batch key d_model"] | None:
-        return self.activation[:, :n_keys] if self.site == "resid_post" else None
+        return self.activation[:, :n_keys].detach() if self.site == "resid_post" else None
 
     def resid_pre(self) -> None:
         return None

@@ -107,7 +107,8 @@ class Edit(ABC):
             trace: The trace that every row is run over, where its steps are known.
             traces: The same for a batch, one trace a row.
             n_prompt: Tokens of the prompt, without padding, of every row or of each, where they
-                cannot be told from the chat template.
+                cannot be told from the chat template, or where a prompt that begins with a system
+                message is read in several passes.
 
         Raises:
             ValueError: the model lacks a layer, head or hook point, or ignores edits there.
@@ -151,7 +152,8 @@ class Edit(ABC):
 class EditGroup:
     """Several edits attached together.
 
-    At the same site and layer they act in the order given, each on the result of the one before.
+    At the same site and layer they act in the order given, each on the result of the one before;
+    momentum that is made of the residual stream reads it as it was before any of them.
 
     Attributes:
         edits: The edits.

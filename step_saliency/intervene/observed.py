@@ -51,7 +51,7 @@ class ObservedLayer:
 
     def _show_resid(self, resid: Float[Tensor, "batch pos ..."], hook: Any) -> None:  # noqa: ARG002
         assert self._resid is not None
-        self._resid.show(resid)
+        self._resid.show(resid.detach())
 
     def _show_resid_pre(self, resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:  # noqa: ARG002
         self._resid_pre = resid.detach()

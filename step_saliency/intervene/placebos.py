@@ -5,7 +5,7 @@ What an intervention does, with one thing about it made meaningless and all else
     bridge       as many keys on the bridge, but drawn at random from bridge and current part
     smooth       the same rows, moved as far (equal KL), by a temperature instead of a bridge
     layers       as many layers, others
-    boundaries   as many injections of the same vectors, but not where steps begin (`injections`)
+    boundaries   the same vectors, not where steps begin; those past the end are lost (`injections`)
     direction    injected vectors of the same norm, in random directions
     other        injected vectors of the same norm, from steps of other traces
 

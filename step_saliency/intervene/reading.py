@@ -9,6 +9,8 @@ from torch import Tensor
 
 from step_saliency.models.facts import device_of
 from step_saliency.models.interrupts import together
+from step_saliency.models.turns import turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.trace import Trace
 
 
@@ -33,6 +35,6 @@ def activations_of(
 
     hooks = [(name, lambda x, hook, name=name: keep(x, hook, name)) for name in names]
     tokens = trace.tokens[None].to(device_of(model))
-    with together(model.hooks(fwd_hooks=hooks)):
+    with together(turn(model), undisturbed(model), model.hooks(fwd_hooks=hooks)):
         model(tokens, attention_mask=torch.ones_like(tokens))
     return {name: activations[name] for name in names}

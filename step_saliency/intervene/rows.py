@@ -32,6 +32,10 @@ class Row(Protocol):
     def awaits_prompt(self) -> bool:
         """Whether fewer tokens came than its prompt was said to have."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more of its prompt may come, a token at a time."""
+
     def rewound(self, n_first: int) -> "Row":
         """A row that has read nothing and will read the first tokens of this one, and others."""
 
@@ -68,6 +72,10 @@ class TracedRow:
     def awaits_prompt(self) -> bool:
         return False
 
+    @property
+    def is_open(self) -> bool:
+        return False
+
     def rewound(self, n_first: int) -> "TracedRow":  # noqa: ARG002
         return TracedRow(self._trace)
 
@@ -89,6 +97,7 @@ class TrackedRow:
         self._question = question
         self._given = n_prompt
         self._n_prompt = n_prompt or 0
+        self._is_open = False
         self._previous = PADDING
 
     @property
@@ -100,6 +109,7 @@ class TrackedRow:
             return self._follow(ids)
         if self._given is None:
             self._n_prompt = self._reader().prompt_length(ids)
+            self._is_open = self._reader().is_unfinished(ids)
         prompt = list(ids[: self._n_prompt])
         steps = self._reader().steps(prompt) if self._question is None else None
         self._tracker.start(prompt, question=self._question, prompt_steps=steps)
@@ -126,12 +136,22 @@ class TrackedRow:
     def reopens(self, ids: Sequence[int]) -> bool:
         if self._given is not None:
             return self.awaits_prompt
-        framed = self._reader().framed_length([*self.ids, *ids])
-        return framed is not None and framed > max(self._n_prompt, len(self.ids))
+        if len(ids) == 1 and not self._is_open:
+            return False
+        tokens = [*self.ids, *ids]
+        framed = self._reader().framed_length(tokens)
+        if framed is None:
+            self._is_open = self._is_open and self._reader().is_unfinished(tokens)
+            return self._is_open
+        return framed > max(self._n_prompt, len(self.ids))
 
     @property
     def awaits_prompt(self) -> bool:
         return self._given is not None and len(self.ids) < self._given
+
+    @property
+    def is_open(self) -> bool:
+        return self.awaits_prompt if self._given is not None else self._is_open
 
     def rewound(self, n_first: int) -> "TrackedRow":
         n_read = self._n_prompt if n_first >= self._n_prompt else None

@@ -98,9 +98,12 @@ class Session(Change["Session"]):
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
         self._n_queries = 0
+        self._is_over = False
 
     def enter(self, exits: ExitStack) -> "Session":
-        """Attach the edits."""
+        """Attach the edits, once."""
+        if self._is_over:
+            raise RuntimeError("this session is over; edit.attached(model) makes another one")
         exits.enter_context(turn(self.model, alone="refuses"))
         exits.enter_context(undisturbed(self.model))
         sites = {CAPABILITIES[edit.site] for edit in self.edits}
@@ -123,6 +126,7 @@ class Session(Change["Session"]):
 
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
+        self._is_over = True
         if not raised and self._stream.awaits_prompt:
             warnings.warn(
                 "fewer tokens were read than n_prompt says, so that all of them counted as prompt",

@@ -11,7 +11,8 @@ the first thinking step the question, for the first summary step the last thinki
     space="value"                          head outputs: each head gets the values of its group
     space="residual", source="value"       hook_resid_post gets sum_h W_O[h] m_h
     space="residual", source="resid_post"  hook_resid_post gets the mean of itself over the previous
-                                           step, as it was before this edit
+                                           step, as it was before this edit; a constant to
+                                           gradients, so that maps stay row by row
 
 Every layer given injects. The paper's scripts differ: their buffer is emptied by the first layer
 that reads it, so that one layer injects; they take the last four tokens, add before W_O, and leave

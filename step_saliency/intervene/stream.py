@@ -173,7 +173,8 @@ class StepStream:
             )
 
     def _reopens(self, tokens: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]) -> bool:
-        if tokens.shape[1] == 1 or not self._width:
+        is_single = tokens.shape[1] == 1
+        if not self._width or (is_single and not any(row.is_open for row in self._rows)):
             return False
         rows = zip(self._rows, tokens, real, strict=True)
         return any(row.reopens(ids[is_real].tolist()) for row, ids, is_real in rows)

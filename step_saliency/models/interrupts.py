@@ -107,6 +107,7 @@ class Change(AbstractContextManager[T], Generic[T]):
     def __init__(self) -> None:
         self._hold = Hold()
         self._exits = ExitStack()
+        self._is_open = False
 
     @abstractmethod
     def enter(self, exits: ExitStack) -> T:
@@ -129,12 +130,16 @@ class Change(AbstractContextManager[T], Generic[T]):
     @no_type_check  # a type checker would wrap these two, and be the function that is interrupted
     def __enter__(self):
         outside = sys._getframe().f_back
+        if self._is_open:
+            raise RuntimeError("this context is entered already; make another one for inside")
         self._hold, self._exits = Hold(), ExitStack()
         try:
             self._hold.begin()
             entered = self.enter(self._exits)
+            self._is_open = True
             self._hold.let_through(outside)
         except BaseException:
+            self._is_open = False
             try:
                 self._exits.close()
             finally:
@@ -146,6 +151,7 @@ class Change(AbstractContextManager[T], Generic[T]):
     def __exit__(self, *error):
         outside = sys._getframe().f_back
         try:
+            self._is_open = False
             self._exits.close()
             self.exited(raised=bool(error) and error[0] is not None)
         finally:

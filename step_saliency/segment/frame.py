@@ -28,12 +28,14 @@ class ChatFrame:
     """What a chat template writes around messages.
 
     Attributes:
+        opening: Before the first message, if a user's is the first.
         user_open: Before the message of a user.
         to_assistant: Between a user's message and the assistant's.
         to_user: Between an assistant's message and the user's.
         generation: After the last user's message, up to where the model goes on.
     """
 
+    opening: str
     user_open: str
     to_assistant: str
     to_user: str
@@ -51,10 +53,11 @@ class ChatFrame:
             return None
         if any(asked.count(mark) != 1 for mark in _MARKS) or _MARKS[1] not in answered:
             return None
-        to_assistant, _, tail = asked.partition(_MARKS[0])[2].partition(_MARKS[1])
+        opening, _, after = asked.partition(_MARKS[0])
+        to_assistant, _, tail = after.partition(_MARKS[1])
         to_user, _, generation = tail.partition(_MARKS[2])
         end_of_answer = answered.partition(_MARKS[1])[2]
-        return cls(to_user.removeprefix(end_of_answer), to_assistant, to_user, generation)
+        return cls(opening, to_user.removeprefix(end_of_answer), to_assistant, to_user, generation)
 
     def prompt_end(self, text: str) -> int | None:
         """Where the prompt in a text ends; None if the frame is not there."""
@@ -117,6 +120,14 @@ class PromptReader:
         pieces = TokenPieces(self._table).pieces(tokens)
         end = self._frame.prompt_end("".join(pieces)) if self._frame is not None else None
         return None if end is None else _tokens_before(pieces, end)
+
+    def is_unfinished(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens begin the template's frame, and do not reach the end of it."""
+        if self._frame is None or not self._frame.user_open:
+            return False
+        text = "".join(TokenPieces(self._table).pieces(tokens))
+        begins = self._frame.opening.startswith(text) or self._frame.user_open in text
+        return begins and self._frame.prompt_end(text) is None
 
     def steps(self, prompt: Sequence[int]) -> list[PromptStep] | None:
         """Steps of a prompt; None if it does not stand in the frame of the template."""

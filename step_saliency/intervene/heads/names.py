@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
+from step_saliency.options import is_whole
+
 HeadNames: TypeAlias = str | Sequence[str | tuple[int, int]] | Mapping[int, Sequence[int]]
 """Heads as pairs, as names, or by layer."""
 
@@ -30,12 +32,18 @@ def parse_heads(heads: HeadNames) -> Mapping[int, tuple[int, ...]]:
 
 def _pairs(heads: HeadNames) -> list[tuple[int, int]]:
     if isinstance(heads, Mapping):
-        return [(layer, head) for layer, numbers in heads.items() for head in numbers]
+        single = [numbers for numbers in heads.values() if isinstance(numbers, str | int)]
+        if single:
+            raise ValueError(f"heads={heads!r}: heads by layer are lists, such as {{0: [1]}}")
+        return [_pair((layer, head)) for layer, numbers in heads.items() for head in numbers]
     return [_pair(head) for head in ([heads] if isinstance(heads, str) else heads)]
 
 
 def _pair(head: str | tuple[int, int]) -> tuple[int, int]:
     if not isinstance(head, str):
+        is_pair = isinstance(head, Sequence) and len(head) == 2 and all(map(is_whole, head))
+        if not is_pair:
+            raise ValueError(f"{head!r} names no head; write 'L3H5' or (3, 5), in a list")
         return int(head[0]), int(head[1])
     match = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head)
     if match is None:

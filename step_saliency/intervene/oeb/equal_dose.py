@@ -25,7 +25,6 @@ _MOST = 0.999
 """Share of r that the gaining keys get at most, so that the others are not wiped out."""
 
 
-@torch.no_grad()
 def share_at_divergence(
     log_odds: Float[Tensor, "*row"],
     divergence: Float[Tensor, "*row"],
@@ -45,13 +44,37 @@ def share_at_divergence(
         rest = 1 - share
         return share * (share.log() - log_b + inner) + rest * (rest.log() - log_c)
 
-    low = (log_odds - inner).sigmoid().clamp(torch.finfo(torch.float64).tiny, _MOST)
-    high = torch.full_like(low, _MOST)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        too_far = reached(middle) > divergence
-        low, high = torch.where(too_far, low, middle), torch.where(too_far, middle, high)
-    return low, reached(low)
+    least = (log_odds - inner).sigmoid().clamp(torch.finfo(torch.float64).tiny, _MOST)
+    with torch.no_grad():
+        low = least
+        high = torch.full_like(low, _MOST)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            too_far = reached(middle) > divergence
+            low, high = torch.where(too_far, low, middle), torch.where(too_far, middle, high)
+        slope = (low.log() - log_b + inner) - ((1 - low).log() - log_c)
+    share = with_gradient(low, reached(low) - divergence, slope, divergence)
+    share = torch.where(low == least, least, share)
+    return share, reached(share)
+
+
+def with_gradient(
+    root: Float[Tensor, "*row"],
+    excess: Float[Tensor, "*row"],
+    slope: Float[Tensor, "*row"],
+    divergence: Float[Tensor, "*row"],
+) -> Float[Tensor, "*row"]:
+    """What bisection found, with the gradient that it has as a root of ``excess``.
+
+    Args:
+        root: Where ``excess`` is 0, as a constant.
+        excess: Divergence at the root less what it is to be, with its gradient.
+        slope: Derivative of the excess by the root.
+        divergence: What it is to be; rows that do not reach it keep their root as a constant.
+    """
+    is_root = (excess.abs() <= 1e-3 * divergence) & (slope != 0)
+    step = (excess - excess.detach()) / torch.where(is_root, slope, 1.0)
+    return root - torch.where(is_root, step, 0.0)
 
 
 def shifts_at_divergence(
@@ -95,6 +118,11 @@ def out_of_reach(
 ) -> Bool[Tensor, "*row"]:
     """Rows whose divergence is not what it was to be."""
     return (divergence - target).abs() > 1e-3 * target
+
+
+def unreached_by_none(shifts: OddsEqualShifts) -> OddsEqualShifts:
+    """The same where no row moves: no divergence is out of reach."""
+    return shifts._replace(infeasible=torch.zeros_like(shifts.infeasible))
 
 
 def _bridge_mass(sums: GroupSums, shifts: OddsEqualShifts) -> Float[Tensor, "*row"]:

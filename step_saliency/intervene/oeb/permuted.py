@@ -10,7 +10,7 @@ from step_saliency.intervene.labels import StepLabels
 
 def permuted_bridge(
     scores: Float[Tensor, "batch head query key"],
-    members: Bool[Tensor, "batch 1 query key"],
+    members: Bool[Tensor, "batch #head query key"],
     labels: StepLabels,
     *,
     seed: int,

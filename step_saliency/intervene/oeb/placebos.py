@@ -18,7 +18,11 @@ from torch import Tensor
 from step_saliency.intervene.choices import BridgePlacebo
 from step_saliency.intervene.groups import KeyGroup
 from step_saliency.intervene.labels import StepLabels
-from step_saliency.intervene.oeb.equal_dose import row_doses, shifts_at_divergence
+from step_saliency.intervene.oeb.equal_dose import (
+    row_doses,
+    shifts_at_divergence,
+    unreached_by_none,
+)
 from step_saliency.intervene.oeb.masses import group_sums, log_sum, visible_keys, with_sinks
 from step_saliency.intervene.oeb.permuted import permuted_bridge
 from step_saliency.intervene.oeb.projection import OddsEqualShifts, odds_equal_shifts
@@ -60,7 +64,8 @@ def placebo_scores(
     if placebo == "permuted":
         return _permuted(scores, groups, labels, tau_max, dose, seed, sinks)
     draw = random_bridge if placebo == "random" else random_block
-    drawn = draw(groups, visible_keys(scores[:, 0]), labels, seed=seed)[:, None]
+    # an edit before this one may have hidden keys in some heads
+    drawn = draw(groups, visible_keys(scores).any(1), labels, seed=seed)[:, None]
     if dose is None:
         return odds_equal_scores(scores, drawn, tau_max=tau_max, sinks=sinks)
     _, _, shifts = _of_the_bridge(scores, groups, tau_max, sinks)
@@ -84,10 +89,10 @@ def dosed_scores(
         dose: Factor on each row's divergence.
         sinks: Score of a sink that takes part in the softmax.
     """
-    if not shifts.shifted.any():
-        return scores, shifts
     exact, visible = scores.double(), visible_keys(scores)
     shifts = shifts_at_divergence(group_sums(exact, visible, drawn, sinks), shifts, dose)
+    if not shifts.shifted.any():
+        return scores, shifts
     edited = shifted_scores(exact, drawn, shifts)
     return moved_rows(scores, edited, visible, shifts), shifts
 
@@ -115,9 +120,9 @@ def _permuted(
 ) -> Edited:
     exact, visible, shifts = _of_the_bridge(scores, groups, tau_max, sinks)
     if not shifts.shifted.any():
-        return scores, shifts
+        return scores, shifts if dose is None else unreached_by_none(shifts)
     members = visible & (groups == KeyGroup.BRIDGE)[:, None]
-    permuted = permuted_bridge(exact, members[:, :1], labels, seed=seed)
+    permuted = permuted_bridge(exact, members, labels, seed=seed)
     sums = group_sums(exact, visible, groups[:, None], sinks)
     if dose is not None:
         inner, _ = row_doses(exact, permuted, members, sums.log_bridge)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from step_saliency.intervene.groups import KeyGroup
+from step_saliency.intervene.oeb.equal_dose import unreached_by_none
 from step_saliency.intervene.oeb.masses import group_sums, visible_keys
 from step_saliency.intervene.oeb.projection import (
     OddsEqualShifts,
@@ -56,7 +57,7 @@ def odds_equal_scores(
     sums = group_sums(exact, visible, groups, sinks)
     shifts = odds_equal_shifts(*sums, tau_max=tau_max)
     if not shifts.shifted.any():
-        return scores, shifts
+        return scores, shifts if mode == "bridge" else unreached_by_none(shifts)
     if mode == "smooth":
         edited, shifts = smoothed(exact, visible, groups, shifts, sinks, dose)
     else:

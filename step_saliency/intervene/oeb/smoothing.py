@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from step_saliency.intervene.groups import KeyGroup
-from step_saliency.intervene.oeb.equal_dose import out_of_reach, row_doses
+from step_saliency.intervene.oeb.equal_dose import out_of_reach, row_doses, with_gradient
 from step_saliency.intervene.oeb.masses import log_sum, with_sinks
 from step_saliency.intervene.oeb.projection import OddsEqualShifts
 
@@ -60,14 +60,24 @@ def smoothed_rows(
     """
     exact = torch.where(visible, scores.double(), 0.0)
     log_before = log_sum(exact, visible)
-    low, high = torch.zeros_like(log_before), torch.ones_like(log_before)
-    for _ in range(_BISECTIONS):
-        beta = (low + high) / 2
+
+    def weights(beta: Float[Tensor, "row"]) -> Float[Tensor, "row key"]:
         scaled = beta[:, None] * exact
-        log_after = log_sum(scaled, visible)
-        weights = torch.where(visible, (scaled - log_after[:, None]).exp(), 0.0)
-        reached = (weights * (scaled - exact)).sum(-1) - log_after + log_before
-        too_flat = reached > divergence
-        low, high = torch.where(too_flat, beta, low), torch.where(too_flat, high, beta)
-    scaled = low[:, None] * exact
+        return torch.where(visible, (scaled - log_sum(scaled, visible)[:, None]).exp(), 0.0)
+
+    def reached(beta: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
+        moved = (weights(beta) * (beta[:, None] - 1) * exact).sum(-1)
+        return moved - log_sum(beta[:, None] * exact, visible) + log_before
+
+    with torch.no_grad():
+        low, high = torch.zeros_like(log_before), torch.ones_like(log_before)
+        for _ in range(_BISECTIONS):
+            beta = (low + high) / 2
+            too_flat = reached(beta) > divergence
+            low, high = torch.where(too_flat, beta, low), torch.where(too_flat, high, beta)
+        q = weights(low)
+        variance = (q * (exact - (q * exact).sum(-1, keepdim=True)) ** 2).sum(-1)
+        slope = (low - 1) * variance
+    beta = with_gradient(low, reached(low) - divergence, slope, divergence)
+    scaled = beta[:, None] * exact
     return scaled + (log_before - log_sum(scaled, visible))[:, None]
