@@ -267,6 +267,10 @@ def _either(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
+MAX_LAYERS = 10_000
+"""Longest range of layers that is taken at its word."""
+
+
 def _layers(text: str) -> tuple[int, ...]:
     """Numbers and ranges, such as ``0-6,20``."""
     layers: list[int] = []
@@ -274,7 +278,7 @@ def _layers(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         try:
             run = range(int(first), int(last if dash else first) + 1)
-            if not run:
+            if not run or run[-1] - run[0] >= MAX_LAYERS:
                 raise ValueError(part)
             layers += run
         except ValueError:

@@ -198,22 +198,20 @@ class Trace:
             ValueError: Fewer than two messages; the last is not the assistant's; a message without
                 role or content; or as :meth:`from_text`.
         """
+        unlike = [message for message in messages if not isinstance(message, Mapping)]
+        refuse({f"messages need role and content, got {unlike[:1]!r:.80}": bool(unlike)})
         empty = [
             index
             for index, message in enumerate(messages)
             if message.get("role") == "user" and not str(message.get("content", "absent")).strip()
         ]
-        refuse(
-            {
-                **_not_template(chat_template),
-                f"messages {empty} of the user are empty": bool(empty),
-            }
-        )
+        said = f"messages {empty} of the user are empty"
+        refuse({**_not_template(chat_template), said: bool(empty)})
         cut = segment_messages(
             tokenizer, messages, format=format, splitter=splitter, chat_template=chat_template
         )
-        asked = [message["content"] for message in messages if message["role"] == "user"]
-        question = asked[-1] if asked else None
+        asked = (message["content"] for message in messages[::-1] if message["role"] == "user")
+        question = next(asked, None)
         return cls._of(cut, question=question, response=messages[-1]["content"], id=id, meta=meta)
 
     @classmethod

@@ -61,6 +61,9 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     with pytest.raises(SystemExit):
         cli.main(["map", "x.jsonl", "--out", "y", "--layers", "one"])
     assert "write something like 0-6,20" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["map", "x.jsonl", "--out", "y", "--layers", "0-1000000000000"])
+    assert "write something like 0-6,20" in capsys.readouterr().err
     absent = str(tmp_path / "absent.jsonl")
     assert cli.main(["map", absent, "--out", str(tmp_path / "out")]) == 2
     assert "there is no file" in capsys.readouterr().err

@@ -142,6 +142,52 @@ FALSE_POSITIVES = [
     ("\\text{Nadia}", "Nadia", True),
     ("7", "seven", True),
     ("7", "\\text{no solution}", False),
+    ("Twelve", "12", True),
+    ("twenty-five", "25", True),
+    ("25", "thirty-five", False),
+    ("It is 12", "12", None),
+    # words of size
+    ("3000000", "3\\text{ million}", True),
+    ("1500000", "1.5 million dollars", True),
+    ("60", "5 dozen", True),
+    ("3", "3 million", None),
+    ("2", "3 million", False),
+    # units of two parts
+    ("5 m/s", "18 km/h", True),
+    ("5 m/s", "19 km/h", False),
+    ("60 mph", "60 miles per hour", True),
+    ("5280 feet", "1 mile", True),
+    ("74 inches", "6 ft 2 in", True),
+    ("74 inches", "6 ft 3 in", False),
+    ("150 minutes", "2 hours and 30 minutes", True),
+    ("150", "2 hours and 30 minutes", True),
+    ("2.5", "2 hours and 30 minutes", True),
+    ("30", "2 hours and 30 minutes", False),
+    ("\\$0.05", "5\\text{ cents}", True),
+    ("0.50", "50¢", True),
+    ("6", "5 cents", False),
+    # decimals without end
+    ("1/6", "0.1\\overline{6}", True),
+    ("37/30", "1.2\\overline{3}", True),
+    ("-1/3", "-0.\\dot3", True),
+    ("0.3", "0.\\overline{3}", False),
+    ("1/3", "0.333…", None),
+    ("1/3", "0.333\\ldots", None),
+    # brackets around thousands
+    ("1234", "(1,234)", None),
+    ("(1,234)", "1234", None),
+    ("(1,2)", "3", False),
+    # equations and relations
+    ("3*4 = 12", "12", True),
+    ("3*4 = 12", "13", False),
+    ("x + y = 12", "12", False),
+    ("y = 2x + 1", "2x - y + 1 = 0", None),
+    ("(3, \\infty)", "x > 3", None),
+    ("(3, \\infty)", "(4, \\infty)", False),
+    ("\\mathbb{R}", "(-\\infty, \\infty)", None),
+    ("\\emptyset", "\\varnothing", True),
+    # too deep to be read
+    ("2", "(" * 1500 + "1" + ")" * 1500, None),
 ]
 
 

@@ -59,6 +59,29 @@ def test_parquet(tmp_path: Path) -> None:
     assert "responses must be text, got null" in str(rows[2].error)
 
 
+def test_parquet_in_gzip(tmp_path: Path) -> None:
+    pd.DataFrame(ROWS).to_parquet(tmp_path / "in.parquet")
+    packed = gzip.compress((tmp_path / "in.parquet").read_bytes())
+    check(read_input(written(tmp_path / "in.parquet.gz", packed)))
+
+
+def test_no_value_in_a_frame_is_no_gold_answer(tmp_path: Path) -> None:
+    row = {"question": "q", "response": TEXT}
+    frame = pd.DataFrame([{**row, "answer": 1.0}, {**row, "answer": None}])
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, frame.to_dict("records"))))
+    assert [row.gold for row in read_input(tmp_path / "in.jsonl").rows] == ["1.0", None]
+
+
+def test_results_in_a_folder_are_no_input(tmp_path: Path) -> None:
+    written(tmp_path / "in.jsonl", lines(*ROWS))
+    (tmp_path / "out" / "traces").mkdir(parents=True)
+    manifest = json.dumps({"format": "step-saliency-run/1", "settings": {}}, indent=2)
+    written(tmp_path / "out" / "manifest.json", manifest)
+    written(tmp_path / "out" / "traces" / "a.jsonl", lines({"question": "never"}))
+    written(tmp_path / "manifest.json", lines({**OWN, "id": "c"}))
+    assert [row.id for row in read_input(tmp_path).rows] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
 def test_only_line_feeds_end_lines(mark: str, tmp_path: Path) -> None:
     rows = [{**row, "question": f"first{mark}second"} for row in ROWS]

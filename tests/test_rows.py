@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from row_forms import FORMS, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
+from tiny import tiny_tokenizer
 
 from step_saliency.runs.inputs import Input, Row, read_input, read_rows
+from step_saliency.runs.inputs.reading import Reading
+from step_saliency.runs.labels import labelled
 from step_saliency.tasks.verdicts import verdict
+from step_saliency.trace import Trace
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -87,6 +91,91 @@ def test_several_responses_are_samples_of_one_problem(tmp_path: Path) -> None:
     assert any("4 responses of 2 ids are samples" in note for note in source.notes)
 
 
+def turns(*texts: str) -> dict[str, Any]:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": t} for i, t in enumerate(texts)]}
+
+
+def test_problems_are_told_apart_by_all_that_was_asked(tmp_path: Path) -> None:
+    rows = [
+        turns("2 + 2?", "4", "Are you sure?", "Yes"),
+        turns("9 * 9?", "80", "Are you sure?", "No"),
+        turns("9 * 9?", "80", "Are you sure?", "Yes"),
+        turns("9 * 9?", "81"),
+        {"question": "9 * 9?", "response": TEXT},
+    ]
+    first, second, again, single, plain = (row.problem for row in read(tmp_path, *rows).rows)
+    assert first != second == again != single
+    assert single == plain == "421bc58e4958"
+
+
+def test_a_saved_trace_keeps_its_problem_and_rows_without_question_are_apart(
+    tmp_path: Path,
+) -> None:
+    saved = {"tokens": [1], "starts": [0], "regions": ["thinking"]}
+    rows = read(
+        tmp_path,
+        {**saved, "meta": {"problem": "p7"}},
+        {**saved, "meta": {"problem": ""}},
+        {**saved, "tokens": [2]},
+        {**OWN, "problem_id": ""},
+        OWN,
+    ).rows
+    assert [row.error for row in rows] == [None] * 5
+    assert rows[0].problem == "p7"
+    assert len({row.problem for row in rows[:4]}) == 4
+    assert rows[3].problem == rows[4].problem
+    trace = Trace.from_dict(rows[0].says.trace)
+    assert labelled(trace, rows[0], "a").meta["problem"] == "p7"
+
+
+def test_thinking_that_the_prompt_opened_is_not_graded_as_an_answer() -> None:
+    prompt = f"{QUESTION}\n<think>\n"
+    cut_off = "Three trays hold 18.\nSo the answer is 14.\nBut let me see what"
+    row = {"question": QUESTION, "response": cut_off, "answer": "14"}
+
+    def graded(kind: str, data: dict[str, Any]) -> bool | None:
+        trace = Trace.from_text(
+            tiny_tokenizer(), question=QUESTION, prompt=prompt, response=data["response"]
+        )
+        reading = Reading(kind=kind, question=QUESTION, prompt=data.get("prompt"))  # type: ignore[arg-type]
+        return labelled(trace, Row("r", 1, data, reading=reading), "r").meta["graded_correct"]
+
+    assert graded("problem", row) is None
+    assert graded("response", {**row, "prompt": prompt}) is None
+    assert graded("response", row) is True, "the prompt is ours, not the one it was written under"
+    assert graded("problem", {**row, "response": f"{THINKING}\n</think>\n{SUMMARY}"}) is True
+
+
+def test_a_null_among_the_generations_leaves_the_others(tmp_path: Path) -> None:
+    row = {
+        "problem": QUESTION,
+        "generations": [None, TEXT],
+        "correctness_math_verify": [None, None],
+        "correctness_llama": [False, True],
+    }
+    source = read(tmp_path, row)
+    (only,) = source.rows
+    assert (only.error, only.says.response, only.stated_correct) == (None, TEXT, True)
+    assert "not read: generations that are null (1 row)" in source.notes
+    assert read(tmp_path, {**row, "generations": [None, None]}).rows[0].error
+
+
+def test_each_of_several_responses_has_its_judgement(tmp_path: Path) -> None:
+    row = {"question": QUESTION, "responses": [TEXT, WRONG], "correct": [True, False]}
+    assert [r.stated_correct for r in read(tmp_path, row).rows] == [True, False]
+
+
+def test_a_sample_of_lm_eval_is_read_once_for_all_filters(tmp_path: Path) -> None:
+    sample = FORMS["lm-eval"][0]
+    strict, flexible = {**sample, "filter": "strict"}, {**sample, "filter": "flexible"}
+    again = {**strict, "resps": [[WRONG]]}
+    source = read(tmp_path, strict, flexible, {**flexible, "exact_match": 0.0}, again)
+    assert [row.line for row in source.rows] == [1, 4]
+    (note,) = [note for note in source.notes if "filters" in note]
+    assert note.endswith("(2 rows)")
+
+
 def test_no_name_is_that_of_another_rows_sample(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "question": "x"},
@@ -150,6 +239,12 @@ def test_thinking_beside_an_answer_is_not_guessed_at(tmp_path: Path) -> None:
     assert "--field" in str(one(tmp_path, row).error)
     fields = {"thinking": "reasoning", "response": "answer"}
     assert one(tmp_path, row, fields=fields).says.response == "<think>\nWe add.\n</think>\n\n7"
+    beside = {"messages": [{"role": "user", "content": "q"}], "reasoning": "We add.", "answer": "7"}
+    hint = "messages=messages,thinking=reasoning,response=answer"
+    assert hint in str(one(tmp_path, beside).error)
+    named = one(tmp_path, beside, fields=dict(part.split("=") for part in hint.split(",")))
+    assert named.says.response == "<think>\nWe add.\n</think>\n\n7"
+    assert one(tmp_path, beside, answer=True).kind == "problem"
     fields = {"response": "reasoning"}
     assert one(tmp_path, row, fields=fields).says.response == "We add."
 
@@ -163,6 +258,7 @@ def test_fields_by_name(tmp_path: Path) -> None:
     assert "the row has no output (id, asked, outs" in str(absent.error)
     several = read(tmp_path, {**row, "outs": [TEXT, WRONG]}, fields={**fields, "response": "outs"})
     assert [r.says.response for r in several.rows] == [TEXT, WRONG]
+    assert one(tmp_path, {**OWN, "m": {"id": "x"}}, fields={"id": "m.id"}).id == "x"
     gold = one(tmp_path, {**OWN, "right": "15"}, fields={"gold": "right"})
     assert gold.gold == "15"
 

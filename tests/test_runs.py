@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from maps import make_saliency, make_trace, random_maps
 from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency import cli
+from step_saliency.diagnosis import diagnose
 from step_saliency.runs import answers, figures, mapping
 from step_saliency.runs import map_file as runs
 from step_saliency.runs.folder import RunFolder
@@ -19,6 +21,7 @@ from step_saliency.runs.map_file import map_file
 from step_saliency.runs.overview import overview
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
+from step_saliency.runs.tables import _trace_row
 from step_saliency.storage.files import is_whole_png
 
 RESPONSE = "We add 3 and 4. That gives 7.</think>The answer is 7."
@@ -268,6 +271,8 @@ def test_figures_are_drawn_when_asked_for(
     assert drawn == {"b.png", "b.depth.png", "q.png", "q.depth.png"}
     assert (out / "figures" / "b.png").read_bytes() == whole
     assert figures.draw_figures(out, progress=False) == []
+    with pytest.raises(ValueError, match="limit=-1 is below 1"):
+        figures.draw_figures(out, limit=-1, progress=False)
     with pytest.raises(ValueError, match="no trace 'z'; there are 4: a, b"):
         figures.draw_figures(out, trace="z")
 
@@ -350,3 +355,15 @@ def test_what_cannot_be_written_ends_the_run(
     monkeypatch.setattr(ss.StepSaliency, "save", full)
     with pytest.raises(OSError, match="no space left"):
         run(long_rows(tmp_path / "rows.jsonl", 3), tmp_path / "out", settings)
+
+
+def test_rows_of_traces_whose_facts_differ_in_type_are_one_table(tmp_path: Path) -> None:
+    def row(**meta: Any) -> dict[str, Any]:
+        trace = make_trace("QTTS", [2, 3, 2, 3], id="a", meta=meta)
+        sal = make_saliency(random_maps(trace, 2, 1), trace)
+        return _trace_row(sal, diagnose(sal))
+
+    rows = [row(gold_answer=12, finished=True), row(gold_answer="12", finished="length")]
+    pd.DataFrame(rows).to_parquet(tmp_path / "traces.parquet")
+    assert [row["gold_answer"] for row in rows] == ["12", "12"]
+    assert [row["finished"] for row in rows] == [True, None]

@@ -127,6 +127,7 @@ def test_under_an_opened_thinking_other_marks_are_talk() -> None:
         "I close it with `</think>` later.",
         "I close it with ``</think>`` later.",
         'The tag "</think>" comes last.',
+        'The tag is:"</think>" as text.',
         "The tag '</think>' comes last.",
         "The tag “</think>” comes last.",
         'In code it is x = "a </think> b" as text.',
@@ -144,8 +145,10 @@ def test_a_quoted_mark_ends_nothing(quoted: str, make) -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ['He said "yes."', "It is 5'", "a `b` c", "don't", "```\nx = 1\n```", 'open " here\n']
-)
+    "before",
+    ['He said "yes."', "It is 5'", "a `b` c", "don't", "```\nx = 1\n```", 'open " here\n',
+     "It is 'cause of two.", 'He wins "gold.'],
+)  # fmt: skip
 def test_a_mark_after_a_quotation_counts(before: str) -> None:
     trace = cut(
         f"<think>\n{before}</think>\n{SUMMARY}"

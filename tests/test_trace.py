@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from segment_tokenizers import unchecked_calls
 
 from step_saliency.storage.traces import load_jsonl, save_jsonl
 from step_saliency.trace import Region, Step, Trace
@@ -117,6 +118,12 @@ def test_step_ids_say_for_each_position_which_step_holds_it(lengths, data):
     for position in range(len(trace)):
         step = trace.steps[ids[position]]
         assert step.start <= position < step.stop
+
+
+def test_messages_that_are_none_are_refused():
+    refusal = pytest.raises(ValueError, match="messages need role and content, got \\['hi'\\]")
+    with unchecked_calls(), refusal:
+        Trace.from_messages(None, ["hi"])
 
 
 def test_region_steps_selects_in_order():

@@ -11,14 +11,14 @@ would have been right in another sample too: compare with a placebo, never with 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 import step_saliency as ss
 from analyses.material.problems import Item, SourceSettings, asked, is_right, opened
 from analyses.running.settings import Settings, option
-from step_saliency.options import Decoding
+from step_saliency.options import Decoding, FormatName, SplitterName
 from step_saliency.tasks.grading import split_response
 from step_saliency.trace import Region, Trace
 
@@ -42,8 +42,8 @@ class AnswerSettings(SourceSettings):
             seed=self.seed,
             batch_size=self.batch_size,
             system=self.system or None,
-            format=self.format,
-            splitter=self.splitter,
+            format=cast(FormatName, self.format),
+            splitter=cast(SplitterName, self.splitter),
         )
 
     @property

@@ -30,6 +30,8 @@ def draw_figures(
             named.
         WriteError: a file cannot be written.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} is below 1")
     folder = RunFolder.existing(run)
     folder.check_within("figures")
     names = folder.map_names() if trace is None else [folder.find(trace)]

@@ -32,7 +32,10 @@ def labelled(trace: Trace, row: Row, name: str, *, grade: Grader | None = None) 
     """
     stated = verdict(trace.meta.get("is_correct")) if row.stated is None else row.stated_correct
     gold = trace.meta.get("gold_answer") if row.gold is None else gold_answer(row.gold)
-    graded = _graded(trace, gold) if grade is None else is_correct(trace, gold or "", grade=grade)
+    if grade is None:
+        graded = _graded(trace, row, gold)
+    else:
+        graded = is_correct(trace, gold or "", grade=grade)
     meta = {
         **{key: row.data[key] for key in ROW_FACTS if _is_fact(row.data.get(key))},
         **({"source": row.says.source} if row.says.source else {}),
@@ -47,12 +50,17 @@ def labelled(trace: Trace, row: Row, name: str, *, grade: Grader | None = None) 
     return replace(trace, id=name, question=trace.question or row.question, meta=meta)
 
 
-def _graded(trace: Trace, gold: object) -> bool | None:
-    """Our own grade; None where there is nothing to grade or to grade by."""
+def _graded(trace: Trace, row: Row, gold: object) -> bool | None:
+    """Our own grade; None where there is nothing to grade or to grade by.
+
+    Thinking that the prompt opened and nothing closed is no answer. Where the prompt that the
+    response was written under is not known, its own marks alone tell.
+    """
     if gold is None or not trace.response.strip():
         return None
     try:
-        return is_correct(trace.response, str(gold))
+        knows_prompt = row.kind in ("problem", "trace") or bool(row.says.prompt)
+        return is_correct(trace if knows_prompt else trace.response, str(gold))
     except ValueError:
         return None
 

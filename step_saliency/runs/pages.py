@@ -68,7 +68,7 @@ def write_reports(
 def _write(target: Path, sal: StepSaliency, effects: pd.DataFrame | None, **more: Any) -> Path:
     make_folder(target.parent)
     if effects is not None and "trace" in effects.columns:
-        effects = effects[effects["trace"] == sal.trace.id].drop(columns="trace")
+        effects = effects[effects["trace"].astype(str) == str(sal.trace.id)].drop(columns="trace")
     text = page(sal, effects=effects, **more)
     write_text(target, text)
     return target
@@ -127,6 +127,7 @@ def _read_effects(path: Path) -> pd.DataFrame:
     if not is_file(path):
         raise ValueError(f"there is no file {path}")
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        is_csv = path.suffix == ".csv"
+        return pd.read_csv(path, dtype={"trace": str}) if is_csv else pd.read_parquet(path)
     except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"{path} is no whole table: {error}") from error

@@ -72,6 +72,7 @@ def _columns(sal: StepSaliency) -> Columns:
 
 def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
     trace = sal.trace
+    gold = trace.meta.get("gold_answer")
     regions = ("question", "thinking", "summary")
     counts = {f"n_{region}_steps": len(trace.region_steps(region)) for region in regions}
     return {
@@ -80,8 +81,8 @@ def _trace_row(sal: StepSaliency, diagnosis: Diagnosis) -> dict[str, Any]:
         "is_correct": verdict(trace.meta.get("is_correct")),
         "stated_correct": trace.meta.get("stated_correct"),
         "graded_correct": trace.meta.get("graded_correct"),
-        "gold_answer": trace.meta.get("gold_answer"),
-        "finished": trace.meta.get("finished"),
+        "gold_answer": None if gold is None else str(gold),
+        "finished": verdict(trace.meta.get("finished")),
         "n_tokens": len(trace.tokens),
         "n_steps": len(trace.steps),
         **counts,

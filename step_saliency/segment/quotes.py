@@ -6,7 +6,8 @@ inches (``5"``) open nothing. Nothing stays open for ever: code and strings end 
 strings after 200 characters, a fence after 3,000.
 
 When it misleads: a quotation mark or a backtick that is never closed hides a mark further on in
-its line.
+its line; in a string a mark that follows the end of a sentence counts, since the string may never
+have closed.
 """
 
 from step_saliency.segment.enclosures import FENCE_LIMIT, Fence
@@ -31,10 +32,15 @@ class Quotes:
         self._before = ""
 
     @property
+    def in_code(self) -> bool:
+        """Whether the text is code, in a fence or between backticks."""
+        fenced = self._fence.open and self._fenced <= FENCE_LIMIT
+        return fenced or bool(self._code)
+
+    @property
     def hold(self) -> bool:
         """Whether the text is quoted."""
-        fenced = self._fence.open and self._fenced <= FENCE_LIMIT
-        return fenced or bool(self._code or self._string)
+        return self.in_code or bool(self._string)
 
     def push(self, char: str) -> None:
         if self._fence.listens or char in "`\n":

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from step_saliency.segment.quotes import Quotes
 
 _BEFORE = 24
-_SENTENCE_ENDS = frozenset(".!?…。！？:：")
+_STOPS = frozenset(".!?…。！？")
+_SENTENCE_ENDS = _STOPS | frozenset(":：")
 
 
 class Reading:
@@ -40,8 +41,13 @@ class Reading:
         self._quotes.push(char)
         for mark in self._by_end.get(char, ()):
             if self.tail.endswith(mark):
-                return "" if self._quotes.hold else mark
+                return "" if self._is_quoted(mark) else mark
         return ""
+
+    def _is_quoted(self, mark: str) -> bool:
+        """A string may never have closed: it hides no mark that follows the end of a sentence."""
+        before = self.tail.removesuffix(mark).rstrip()[-1:]
+        return self._quotes.in_code or (self._quotes.hold and before not in _STOPS)
 
     def is_first(self, mark: str) -> bool:
         """Whether this mark, just completed, is all that the response says so far."""

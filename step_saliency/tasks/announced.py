@@ -61,11 +61,19 @@ _MATHS = re.compile(
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _NUMBER = re.compile(
-    r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+|,\d+)?"
+    r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+(?:…|\.{2,3}|\\[lc]?dots)?|,\d+)?"
     r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+(?:\.\d+)?|e[+-]?\d+|\s*(?:×|\*)\s*10\^\{?-?\d+\}?)?"
     r"(?:\s*\\?%)?",
     re.IGNORECASE,
 )
+_LEADING = re.compile(rf"[$\\(]*({_NUMBER.pattern})[$\\)]*(?=\s+(?:[^\W\d_]|\())", re.IGNORECASE)
+_RESULT = re.compile(
+    r"[=≈:,;]|\b(?:is|are|or|and|times|plus|minus|than|i\.e|makes?|gives?|equals?)\b"
+    r"|\b(?:to|by|x)\s+\d",
+    re.IGNORECASE,
+)
+"""What may come before another number that is the answer: 5 times 7 is 35."""
+_ASIDE = re.compile(r"\([^()]*\)")
 _LETTER_LINE = re.compile(
     r"\W*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?=\s*$|[.):]))", re.IGNORECASE
 )
@@ -86,6 +94,13 @@ def read_answers(text: str) -> list[Reading]:
         if readings:
             return readings
     return []
+
+
+def announces(text: str) -> bool:
+    """Whether a text sets its answer apart: in a box that closes, by a mark, or in words."""
+    cut = _cut_box(text)
+    readers = (_boxed, _tagged, _announced) if cut is None else (_boxed,)
+    return any(r.text.strip(" \n\t.$*") for reader in readers for r in reader(text[:cut]))
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -163,8 +178,16 @@ def _announced(text: str) -> Iterator[Reading]:
         sentence = _sentence(plain[match.end() :])
         if re.search(r"\w", sentence):
             yield Reading(sentence)
+            yield from _leading(sentence)
             yield from _inside(sentence)
             return
+
+
+def _leading(sentence: str) -> Iterator[Reading]:
+    """The number that a sentence begins with, where others are circumstances: 12 in 3 days."""
+    match = _LEADING.match(sentence)
+    if match and not _RESULT.search(_ASIDE.sub("", sentence[match.end() :])):
+        yield Reading(match[1].strip())
 
 
 def _sentence(text: str) -> str:

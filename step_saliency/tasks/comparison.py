@@ -11,11 +11,13 @@ boxed: then all of it is the answer.
 """
 
 import re
+from dataclasses import replace
+from itertools import product, starmap
 
 from step_saliency.tasks.numbers import Number, equal_numbers, is_misspelled, read_number
-from step_saliency.tasks.several import Several, named, read_several, unwrapped
+from step_saliency.tasks.several import Several, depth, named, read_several, unwrapped
 from step_saliency.tasks.symbolic import equal_expressions
-from step_saliency.tasks.units import factor, is_percent, split_unit
+from step_saliency.tasks.units import SIZES, factor, in_one_unit, is_percent, split_unit
 from step_saliency.tasks.written import squeezed, tidy
 
 _LETTER = re.compile(r"\(?\s*([A-J])\s*\)?")
@@ -63,8 +65,16 @@ _FUNCTIONS = frozenset(
     ]
 )
 _SIDES = re.compile(r"(?<![<>!\\:])=(?!=)|\\approx(?![a-z])")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|neq|lt|gt|mathbb|setminus)(?![a-zA-Z])")
+_SHORT_WORD = re.compile(
+    r"(?<![\\a-zA-Z])(?:of|in|to|or|at|by|as|is|it|if|on|so|an)(?=\s+[a-zA-Z\d])"
+    r"|(?<=[\d%])\s+a(?=\s+[a-z]{2})"
+)
+_UNENDED = re.compile(r"\.\d+\s*(?:…|\.{2,3}|\\[lc]?dots)")
 _SUBSCRIPTED = re.compile(r"\d\s*_")
 MAX_PARTS = 100
+MAX_DEPTH = 50
+"""Brackets in brackets up to which an answer is read."""
 MAX_LENGTH = 4000
 """Longer answers are compared letter by letter only."""
 
@@ -84,12 +94,33 @@ def same(gold: str, given: str, *, explicit: bool = False) -> bool | None:
         return None
     if squeezed(expected) == squeezed(text):
         return True
+    if max(depth(expected), depth(text)) > MAX_DEPTH:
+        return None
+    verdict = _compared(expected, text, explicit)
+    unclear = any(map(_UNENDED.search, (gold, given))) or _one_is_solved(expected, text)
+    return None if verdict is False and unclear else verdict
+
+
+def _compared(expected: str, text: str, explicit: bool) -> bool | None:
     for compare in (_letters, _truths, _words):
         if compare is not _words or _is_words(expected) or _is_words(text):
             verdict, applies = compare(expected, text, explicit)
             if applies:
                 return verdict
     return _mathematics(expected, text)
+
+
+def _one_is_solved(gold: str, given: str) -> bool:
+    """Whether of two equations in the same variables one is solved for a variable alone."""
+    names = _variables(gold)
+    if len(names) < 2 or names != _variables(given):
+        return False
+    both = _SIDES.search(gold) and _SIDES.search(given)
+    return bool(both) and bool(named(gold)[0]) != bool(named(given)[0])
+
+
+def _variables(text: str) -> set[str]:
+    return set(re.findall(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", text)))
 
 
 def _letters(gold: str, given: str, explicit: bool) -> tuple[bool | None, bool]:
@@ -114,6 +145,8 @@ def _words(gold: str, given: str, explicit: bool) -> tuple[bool | None, bool]:
     one, other = _folded(gold), _folded(given)
     if one == other:
         return True, True
+    if read_number(gold) is not None and read_number(given) is not None:
+        return None, False
     if not _is_words(gold):
         if read_number(given) is not None:
             return None, False
@@ -145,6 +178,8 @@ def _mathematics(gold: str, given: str) -> bool | None:
     if applies:
         return verdict
     left, right = read_several(gold), read_several(given)
+    if (left or right) and bool(_RELATION.search(gold)) != bool(_RELATION.search(given)):
+        return None  # an interval may be written as an inequality
     if left and right:
         return _same_parts(left, right)
     if left or right:
@@ -170,6 +205,8 @@ def _with_point(text: str) -> str:
 
 def _values(gold: str, given: str) -> tuple[str, str]:
     """Both without the name that they are given for; two names stay, if they differ."""
+    if not _variables(gold):  # 3 \cdot 4 = 12
+        gold = _SIDES.split(gold)[-1].strip() or gold
     (name, value), (other, given_value) = (_named_once(text) for text in (gold, given))
     if name and other:
         return (value, given_value) if name == other else (gold, given)
@@ -191,6 +228,11 @@ def _without_brackets(text: str) -> str:
 
 def _numbers(gold: str, given: str) -> tuple[bool | None, bool]:
     """Verdict on two numbers with their units, and whether they are numbers."""
+    sums = in_one_unit(gold), in_one_unit(given)
+    if any(sums):
+        pairs = product(sums[0] or [gold], sums[1] or [given])
+        found = [verdict for verdict, applies in starmap(_numbers, pairs) if applies]
+        return True if True in found else None if None in found else False, bool(found)
     sides = [(read_number(text), *split_unit(text)) for text in (gold, given)]
     numbers = [number or read_number(body) for number, body, _ in sides]
     if numbers[0] is not None and numbers[0].base is not None and is_misspelled(given):
@@ -198,12 +240,26 @@ def _numbers(gold: str, given: str) -> tuple[bool | None, bool]:
     units = ["" if number else unit for number, _, unit in sides]
     if numbers[0] is None or numbers[1] is None:
         return None, False
-    return _measured(numbers[0], units[0], numbers[1], units[1]), True
+    verdict = _measured(*_in_full(numbers[0], units[0]), *_in_full(numbers[1], units[1]))
+    if not verdict and _measured(numbers[0], units[0], numbers[1], units[1]):
+        return None, True  # 3 against 3 million: the question may ask for millions
+    return verdict, True
+
+
+def _in_full(number: Number, unit: str) -> tuple[Number, str]:
+    """A number with the word of size that stands before its unit: 3 million is 3000000."""
+    word, _, rest = unit.partition(" ")
+    if word not in SIZES:
+        return number, unit
+    return _in_full(replace(number, value=number.value * SIZES[word], decimals=None), rest)
 
 
 def _measured(gold: Number, gold_unit: str, given: Number, given_unit: str) -> bool | None:
     if is_percent(gold_unit) != is_percent(given_unit) and not (gold_unit and given_unit):
         return _percents(gold, gold_unit, given)
+    if {gold_unit, given_unit} == {"cent", ""} and not equal_numbers(gold, given):
+        cents, dollars = (gold, given) if gold_unit else (given, gold)
+        return cents.value == 100 * dollars.value
     scale = factor(gold_unit, given_unit)
     if scale is False:
         return False
@@ -241,6 +297,8 @@ def _same_parts(gold: Several, given: Several) -> bool | None:
 
 def _part_alone(parts: Several | None, plain: str) -> bool | None:
     """Several parts against one: the same if the parts are one value, written several times."""
+    if parts is not None and parts.kind == "tuple" and _numbers(",".join(parts.parts), plain)[0]:
+        return None  # (1,234) against 1234: a pair, or a number in brackets
     if parts is not None and parts.kind in ("list", "set") and len(parts.parts) <= MAX_PARTS:
         verdicts = [_mathematics_or_words(plain, part) for part in parts.parts]
         if all(verdicts):
@@ -283,7 +341,7 @@ def _prose(text: str) -> bool:
 
 def _expressions(gold: str, given: str) -> bool | None:
     (left, unit), (right, given_unit) = split_unit(gold), split_unit(given)
-    if _prose(left) or _prose(right):
+    if _prose(left) or _prose(right) or any(map(_SHORT_WORD.search, (gold, given))):
         return None
     if _SUBSCRIPTED.search(left) or _SUBSCRIPTED.search(right):
         return None  # math-verify drops the base of a number

@@ -15,6 +15,7 @@ back.
 import re
 
 from step_saliency.segment import Cutter, Region, detect_format, make_format
+from step_saliency.segment.quotes import STRING_LIMIT
 from step_saliency.trace import Trace
 
 MAX_CHARACTERS = 4_000_000
@@ -103,4 +104,19 @@ def _box_at_end(response: str, name: str) -> str:
 
 
 def _without_end(text: str) -> str:
-    return _END_OF_TEXT.split(text, maxsplit=1)[0]
+    ends = (match for match in _END_OF_TEXT.finditer(text) if not _is_spoken_of(text, match))
+    end = next(ends, None)
+    return text if end is None else text[: end.start()]
+
+
+def _is_spoken_of(text: str, mark: re.Match[str]) -> bool:
+    """Whether an end mark stands in backticks or closes struck-through text (``<s>10</s>``).
+
+    ``<s>`` at the very start is a tokenizer's mark, and so is the ``</s>`` that follows.
+    """
+    before = text[max(0, mark.start() - STRING_LIMIT) : mark.start()]
+    line = before.rpartition("\n")[2]
+    opening = line.rfind("<s>")
+    struck_through = mark[0] == "</s>" and opening > line.rfind("</s>")
+    begins_text = mark.start() - len(line) + opening == 0
+    return (struck_through and not begins_text) or line.count("`") % 2 == 1

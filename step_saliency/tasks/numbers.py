@@ -23,6 +23,9 @@ _POWER = re.compile(
 )
 _SCIENTIFIC = re.compile(rf"([-+]?)\s*({_DECIMAL})\s*[eE]\s*\^?\{{?([-+]?\d+)\}}?")
 _SIMPLE = re.compile(rf"([-+]?)\s*({_DECIMAL})")
+_REPEATING = re.compile(
+    r"([-+]?)\s*(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*(?:\{\s*(\d+)\s*\}|(\d))"
+)
 _BASED = re.compile(
     r"([-+]?)\s*([0-9A-Fa-f]+)\s*(?:_\s*\{?\s*(?:base\s*)?|\(?\s*(?:in\s+)?base\s*)(\w+)\s*[})]*"
 )
@@ -49,6 +52,7 @@ _WORDS = [
     "nineteen",
     "twenty",
 ]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 MAX_DIGITS = 1000
 MAX_EXPONENT = 4000
 ROUNDED_DIGITS = 6
@@ -79,9 +83,12 @@ def read_number(text: str) -> Number | None:
     text = text.strip()
     if not text or len(text) > MAX_DIGITS:
         return None
-    if text.lower() in _WORDS:
-        return Number(Fraction(_WORDS.index(text.lower())))
+    in_words = _number_in_words(text.lower())
+    if in_words is not None:
+        return Number(Fraction(in_words))
     while text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+        if "," in text:
+            return None  # (1,234) is a pair
         text = text[1:-1].strip()
     for pattern, reader in _READERS:
         match = pattern.fullmatch(text)
@@ -91,6 +98,15 @@ def read_number(text: str) -> Number | None:
             except (ValueError, ZeroDivisionError):
                 return None
     return None
+
+
+def _number_in_words(text: str) -> int | None:
+    if text in _WORDS:
+        return _WORDS.index(text)
+    tens, _, ones = text.replace("-", " ").partition(" ")
+    if tens not in _TENS or (ones and ones not in _WORDS[1:10]):
+        return None
+    return 10 * (_TENS.index(tens) + 2) + (_WORDS.index(ones) if ones else 0)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -131,6 +147,13 @@ def _simple(match: re.Match[str]) -> Number:
     return Number(value, len(behind) if point else None, len(figures))
 
 
+def _repeating(match: re.Match[str]) -> Number:
+    sign, whole, once, *again = match.groups()
+    digits = again[0] or again[1]
+    period = Fraction(int(digits), 10 ** len(once) * (10 ** len(digits) - 1))
+    return Number(_signed(sign, Fraction(f"{whole or 0}.{once or 0}") + period))
+
+
 def _based(match: re.Match[str]) -> Number:
     name = match[3].lower()
     base = _WORDS.index(name) if name in _WORDS else int(name)
@@ -153,6 +176,7 @@ _READERS = (
     (_MIXED, _mixed),
     (_RATIO, _ratio),
     (_FRACTION, _fraction),
+    (_REPEATING, _repeating),
     (_BASED, _based),
 )
 

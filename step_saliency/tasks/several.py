@@ -83,6 +83,11 @@ def _expanded(parts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.strip().lstrip("+ ") for value in values)
 
 
+def depth(text: str) -> int:
+    """How deep brackets stand in brackets."""
+    return max(_depths(text), default=0)
+
+
 def _depths(text: str) -> list[int]:
     """Depth of brackets before each character."""
     depths, depth = [], 0

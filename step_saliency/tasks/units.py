@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "%": ("%", 1),
@@ -30,7 +31,7 @@ _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "foot": ("inch", 12),
     "feet": ("inch", 12),
     "yard": ("inch", 36),
-    "mile": ("mile", 1),
+    "mile": ("inch", 63360),
     "mg": ("g", Fraction(1, 1000)),
     "g": ("g", 1),
     "gram": ("g", 1),
@@ -50,8 +51,17 @@ _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "hour": ("s", 3600),
     "day": ("s", 86400),
     "week": ("s", 604800),
-    "mph": ("mph", 1),
 }
+_SPEEDS = {"mph": "mile/hour", "kph": "km/hour"}
+SIZES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+"""Words of size behind a number."""
 _NO_UNIT = frozenset(
     [
         "and",
@@ -87,6 +97,8 @@ _TRAILING = re.compile(
 )
 _ATTACHED = re.compile(r"(?P<body>[-\d.,/ ]*\d)(?P<unit>(?:mm|cm|km|kg|mg|ml|ft|mph|in|deg)\b.*)")
 _PERCENT = "%"
+_MEASURED = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)")
+_SUM = re.compile(rf"{_MEASURED.pattern}(?:\s*,?\s*(?:and\s+)?{_MEASURED.pattern})+")
 
 
 def split_unit(text: str) -> tuple[str, str]:
@@ -133,7 +145,24 @@ def factor(gold: str, given: str) -> Fraction | bool | None:
     return right[1] / left[1]
 
 
+def in_one_unit(text: str) -> list[str]:
+    """A sum such as ``2 hours and 30 minutes`` in each of its units; none for anything else."""
+    if not _SUM.fullmatch(text):
+        return []
+    parts = [(Fraction(n), _singular(unit.lower())) for n, unit in _MEASURED.findall(text)]
+    measures = [measure for _, unit in parts if (measure := _measure(unit))]
+    kinds, sizes = {kind for kind, _ in measures}, [size for _, size in measures]
+    if len(measures) < len(parts) or len(kinds) > 1 or any(a <= b for a, b in pairwise(sizes)):
+        return []
+    total = sum(n * size for (n, _), size in zip(parts, sizes, strict=True))
+    return [f"{total / size} {unit}" for (_, unit), size in zip(parts, sizes, strict=True)]
+
+
 def _measure(unit: str) -> tuple[str, Fraction] | None:
+    per = re.split(r"\s*/\s*|\s+per\s+", _SPEEDS.get(unit, unit))
+    if len(per) == 2:
+        above, below = _measure(per[0]), _measure(per[1])
+        return (f"{above[0]}/{below[0]}", above[1] / below[1]) if above and below else None
     name, _, power = unit.partition("^")
     if name not in _NAMES:
         return None

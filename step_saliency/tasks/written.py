@@ -26,6 +26,8 @@ _SIGNS = {
     "∪": r" \cup ",
     "∈": r" \in ",
     "°": r" degrees",
+    "¢": " cents",
+    "∅": r" \emptyset ",
     "，": ",",
 }
 _DROPPED = re.compile(
@@ -42,6 +44,7 @@ _NAMES = (
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge "),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?"), " degrees"),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),

@@ -71,18 +71,26 @@ def _read_turn_prompt(data: Mapping[str, Any]) -> list[Reading]:
     return _conversation(data, "prompt")
 
 
+class _ChatForm(Form):
+    """Thinking beside the turns is read where a response stands there too."""
+
+    def reads(self, data: Mapping[str, Any]) -> set[str]:
+        names = super().reads(data)
+        return names if any(field in data for field in RESPONSES) else names - set(REASONING)
+
+
 READ = rf"messages|conversations|prompt|system|{'|'.join((*RESPONSES, *REASONING))}"
 
-MESSAGES = Form(
+MESSAGES = _ChatForm(
     "conversations (messages)",
     lambda data: "messages" in data,
     lambda data: _conversation(data, "messages"),
     READ,
 )
-CONVERSATIONS = Form(
+CONVERSATIONS = _ChatForm(
     "OpenThoughts conversations",
     lambda data: "conversations" in data,
     lambda data: _conversation(data, "conversations"),
     READ,
 )
-TURN_PROMPTS = Form("verl prompts and responses", _is_turn_prompt, _read_turn_prompt, READ)
+TURN_PROMPTS = _ChatForm("verl prompts and responses", _is_turn_prompt, _read_turn_prompt, READ)

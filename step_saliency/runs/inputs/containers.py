@@ -63,12 +63,19 @@ def _read(path: Path) -> Iterable[Numbered]:
         return enumerate(zip_samples(path), start=1)
     if start.startswith(b"PAR1"):
         return _parquet(path)
-    return _json(path, packed=start.startswith(b"\x1f\x8b"))
+    if not start.startswith(b"\x1f\x8b"):
+        return _json(path, packed=False)
+    with gzip.open(path, "rb") as unpacked:
+        is_parquet = unpacked.read(4) == b"PAR1"
+        unpacked.seek(0)
+        if is_parquet:
+            return _parquet(pa.BufferReader(unpacked.read()))
+    return _json(path, packed=True)
 
 
-def _parquet(path: Path) -> Iterator[Numbered]:
+def _parquet(source: Any) -> Iterator[Numbered]:
     number = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=256):
             for row in batch.to_pylist():
                 number += 1

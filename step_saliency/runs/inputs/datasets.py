@@ -20,17 +20,30 @@ class _Generations(Shape):
 
 def _read_generations(data: Mapping[str, Any]) -> list[Reading]:
     question = question_of(data)
-    texts = checked(_Generations, data).generations
+    texts = data["generations"]
+    if isinstance(texts, list) and any(texts):
+        texts = ["" if text is None else text for text in texts]
+    checked(_Generations, {"generations": texts})
     if not texts:
         raise ValueError("generations is an empty list")
-    judged = data.get("correctness_math_verify") or data.get("correctness_llama")
-    judged = (
-        judged if isinstance(judged, list) and len(judged) == len(texts) else [None] * len(texts)
-    )
+    there = [text is not None for text in data["generations"]]
     return [
-        of_response(text, question=question, stated=stated)
-        for text, stated in zip(texts, judged, strict=True)
+        of_response(
+            text,
+            question=question,
+            stated=stated,
+            notes=() if all(there) else ("generations that are null",),
+        )
+        for text, stated, is_there in zip(texts, _judged(data, len(texts)), there, strict=True)
+        if is_there
     ]
+
+
+def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
+    """Judgements of the generations, by the first judge that said anything."""
+    lists = (data.get(name) for name in ("correctness_math_verify", "correctness_llama"))
+    said = (judged for judged in lists if isinstance(judged, list) and len(judged) == n)
+    return next((judged for judged in said if any(j is not None for j in judged)), [None] * n)
 
 
 def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

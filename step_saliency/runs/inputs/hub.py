@@ -26,12 +26,25 @@ def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         yield from _numbered(path.name, _from_disk(path))
         return
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_data(file)]
+    results = {place.parent for place in path.rglob("manifest.json") if _is_manifest(place)}
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and _is_data(file) and results.isdisjoint(file.parents)
+    ]
     if not files:
         raise ValueError(f"{path} is a folder without data files (.jsonl, .json, .parquet, .gz)")
     for file in files:
         for numbered in read_file(file):
             yield stem(file), numbered
+
+
+def _is_manifest(file: Path) -> bool:
+    """Whether a file is the manifest of a results folder, which is no input."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as start:
+        return b'"format": "step-saliency-' in start.read(200)
 
 
 def _is_data(file: Path) -> bool:
@@ -41,7 +54,7 @@ def _is_data(file: Path) -> bool:
 def stem(path: Path) -> str:
     """Name of a file without what says how it is packed."""
     return (
-        path.stem.removesuffix(".jsonl").removesuffix(".json")
+        path.stem.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
         if path.suffix == ".gz"
         else path.stem
     )

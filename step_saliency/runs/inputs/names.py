@@ -103,7 +103,7 @@ def _last_answer(text: str) -> str | None:
 def verdict_of(data: Mapping[str, Any]) -> Any:
     """A judgement as it is written; None if there is none."""
     value = data.get("is_correct")
-    if value is not None:
+    if value is not None and value == value:
         return value
     others = (data.get(name) for name in VERDICTS)
     return next((v for v in others if isinstance(v, bool) or v in ("true", "false")), None)

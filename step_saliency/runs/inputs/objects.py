@@ -9,9 +9,10 @@ from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.forms import OWN, form_of
 from step_saliency.runs.inputs.mapping import with_fields
 from step_saliency.runs.inputs.names import gold_of, named, unread_texts, verdict_of
-from step_saliency.runs.inputs.plain import ONE, SEVERAL
+from step_saliency.runs.inputs.plain import ENDS, ONE, SEVERAL
 from step_saliency.runs.inputs.reading import Reading
 from step_saliency.runs.inputs.saved import SAVED
+from step_saliency.runs.inputs.turns import REASONING
 
 NEVER_NULL = (*ONE, *SEVERAL, "messages", "conversations", "generations", "resps")
 """Fields that hold the response; one that is null is no reason to have the model answer."""
@@ -72,5 +73,16 @@ def _check_open(data: Mapping[str, Any], form: Form) -> None:
     if unread:
         raise ValueError(
             f"a question, and what may be the response to it: {named(data, unread)}; name the "
-            f"response with --field response={unread[0]}, or have the model answer with --answer"
+            f"response with --field {_hint(data, unread[0])}, or have the model answer with "
+            "--answer"
         )
+
+
+def _hint(data: Mapping[str, Any], unread: str) -> str:
+    """What to write behind --field, where thinking may stand beside turns and an answer."""
+    if unread not in REASONING:
+        return f"response={unread}"
+    turns = next((name for name in ("messages", "conversations", "prompt") if name in data), None)
+    answer = next((name for name in ENDS if name in data), "NAME")
+    asked = f"messages={turns}," if turns else ""
+    return f"{asked}thinking={unread},response={answer}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
-from step_saliency.runs.inputs.names import named, question_of
+from step_saliency.runs.inputs.names import VERDICTS, named, question_of
 from step_saliency.runs.inputs.reading import Reading, is_marked, of_response
 from step_saliency.runs.inputs.shapes import checked_text, described
 
@@ -59,8 +59,15 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
     if not isinstance(texts, list) or not texts:
         raise ValueError(f"{several} must be a list of texts, got {described(texts)}")
     return [
-        of_response(checked_text(text, f"{several}.{i}"), **facts) for i, text in enumerate(texts)
+        of_response(checked_text(text, f"{several}.{i}"), stated=stated, **facts)
+        for i, (text, stated) in enumerate(zip(texts, _judged(data, len(texts)), strict=True))
     ]
+
+
+def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
+    """A judgement of each of several responses, where a list of them stands in the row."""
+    lists = (data[name] for name in VERDICTS if isinstance(data.get(name), list))
+    return next((judged for judged in lists if len(judged) == n), [None] * n)
 
 
 def _thinking(data: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """From an input to rows, and what is to be said: how they were read and what was left out."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 
 from step_saliency.runs.inputs import hub
 from step_saliency.runs.inputs.containers import Numbered, read_file
-from step_saliency.runs.inputs.names import IDS
+from step_saliency.runs.inputs.evaluations import LM_EVAL
+from step_saliency.runs.inputs.names import IDS, at_path
 from step_saliency.runs.inputs.naming import unique_names
 from step_saliency.runs.inputs.objects import NO_FIELDS, form_stamp, read_object, unread_fields
 from step_saliency.runs.inputs.rows import Row
@@ -74,8 +76,25 @@ def read_input(
         lines.append(_read_line(value, number, stem, fields, answer))
     if not lines:
         raise ValueError(f"{path} has no rows; one JSON object a line is needed")
+    lines, repeated = _without_repeats(lines)
     rows, renamed = unique_names(list(chain.from_iterable(line.rows for line in lines)))
-    return Input(rows, _summary(lines), (*_notes(lines), *renamed))
+    return Input(rows, _summary(lines), (*_notes(lines), *repeated, *renamed))
+
+
+def _without_repeats(lines: list[_Line]) -> tuple[list[_Line], list[str]]:
+    """Lines without those that lm-eval writes again for each further filter of a task."""
+    first: dict[str, object] = {}
+    kept: list[_Line] = []
+    for line in lines:
+        data = line.rows[0].data
+        if line.form == LM_EVAL.name and "filter" in data:
+            said = json.dumps([data.get(name) for name in ("doc_id", "doc", "resps")], default=str)
+            if first.setdefault(said, data["filter"]) != data["filter"]:
+                continue
+        kept.append(line)
+    n = len(lines) - len(kept)
+    note = f"not read: the same responses under further filters of lm-eval ({_rows(n)})"
+    return kept, [note] if n else []
 
 
 def _values(path: Path) -> Iterator[tuple[str, Numbered]]:
@@ -126,8 +145,8 @@ def _id(data: Mapping[str, Any], fields: Mapping[str, str], fallback: str) -> st
     """
     of_logs = ("custom_id", "doc_id") if {"custom_id", "resps"} & set(data) else ()
     for key in filter(None, (fields.get("id"), *IDS, *of_logs)):
-        value = data.get(key)
-        if value is None or value == "":
+        value = at_path(data, key)
+        if value is None or value == "" or value != value:
             continue
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)

@@ -71,10 +71,18 @@ class Row:
 
     @property
     def problem(self) -> str:
-        """Name of the problem, by which samples are grouped, or a digest of the question."""
-        if self.data.get("problem_id") is not None:
-            return checked_text(str(self.data["problem_id"]), "problem_id")
-        return hashlib.sha256(self.question.encode(errors="replace")).hexdigest()[:12]
+        """Name of the problem, by which samples are grouped, or a digest of the question.
+
+        A saved trace names it in its meta. A line without a question is a problem of its own.
+        """
+        saved = (self.says.trace or {}).get("meta", {}).get("problem")
+        for name in (self.data.get("problem_id"), saved):
+            if name not in (None, "") and name == name:  # NaN is none
+                return checked_text(str(name), "problem_id")
+        turns = [turn.content for turn in self.says.turns[:-1] if turn.role != "system"]
+        asked = "\n".join(turns) if len(turns) > 1 else self.question
+        asked = asked or json.dumps(self.data, sort_keys=True, default=str)
+        return hashlib.sha256(asked.encode(errors="replace")).hexdigest()[:12]
 
     @property
     def digest(self) -> str:

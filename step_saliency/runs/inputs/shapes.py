@@ -107,11 +107,11 @@ def _short(value: int | float) -> str:
 
 
 def scalar_text(value: Any) -> str | None:
-    """A text or number as text; None for anything else."""
+    """A text or number as text; None for anything else, NaN included."""
     if isinstance(value, str):
         return value if value.isascii() or _encodes(value) else None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else None
+    return str(value) if is_number and value == value else None
 
 
 def _encodes(text: str) -> bool:
