@@ -9,7 +9,7 @@ from maps import make_saliency, make_trace, random_maps
 
 import step_saliency as ss
 from step_saliency.diagnosis import Bands, diagnose
-from step_saliency.diagnosis.shares import REGIONS, local_steps
+from step_saliency.diagnosis.shares import REGIONS, local_steps, uniform_map
 from step_saliency.saliency.pooling import normalise, step_layout
 from step_saliency.trace import Region
 
@@ -84,6 +84,40 @@ def test_a_map_without_preference_has_no_lock_in_whatever_the_pooling(pool, rows
     assert diagnosis.lock_in.item() == pytest.approx(0, abs=1e-9)
     assert diagnosis.shares[0].numpy() == pytest.approx(
         diagnosis.uniform_shares.numpy(), abs=1e-6, nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pairs", ["causal", "all"])
+@pytest.mark.parametrize("windows", [(None,), (6, None)])
+def test_a_map_without_preference_has_the_block_ratio_of_the_uniform_map(pool, pairs, windows):
+    trace = make_trace("QTTTSSSS", [2, 2, 3, 1, 2, 2, 4, 2])
+    evenly = uniform_map(step_layout(trace.step_ids), pool, windows).expand(len(windows), -1, -1)
+    sal = make_saliency(7 * evenly, trace, pool=pool, windows=windows)
+    table = diagnose(sal, pairs=pairs).to_frame().query("metric == 'block_ratio'")
+    assert table["uniform"].tolist() == pytest.approx(table["value"].tolist())
+    is_one = pool == "mean" and pairs == "causal"
+    assert (table["uniform"] == 1).tolist() == [is_one] * len(windows)
+
+
+def test_the_uniform_map_is_compared_over_the_rows_that_a_map_has():
+    """As with ``objective="answer"``, after whose tokens rows are empty."""
+    trace = make_trace("QTTTTSS")
+    evenly = uniform_map(step_layout(trace.step_ids), "mean")
+    maps = torch.stack([evenly, evenly, evenly])
+    maps[1, 3:] = 0
+    maps[2, 6:] = 0
+    diagnosis = diagnose(make_saliency(maps, trace))
+    table = diagnosis.to_frame()
+    for _, row in table[table["metric"].isin(["share", "decay"])].iterrows():
+        assert row["uniform"] == pytest.approx(row["value"], nan_ok=True)
+    on_thinking = diagnosis.uniform_share(Region.THINKING, Region.THINKING)
+    shares = [1 / 2, 2 / 3, 3 / 4, 4 / 5]
+    assert on_thinking.tolist() == pytest.approx(
+        [sum(shares) / 4, sum(shares[:2]) / 2, sum(shares) / 4]
+    )
+    assert diagnosis.uniform_decays.tolist() == pytest.approx(
+        [(4 / 6 + 4 / 7) / 2, math.nan, 4 / 6], nan_ok=True
     )
 
 

@@ -52,6 +52,13 @@ def test_copies_of_a_trace_change_nothing():
     pd.testing.assert_frame_equal(once[columns], copied[columns])
 
 
+def test_traces_of_two_problems_may_have_one_name():
+    named = table(ROWS).assign(trace=["0", "1", "2", "0", "0"])
+    twice = pd.concat([named, named], ignore_index=True)
+    result = mean_curves(twice, n_resamples=20).set_index("group")
+    assert result["n_traces"].to_dict() == {"all": 5, "correct": 3, "error": 1}
+
+
 def test_missing_values_are_left_out():
     rows = [*ROWS, ("d", True, float("nan"))]
     pd.testing.assert_frame_equal(

@@ -364,6 +364,24 @@ def test_nonsense_is_refused() -> None:
         estimate(tiny_model(), 0)
     with pytest.raises(ValueError, match="got Linear"):
         estimate(torch.nn.Linear(2, 2), 10)
+    with pytest.raises(ValueError, match=r"n_tokens=\[3, 0\] must be a whole number, 1 or above"):
+        estimate(tiny_model(), [3, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"keep": "most"}, "keep='most' is unknown"),
+        ({"objective": "loss"}, "objective='loss' is unknown"),
+        ({"layers": [3]}, r"layers=\[3\]: the model has layers 0 to 2"),
+        ({"layers": []}, "names no layer; the model has layers 0 to 2"),
+    ],
+)
+def test_options_are_those_of_the_map(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        estimate(tiny_model(), 10, **options)
+    with pytest.raises(ValueError, match=match):
+        choose_path(tiny_model(), 10, **options)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -28,7 +28,8 @@ from step_saliency.report.packing import encoded_length, pack_maps
 from step_saliency.report.sources import SCRIPT
 from step_saliency.report.stored_maps import maps_within
 from step_saliency.runs.folder import RunFolder
-from step_saliency.trace import Region, Step, Trace
+from step_saliency.runs.pages import write_reports
+from step_saliency.trace import Step, Trace
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
 HOSTILE = (
@@ -279,6 +280,17 @@ def test_the_command_writes_one_trace_to_a_file(run_folder, capsys):
     assert "no trace 'absent'; there are 4: p0#0" in capsys.readouterr().err
 
 
+def test_effects_of_a_trace_that_is_named_by_a_number(tmp_path):
+    file, table = tmp_path / "map.safetensors", tmp_path / "effects.csv"
+    trace = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="7")
+    make_saliency(random_maps(trace, 4, 3), trace).save(file)
+    effects = pd.DataFrame({"trace": [7, 8], "layer": 0, "edit": "oeb", "rows_seen": [5, 6]})
+    effects.assign(head=None).to_csv(table, index=False)
+    write_reports(file, effects=table)
+    data = data_of(file.with_suffix(".html").read_text(encoding="utf-8"))
+    assert data["effects"]["groups"][0]["columns"]["rows_seen"] == [5]
+
+
 def test_the_command_takes_a_single_map(run_folder):
     file = run_folder / "maps" / "p0-1.safetensors"
     assert cli.main(["report", str(file)]) == 0
@@ -341,7 +353,7 @@ def test_layers_with_windows_have_uniform_lines_of_their_own(chromium, tmp_path)
     sal = replace(sal, maps=sal.maps * sal.seen)
     text = page(sal)
     uniform = data_of(text)["diagnosis"]["charts"][1]["lines"][0]["uniform"]
-    assert uniform == pytest.approx(diagnose(sal).uniform_share(Region.SUMMARY, Region.THINKING))
+    assert uniform == pytest.approx(diagnose(sal).uniform_decays.tolist())
     assert len(set(uniform)) == 2
     visit = opened(chromium, tmp_path, text)
     assert visit.complaints == []

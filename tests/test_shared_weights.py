@@ -69,6 +69,16 @@ def test_changes_in_place_are_followed(tmp_path: Path, backend: Backend) -> None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_leading_pad_tokens_are_tokens_where_the_tokenizer_pads_on_the_left(
+    tmp_path: Path, backend: Backend
+) -> None:
+    model = ss.load_model(saved(tmp_path, "qwen2"), backend=backend)
+    model.tokenizer.padding_side = "left"
+    tokens = [model.tokenizer.pad_token_id] * 2 + TOKENS[0].tolist()[:10]
+    check_reference_model(model, reference_model(model), tokens)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_in_another_type_are_read_again(tmp_path: Path, backend: Backend) -> None:
     model = ss.load_model(saved(tmp_path, "qwen2"), backend=backend).to(torch.float64)
     reference = reference_model(model)

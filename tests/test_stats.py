@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,15 @@ from step_saliency.options import Draws
 from step_saliency.stats.binary import binary_table, mcnemar, odds_ratio
 from step_saliency.stats.equivalence import detectable_effect, equivalence
 from step_saliency.stats.multiplicity import holm, with_holm
-from step_saliency.stats.paired import paired_table
-from step_saliency.stats.permutation import exchanged_labels, sign_flip_p
+from step_saliency.stats.paired import paired_table, standardised
+from step_saliency.stats.permutation import exchanged_labels, permutation_p_values, sign_flip_p
 from step_saliency.stats.problems import mean_intervals, mean_table, reduce_to_problems
-from step_saliency.stats.ranks import correlation_table, rank_correlation, row_correlations
+from step_saliency.stats.ranks import (
+    correlation_table,
+    rank_correlation,
+    rank_correlation_over_problems,
+    row_correlations,
+)
 from step_saliency.stats.resampling import problem_shares
 from step_saliency.stats.statistic import bootstrap, bootstrap_means, difference, ratio
 from tests.shuffled import binary_sets, rejected
@@ -65,6 +71,15 @@ def test_sign_flip_p_is_that_of_all_signs_written_out():
     p, exact = sign_flip_p(sample[:, None])
     assert exact
     assert p[0] == pytest.approx(expected)
+
+
+def test_sums_that_are_equal_on_paper_are_ties_whatever_the_first_arrangement_weighs():
+    """0.1 + 0.2 and 0.3 differ in the last bit, and the first arrangement weighs neither."""
+    values = np.array([[0.1], [0.2], [0.3], [5.0]])
+    weights = np.array([[0.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
+    for row in (1, 2):
+        p = permutation_p_values(weights, values, weights[row] @ values, exact=True)
+        assert p.tolist() == [2 / 3]
 
 
 def test_missing_differences_take_no_part():
@@ -194,6 +209,21 @@ def test_rank_correlation_matches_scipy_with_ties_and_is_missing_for_constants()
     assert np.isnan(rank_correlation(np.ones((1, 9)), effect)).all()
 
 
+@pytest.mark.parametrize(("x", "y"), [([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, 1, 1]), ([1], [1])])
+def test_what_does_not_vary_over_problems_has_no_correlation_and_no_p(x, y):
+    x, y = np.array(x, dtype=float), np.array(y, dtype=float)
+    found = rank_correlation_over_problems(x, y, n_resamples=20, n_permutations=20)
+    assert np.isnan([found.estimate, found.lower, found.upper, found.p]).all()
+    assert found.n == len(x)
+
+
+def test_problems_without_a_value_are_no_ranks():
+    x, y = np.arange(6.0), np.arange(6.0)
+    x[0], y[3] = np.nan, np.nan
+    with pytest.raises(ValueError, match="2 problems lack a value"):
+        rank_correlation_over_problems(x, y)
+
+
 def test_rank_correlations_of_rows_are_scipys():
     x, y = np.random.default_rng(0).integers(0, 5, (2, 4, 9)).astype(float)
     x[3] = 1.0
@@ -307,6 +337,29 @@ def test_missing_names_are_a_group_of_their_own():
     keys, values = reduce_to_problems(frame, "value", by=["layer"])
     assert keys["layer"].isna().tolist() == [True, False]
     np.testing.assert_array_equal(values, [[1, 5], [2, 7]])
+
+
+def test_rows_without_a_problem_count_towards_none():
+    frame = two_conditions(n=4)
+    frame["problem"] = frame["problem"].astype(object).where(frame["problem"] < 3)
+    with pytest.raises(ValueError, match="6 of 24 rows have no problem"):
+        mean_table(frame, "value", by=["condition"])
+    with pytest.raises(ValueError, match="6 of 24 rows have no problem"):
+        paired_table(frame, "value", condition="condition", reference="base")
+    with pytest.raises(ValueError, match="6 of 24 rows have no problem"):
+        bootstrap(frame, lambda rows: rows["value"].mean())
+    # what is left out for want of a value needs no problem
+    frame["value"] = frame["value"].where(frame["problem"].notna())
+    assert set(mean_table(frame, "value", by=["condition"], n_resamples=20)["n"]) == {3}
+    table = paired_table(frame, "value", condition="condition", reference="base", n_resamples=20)
+    assert set(table["n"]) == {3}
+
+
+def test_differences_that_are_equal_up_to_rounding_have_no_effect_size():
+    differences = np.array([0.2 - 0.1, 0.3 - 0.2, 0.4 - 0.3])
+    assert differences.std() > 0
+    assert np.isnan(standardised(differences[:, None])).all()
+    assert standardised(1e-9 * np.array([[1.0], [2.0], [3.0]])) == pytest.approx(2.0)
 
 
 def two_conditions(seed: int = 0, n: int = 60, effect: float = 0.5) -> pd.DataFrame:
@@ -436,6 +489,20 @@ def test_interval_of_a_ratio_covers_the_truth(interval):
         found = bootstrap_means(values, ratio, interval=interval, n_resamples=600, seed=seed)
         covered.append(found.lower <= 3.0 <= found.upper)
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_the_interval_of_a_statistic_that_does_not_vary_is_a_point(interval, share):
+    """Nothing out of numbers that differ, and a tenth of them, up to rounding."""
+    sizes = np.arange(1.0, 13.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = bootstrap_means(
+            np.stack([share * sizes, sizes], axis=1), ratio, interval=interval, n_resamples=200
+        )
+    point = pytest.approx(share, abs=1e-12)
+    assert (found.estimate, found.lower, found.upper) == (point, point, point)
 
 
 def test_difference_of_means_agrees_with_welch_in_kind_and_refuses_missing_values():

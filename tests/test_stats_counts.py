@@ -127,6 +127,20 @@ def test_truth_values_declare_themselves_and_numbers_ask():
         mean_table(mixed, "hit")
 
 
+@pytest.mark.parametrize("dtype", ["bool", "boolean", "object"])
+def test_truth_values_declare_themselves_in_every_type_of_column(dtype):
+    rows = pd.DataFrame({"problem": np.repeat(range(20), 2), "condition": ["a", "b"] * 20})
+    hits = pd.Series([True] * 40, dtype=dtype)
+    unknown = {"boolean": pd.NA, "object": None}
+    if dtype in unknown:
+        hits[[38, 39]] = unknown[dtype]
+    n = 20 - (dtype in unknown)
+    mean = mean_table(rows.assign(hit=hits), "hit", by=["condition"]).iloc[0]
+    assert (mean["interval"], mean["n"]) == ("wilson", n)
+    paired = paired_table(rows.assign(hit=hits), "hit", condition="condition", reference="a")
+    assert (paired.iloc[0]["interval"], paired.iloc[0]["n"]) == ("newcombe", n)
+
+
 @pytest.mark.parametrize(
     ("kind", "values"), [("share", [0.0, 1.5]), ("difference", [0.0, -1.2]), ("flips", [0.0, 1.0])]
 )

@@ -76,6 +76,17 @@ def test_answer_defaults_to_the_summary() -> None:
     assert (one.maps[:, 1, 0] > 0).all()
 
 
+@pytest.mark.parametrize("objective", ["answer", "logit_diff"])
+def test_the_first_token_of_a_trace_is_none_of_the_answer(objective: str) -> None:
+    """Nothing predicts it."""
+    model, trace = tiny_model("qwen2"), trace_of("STS", [3, 4, 2])
+    default = ss.step_saliency(model, trace, objective=objective)
+    given = ss.step_saliency(model, trace, objective=objective, answer=[1, 2, 7, 8])
+    assert torch.equal(default.maps, given.maps)
+    with pytest.raises(ValueError, match="none beyond its first token"):
+        ss.step_saliency(model, trace_of("ST", [1, 4]), objective=objective)
+
+
 def test_objectives_have_names_in_the_result() -> None:
     model = tiny_model("qwen2")
     trace = trace_of()
@@ -108,7 +119,11 @@ def test_log_odds_is_the_loss_row_over_the_chance_of_being_wrong() -> None:
         ({"rows": "key"}, "rows='key' is unknown"),
         ({"method": "fast"}, "method='fast' is unknown"),
         ({"layers": [3]}, "layers 0 to 2"),
-        ({"layers": []}, "layers 0 to 2"),
+        ({"layers": []}, r"layers=\[\] names no layer; the model has layers 0 to 2"),
+        ({"keep": "most"}, "keep='most' is unknown"),
+        ({"method": "streaming", "keep": "most"}, "keep='most' is unknown"),
+        ({"objective": ss.LogitDiff(320)}, "token 320 of .* outside the model's vocabulary of 320"),
+        ({"objective": ss.LogitDiff(3, 320)}, "token 320 of .* outside"),
         ({"layers": [0, -3]}, "twice"),
         ({"objective": "answer", "answer": [0]}, "from 1 on"),
         ({"objective": "answer", "answer": [18]}, "beyond the trace"),

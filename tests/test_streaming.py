@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from step_saliency.models.hooking import module_hook
 from step_saliency.saliency import hooks, padding, streaming
 from step_saliency.saliency.kernels.step_attention import chunked
 from step_saliency.saliency.layerwise import choice
@@ -405,18 +406,42 @@ def test_masks_that_the_adapter_cannot_see_are_refused() -> None:
         stream(model, trace)
 
 
+@pytest.mark.parametrize("arch", ["qwen2", "gpt2-like"])
+def test_leading_pad_tokens_are_tokens_where_the_tokenizer_pads_on_the_left(arch: Arch) -> None:
+    """With rotated and with learned positions, alone and in a batch."""
+    model, trace = tiny_model(arch, backend=BACKEND), make_trace(20)
+    trace.tokens[:2] = model.tokenizer.pad_token_id
+    layout = step_layout(trace.step_ids)
+    model.tokenizer.padding_side = "left"
+    want = reference(model, trace, NextToken(), layout)
+    assert_close(stream(model, trace, layout=layout), want)
+
+
 def test_other_things_are_no_models() -> None:
     with pytest.raises(ValueError, match="got Linear"):
         stream(torch.nn.Linear(2, 2), make_trace(5))
 
 
-def test_logits_that_are_not_finite_are_an_error() -> None:
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
+    """One of each position, also if the loss has no part of it, as on the reference path."""
     model, trace = tiny_transformers("llama"), make_trace(30)
     stream(model, trace)
-    with torch.no_grad():
-        model.lm_head.weight[3] = torch.nan
-    with pytest.raises(ValueError, match="next_token or its gradient is not finite"):
+    token = (set(range(20, 60)) - set(trace.tokens.tolist())).pop()
+    switch = torch.zeros(model.config.vocab_size)
+    switch[token] = value
+    with (
+        module_hook(model.lm_head.register_forward_hook, lambda _module, _args, out: out + switch),
+        pytest.raises(ValueError, match="logits are not finite between positions 0 and 28"),
+    ):
         stream(model, trace)
+
+
+def test_gradients_that_are_not_finite_are_an_error() -> None:
+    model, trace = tiny_transformers("llama"), make_trace(30)
+    endless = Custom(lambda logits, _tokens: (logits - logits.detach()).abs().sum().sqrt())
+    with pytest.raises(ValueError, match="<lambda> or its gradient is not finite"):
+        stream(model, trace, endless)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from step_saliency.diagnosis import diagnose
 from step_saliency.models.windows import seen_keys
+from step_saliency.report.charts import diagnosis_data
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
 from step_saliency.saliency.result import StepSaliency
 
@@ -113,11 +114,22 @@ def test_a_layer_whose_window_hides_all_thinking_has_no_decay() -> None:
     # the first summary step sees the thinking before it in both layers, the second in one
     assert diagnosis.rows.decay.isnan().tolist() == [[False, True], [False, False]]
     assert diagnosis.decay.tolist() == pytest.approx([1 / 2, (2 / 4 + 2 / 5) / 2])
+    # a map of ones is uniform: over the same rows
+    assert diagnosis.uniform_decays.tolist() == pytest.approx(diagnosis.decay.tolist())
+    assert diagnosis.uniform_decay == pytest.approx(float(diagnosis.decay.mean()))
+    table = diagnosis.to_frame().query("metric == 'decay'")
+    assert table["uniform"].tolist() == pytest.approx(table["value"].tolist())
+    (dotted,) = [line for line in diagnosis.plot().axes[3].lines if line.get_linestyle() == ":"]
+    assert dotted.get_ydata() == pytest.approx(table["value"].tolist())
+    line = diagnosis_data(diagnosis, None, None)["charts"][1]["lines"][0]
+    assert line["uniform"] == pytest.approx(line["values"])
     trace = make_trace("QTT_S", [3, 3, 3, 4, 3])
     layout = step_layout(trace.step_ids)
     ones = torch.stack([layout.pairs_within(window) > 0 for window in of_layers])
     diagnosis = diagnose(make_saliency(ones.float(), trace, windows=of_layers))
     assert diagnosis.decay.isnan().tolist() == [True, False]
+    assert diagnosis.uniform_decays.isnan().tolist() == [True, False]
+    assert diagnosis.uniform_decay == pytest.approx(float(diagnosis.decay[1]))
     assert "in 1 of 2 layers" in diagnosis.reasons["decay"]
 
 

@@ -73,5 +73,6 @@ def _means(table: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     means = values.groupby(["problem", "key"])["value"].mean().unstack("key").sort_index(axis=1)
     keys = values.drop_duplicates("key").sort_values("key")[list(KEYS)].reset_index(drop=True)
     intervals = mean_intervals(means.to_numpy(dtype=float), draws)
-    n_traces = values.groupby("key")["trace"].nunique().to_numpy()
+    traces = values.drop_duplicates(["problem", "trace", "key"])
+    n_traces = traces.groupby("key").size().to_numpy()
     return pd.concat([keys, intervals], axis=1).assign(n_traces=n_traces)

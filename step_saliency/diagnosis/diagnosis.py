@@ -51,8 +51,9 @@ class Diagnosis:
         decay: Share of the summary rows on thinking steps, of the same map.
         shares: Share of each region's rows on each region.
         intensity: Mean entry of each block of regions, in the unit of the map.
-        uniform_shares: `shares` of a map that prefers no position; of each layer where sliding
-            windows make them see different keys.
+        uniform_shares: `shares` of a map that prefers no position, over the same rows; of each
+            layer where sliding windows make them see different keys or rows of a map are empty.
+        uniform_intensity: `intensity` of such a map, up to its scale.
         rows: Lock-in and decay of each row, which `lock_in` and `decay` are the means of.
         lock_in_heads: Lock-in of each head's own map, if the maps are per head.
         decay_heads: Decay of each head's own map, if the maps are per head.
@@ -73,6 +74,7 @@ class Diagnosis:
     shares: Float[Tensor, "layer query_region key_region"]
     intensity: Float[Tensor, "layer query_region key_region"]
     uniform_shares: Float[Tensor, "... query_region key_region"]
+    uniform_intensity: Float[Tensor, "layer query_region key_region"]
     rows: StepRows
     lock_in_heads: Float[Tensor, "layer head"] | None
     decay_heads: Float[Tensor, "layer head"] | None
@@ -96,9 +98,7 @@ class Diagnosis:
     @property
     def block_ratio(self) -> Float[Tensor, "layer"]:
         """Intensity of summary -> summary over thinking -> thinking (NaN where that is 0)."""
-        thinking, summary = REGIONS.index(Region.THINKING), REGIONS.index(Region.SUMMARY)
-        within = self.intensity[:, thinking, thinking]
-        return self.intensity[:, summary, summary] / within.where(within > 0, torch.nan)
+        return _block_ratio(self.intensity)
 
     @property
     def lock_in_index(self) -> float:
@@ -132,9 +132,15 @@ class Diagnosis:
         return middle - self._band_mean(self.decay_normalised, "deep")
 
     @property
+    def uniform_decays(self) -> Float[Tensor, "layer"]:
+        """`decay` of a map that prefers no position, over the rows that count in each layer."""
+        counts = ~self.rows.decay.isnan()
+        return self.rows.uniform_thinking.where(counts, torch.nan).nanmean(-1)
+
+    @property
     def uniform_decay(self) -> float:
-        """Decay of a map that prefers no position; the mean over layers that see different keys."""
-        return float(self.uniform_share(Region.SUMMARY, Region.THINKING).mean())
+        """Mean of `uniform_decays` over the layers that have a decay."""
+        return float(self.uniform_decays.nanmean())
 
     def share(self, query: Region, key: Region) -> Float[Tensor, "layer"]:
         """Share of one region's rows that falls on another region."""
@@ -154,7 +160,7 @@ class Diagnosis:
             ``share`` and ``intensity`` of the pairs of regions, ``block_ratio``, ``lock_in_index``
             and ``decay_index`` (no layer; ``band`` is the one they are about), and
             ``lock_in_normalised``, ``decay_normalised`` with their indices. ``uniform`` is what a
-            map that prefers no position gives.
+            map that prefers no position gives (shares and decay: over the rows that the map has).
         """
         return diagnoses_frame([self])
 
@@ -198,12 +204,13 @@ class Diagnosis:
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = MetricRows(self.layers, self.bands)
-        uniform_decay = self.uniform_share(Region.SUMMARY, Region.THINKING)
         heads = {"lock_in": self.lock_in_heads, "decay": self.decay_heads}
         return [
             *rows.of_layers("lock_in", self.lock_in, 0.0),
-            *rows.of_layers("decay", self.decay, uniform_decay.tolist()),
-            *rows.of_layers("block_ratio", self.block_ratio, 1.0),
+            *rows.of_layers("decay", self.decay, self.uniform_decays.tolist()),
+            *rows.of_layers(
+                "block_ratio", self.block_ratio, _block_ratio(self.uniform_intensity).tolist()
+            ),
             *(row for name, x in heads.items() if x is not None for row in rows.of_heads(name, x)),
             *rows.of_regions("share", self.shares, self.uniform_shares),
             *rows.of_regions("intensity", self.intensity),
@@ -230,7 +237,7 @@ class Diagnosis:
             decay=DepthCurve(
                 values=self.decay,
                 index=self.decay_index,
-                uniform=self.uniform_share(Region.SUMMARY, Region.THINKING),
+                uniform=self.uniform_decays,
                 heads=self.decay_heads,
                 reason=self.reasons.get("decay"),
             ),
@@ -270,6 +277,14 @@ class Diagnosis:
     ) -> Float[Tensor, "of_band *step"]:
         inside = [self.bands.of(layer) == band for layer in self.layers]
         return values[torch.tensor(inside, dtype=torch.bool)]
+
+
+def _block_ratio(
+    intensity: Float[Tensor, "layer query_region key_region"],
+) -> Float[Tensor, "layer"]:
+    thinking, summary = REGIONS.index(Region.THINKING), REGIONS.index(Region.SUMMARY)
+    within = intensity[:, thinking, thinking]
+    return intensity[:, summary, summary] / within.where(within > 0, torch.nan)
 
 
 def stacked(data: Iterable[Diagnosis] | pd.DataFrame, purpose: str) -> pd.DataFrame:

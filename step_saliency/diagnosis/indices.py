@@ -61,7 +61,8 @@ def diagnose(
     regions = [step.region for step in sal.trace.steps]
     maps = sal.mean_heads.detach().cpu()
     shares = row_shares(maps, regions)
-    uniform = row_shares(uniform_map(sal.layout, sal.pool, sal.windows), regions)
+    evenly = uniform_map(sal.layout, sal.pool, sal.windows)
+    uniform = row_shares(evenly, regions)
     counted = sal.seen if pairs == "causal" else torch.ones_like(sal.seen)
     of_layers = uniform.expand(len(maps), -1, -1)
     heads = [_head_metrics(sal.maps[i], of_layers[i], regions) for i in _rows_per_head(sal)]
@@ -75,13 +76,22 @@ def diagnose(
         decay=decays,
         shares=region_shares(shares, regions),
         intensity=block_means(maps, counted, regions),
-        uniform_shares=region_shares(uniform, regions),
+        uniform_shares=region_shares(_of_rows_in(shares, uniform), regions),
+        uniform_intensity=block_means(evenly.expand(len(maps), -1, -1), counted, regions),
         rows=step_rows(shares, uniform, regions),
         lock_in_heads=torch.stack([of_head for of_head, _ in heads]) if heads else None,
         decay_heads=torch.stack([of_head for _, of_head in heads]) if heads else None,
         reasons=_reasons(regions, sal.layers, layer_bands, lock_ins, decays),
         **_identity(sal.trace),
     )
+
+
+def _of_rows_in(
+    shares: Float[Tensor, "layer step step"], uniform: Float[Tensor, "*layer step step"]
+) -> Float[Tensor, "*layer_or_none step step"]:
+    """Uniform rows without those that the maps lack; of each layer only if a map lacks one."""
+    lacking = shares.isnan() & ~uniform.isnan()
+    return uniform.where(~lacking, torch.nan) if lacking.any() else uniform
 
 
 def _rows_per_head(sal: StepSaliency) -> range:

@@ -46,7 +46,7 @@ def _lock_in_chart(diagnosis: Diagnosis, curves: pd.DataFrame | None) -> dict[st
 
 
 def _decay_chart(diagnosis: Diagnosis, curves: pd.DataFrame | None) -> dict[str, Any]:
-    uniform = diagnosis.uniform_share(Region.SUMMARY, Region.THINKING)
+    uniform = diagnosis.uniform_decays
     return {
         "title": "Decay",
         "label": "share of summary rows on thinking steps",

@@ -25,12 +25,12 @@ from step_saliency.options import (
     Quantity,
     Rows,
     check_option,
-    is_whole,
     refuse,
 )
 from step_saliency.saliency import hooks
 from step_saliency.saliency.estimate import Path, choose_path
-from step_saliency.saliency.objectives import Objective, resolve_objective
+from step_saliency.saliency.given import layer_numbers, whole_numbers
+from step_saliency.saliency.objectives import LogitDiff, Objective, resolve_objective
 from step_saliency.saliency.pooling import (
     StepLayout,
     normalise,
@@ -139,9 +139,9 @@ def step_saliency(
     check_gradients(model)
     for one in traces:
         check_tokens(model, one.tokens)
-    _check_vocabulary(model, answer_tokens)
-    mapped = resolve_layers(model, layers)
-    jobs = [_job(one, _resolve(objective, one, answer, answer_tokens), rows) for one in traces]
+    mapped = layer_numbers(layers, n_layers(model))
+    given = _checked_answer(objective, answer, answer_tokens)
+    jobs = [_job(one, _resolve(model, objective, one, *given), rows) for one in traces]
     with turn(model, alone="waits"), undisturbed(model):
         require_sound(model)
         path = choose_path(
@@ -208,13 +208,13 @@ def token_map(
     if quantity != "attention":
         check_gradients(model)
     check_tokens(model, trace.tokens)
-    _check_vocabulary(model, answer_tokens)
-    (mapped,) = resolve_layers(model, [layer])
+    (mapped,) = layer_numbers([layer], n_layers(model))
 
     def keep(influence: Float[Tensor, "head query key"]) -> Float[Tensor, "*head query key"]:
         return (influence if per_head else influence.mean(0)).cpu()
 
-    scalar = _resolve(objective, trace, answer, answer_tokens)
+    given = _checked_answer(objective, answer, answer_tokens)
+    scalar = _resolve(model, objective, trace, *given)
     maps = hooks.reduce_influence(
         model, trace.tokens, scalar, layers=[mapped], reduce=keep, quantity=quantity
     )
@@ -238,55 +238,46 @@ def check_tokens(model: Any, tokens: Int[Tensor, "pos"]) -> None:
         )
 
 
-def resolve_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Model layers as non-negative numbers.
-
-    Raises:
-        ValueError: no layer, a layer twice, or one that the model lacks.
-    """
-    total = n_layers(model)
-    if layers is None:
-        return tuple(range(total))
-    if isinstance(layers, str) or not all(is_whole(layer) for layer in layers):
-        raise ValueError(f"layers={layers!r}: layers are whole numbers")
-    beyond = [layer for layer in layers if not -total <= layer < total]
-    if beyond or not len(layers):
-        raise ValueError(f"layers={list(layers)}: the model has layers 0 to {total - 1}")
-    numbers = tuple(layer % total for layer in layers)
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"layers={list(layers)} names a layer twice")
-    return numbers
-
-
 def answer_positions(trace: Trace) -> list[int]:
-    """Positions of the summary's tokens, where the answer is given; empty without a summary."""
+    """Positions of the summary's tokens, where the answer is given; empty without a summary.
+
+    The first position of a trace is none of them: nothing predicts it.
+    """
     return [
         position
         for step in trace.steps
         if step.region == Region.SUMMARY
-        for position in range(step.start, step.stop)
+        for position in range(max(1, step.start), step.stop)
     ]
 
 
 def _resolve(
+    model: Any,
     objective: ObjectiveName | Objective | Callable[..., Tensor],
     trace: Trace,
     answer: Sequence[int] | None,
     answer_tokens: tuple[int, int] | None,
 ) -> Objective:
-    _check_answer(objective, answer, answer_tokens)
-    positions = answer_positions(trace) if answer is None else list(answer)
+    positions = answer_positions(trace) if answer is None else answer
     scalar = resolve_objective(
         objective, answer=positions, answer_tokens=answer_tokens, tokens=trace.tokens
     )
     scalar.queries(len(trace.tokens))  # raises where the trace lacks a position that is read
+    _check_vocabulary(model, scalar)
     return scalar
 
 
-def _check_answer(
+def _checked_answer(
     objective: object, answer: Sequence[int] | None, answer_tokens: Sequence[int] | None
-) -> None:
-    """Raise ValueError for an answer that the objective does not use, or that is none."""
+) -> tuple[list[int] | None, tuple[int, int] | None]:
+    """Positions and token ids of an answer as plain numbers, where they are given.
+
+    Raises:
+        ValueError: the objective does not use them, or they are none.
+    """
+    positions = None if answer is None else whole_numbers(answer, least=1)
+    ids = None if answer_tokens is None else whole_numbers(answer_tokens, least=0)
+    are_two = ids is not None and len(ids) == len(set(ids)) == 2
     name = objective if isinstance(objective, str) else "a function or an Objective"
     refuse(
         {
@@ -296,29 +287,25 @@ def _check_answer(
             f"objective={name!r} uses no answer_tokens=; 'logit_diff' does": (
                 answer_tokens is not None and objective != "logit_diff"
             ),
-            f"answer={answer!r} must be positions from 1 on; nothing predicts the first token": (
-                answer is not None and not all(is_whole(place, least=1) for place in answer)
-            ),
+            f"answer={answer!r} must be a sequence of positions from 1 on; nothing predicts the "
+            "first token": answer is not None and positions is None,
             f"answer_tokens={answer_tokens!r} must be two different token ids, 0 or above": (
-                answer_tokens is not None and not _are_two_ids(answer_tokens)
+                answer_tokens is not None and not are_two
             ),
         }
     )
+    return positions, (ids[0], ids[1]) if ids else None
 
 
-def _check_vocabulary(model: Any, tokens: Sequence[int] | None) -> None:
+def _check_vocabulary(model: Any, objective: Objective) -> None:
     """Raise ValueError for token ids that the model lacks."""
-    vocab = model.cfg.d_vocab
-    beyond = [token for token in tokens or () if is_whole(token) and token >= vocab]
+    ids = (objective.correct, objective.wrong) if isinstance(objective, LogitDiff) else ()
+    beyond = [token for token in ids if token is not None and token >= model.cfg.d_vocab]
     if beyond:
         raise ValueError(
-            f"answer_tokens={tokens!r}: {beyond[0]} is outside the model's vocabulary of {vocab}"
+            f"token {beyond[0]} of {objective} is outside the model's vocabulary of "
+            f"{model.cfg.d_vocab}"
         )
-
-
-def _are_two_ids(tokens: Sequence[int]) -> bool:
-    whole = all(is_whole(token, least=0) for token in tokens)
-    return whole and len(tokens) == 2 and tokens[0] != tokens[1]
 
 
 @dataclass(frozen=True)

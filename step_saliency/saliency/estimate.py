@@ -24,7 +24,9 @@ from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
 from step_saliency.saliency.cost.shape import model_shape
 from step_saliency.saliency.cost.speed import measured_speed
 from step_saliency.saliency.cost.work import ObjectiveLike, Work, longest
+from step_saliency.saliency.given import layer_numbers, whole_numbers
 from step_saliency.saliency.layerwise import refusal
+from step_saliency.saliency.objectives import check_objective
 
 PathName = Literal["hooks", "streaming"]
 
@@ -149,8 +151,10 @@ def estimate(
         paths.
 
     Raises:
-        ValueError: no tokens, or a model that neither path can take.
+        ValueError: no tokens, an unknown option, a layer that the model lacks, or a model that
+            neither path can take.
     """
+    check_option("keep", keep, KEEPS)
     room = _room(model, n_tokens, objective, layers, available_bytes)
     speed, bandwidth = measured_speed(room.work.shape)
     offloads = room.offloads(offload)
@@ -206,8 +210,9 @@ def choose_path(
         available_bytes: Memory to fit into; by default what is free on the model's device.
 
     Raises:
-        ValueError: nothing that is allowed fits or takes the model.
+        ValueError: an unknown option, or nothing that is allowed fits or takes the model.
     """
+    check_option("keep", keep, KEEPS)
     room = _room(model, n_tokens, objective, layers, available_bytes)
     refusals = {"hooks": _hooks_refusal(model), "streaming": refusal(model)}
     hooks = [Path("hooks")]
@@ -242,7 +247,6 @@ class _Room:
 
     def kept(self, keep: Keep, *, offload: bool) -> Keep:
         """What streaming keeps of each block."""
-        check_option("keep", keep, KEEPS)
         if offload and keep not in ("auto", "inputs"):
             raise ValueError(f"keep={keep!r} with offload=True: what is offloaded is the inputs")
         if keep != "auto":
@@ -331,12 +335,16 @@ def _room(
     layers: Sequence[int] | None,
     available_bytes: int | None,
 ) -> _Room:
-    lengths = (n_tokens,) if isinstance(n_tokens, int) else tuple(n_tokens)
-    if not lengths or min(lengths) < 1:
-        raise ValueError(f"n_tokens={n_tokens}; a trace has at least one")
+    lengths = whole_numbers(n_tokens, least=1) or whole_numbers([n_tokens], least=1)
+    if lengths is None:
+        raise ValueError(
+            f"n_tokens={n_tokens!r} must be a whole number, 1 or above, or one for each trace"
+        )
+    check_objective(objective)
     shape = model_shape(model)
+    mapped = layer_numbers(layers, shape.n_layers)
     free = free_bytes(shape.device) if available_bytes is None else available_bytes
-    return _Room(Work.of(shape, objective, layers), lengths, free)
+    return _Room(Work.of(shape, objective, mapped), tuple(lengths), free)
 
 
 def _say_slower(reason: str) -> None:

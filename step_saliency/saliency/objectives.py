@@ -37,7 +37,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from step_saliency.options import OBJECTIVES, ObjectiveName
+from step_saliency.options import OBJECTIVES, ObjectiveName, refuse
+from step_saliency.saliency.given import whole_numbers
 from step_saliency.saliency.log_odds import cross_entropy_of, log_odds_against, summed_gradient
 
 Tokens = Int[Tensor, "pos"]
@@ -188,6 +189,17 @@ class LogitDiff(Objective):
     name = "logit_diff"
     last_row = True
 
+    def __post_init__(self) -> None:
+        ids = [token for token in (self.correct, self.wrong) if token is not None]
+        refuse(
+            {
+                f"{self}: token ids are whole numbers, 0 or above": (
+                    whole_numbers(ids, least=0) is None
+                ),
+                f"{self}: a position is a whole number": whole_numbers([self.position]) is None,
+            }
+        )
+
     def queries(self, n_tokens: int) -> Queries:
         if not -n_tokens <= self.position < n_tokens:
             raise ValueError(f"position {self.position} is outside a trace of {n_tokens} tokens")
@@ -237,6 +249,16 @@ class Custom(Objective):
         return value
 
 
+def check_objective(objective: object) -> None:
+    """Raise ValueError for what is neither a name, an `Objective` nor a function."""
+    is_known = isinstance(objective, Objective) or callable(objective) or objective in OBJECTIVES
+    if not is_known:
+        raise ValueError(
+            f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an "
+            "Objective or a function of (logits, tokens)"
+        )
+
+
 def resolve_objective(
     objective: ObjectiveName | Objective | Callable[..., Tensor],
     *,
@@ -256,6 +278,7 @@ def resolve_objective(
     Raises:
         ValueError: the name is unknown, or the answer's positions are needed and missing.
     """
+    check_objective(objective)
     if isinstance(objective, Objective):
         return objective
     if callable(objective):
@@ -267,15 +290,11 @@ def resolve_objective(
     }
     if objective in simple:
         return simple[objective]()
-    if objective not in OBJECTIVES:
-        raise ValueError(
-            f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an "
-            "Objective or a function of (logits, tokens)"
-        )
     if not answer:
         raise ValueError(
-            f"objective={objective!r} needs the answer's tokens and the trace has no summary to "
-            "take them from; pass answer=[positions]"
+            f"objective={objective!r} needs the answer's tokens, and the trace has no summary to "
+            "take them from, or none beyond its first token, which nothing predicts; pass "
+            "answer=[positions]"
         )
     if objective == "answer":
         return AnswerLoss(tuple(answer))

@@ -102,8 +102,8 @@ def streaming_maps(
         the CPU: sums over pairs of positions, before `pooling.normalise`.
 
     Raises:
-        ValueError: a model, option or hook that this path cannot honour, or an objective that is
-            not finite.
+        ValueError: a model, option or hook that this path cannot honour, or logits or an objective
+            that are not finite.
     """
     _check_jobs(traces, objectives, layouts)
     layerwise = layerwise_model(model)
@@ -238,7 +238,7 @@ def loss_gradient(
     time.
 
     Raises:
-        ValueError: an objective or its gradient is not finite.
+        ValueError: logits that are read, an objective or its gradient are not finite.
     """
     gradient = torch.zeros_like(resid)
     for sequence, objective in enumerate(objectives):
@@ -263,6 +263,12 @@ def _chunk_gradient(
 ) -> Float[Tensor, "query d_model"]:
     resid = resid.detach().requires_grad_()
     logits = layerwise.logits(resid)
+    # the smallest and the largest, since a mask of all logits would take as much memory again
+    if not all(limit.isfinite() for limit in logits.detach().aminmax()):
+        raise ValueError(
+            f"the model's logits are not finite between positions {int(queries.min())} and "
+            f"{int(queries.max())}; no gradient can be taken"
+        )
     tokens, queries = tokens.to(logits.device), queries.to(logits.device)
     if isinstance(objective, Custom):
         loss = objective.total(logits, tokens)
@@ -273,7 +279,7 @@ def _chunk_gradient(
     if not (loss.isfinite() and gradient.isfinite().all()):
         raise ValueError(
             f"objective {objective.name} or its gradient is not finite between positions "
-            f"{int(queries.min())} and {int(queries.max())}; are the model's logits finite there?"
+            f"{int(queries.min())} and {int(queries.max())}"
         )
     return gradient
 

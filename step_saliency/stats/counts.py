@@ -131,7 +131,7 @@ def checked_kind(column: pd.Series, kind: ValueKind | None, bound: float = 1.0) 
         ValueError: an unknown kind, or values that are none of that kind.
     """
     if kind is None:
-        return "share" if pd.api.types.is_bool_dtype(column.dtype) else "measure"
+        return "share" if pd.api.types.infer_dtype(column) == "boolean" else "measure"
     check_option("kind", kind, get_args(ValueKindName))
     lowest, highest = {"share": (0, 1), "difference": (-bound, bound)}.get(kind, (-np.inf, np.inf))
     slack = 1e-12 * bound

@@ -30,7 +30,12 @@ from step_saliency.stats.counts import (
 from step_saliency.stats.equivalence import detectable_effect
 from step_saliency.stats.multiplicity import with_holm
 from step_saliency.stats.permutation import sign_flip_p
-from step_saliency.stats.problems import check_columns, mean_intervals, reduce_to_problems
+from step_saliency.stats.problems import (
+    check_columns,
+    check_problems,
+    mean_intervals,
+    reduce_to_problems,
+)
 
 
 @shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
@@ -73,8 +78,8 @@ def paired_table(
         ``p_holm`` is corrected for the family.
 
     Raises:
-        ValueError: columns are missing, the reference is not among the conditions, no problem has
-            both, or a value is not of the kind.
+        ValueError: columns are missing, a row has no problem, the reference is not among the
+            conditions, no problem has both, or a value is not of the kind.
     """
     draws = replace(draws or Draws(), **options)
     check_columns(frame, [value])
@@ -136,6 +141,7 @@ def with_reference(
     if reference not in set(frame[condition]):
         raise ValueError(f"reference {reference!r} is none of the conditions {known}")
     frame = frame[frame[value].notna()]
+    check_problems(frame, problem)
     on = [problem, *match]
     means = frame.groupby([*on, condition], sort=False, dropna=False)[value].mean().reset_index()
     is_reference = means[condition] == reference
@@ -151,4 +157,6 @@ def standardised(differences: Float[np.ndarray, "problem key"]) -> Float[np.ndar
     if len(differences) < 2:
         return np.full(differences.shape[1], np.nan)
     spread = differences.std(0, ddof=1)
-    return differences.mean(0) / np.where(spread > 0, spread, np.nan)
+    # Differences that are equal on paper differ in the last bits.
+    varies = spread > 1e-12 * np.abs(differences).max(0)
+    return differences.mean(0) / np.where(varies, spread, np.nan)

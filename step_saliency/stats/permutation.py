@@ -113,7 +113,7 @@ def permutation_p_values(
             are draws, and the observed one is counted besides.
     """
     # Sums that are equal on paper differ in the last bits with the order of the terms.
-    slack = 1e-9 * np.abs(weights[0][:, None] * values).sum(0)
+    slack = 1e-9 * np.abs(weights).max(0) @ np.abs(values)
     threshold = np.abs(observed) - slack
     chunks = zip(column_chunks(values), column_chunks(threshold[None]), strict=True)
     as_large = np.concatenate([(np.abs(weights @ v) >= t).sum(0) for v, t in chunks])

@@ -98,12 +98,13 @@ def reduce_to_problems(
         One row of ``by`` per column of the array; the array, missing where a problem has no value.
 
     Raises:
-        ValueError: columns are missing, or there is no value.
+        ValueError: columns are missing, a row has no problem, or there is no value.
     """
     check_columns(frame, [problem, value, *by])
     frame = frame[frame[value].notna()]
     if frame.empty:
         raise ValueError(f"column {value!r} has no value to average")
+    check_problems(frame, problem)
     rows, names = pd.factorize(frame[problem], sort=False)
     grouped = frame.groupby(list(by), sort=False, dropna=False) if by else None
     columns = np.zeros(len(frame), int) if grouped is None else grouped.ngroup().to_numpy()
@@ -133,6 +134,15 @@ def mean_intervals(
     n = (~np.isnan(values)).sum(0)
     estimate = np.nansum(values, 0) / np.where(n > 0, n, np.nan)
     return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper, "n": n})
+
+
+def check_problems(frame: pd.DataFrame, problem: str) -> None:
+    """Raise ValueError for rows whose problem is missing: they would count as another's."""
+    n_missing = int(frame[problem].isna().sum())
+    if n_missing:
+        raise ValueError(
+            f"{n_missing} of {len(frame)} rows have no {problem}; name their problem or drop them"
+        )
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:

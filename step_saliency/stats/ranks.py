@@ -14,6 +14,7 @@ of columns, of which none has a value where one of the first two is constant; he
 one effect, and thousands of permutations the same ranks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack
@@ -76,11 +77,22 @@ def rank_correlation_over_problems(
         y: The other value of each; the test permutes these.
         draws: How interval and test are drawn; `PROBLEM_CORRELATION_DRAWS` by default.
         options: Fields of `Draws`, which change it.
+
+    Returns:
+        rho with its interval and p, all missing where x or y does not vary.
+
+    Raises:
+        ValueError: a value is missing.
     """
     draws = replace(draws or PROBLEM_CORRELATION_DRAWS, **options)
     n = len(x)
+    lacking = np.isnan(x) | np.isnan(y)
+    if lacking.any():
+        raise ValueError(f"{int(lacking.sum())} problems lack a value; drop them")
     x_ranks, y_ranks = unit_ranks(np.stack([x, y]))
     rho = float(x_ranks @ y_ranks)
+    if n < 2 or math.isnan(rho):
+        return Estimate(math.nan, math.nan, math.nan, n)
     problems = np.random.default_rng([draws.seed, 5]).integers(0, n, (draws.n_resamples, n))
     rhos = row_correlations(x[problems], y[problems])
     lower, upper = percentile_limits(rhos[:, None], expanded_level(n, draws.confidence))

@@ -12,6 +12,7 @@ Problems are drawn with replacement, each with all that belongs to it. Intervals
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from step_saliency.options import Draws, DrawsOptions, check_option, shows_keywords
-from step_saliency.stats.problems import check_columns
+from step_saliency.stats.problems import check_columns, check_problems
 from step_saliency.stats.resampling import Bootstrap, Estimate, expanded_level
 
 IntervalName = Literal["percentile", "bca"]
@@ -58,9 +59,13 @@ def bootstrap(
         interval: ``"bca"`` or ``"percentile"``.
         draws: How the interval is drawn; `STATISTIC_DRAWS` by default.
         options: Fields of `Draws`, which change it.
+
+    Raises:
+        ValueError: the column of the problem is missing, or a row has no problem.
     """
     draws = replace(draws or STATISTIC_DRAWS, **options)
     check_columns(frame, [problem])
+    check_problems(frame, problem)
     members = [rows for _, rows in frame.groupby(problem, sort=False)]
 
     def of_draw(problems: Int[np.ndarray, "draw"]) -> float:
@@ -138,15 +143,22 @@ def _scipy_bootstrap(
     if all((column == column[0]).all() for column in data):
         constant = float(statistic(*data, axis=-1) if vectorized else statistic(*data))
         return constant, constant
-    result = stats.bootstrap(
+    resample = partial(
+        stats.bootstrap,
         data,
         statistic,
         paired=len(data) > 1,
         vectorized=vectorized,
-        method="BCa" if interval == "bca" else "percentile",
         confidence_level=confidence,
-        n_resamples=draws.n_resamples,
         batch=max(1, 2_000_000 // n),
         random_state=np.random.default_rng([draws.seed, 0]),
     )
+    result = resample(method="percentile", n_resamples=draws.n_resamples)
+    if interval == "bca" and _varies(result.bootstrap_distribution):
+        result = resample(method="BCa", n_resamples=0, bootstrap_result=result)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _varies(resampled: Float[np.ndarray, "resample"]) -> bool:
+    """Whether draws differ by more than rounding: BCa has no value of those that do not."""
+    return not np.ptp(resampled) <= 1e-12 * np.abs(resampled).max()

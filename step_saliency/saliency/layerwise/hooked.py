@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -34,7 +35,8 @@ class LayerwiseHooked(LayerwiseModel):
     def run_blocks(
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"] | None
     ) -> None:
-        mask = None if positions is None else (positions >= 0).long()
+        # Without a mask, leading pad tokens count as padding if the tokenizer pads on the left.
+        mask = torch.ones_like(tokens) if positions is None else (positions >= 0).long()
         self.model(tokens, attention_mask=mask, stop_at_layer=self.model.cfg.n_layers)
 
     def logits(self, resid: Float[Tensor, "query d_model"]) -> Float[Tensor, "query vocab"]:
