@@ -17,7 +17,7 @@ where annotations are checked at run time.
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -189,10 +189,12 @@ class Decoding:
 
     def __post_init__(self) -> None:
         self._check_types()
+        self._make_plain()
         endings = self.endings
         refuse(
             {
                 f"n={self.n} is below 1": self.n < 1,
+                f"seed={self.seed} is below 0": self.seed < 0,
                 f"temperature={self.temperature} is below 0": self.temperature < 0,
                 f"temperature={self.temperature} is below {COLDEST}; 0 decodes greedily": (
                     0 < self.temperature < COLDEST
@@ -215,20 +217,34 @@ class Decoding:
         if self.top_k is not None:
             whole["top_k"] = self.top_k
         stops = () if self.stop_tokens is None else self.stop_tokens
-        texts = [self.stop_texts] if isinstance(self.stop_texts, str) else list(self.stop_texts)
+        texts = [self.stop_texts] if isinstance(self.stop_texts, str) else self.stop_texts
         refuse(
             {
                 **_not_whole(whole),
                 f"temperature={self.temperature!r} is no number": not is_finite(self.temperature),
                 f"top_p={self.top_p!r} is no number": not is_finite(self.top_p),
                 f"stop_tokens={stops!r} must be token ids, 0 or above": isinstance(stops, str)
+                or not isinstance(stops, Iterable)
                 or not all(is_whole(token, least=0) for token in stops),
-                f"stop_texts={self.stop_texts!r} must be texts": not all(
-                    isinstance(text, str) for text in texts
-                ),
+                f"stop_texts={self.stop_texts!r} must be texts": not isinstance(texts, Iterable)
+                or not all(isinstance(text, str) for text in texts),
                 f"system={self.system!r} is no text": not isinstance(self.system, str | None),
             }
         )
+
+    def _make_plain(self) -> None:
+        """Numbers of numpy become Python's, which JSON has too."""
+        for name in ("n", "top_k", "max_new_tokens", "seed", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, Integral):
+                object.__setattr__(self, name, int(value))
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            plain = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(self, name, plain)
+        stops = self.stop_tokens
+        if stops is not None and not all(isinstance(token, int) for token in stops):
+            object.__setattr__(self, "stop_tokens", tuple(int(token) for token in stops))
 
     @property
     def endings(self) -> tuple[str, ...]:

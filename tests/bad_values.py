@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
@@ -67,7 +68,50 @@ TRIES: dict[str, Callable[[], Any]] = {
     "layers True": lambda: maps(layers=[True]),
     "layers 0.0": lambda: maps(layers=[0.0]),
     "layers as text": lambda: maps(layers="01"),
+    **{
+        f"heads {heads}": lambda heads=heads: ss.intervene.HeadScale(heads, 0.0)
+        for heads in ((0, 1), [(0, 1.7)], [(0, 1, 2)], {0: 1}, {0: [1.5]}, ["L0"])
+    },
+    "layers as a number": lambda: maps(layers=1),
     "no layers": lambda: maps(layers=[]),
+    "keep of no path": lambda: maps(keep="foo"),
+    "answer as a number": lambda: maps(objective="answer", answer=5),
+    "answer tokens as a number": lambda: maps(objective="logit_diff", answer_tokens=5),
+    **{
+        f"LogitDiff {options}": lambda options=options: maps(
+            objective=ss.LogitDiff(**{"correct": 5, **options})
+        )
+        for options in (
+            {"correct": -1},
+            {"correct": 10**6},
+            {"correct": 2.5},
+            {"correct": True},
+            {"wrong": -1},
+            {"wrong": 10**6},
+            {"position": 1.5},
+            {"position": 10**6},
+        )
+    },
+    **{
+        f"estimate with {options}": lambda options=options: ss.estimate(
+            model, **{"n_tokens": 100, **options}
+        )
+        for options in (
+            {"n_tokens": 0},
+            {"n_tokens": True},
+            {"n_tokens": 10.5},
+            {"n_tokens": "100"},
+            {"n_tokens": []},
+            {"n_tokens": [5, -1]},
+            {"n_tokens": torch.tensor(10.5)},
+            {"keep": "foo"},
+            {"objective": "foo"},
+            {"objective": ["next_token"]},
+            {"layers": []},
+            {"layers": [99]},
+            {"layers": 1},
+        )
+    },
     "no traces": lambda: maps(trace=[]),
     "tokens of another model": lambda: maps(trace=beyond),
     "answer without use": lambda: maps(answer=[3]),
@@ -184,6 +228,8 @@ TRIES: dict[str, Callable[[], Any]] = {
             {"n_label_free": 2.0},
             {"taus": [NAN]},
             {"taus": [True]},
+            {"bands": {"x": [0, 1]}},
+            {"bands": ["a"]},
             {"alphas": [NAN]},
         )
     },
@@ -215,6 +261,29 @@ TRIES: dict[str, Callable[[], Any]] = {
 }
 
 
+PLAIN = {
+    "n_tokens": ss.estimate(model, 100, available_bytes=2**30).n_tokens,
+    "lengths": ss.estimate(model, [100, 50], available_bytes=2**30).n_traces,
+    "layers": maps(layers=[1]).layers,
+    "answer": maps(objective="answer", answer=[5, 6]).maps.tolist(),
+    "answer_tokens": maps(objective="logit_diff", answer_tokens=(5, 6)).maps.tolist(),
+    "LogitDiff": maps(objective=ss.LogitDiff(5, 6, position=7)).maps.tolist(),
+}
+
+
+def with_numbers_of(whole: Callable[[int], Any]) -> dict[str, Any]:
+    """The values of `PLAIN`, asked for by whole numbers of another library."""
+    five, six, seven = whole(5), whole(6), whole(7)
+    return {
+        "n_tokens": ss.estimate(model, whole(100), available_bytes=2**30).n_tokens,
+        "lengths": ss.estimate(model, [whole(100), whole(50)], available_bytes=2**30).n_traces,
+        "layers": maps(layers=[whole(1)]).layers,
+        "answer": maps(objective="answer", answer=[five, six]).maps.tolist(),
+        "answer_tokens": maps(objective="logit_diff", answer_tokens=(five, six)).maps.tolist(),
+        "LogitDiff": maps(objective=ss.LogitDiff(five, six, position=seven)).maps.tolist(),
+    }
+
+
 def outcome(call: Callable[[], Any]) -> str:
     try:
         return f"returned {call()!r:.80}"
@@ -226,4 +295,11 @@ def outcome(call: Callable[[], Any]) -> str:
 
 if __name__ == "__main__":
     outcomes = {name: outcome(call) for name, call in TRIES.items()}
+    for whole in (np.int64, torch.tensor):
+        others = with_numbers_of(whole)
+        outcomes |= {
+            f"{name} as {whole.__name__}": f"{others[name]!r:.80}"
+            for name in PLAIN
+            if repr(others[name]) != repr(PLAIN[name])
+        }
     json.dump({name: got for name, got in outcomes.items() if got}, sys.stdout, indent=1)

@@ -211,6 +211,17 @@ def test_a_log_is_gone_on_with_from_the_same_words_alone(tmp_path: Path) -> None
         generated(model, **options)
 
 
+def test_a_log_is_not_gone_on_with_after_another_prompt(tmp_path: Path) -> None:
+    model, file = model_by("fast"), tmp_path / "log.jsonl"
+    tokenizer = copy.copy(model.tokenizer)
+    options: dict[str, Any] = {**OPTIONS, "tokenizer": tokenizer, "save_to": file}
+    first = ss.generate(model, ["a b"], **options)
+    assert responses(ss.generate(model, ["a b"], **options)) == responses(first)
+    tokenizer.chat_template += "<think>"
+    with pytest.raises(ValueError, match="followed another prompt, as of another chat template"):
+        ss.generate(model, ["a b"], **options)
+
+
 def test_a_row_says_what_is_its_own() -> None:
     model = model_by(BACKENDS[0])
     (plain,) = ss.generate(model, "a b", **OPTIONS)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_trans
 
 import step_saliency as ss
 from step_saliency.decoding import loops
+from step_saliency.decoding.job import Job
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
@@ -27,6 +29,7 @@ from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.intervene.stepflow import StepFlow
 from step_saliency.intervene.values import ValueProjection
 from step_saliency.models.reference import reference_model
+from step_saliency.options import Decoding
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 32, "n": 2, "progress": False, "format": "think"}
@@ -73,8 +76,9 @@ def assert_equal_counters(one: Effects, other: Effects) -> None:
         assert (a[name].isna() == b[name].isna()).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("arch", ATTENTION_KINDS)
+@pytest.mark.parametrize(
+    ("arch", "backend"), [*product(ATTENTION_KINDS, BACKENDS), ("neox", "bridge")]
+)
 def test_step_flow_by_hooks_and_fast(loaded: Any, arch: Arch, backend: Backend) -> None:
     """Token for token, greedy and sampled; and the flow does change the text."""
     model = loaded(arch, backend)
@@ -310,6 +314,83 @@ def test_hooks_on_the_model_are_never_passed_over(loaded: Any, backend: Backend)
         with pytest.raises(ValueError, match=r"blocks\.1\.hook_resid_post"):
             decode(model, "fast")
     assert decode(model, "auto", temperature=0) == plain
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_hooks_on_the_model_are_never_passed_over(loaded: Any, backend: Backend) -> None:
+    model = loaded("qwen2", backend)
+    plain = decode(model, "fast", temperature=0)
+    negate = model.blocks[1].register_forward_hook(
+        lambda _module, _args, out: (-out[0], *out[1:]) if isinstance(out, tuple) else -out
+    )
+    try:
+        hooked = decode(model, "hooks", temperature=0)
+        assert decode(model, "auto", temperature=0) == hooked != plain
+        with pytest.raises(ValueError, match=r"blocks\.1"):
+            decode(model, "fast")
+    finally:
+        negate.remove()
+    assert decode(model, "auto", temperature=0) == plain
+    inner = model.blocks[0].mlp.register_forward_pre_hook(lambda _module, args: args)
+    with inner, pytest.raises(ValueError, match=r"blocks\.0\..*mlp"):
+        decode(model, "fast")
+
+
+def test_an_error_while_effects_are_counted_is_raised() -> None:
+    class Session:
+        @property
+        def effects(self) -> Effects:
+            raise AttributeError("head_dim")
+
+    job = Job.of(tiny_model("qwen2"), Decoding(), effects=Effects())
+    with pytest.raises(AttributeError, match="head_dim"):
+        loops._count(job, Session())
+    loops._count(job, object())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float64_in_padded_batches(tmp_path: Path, backend: Backend) -> None:
+    tiny_transformers("qwen2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = ss.load_model(tmp_path, backend=backend, dtype="float64")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name and "ln" not in name:
+                weight.mul_(3.0)  # so that float32 inside of transformers can be seen
+    options = {"temperature": 0, "max_new_tokens": 8, "n": 1}
+    alone = [
+        responses(ss.generate(model, [text], method="hooks", **{**OPTIONS, **options}))[0]
+        for text in QUESTIONS
+    ]
+    for method in ("hooks", "fast"):
+        assert decode(model, method, batch_size=3, **options) == alone
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_end_tokens_of_the_checkpoint_end_a_response(tmp_path: Path, backend: Backend) -> None:
+    made, tokenizer = tiny_transformers("qwen2"), tiny_tokenizer()
+    options = {"temperature": 0, "n": 1}
+    unstopped = decode(made, "fast", tokenizer=tokenizer, stop_tokens=[], **options)
+    made.generation_config.eos_token_id = [tokenizer.eos_token_id, unstopped[0][-16]]
+    made.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    expected = decode(made, "fast", tokenizer=tokenizer, **options)
+    assert len(expected[0]) < len(unstopped[0])
+    assert decode(ss.load_model(tmp_path, backend=backend), "hooks", **options) == expected
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_ids_beyond_the_tokenizers_are_never_drawn(temperature: float) -> None:
+    """Padded vocabularies: the most probable tokens would be those that spell nothing."""
+    model, tokenizer = tiny_transformers("qwen2"), tiny_tokenizer()
+    options = {"temperature": temperature, "tokenizer": tokenizer, "stop_tokens": []}
+    expected = decode(model, "fast", **options)
+    model.resize_token_embeddings(len(tokenizer) + 64, mean_resizing=False)
+    beyond = torch.arange(64) + len(tokenizer)
+    model.get_output_embeddings().register_forward_hook(
+        lambda _module, _args, logits: logits.index_fill(-1, beyond, 50.0)
+    )
+    assert decode(model, "fast", **options) == expected
 
 
 def test_changed_weights_are_never_passed_over(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tiny import BACKENDS, tiny_model
 
 import step_saliency as ss
 from step_saliency.decoding.job import Job
+from step_saliency.decoding.sampling import Sampler
 from step_saliency.segment.pieces import TokenPieces, TokenTable
 
 QUESTIONS = ["What is 3 and 4?", "First, let me think about the number of apples.", "a b c"]
@@ -84,6 +85,14 @@ def test_sampling_follows_the_distribution() -> None:
     assert {int(trace.tokens[-1]) for trace in few} == set(best[:3].tolist())
     one = ss.generate(model, QUESTIONS[2], n=50, temperature=1, top_p=1e-6, **options)
     assert {int(trace.tokens[-1]) for trace in one} == {int(best[0])}
+
+
+def test_top_k_breaks_ties_as_greedy_decoding_does() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0, 2.0, 2.0, 1.0]]).repeat(50, 1)
+    uniforms = torch.linspace(0, 0.99, 50).tolist()
+    for k, expected in {1: {1}, 2: {1, 3}, 4: {1, 2, 3, 4}}.items():
+        assert set(Sampler(1.0, top_k=k)(logits, uniforms).tolist()) == expected
+    assert set(Sampler(0.0)(logits, ()).tolist()) == {1}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -222,6 +231,9 @@ def test_decoding_loads_no_maps() -> None:
         (["q"], {"samples": [0, 1]}, "2 samples for 1"),
         (["q"], {"samples": [-1]}, "0 or above"),
         (["q"], {"stop_texts": [""]}, "has an empty text"),
+        (["q"], {"format": "foo"}, "unknown format 'foo'"),
+        (["q"], {"splitter": "foo"}, "unknown splitter 'foo'"),
+        (["q"], {"seed": -1}, "seed=-1 is below 0"),
         (["q"], {"method": "slow"}, "method='slow' is unknown"),
         (["word " * 600], {}, "leaves no room"),
     ],

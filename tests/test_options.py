@@ -1,10 +1,12 @@
 """Options as objects and as keywords: one set of names, one set of defaults, checked when made."""
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import tiny_model
 
@@ -75,6 +77,7 @@ def test_keywords_of_another_object_are_left_to_it() -> None:
         (lambda: Decoding(top_p=0), r"top_p=0 is not in \(0, 1\]"),
         (lambda: Decoding(top_p=1.1), "top_p=1.1"),
         (lambda: Decoding(top_k=0), "top_k=0 is below 1"),
+        (lambda: Decoding(seed=-1), "seed=-1 is below 0"),
         (lambda: Decoding(max_new_tokens=0), "max_new_tokens=0 is below 1"),
         (lambda: Decoding(batch_size=0), "batch_size=0 is below 1"),
         (lambda: Decoding(stop_texts=""), r"stop_texts=\[''\] has an empty text"),
@@ -89,6 +92,17 @@ def test_values_out_of_range_are_refused_when_the_object_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    """So that a log and its traces can be written."""
+    made = Decoding()
+    numbers = {"n": np.int64(2), "seed": np.int64(3), "temperature": np.float32(1)}
+    for name, value in {**numbers, "stop_tokens": np.array([4, 5])}.items():
+        object.__setattr__(made, name, value)  # the annotations, checked here, say what is best
+    made._make_plain()
+    assert json.loads(json.dumps(vars(made)))["stop_tokens"] == [4, 5]
+    assert made == Decoding(n=2, seed=3, temperature=1.0, stop_tokens=(4, 5))
 
 
 def test_objects_cannot_be_changed() -> None:

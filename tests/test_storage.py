@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -167,6 +169,36 @@ def test_descriptions_tell_tensors_apart() -> None:
     one, other = torch.zeros(3), torch.ones(3)
     assert described(one) == described(torch.zeros(3))
     assert described(one)["sha256"] != described(other)["sha256"]
+
+
+def test_descriptions_tell_numbers_and_functions_apart() -> None:
+    """And are those of Python where there are any."""
+    assert described([np.int64(3), np.float32(0.5), np.bool_(True)]) == [3, 0.5, True]
+    assert described(np.arange(3)) == described(np.arange(3))
+    assert described(np.arange(3)) != described(np.arange(3)[::-1])
+    assert described(np.array([{"a": 1}])) != described(np.array([{"a": 2}]))
+    assert described(partial(int, base=2)) != described(partial(int, base=8))
+    assert described(int) == "builtins.int"
+
+    def cut(n: int) -> list[Any]:
+        return [lambda text: text[:n], lambda text: text[n:], lambda text, n=n: text[:n]]
+
+    assert described(cut(3)) == described(cut(3))
+    kinds = [json.dumps(described(function)) for function in (*cut(3), *cut(4))]
+    assert len(set(kinds)) == 6
+    source = "lambda text: [part in {'a', 'b'} for part in map(lambda x: x + 'c', text)]"
+    assert described(eval(source)) == described(eval(source)), "no addresses"
+
+
+def test_settings_of_a_log_without_a_line_are_written_anew(tmp_path: Path) -> None:
+    """A call that was refused on its way leaves its settings, and nothing that depends on them."""
+    file = tmp_path / "log.jsonl"
+    TraceLog(file, {"seed": 0})
+    log = TraceLog(file, {"seed": 1})
+    log.append(a_trace())
+    TraceLog(file, {"seed": 1})
+    with pytest.raises(ValueError, match="seed: 1 then, 0 now"):
+        TraceLog(file, {"seed": 0})
 
 
 def test_saved_text_loads_no_maps() -> None:

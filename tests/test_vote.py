@@ -31,6 +31,12 @@ def test_of_equals_the_first_wins() -> None:
         assert frame["is_correct"].isna().all()
 
 
+def test_votes_do_not_hang_on_the_order() -> None:
+    for order in (["B", "B: Paris"], ["B: Paris", "B"]):
+        (row,) = ss.vote([trace(f"\\boxed{{{text}}}") for text in order]).to_dict("records")
+        assert row["votes"] == 2
+
+
 def test_questions_are_kept_apart_in_order() -> None:
     traces = [
         trace("\\boxed{4}", question=5, gold_answer="4"),
@@ -108,5 +114,9 @@ def test_bad_input() -> None:
         ss.vote([])
     with pytest.raises(ValueError, match="2 gold answers for 1 questions"):
         ss.vote([trace("a")], gold=["1", "2"])
+    others = [trace("1", question=1), trace("2", question=2)]
+    others[1].meta["question_index"] = 1
+    with pytest.raises(ValueError, match=r"'question 1' and for 'question 2'.*question_numbers="):
+        ss.vote(others)
     with pytest.raises(ValueError, match="not both"):
         ss.vote([trace("a")], gold=["1"], problems=[object()])

@@ -116,6 +116,8 @@ def generate(
     """
     check_keywords("generate", options, DecodingOptions)
     check_option("method", method, DECODING_METHODS)
+    if not isinstance(decoding, Decoding | None):
+        raise ValueError(f"decoding={decoding!r:.80} is no Decoding; make one, or use keywords")
     decoding = with_keywords(decoding or Decoding(), options)
     texts = _texts(questions)
     model, method = decoder(model, method)
@@ -229,7 +231,7 @@ def _numbers(
             f"{len(set(numbers))} question_numbers for {n_questions} questions; each needs one of "
             "its own, or a sample of its own under a shared one"
         )
-    return numbers, samples
+    return [int(number) for number in numbers], [int(sample) for sample in samples]
 
 
 def _starts(

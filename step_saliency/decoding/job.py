@@ -9,15 +9,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from torch import nn
+
 from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.rows import Row, StopRules
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
 from step_saliency.models.facts import stated_context
+from step_saliency.models.identity import generation_config_of_origin
 from step_saliency.options import Decoding, refuse
 from step_saliency.segment.build import prompt_tokens, written_tokens
+from step_saliency.segment.formats import check_format
 from step_saliency.segment.pieces import TokenPieces, TokenTable
+from step_saliency.segment.splitters import make_splitter
 from step_saliency.trace import Trace
 from step_saliency.vllm.loaded import LoadedEngine
 
@@ -62,13 +67,19 @@ class Job:
         tokenizer: Any = None,
         effects: Effects | None = None,
     ) -> "Job":
-        """The job of a call; a model's own tokenizer and stop tokens where none are given."""
+        """The job of a call; a model's own tokenizer and stop tokens where none are given.
+
+        Raises:
+            ValueError: no tokenizer; something else than a flow, counters, a format or a splitter.
+        """
         refuse(
             {
                 f"flow={flow!r:.80} is no intervention": not isinstance(flow, Intervention | None),
                 f"effects={effects!r:.80} are no Effects": not isinstance(effects, Effects | None),
             }
         )
+        check_format(decoding.format)
+        make_splitter(decoding.splitter)
         tokenizer = _tokenizer_of(model) if tokenizer is None else tokenizer
         stops = decoding.stop_tokens
         rules = StopRules(
@@ -76,6 +87,7 @@ class Job:
             texts=decoding.endings,
             context=context_of(model),
             table=TokenTable(tokenizer),
+            n_tokens=_n_tokens(tokenizer),
         )
         return cls(model, tokenizer, flow, decoding, rules, effects)
 
@@ -185,6 +197,12 @@ def _tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
+def _n_tokens(tokenizer: Any) -> int | None:
+    """Token ids up to the tokenizer's last one; None where it has no vocabulary to ask for."""
+    get_vocab = getattr(tokenizer, "get_vocab", None)
+    return None if get_vocab is None else 1 + max(get_vocab().values())
+
+
 def context_of(model: Any) -> int:
     """Longest sequence of the model, in tokens."""
     if isinstance(model, LoadedEngine):
@@ -196,6 +214,8 @@ def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
     """End-of-sequence tokens of the tokenizer and, where it is known, of the checkpoint."""
     inner = getattr(model, "original_model", model)
     config = getattr(inner, "generation_config", None)
+    if config is None and isinstance(model, nn.Module):
+        config = generation_config_of_origin(model)
     declared = getattr(config, "eos_token_id", None)
     stops = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
     return {int(stop) for stop in stops if stop is not None}

@@ -54,8 +54,8 @@ def answered(log: TraceLog, rows: Iterable[Row], decoding: Decoding) -> dict[int
         decoding: How they are decoded.
 
     Raises:
-        ValueError: it holds an answer to another question of the same number, or one that was
-            begun otherwise.
+        ValueError: it holds an answer to another question of the same number, or one that followed
+            another prompt or was begun otherwise.
     """
     by_name = {(row.number, row.sample): row for row in rows}
     traces: dict[int, Trace] = {}
@@ -68,6 +68,11 @@ def answered(log: TraceLog, rows: Iterable[Row], decoding: Decoding) -> dict[int
                 f"{log.path} holds an answer to {trace.question[:60]!r}, but question {row.number} "
                 f"is {row.question[:60]!r} now; choose another file"
             )
+        if not _follows_prompt(trace, row):
+            raise ValueError(
+                f"{log.path} holds a response to question {row.number} that followed another "
+                "prompt, as of another chat template or system prompt; choose another file"
+            )
         if not _begins_as(trace, row, decoding):
             raise ValueError(
                 f"{log.path} holds a response to question {row.number} that went on from other "
@@ -77,10 +82,21 @@ def answered(log: TraceLog, rows: Iterable[Row], decoding: Decoding) -> dict[int
     return traces
 
 
+def _begun(trace: Trace) -> tuple[int, int]:
+    """Where the prompt of a trace ends, and where what was decoded begins."""
+    stop = len(trace) - int(trace.meta.get("response_tokens", 0))
+    return stop - int(trace.meta.get("continued_tokens", 0)), stop
+
+
+def _follows_prompt(trace: Trace, row: Row) -> bool:
+    """Whether a trace has this prompt; one that does not say how long its own was may have it."""
+    known = "response_tokens" in trace.meta
+    return not known or trace.tokens[: _begun(trace)[0]].tolist() == row.prompt
+
+
 def _begins_as(trace: Trace, row: Row, decoding: Decoding) -> bool:
     """Whether a trace was begun with these words, and under this seed and limit."""
-    stop = len(trace) - int(trace.meta.get("response_tokens", 0))
-    start = stop - int(trace.meta.get("continued_tokens", 0))
+    start, stop = _begun(trace)
     return (
         trace.meta.get("seed", row.seed) == row.seed
         and trace.meta.get("max_new_tokens", decoding.max_new_tokens) == row.limit

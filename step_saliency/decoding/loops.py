@@ -7,10 +7,13 @@ is there already or so many tokens may be drawn that reading the weights again i
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
+from inspect import getattr_static
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from step_saliency.decoding.engine import engine_loop
@@ -23,6 +26,7 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import FastSession, fast_session
 from step_saliency.models.doctor import require_capabilities, require_sound
+from step_saliency.models.facts import backend_of, dtype_of
 from step_saliency.models.interrupts import one_change
 from step_saliency.models.reference import (
     check_reference_model,
@@ -40,6 +44,9 @@ WORTH_READING_AGAIN = 1000
 Tokens of prompts count for an eighth: they are read together, but the hooks' loop reads all of each
 prompt, where the fast one reads what prompts begin with once.
 """
+
+OWN_HOOKS = ("transformer_lens.", "step_saliency.", "transformers.", "accelerate.")
+"""Modules whose torch hooks are part of how models run, no wish of the user's."""
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
@@ -69,6 +76,7 @@ def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
 
 def hooked_loop(job: Job) -> Loop:
     """Decode by the TransformerLens object itself."""
+    single = _without_padding(job)
 
     def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
@@ -80,10 +88,21 @@ def hooked_loop(job: Job) -> Loop:
         ):
             follower = session if isinstance(session, Follower) else None
             reader = cached_reader(job.model, keep_all=follower is not None)
-            yield from decode(_slots(job, reader, follower), rows)
+            yield from decode(_slots(single, reader, follower), rows)
         _count(job, session)
 
     return decode_rows
+
+
+def _without_padding(job: Job) -> Job:
+    """One slot for a bridge in float64, whose padding it cannot mask.
+
+    Eager attention of transformers has its softmax in float32, where the mask of float64 is -inf:
+    rows that are padded would be NaN.
+    """
+    if backend_of(job.model) == "bridge" and dtype_of(job.model) == torch.float64:
+        return replace(job, decoding=replace(job.decoding, batch_size=1))
+    return job
 
 
 def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
@@ -109,8 +128,7 @@ def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
     """The session of the edits; None without edits."""
-    # Eager attention of transformers has its softmax in float32, where the mask of float64 is -inf:
-    # rows that are padded would be NaN. The session attends in float64.
+    # In float64 the session attends itself, so that padding is masked, see `_without_padding`.
     if reference is job.model and not edits and reference.dtype != torch.float64:
         return None
     bridge = job.model if is_inside(job.model, reference) else None
@@ -131,9 +149,11 @@ def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:
 
 
 def _count(job: Job, session: Any) -> None:
-    effects = getattr(session, "effects", None)
-    if job.effects is not None and isinstance(effects, Effects):
-        job.effects.include(effects)
+    # getattr with a default would take an error while effects are counted for none
+    if job.effects is None or getattr_static(session, "effects", None) is None:
+        return
+    if isinstance(session.effects, Effects):
+        job.effects.include(session.effects)
 
 
 def _reference_for(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> PreTrainedModel | None:
@@ -190,6 +210,22 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
 
 
 def _hooked_points(model: Any) -> list[str]:
-    """Hook points of the user's hooks."""
-    points = getattr(model, "hook_dict", {})
-    return [name for name, point in points.items() if point.has_hooks()]
+    """Hook points and modules of the user's hooks; in a plain model they act anyway."""
+    if isinstance(model, PreTrainedModel):
+        return []
+    hooked = [name for name, point in model.hook_dict.items() if point.has_hooks()]
+    inner = getattr(model, "original_model", model)  # not all of it is a bridge's too
+    modules = {module: name for one in (inner, model) for name, module in one.named_modules()}
+    return hooked + [
+        name or type(module).__name__
+        for module, name in modules.items()
+        if any(map(_is_of_users, _torch_hooks(module)))
+    ]
+
+
+def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def _is_of_users(hook: Callable[..., Any]) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)

@@ -167,7 +167,7 @@ class Slots:
     ) -> tuple[Int[Tensor, "row"], list[int]]:
         """Each row's next token, and the rows that go on, so ordered that few change places."""
         uniforms = [row.draw() for row in rows] if self._sampler.is_random else ()
-        drawn = self._sampler(logits, uniforms)
+        drawn = self._sampler(logits[:, : self._rules.n_tokens], uniforms)
         for row, token in zip(rows, drawn.tolist(), strict=True):
             row.append(token, self._rules)
         return drawn, _staying([row.is_done for row in rows])

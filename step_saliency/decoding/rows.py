@@ -26,12 +26,15 @@ class StopRules:
         texts: Texts that end a response as soon as they stand in what is new of it.
         context: Longest sequence of the model, prompt included.
         table: How the tokens spell text; needed with `texts`.
+        n_tokens: How many token ids there are; a model may have more, which spell nothing and are
+            not drawn. None draws from all.
     """
 
     tokens: frozenset[int]
     texts: tuple[str, ...]
     context: int
     table: TokenTable
+    n_tokens: int | None = None
 
 
 @dataclass(eq=False)

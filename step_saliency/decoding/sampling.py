@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -49,8 +49,7 @@ class Sampler:
     def _truncated(self, weights: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         """Zero where top_p or top_k leave a token out; rows need not sum to one."""
         if self.top_k is not None and self.top_k < weights.shape[-1]:
-            least = weights.topk(self.top_k, dim=-1).values[:, -1:]
-            weights = weights.masked_fill(weights < least, 0)
+            weights = weights.masked_fill(~_largest(weights, self.top_k), 0)
         if self.top_p < 1:
             total = weights.sum(-1, keepdim=True, dtype=torch.float64)
             ordered, order = torch.sort(weights, dim=-1, descending=True)
@@ -58,3 +57,10 @@ class Sampler:
             beyond = before >= self.top_p * total
             weights = weights.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)
         return weights
+
+
+def _largest(weights: Float[Tensor, "batch vocab"], k: int) -> Bool[Tensor, "batch vocab"]:
+    """Which are the k largest of each row; of equal ones the first, as greedy decoding has it."""
+    least = weights.topk(k, dim=-1).values[:, -1:]
+    above, equal = weights > least, weights == least
+    return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))

@@ -66,7 +66,8 @@ def vote(
         where no response has an answer).
 
     Raises:
-        ValueError: no trace; problems and gold together; as many of them as there are no questions.
+        ValueError: no trace; problems and gold together; as many of them as there are no questions;
+            two questions under one ``question_index``.
     """
     groups = _by_question(traces)
     if problems is not None and gold is not None:
@@ -94,6 +95,14 @@ def _by_question(traces: Sequence[Trace]) -> list[list[Trace]]:
     groups: dict[Any, list[Trace]] = {}
     for trace in traces:
         groups.setdefault(trace.meta.get("question_index", trace.question), []).append(trace)
+    for name, group in groups.items():
+        others = [trace.question for trace in group if trace.question != group[0].question]
+        if others:
+            raise ValueError(
+                f"question_index {name} stands for {group[0].question!r:.60} and for "
+                f"{others[0]!r:.60}; decode questions of several calls with question_numbers= of "
+                "their own"
+            )
     return list(groups.values())
 
 

@@ -45,19 +45,24 @@ class Origin:
 _ORIGINS: "WeakKeyDictionary[nn.Module, Origin]" = WeakKeyDictionary()
 _CONFIGS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 _TOKENIZERS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
+_GENERATION_CONFIGS: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()
 
 
-def record_origin(model: nn.Module, origin: Origin, config: Any) -> None:
+def record_origin(
+    model: nn.Module, origin: Origin, config: Any, generation_config: Any = None
+) -> None:
     """Remember where ``model`` and its tokenizer came from, for as long as it lives.
 
     Args:
         model: The model.
         origin: Where it came from.
         config: The transformers config of the checkpoint.
+        generation_config: Its generation config, if it has one.
     """
     _ORIGINS[model] = origin
     _CONFIGS[model] = copy.deepcopy(config)
     _TOKENIZERS[model] = getattr(model, "tokenizer", None)
+    _GENERATION_CONFIGS[model] = copy.deepcopy(generation_config)
 
 
 def origin_of(model: nn.Module) -> Origin | None:
@@ -74,6 +79,11 @@ def config_of_origin(model: nn.Module) -> Any:
 def tokenizer_of_origin(model: nn.Module) -> Any:
     """The tokenizer that ``model`` was loaded with; None for a model that was not loaded here."""
     return _TOKENIZERS.get(model)
+
+
+def generation_config_of_origin(model: nn.Module) -> Any:
+    """The generation config of the checkpoint; None if there is none, or not loaded here."""
+    return _GENERATION_CONFIGS.get(model)
 
 
 def model_state(model: nn.Module) -> tuple[Any, ...]:

@@ -105,7 +105,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         process_weights=process_weights,
     )
-    record_origin(model, origin, checkpoint.config)
+    record_origin(model, origin, checkpoint.config, checkpoint.generation_config)
     return model
 
 

@@ -79,7 +79,10 @@ class TraceLog:
         beside = self.path.with_name(self.path.name + ".settings.json")
         if is_file(beside):
             facts = read_facts(beside, kind=FORMAT, writer="step_saliency.generate")
-            refuse_changes(self.path, facts["settings"], settings)
+            if count_lines(self.path):
+                refuse_changes(self.path, facts["settings"], settings)
+            elif facts["settings"] != settings:  # of a call that was refused, or kept nothing
+                self._write_settings(beside, settings)
         elif self.path.exists():
             raise ValueError(
                 f"{self.path} exists, but {beside.name} does not, so it is not known what the file "
@@ -87,7 +90,11 @@ class TraceLog:
             )
         else:
             make_folder(self.path.parent)
-            write_text(beside, json.dumps({"format": FORMAT, "settings": settings}, indent=2))
+            self._write_settings(beside, settings)
+
+    @staticmethod
+    def _write_settings(beside: Path, settings: Mapping[str, Any]) -> None:
+        write_text(beside, json.dumps({"format": FORMAT, "settings": settings}, indent=2))
 
 
 def _read(entry: dict[str, Any]) -> tuple[dict[str, Any], Trace] | None:

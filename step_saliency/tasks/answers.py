@@ -101,8 +101,9 @@ def read_verdict(value: Any) -> bool | None:
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two bare answers are the same text, letter, number or expression."""
-    return one == other or bool(same(one, other, explicit=True))
+    """Whether two bare answers are the same text, letter, number or expression, in any order."""
+    directions = ((one, other), (other, one))
+    return one == other or any(same(*pair, explicit=True) for pair in directions)
 
 
 def _checked_gold(gold: str | float) -> str:

@@ -37,6 +37,7 @@ class FastLayer:
         self.needs_resid_pre = any(named.edit.needs_resid_pre for named in mine)
         self._needs_values = any(named.edit.needs_values for named in mine)
         self._attention: Any = None
+        self._n_heads = 0
         self._device: torch.device | None = None
         self._sinks: Float[Tensor, "head"] | None = None
         self._waiting = PastStore()
@@ -79,6 +80,7 @@ class FastLayer:
         if self._needs_values:
             self._values = call.value
         self._attention = call.module
+        self._n_heads = call.query.shape[1]
         self._device = call.query.device
         self._sinks = call.sinks
 
@@ -109,7 +111,7 @@ class FastLayer:
         projection = _output_projection(self._attention)
         weight = numbers_of(projection, "weight").to(self._device)
         by_input = weight if type(projection).__name__ == "Conv1D" else weight.T
-        return by_input.unflatten(0, (-1, int(self._attention.head_dim)))
+        return by_input.unflatten(0, (self._n_heads, -1))
 
 
 def _output_projection(attention: Any) -> Any:
