@@ -87,6 +87,8 @@ def test_a_program_that_does_not_end(box: Bubblewrap) -> None:
     ("body", "is_right"),
     [
         ("return [x + by for x in values]", True),
+        ("import numpy as np\n        return [np.int64(x + by) for x in values]", True),
+        ("import numpy as np\n        return [np.int64(x - by) for x in values]", False),
         ("print('noise')\n        return [x + by for x in values]", True),
         ("return tuple(x + by for x in values)", True),
         ("return [x - by for x in values]", False),
@@ -106,6 +108,15 @@ def test_a_function_without_a_class(box: Bubblewrap) -> None:
     assert verdict("def shift(v, by):\n    return [x + by for x in v]", CALL, box).is_correct
     missing = verdict("def other(v, by):\n    return v", CALL, box)
     assert "shift" in missing.failures["function"]
+
+
+def test_long_whole_numbers(box: Bubblewrap) -> None:
+    long = "1" + "0" * 5000
+    stdin = CodeTests((CodeTest(long, long, "stdin"),))
+    assert verdict("print(int(input()))", stdin, box).passed == {"wrapped": True, "script": True}
+    call = CodeTests((CodeTest(long, f"[{long}]", "functional"),), function="f")
+    assert verdict("def f(n):\n    return [n]", call, box).is_correct
+    assert not verdict("def f(n):\n    return [n + 1]", call, box).is_correct
 
 
 def test_expected_outputs_are_not_in_the_box(box: Bubblewrap) -> None:
@@ -132,6 +143,7 @@ def test_expected_outputs_are_not_in_the_box(box: Bubblewrap) -> None:
         ("0.1", "0.10001", False),
         ("yes", "YES", False),
         ("", "", True),
+        ("sNaN", "1", False),
     ],
 )
 def test_outputs(ours: str, theirs: str, same: bool) -> None:
@@ -143,6 +155,12 @@ def test_values() -> None:
     assert same_value("1.0", "1")
     assert not same_value("", "null")
     assert not same_value("[1, [2]]", "[1, 2]")
+    assert same_value("true", "true")
+    assert not same_value("[" * 100_000 + "]" * 100_000, "[]")
+    long = "1" + "0" * 5000
+    assert same_value(long, long)
+    assert same_value(f"[{long}, 1]", f"[{long},1]")
+    assert not same_value(f"[{long}, 1]", f"[{long[:-1]}1,1]")
 
 
 @pytest.mark.parametrize(

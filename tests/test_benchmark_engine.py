@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,28 @@ def test_an_engine_on_a_cpu_leaves_memory_to_others(monkeypatch: pytest.MonkeyPa
     assert engine.engine_options(settings)["kv_cache_memory_bytes"] == 3000
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     assert "kv_cache_memory_bytes" not in engine.engine_options(settings)
+
+
+@pytest.mark.skipif(not HAS_INSPECT, reason="needs inspect-ai")
+@pytest.mark.parametrize(
+    ("options", "gpus"), [({"engine": "vllm", "tensor_parallel": 4}, 4), ({}, 1)]
+)
+def test_ray_gives_a_worker_all_cards_of_its_engine(
+    options: Any, gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from step_saliency.benchmark.scale import spread
+
+    asked: dict[str, Any] = {}
+
+    def remote(**given: Any) -> Any:
+        asked.update(given)
+        return lambda worker: None
+
+    ray = SimpleNamespace(cluster_resources=lambda: {"GPU": 8}, remote=remote)
+    monkeypatch.setattr(spread, "open_units", lambda *_: [])
+    settings = BenchmarkSettings(model="reasoner", suites=("reasoner",), **options)
+    spread._on_actors(ray, tmp_path, settings, 0, progress=False)
+    assert asked["num_gpus"] == gpus
 
 
 @pytest.mark.skipif(HAS_VLLM or not HAS_INSPECT, reason="needs inspect-ai, and no vLLM")

@@ -205,6 +205,24 @@ def test_words_that_fill_the_context_end_their_response_alone(weights: Weights) 
     assert going.usage.output_tokens == 5
 
 
+def test_a_prompt_that_fills_the_context_ends_alone_too(weights: Weights) -> None:
+    model = get_model("step-saliency/reasoner", memoize=False, wait=0.2)
+    config = GenerateConfig(temperature=0.0, max_tokens=5)
+
+    async def both() -> list[Any]:
+        questions = ("a=1. " * weights.context, "a=1. a?")
+        return await asyncio.gather(
+            *(
+                model.api.generate([ChatMessageUser(content=question)], [], "none", config)
+                for question in questions
+            )
+        )
+
+    full, short = asyncio.run(both())
+    assert (full.stop_reason, full.completion) == ("model_length", "")
+    assert short.usage.output_tokens == 5
+
+
 class Counted(ModelAPI):
     """Ends its thinking after so many tokens, and notes what it is asked."""
 

@@ -25,6 +25,8 @@ def test_presets() -> None:
     assert preset_of("openai/gpt-oss-20b").reasoning_effort == "medium"
     assert preset_of("Qwen/QwQ-32B").top_k == 40
     assert preset_of("some/model") is OTHERS
+    assert preset_of("/runs/gpt-oss-20b/SmolLM2-135M").name == "smollm2"
+    assert preset_of("/hub/DeepSeek-R1-Distill-Qwen-7B/snapshots/1a2b").published is not None
     for name in ("reasoner", "reporter"):
         assert preset_of(name).name == preset_of(f"/folder/{name}/").name == name
     assert preset_of("some/other-reasoner-7b") is OTHERS
@@ -73,6 +75,30 @@ def test_a_plan_says_what_does_not_fit_and_what_workers_bring() -> None:
     assert len(make_plan(settings_of(batch_size=rows + 1)).notes) == 2
     larger = make_plan(settings_of(model=R1.replace("7B", "32B"), batch_size=16))
     assert "--device-map auto over 3 cards" in str(larger)
+
+
+def test_a_plan_counts_the_longest_condition_and_says_what_an_engine_cuts() -> None:
+    plain, longer = (
+        make_plan(settings_of(conditions=names))
+        for names in (("baseline",), ("baseline", "longer"))
+    )
+    more = (2 * 32_768 + 300) / (32_768 + 300)
+    assert longer.longest_cache_gb == pytest.approx(more * plain.longest_cache_gb)
+    cut = make_plan(
+        settings_of(conditions=("baseline", "longer"), engine="vllm", max_length=34_000)
+    )
+    (note,) = [note for note in cut.notes if "--max-length" in note]
+    assert "--max-length 34000 cuts responses under longer;" in note
+    assert cut.longest_cache_gb == pytest.approx(plain.longest_cache_gb * 34_000 / (32_768 + 300))
+
+
+def test_a_plan_advises_what_the_engine_takes() -> None:
+    large = settings_of(model=R1.replace("7B", "32B"), batch_size=16, engine="vllm")
+    (note,) = [note for note in make_plan(large).notes if "memory" in note]
+    assert "--tensor-parallel 3" in note
+    assert "--device-map" not in note
+    fits = make_plan(settings_of(**{**vars(large), "tensor_parallel": 3}))
+    assert not [note for note in fits.notes if "memory" in note]
 
 
 def test_hours_of_the_page_are_those_of_the_plan() -> None:

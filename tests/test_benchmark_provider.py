@@ -169,6 +169,21 @@ def test_what_is_kept_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.M
         ]
 
 
+def test_two_questions_of_one_number_are_both_kept(tmp_path: Path, weights: Weights) -> None:
+    options = ProviderSettings(wait=0.05, store=str(tmp_path / "store"))
+
+    def asked(question: str) -> bool:
+        """Whether the response was kept."""
+        frame, text = Frame.of(weights.tokenizer, [{"role": "user", "content": question}])
+        group = Group(frame, Decoding(max_new_tokens=4), (("flow", "none"),), (), "task")
+        answer = queue.Waiting("reasoner", options).ask(Request(group, text, 7, 0)).result(60)
+        return answer.is_kept
+
+    questions = ("a=1. b=a+2. b?", "x=5. y=x+2. y?")
+    assert [asked(question) for question in questions] == [False, False]
+    assert [asked(question) for question in questions] == [True, True]
+
+
 def test_a_kill_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store"
     first = by_place(run(tmp_path, store=str(store)))

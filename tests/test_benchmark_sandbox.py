@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,12 +12,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
 
-from step_saliency.benchmark.sandbox import Bubblewrap, Limits, Outcome, SandboxError
+from step_saliency.benchmark.sandbox import Bubblewrap, Limits, Outcome, SandboxError, bubblewrap
 from step_saliency.benchmark.sandbox.bubblewrap import _probe
+from step_saliency.benchmark.sandbox.docker import Docker
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +330,98 @@ def test_a_box_that_is_not_made_is_no_wrong_program() -> None:
         pytest.skip("bubblewrap does not work here")
     with pytest.raises(SandboxError, match="box could not be made"):
         broken.run_now("print(1)")
+
+
+def test_a_box_that_starts_late_is_no_wrong_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the time; a box that starts within it leaves its program all of its own time."""
+    monkeypatch.setattr(bubblewrap, "START", 0.1)
+    with pytest.raises(SandboxError, match=r"could not be made: it was not ready after 0\.1 sec"):
+        run(Scripted("sleep 5"), "")
+    monkeypatch.setattr(bubblewrap, "START", 10.0)
+    late = Scripted("sleep 0.4; printf ready >&$1; sleep 0.2; echo done")
+    assert run(late, "", limits=Limits(seconds=0.4)).stdout == "done\n"
+    with pytest.raises(SandboxError, match="could not be made: no such user"):
+        run(Scripted("echo no such user >&2"), "")
+
+
+class Scripted(Bubblewrap):
+    """A box that is a shell script, whose argument is the descriptor to report on."""
+
+    def __init__(self, script: str) -> None:
+        super().__init__("/bin/bash")
+        object.__setattr__(self, "script", script)
+
+    def _command(self, main: int, report: int, limits: Limits) -> list[str]:  # noqa: ARG002
+        return ["/bin/bash", "-c", self.script, "bash", str(report)]  # type: ignore[attr-defined]
+
+
+def test_boxes_wait_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs on one processor do not run at the same time."""
+    monkeypatch.setattr(bubblewrap, "BOXES", threading.BoundedSemaphore(1))
+    box = Scripted("date +%s%N; printf ready >&$1; sleep 0.2; date +%s%N")
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda _: run(box, ""), range(2)))
+    (_, first_end), (second_start, _) = sorted(
+        [int(time) for time in outcome.stdout.split()] for outcome in outcomes
+    )
+    assert first_end <= second_start
+
+
+def test_bubblewrap_is_run_from_where_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/opt/own/{name}")
+    assert Bubblewrap("python3")._command(3, 4, LIMITS)[0] == "/opt/own/bwrap"
+
+
+class Container:
+    """What inspect-ai hands out, run here; the program is one of this test."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def exec(self, command: list[str], *, input: str, **_: object) -> SimpleNamespace:  # noqa: A002
+        if self.error is not None:
+            raise self.error
+        done = subprocess.run(
+            [sys.executable, *command[1:]], input=input, capture_output=True, text=True, check=False
+        )
+        return SimpleNamespace(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+class OutputLimitExceededError(Exception):
+    """As inspect-ai names it."""
+
+
+def in_container(
+    monkeypatch: pytest.MonkeyPatch, program: str, stdin: str, error: Exception | None = None
+) -> Outcome:
+    util = ModuleType("inspect_ai.util")
+    vars(util).update(
+        sandbox=lambda: Container(error), OutputLimitExceededError=OutputLimitExceededError
+    )
+    monkeypatch.setitem(sys.modules, "inspect_ai.util", util)
+    monkeypatch.setitem(sys.modules, "inspect_ai", ModuleType("inspect_ai"))
+    limits = Limits(seconds=20, memory=4 * 1024**3)
+    return asyncio.run(Docker().run(program, stdin=stdin, limits=limits))
+
+
+def test_a_container_takes_long_programs_and_their_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is longer than an argument of a command may be."""
+    program = f"table = [{'123456789,' * 20_000}]\nprint(len(table), input())"
+    outcome = in_container(monkeypatch, program, "5 ä\n")
+    assert (outcome.ending, outcome.stdout) == ("finished", "20000 5 ä\n"), outcome
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), OutputLimitExceededError("10 MiB")],
+)
+def test_output_that_a_container_cannot_read_is_the_programs_fault(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    outcome = in_container(monkeypatch, "", "", error)
+    assert outcome.ending == "failed"
+    with pytest.raises(SandboxError, match="the container failed: gone"):
+        in_container(monkeypatch, "", "", RuntimeError("gone"))
 
 
 def test_without_bubblewrap_it_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

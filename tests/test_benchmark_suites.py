@@ -91,6 +91,25 @@ def test_no_answer_is_unknown(response: str) -> None:
     assert (graded.is_correct, graded.answer) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        ("First, 3 + 4 = 7. Now multiply by 2, so the total is 7 *", None),
+        ("So x = 7 and then", None),
+        ("<think>a</think>So x = 7 and then", None),
+        ("It is \\boxed{7}. To check,", True),
+        ("The answer is 7.\n\nTo check, 3 + 3 =", True),
+        ("The answer is 8.\n\nTo check, 3 + 4 = 7", False),
+    ],
+)
+def test_the_last_number_of_a_response_that_was_cut_is_no_answer(
+    response: str, verdict: bool | None
+) -> None:
+    item = Item("1", "q", "7")
+    assert grade_answer(response, item, is_cut=True).is_correct is verdict
+    assert grade_answer("So x = 7", item).is_correct is True
+
+
 AIME = [
     {"ID": "2024-I-4", "Problem": "What is 3 + 4?", "Solution": "It is 7.", "Answer": 7},
     {"ID": "2024-II-1", "Problem": "And $6\\cdot 7$, with {braces}?", "Answer": "042"},
@@ -278,6 +297,26 @@ def test_private_tests_that_are_damaged(field: str, match: str) -> None:
             private_text(field)
     else:
         assert private_text(field) == "a"  # as unpickling reads no further than the first STOP
+
+
+def test_a_pickle_of_many_parts_is_not_read_through() -> None:
+    """Nothing but marks behind a text: a small field, and gigabytes once it is taken apart."""
+    data = b"\x80\x04\x8c\x01a" + b"\x94" * 10_000 + b"."
+    with pytest.raises(ValueError, match="more than 16 parts; refused"):
+        pickled_text(data)
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_tests_that_lack_a_part_are_refused(name: str) -> None:
+    part = {key: value for key, value in TESTS[0].items() if key != name}
+    with pytest.raises(ValueError, match=f"a test has no {name}"):
+        read_tests(code_record(public_test_cases=json.dumps([part])))
+
+
+def test_private_tests_may_be_a_list_as_public_ones_may() -> None:
+    assert len(read_tests(code_record(private_test_cases=TESTS)).tests) == 2
+    with pytest.raises(ValueError, match="no list of objects"):
+        read_tests(code_record(private_test_cases=[1]))
 
 
 def test_a_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from step_saliency.benchmark.command.arguments import run as run_command
 from step_saliency.benchmark.command.page import MARK, BenchmarkTable
+from step_saliency.benchmark.command.plan import make_plan
 from step_saliency.benchmark.command.published import DEEPSEEK, PUBLISHED
 from step_saliency.benchmark.command.settings import (
+    RESPONSES,
     BenchmarkSettings,
     keep_settings,
     read_settings,
@@ -45,6 +48,7 @@ def rows_of(
             "condition": condition,
             "problem": f"p{problem}",
             "sample": sample,
+            "problems": len(values),
             "is_correct": bool(value),
             "verdict": "right" if value else "wrong",
             "is_correct_as_script": None,
@@ -142,6 +146,90 @@ def test_a_page_says_what_its_columns_mean_and_what_is_missing() -> None:
     assert "6 problems x 3.5" in part
 
 
+def test_a_response_without_a_program_counts_as_a_wrong_main_program() -> None:
+    rows = rows_of({"baseline": np.array([[1]] * 5 + [[0]] * 5)}, suite="livecodebench")
+    rows["is_correct_as_script"] = [True] * 5 + [None] * 5
+    settings = settings_of(suites=("livecodebench",), samples=1, conditions=("baseline",))
+    assert cell(make_table(rows, settings, draws=DRAWS), "baseline").as_script == 50
+    other = rows_of({"baseline": np.ones((3, 1), int)})
+    assert math.isnan(cell(make_table(other, settings_of(), draws=DRAWS), "baseline").as_script)
+
+
+def test_cells_of_a_suite_do_not_depend_on_the_others() -> None:
+    draw = np.random.default_rng(0)
+    few = rows_of({name: (draw.random((6, 4)) < 0.6).astype(int) for name in ("baseline", "smi")})
+    many = rows_of({name: np.ones((50, 1), int) for name in ("baseline", "smi")}, suite="math500")
+    settings = settings_of(suites=("aime24", "math500"), samples=4)
+    alone = make_table(few, settings, draws=DRAWS).cells
+    beside = make_table(pd.concat([few, many]), settings, draws=DRAWS).cells
+    numbers = ["estimate", "lower", "upper", "difference", "difference_lower", "p"]
+    pd.testing.assert_frame_equal(alone[numbers], beside[numbers][:2])
+
+
+def test_a_table_goes_without_a_baseline_that_failed() -> None:
+    """Where it is there the others are compared with it."""
+    ones = np.ones((3, 2), int)
+    rows = pd.concat(
+        [
+            rows_of({"oeb": ones, "smi": ones}),
+            rows_of({"baseline": ones, "oeb": 1 - ones}, suite="aime25"),
+        ]
+    )
+    settings = settings_of(suites=("aime24", "aime25"), samples=2)
+    table = make_table(rows, settings, draws=DRAWS)
+    cells = table.cells.set_index(["suite", "condition"])
+    assert cells["difference"].isna().tolist() == [True, True, True, False]
+    assert cells.loc[("aime25", "oeb"), "difference"] == -100
+    assert table.missing["aime24", "baseline"] == 6
+
+
+def test_problems_and_suites_without_a_response_are_missing() -> None:
+    rows = rows_of({"baseline": np.ones((2, 16), int)}).assign(problems=30)
+    settings = settings_of(suites=("aime24", "math500"), conditions=("baseline",))
+    lacks = make_table(rows, settings, draws=DRAWS).missing
+    assert lacks == {("aime24", "baseline"): 28 * 16, ("math500", "baseline"): 500}
+    few = settings_of(suites=("aime24", "math500"), conditions=("baseline",), problems=7)
+    assert make_table(rows, few, draws=DRAWS).missing["math500", "baseline"] == 7
+
+
+def test_pairs_of_a_difference_are_named_where_they_are_fewer() -> None:
+    rows = rows_of({"baseline": np.array([[1, 0]] * 3), "smi": np.array([[1, 1]] * 30)})
+    settings = settings_of(samples=2, conditions=("baseline", "smi"))
+    table = make_table(rows, settings, draws=DRAWS)
+    assert cell(table, "smi").n_pairs == 6
+    assert "\npairs " in str(table)
+    whole = rows_of({"baseline": np.array([[1, 0]] * 3), "smi": np.array([[1, 1]] * 3)})
+    assert "\npairs " not in str(make_table(whole, settings, draws=DRAWS))
+
+
+def test_a_run_of_another_protocol_says_so() -> None:
+    rows = rows_of({"baseline": np.array([[1, 0]] * 4)})
+    changes = {"problems": 4, "max_tokens": 500, "data": {"aime24": "a.jsonl"}}
+    shown = str(make_table(rows, settings_of(samples=2, **changes), draws=DRAWS))
+    (line,) = [line for line in shown.splitlines() if line.startswith("protocol ")]
+    for part in ("problems=4", "max_tokens=500", "aime24 from a file"):
+        assert part in line
+    assert "protocol " not in str(make_table(rows, settings_of(samples=2), draws=DRAWS))
+    unknown = settings_of(model="reasoner", samples=2, problems=4)
+    assert "protocol " not in str(make_table(rows, unknown, draws=DRAWS))
+    code = rows_of({"baseline": np.array([[1]] * 4)}, suite="livecodebench")
+    assert "livecodebench not from 2024-08-01 to 2025-02-01" in str(
+        make_table(code, settings_of(suites=("livecodebench",)), draws=DRAWS)
+    )
+
+
+def test_votes_that_cannot_be_had_are_named() -> None:
+    rows = rows_of({"baseline": np.ones((9, 1), int)}, suite="math500")
+    settings = settings_of(
+        suites=("math500", "livecodebench"), conditions=("baseline", "self_consistency_8")
+    )
+    for said in (str(make_table(rows, settings, draws=DRAWS)), str(make_plan(settings))):
+        assert (
+            "math500 has no self_consistency_8: 8 samples of a problem vote, and it has 1" in said
+        )
+        assert "livecodebench has no self_consistency_8: programs have no vote" in said
+
+
 def test_every_published_number_has_a_source() -> None:
     names = {preset.published for preset in PRESETS}
     for (model, suite, condition), number in PUBLISHED.items():
@@ -215,6 +303,20 @@ def test_votes_stand_in_the_table() -> None:
         ({"problems": 0}, "problems=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"data": {"gsm8k": "a.jsonl"}}, "not among the suites"),
+        ({"temperature": -3}, "temperature=-3 is below 0"),
+        ({"temperature": math.nan}, "temperature=nan is no number"),
+        ({"top_p": 2}, "top_p=2 is not in"),
+        ({"tau_max": 2}, r"tau_max=2.* is not in \[0, 1"),
+        ({"alpha": -1}, "alpha=-1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"release": "v9"}, "release='v9' is none of"),
+        ({"start": "2024-13-01"}, "'2024-13-01' is no date"),
+        ({"start": "2025-01-01", "end": "2024-01-01"}, "start='2025-01-01' is after end="),
+        ({"sandbox": "none"}, "sandbox='none' is unknown"),
+        (
+            {"model": "openai/gpt-oss-20b", "conditions": ("baseline", "hint")},
+            r"\['hint'\] put words in place of </think>, which models of preset gpt-oss-20b do not",
+        ),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], match: str) -> None:
@@ -231,6 +333,39 @@ def test_a_folder_keeps_its_settings(tmp_path: Path) -> None:
         keep_settings(tmp_path, settings_of(samples=8, data={"aime24": "a.jsonl"}))
     with pytest.raises(ValueError, match="no folder of a benchmark run"):
         read_settings(tmp_path / "other")
+
+
+def test_what_cuts_or_rounds_differently_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = settings_of(engine="vllm", max_length=4000)
+    keep_settings(tmp_path / "a", short)
+    with pytest.raises(ValueError, match="max_length: 4000 then, 34000 now"):
+        keep_settings(tmp_path / "a", settings_of(engine="vllm", max_length=34_000))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    keep_settings(tmp_path / "b", settings_of())
+    keep_settings(tmp_path / "b", settings_of(device="cuda"))  # nothing is decoded yet
+    (tmp_path / "b" / RESPONSES).mkdir()
+    keep_settings(tmp_path / "b", settings_of(device="cuda"))
+    with pytest.raises(ValueError, match=r"dtype: 'torch\.bfloat16' then, 'torch\.float32' now"):
+        keep_settings(tmp_path / "b", settings_of(device="cpu"))
+    keep_settings(tmp_path / "c", settings_of(dtype="bfloat16"))
+    (tmp_path / "c" / RESPONSES).mkdir()
+    keep_settings(tmp_path / "c", settings_of(dtype="bfloat16", device="cuda"))
+
+
+def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": 1, "problem": "2+2", "answer": 4}\n')
+    settings = settings_of(suites=("math500",), data={"math500": str(file)})
+    keep_settings(tmp_path / "out", settings)
+    (tmp_path / "out" / RESPONSES).mkdir()
+    keep_settings(tmp_path / "out", settings)
+    before = units_of(settings)
+    file.write_text('{"id": 1, "problem": "2+3", "answer": 5}\n')
+    assert not {unit.key for unit in before} & {unit.key for unit in units_of(settings)}
+    with pytest.raises(ValueError, match=r"math500: .* then, .* now"):
+        keep_settings(tmp_path / "out", settings)
 
 
 def test_units_are_the_run_and_no_more(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from segment_tokenizers import MARKS, Slow, byte_level, ids, metaspace, smollm2, word_piece
+from tokenizers import normalizers
 
 from step_saliency.segment import StepTracker
 from step_saliency.segment.build import prompt_tokens
@@ -267,6 +268,22 @@ def test_generated_tokens_are_a_response_however_blank():
     assert trace.tokens.tolist() == [5, *ids(byte_level(), " \n")]
     with pytest.raises(ValueError, match="response is empty"):
         Trace.from_generation(byte_level(), [5], [])
+
+
+@pytest.mark.parametrize(
+    ("form", "sign"), [("NFC", "\u2126"), ("NFC", "e\u0301"), ("NFKC", "\ufb01")]
+)
+def test_a_question_is_found_where_the_tokenizer_writes_a_normal_form(form: str, sign: str):
+    """Tokenizers of Qwen spell NFC: the sign of Ohm becomes an Omega."""
+    tokenizer = copy.deepcopy(byte_level())
+    tokenizer.backend_tokenizer.normalizer = getattr(normalizers, form)()
+    question = f"R is 5 {sign}. How much is it?"
+    tracker = StepTracker(tokenizer)
+    tokens = prompt_tokens(tokenizer, question)
+    tracker.start(tokens, question=question)
+    assert Region.QUESTION in tracker.regions
+    with pytest.raises(ValueError, match="does not stand in the prompt"):
+        tracker.start(tokens, question=f"R is 6 {sign}. How much is it?")
 
 
 @pytest.mark.parametrize(

@@ -248,10 +248,31 @@ def test_texts_that_end_a_response_end_it_in_an_engine_too(llm, model, questions
     assert not llm.llm_engine.has_unfinished_requests()
 
 
-@pytest.mark.parametrize("asked", ["shallow", {"tau_max": 2}, {"oeb_layers": [99]}])
-def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, model, expected, asked):
+def test_layers_whose_attention_takes_no_edits_are_found(llm, model, expected, monkeypatch):
+    """What vLLM chose by itself is seen in the workers."""
+    assert llm.collective_rpc("stepflow_other_backends") == [[]]
+    core = llm.llm_engine.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+    monkeypatch.setattr(runner, "_stepflow_other_backends", None)
+    monkeypatch.setattr(plugin, "BACKENDS", ("TRITON_ATTN",))
+    assert plugin.other_backends_of(runner) == ["CPU_ATTN"]
+    with pytest.raises(ValueError, match="attention by CPU_ATTN, which leaves out edits"):
+        ss.generate(llm, ["a=1. a?"], flow=flow_of("oeb"), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("shallow", "flow='shallow'"),
+        ({"tau_max": 2}, "tau_max=2"),
+        ({"oeb_layers": [99]}, r"\[99\]"),
+        ({"question": "not there"}, "'not there' does not stand in the prompt"),
+        ({"n_prompt": 99}, "n_prompt=99 is more than the 3"),
+    ],
+)
+def test_a_wrong_flow_is_refused_and_the_engine_goes_on(llm, model, expected, asked, message):
     params = vllm.SamplingParams(max_tokens=4, extra_args={KEY: asked})
-    with pytest.raises(ValueError, match=r"flow='shallow'|tau_max=2|\[99\]"):
+    with pytest.raises(ValueError, match=message):
         llm.generate([{"prompt_token_ids": [1, 2, 3]}], params, use_tqdm=False)
     assert same(
         decoded(llm, [prompt(expected["off"][0])], [None]), expected["off"][:1], [None], model
@@ -300,10 +321,16 @@ def test_what_an_engine_cannot_do_is_named():
         cache_config=SimpleNamespace(cache_dtype="fp8"),
         compilation_config=SimpleNamespace(cudagraph_mode=graphs),
         model_config=SimpleNamespace(use_mla=True),
+        attention_config=SimpleNamespace(backend=SimpleNamespace(name="FLASHINFER")),
     )
     reasons = " ".join(refusals.refusals(config))
-    for word in ("speculative", "pipeline", "context", "second model runner", "fp8", "CUDA graphs"):
+    for word in (
+        *("speculative", "pipeline", "context", "second model runner", "fp8", "CUDA graphs"),
+        "attention by FLASHINFER",
+    ):
         assert word in reasons
+    config.attention_config.backend.name = "FLASH_ATTN"
+    assert "attention by" not in " ".join(refusals.refusals(config))
     compiled = SimpleNamespace(mode=CompilationMode.VLLM_COMPILE)
     said = model_layers.not_seen(SimpleNamespace(compilation_config=compiled), torch.nn.Module())
     assert "the engine's model is compiled" in said

@@ -11,6 +11,7 @@ import pytest
 
 import step_saliency as ss
 from step_saliency.vllm import KEY
+from step_saliency.vllm.loaded import LoadedEngine
 
 FLOW = ss.StepFlow(
     oeb=ss.OddsEqualBridge([0], tau_max=0.3), smi=ss.StepMomentumInjection([7], alpha=0.3)
@@ -37,6 +38,7 @@ class ScriptedEngine:
         self.fetched: list[str] = []
         self.reason = "stop"
         self.counts_norms = True
+        self.other_backends: list[str] = []
         self._running: dict[str, int] = {}
 
     def get_tokenizer(self) -> Any:
@@ -78,6 +80,8 @@ class ScriptedEngine:
             raise AttributeError(method)
         if method == "stepflow_weights":
             return ["rank 0", "rank 1"]
+        if method == "stepflow_other_backends":
+            return [self.other_backends, []]
         if method == "stepflow_not_counted":
             return [{"injected_norm": "the engine's model is compiled"}] * 2
         self.fetched += args[0]
@@ -249,6 +253,22 @@ def test_workers_that_do_not_know_stepflow_decode_without_it_alone(engine):
         ss.generate(engine, QUESTIONS, flow=FLOW, progress=False)
     assert not engine.asked
     assert len(ss.generate(engine, QUESTIONS, progress=False)) == 2
+
+
+def test_an_engine_whose_attention_takes_no_edits_decodes_without_them_alone(engine):
+    engine.other_backends = ["FLASHINFER"]
+    with pytest.raises(ValueError, match="attention by FLASHINFER, which leaves out edits"):
+        ss.generate(engine, QUESTIONS, flow=FLOW, progress=False)
+    assert not engine.asked
+    assert len(ss.generate(engine, QUESTIONS, progress=False)) == 2
+
+
+def test_engines_of_two_lengths_are_two(model):
+    short, long = (ScriptedEngine(model.tokenizer, []) for _ in range(2))
+    long.model_config.max_model_len = 2048
+    assert LoadedEngine(short).facts != LoadedEngine(long).facts
+    long.model_config.max_model_len = 1024
+    assert LoadedEngine(short).facts == LoadedEngine(long).facts
 
 
 def test_an_engine_at_work_for_others_is_refused(engine):

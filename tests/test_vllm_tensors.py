@@ -13,11 +13,12 @@ from step_saliency.intervene.injections import plan_injections
 from step_saliency.intervene.labels import WRITTEN, StepLabels, trace_labels
 from step_saliency.intervene.oeb.scores import odds_equal_scores
 from step_saliency.intervene.rows import TrackedRow
+from step_saliency.segment.build import prompt_tokens
 from step_saliency.segment.frame import PromptReader
 from step_saliency.segment.online import StepTracker
 from step_saliency.vllm import FLOWS, KEY, FlowOptions, extra_args, plan
 from step_saliency.vllm.counts import row_counters
-from step_saliency.vllm.cpu_kernel import COUNTED, bridged_rows, injected_rows
+from step_saliency.vllm.cpu_kernel import COUNTED, bridged_rows, injected_rows, weigh
 from step_saliency.vllm.edits import (
     attention_weights,
     bridged,
@@ -86,6 +87,29 @@ def test_what_is_added_is_the_projection_of_whole_rows(window, softcap, sinks):
         alone = ~shifts.shifted[0].transpose(0, 1)
         assert (result.added[row][alone] == 0).all()
     assert n_shifted > 2
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf")])
+def test_places_that_no_query_sees_may_hold_anything(strange):
+    """Behind the keys of a row lie those of whoever had the block before."""
+    tensors = random_pass(3)
+    del tensors["groups"]
+    visible = visible_keys(torch.tensor([N_KEYS, N_KEYS - 4]), N_QUERIES, N_KEYS, 7)
+    options = (visible, torch.tensor([0.9, 0.9]))
+    want = bridged(*tensors.values(), *options, scale=0.5).added
+    tensors["value"][1, :, N_KEYS - 4 :] = strange
+    tensors["value"][:, :, 0] = strange
+    got = bridged(*tensors.values(), *options, scale=0.5).added
+    assert torch.equal(got, want)
+
+
+def test_a_sink_below_every_score_is_a_sink():
+    scores, bridge = np.full(6, -200, np.float32), np.array([1, 1, 1, 0, 0, 0], np.float32)
+    room = np.empty(6, np.int32)
+    masses = weigh(scores.copy(), bridge, 1 - bridge, np.float32(-100), room)
+    assert masses[:2] == pytest.approx((0, 0), abs=1e-30)
+    masses = weigh(scores.copy(), bridge, 1 - bridge, np.float32(-np.inf), room)
+    assert masses[:2] == pytest.approx((0.5, 0.5))
 
 
 def attended(scores, value, sinks):
@@ -329,6 +353,29 @@ def test_requests_without_a_flow_cost_nothing_and_ended_ones_leave_nothing(token
     assert len(flows) == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"question": "not there"}, "'not there' does not stand in the prompt"),
+        ({"question": ""}, "does not stand in the prompt"),
+        ({"n_prompt": 1, "question": "a=1. a?"}, "does not stand in the prompt"),
+        ({"n_prompt": 999}, "n_prompt=999 is more than the"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_refused_before_it_reaches_a_worker(
+    tokenizer, asked, message
+):
+    flows, prompt = engine(tokenizer), prompt_tokens(tokenizer, "a=1. a?")
+    flows.check(FlowOptions.of({"question": "a=1. a?"}), prompt)
+    with pytest.raises(ValueError, match=message):
+        flows.check(FlowOptions.of(asked), prompt)
+    with pytest.raises(ValueError, match="embeddings"):
+        flows.check(FlowOptions.of("oeb"), ())
+    with pytest.raises(ValueError, match="1000000 is not in the vocabulary"):
+        flows.check(FlowOptions.of("oeb"), [*prompt, 10**6])
+    assert len(flows) == 0
+
+
 @pytest.mark.parametrize("pairs", [plan.PAIRS_AT_A_TIME, 90])
 @pytest.mark.parametrize("knows_layers", [True, False])
 def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pairs, knows_layers):
@@ -444,6 +491,8 @@ def test_counters_of_rows_are_those_of_the_projection():
         ({"current": "token"}, "current='token'"),
         ({"format": "own"}, "format='own'"),
         ("{not json", "is no JSON"),
+        ('{"a":' * 50_000, "is no JSON: it is nested too deeply"),
+        ({1: 2, "x": 3}, r"no options \['1', 'x'\]"),
     ],
 )
 def test_what_is_no_flow_is_refused(asked, message):

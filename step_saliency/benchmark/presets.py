@@ -149,14 +149,18 @@ OTHERS = Preset(
 
 
 def preset_of(model: str) -> Preset:
-    """The preset of a model, by its name or folder; `OTHERS` if there is none."""
+    """The preset of a model, by its name or folder; `OTHERS` if there is none.
+
+    The last part of a path counts before the folders that it lies in.
+    """
     name = model.lower().replace("_", "-")
     own = name.rstrip("/").rsplit("/", 1)[-1]
     return next(
         (
             preset
+            for text in (own, name)
             for preset in PRESETS
-            if own == preset.name or any(part in name for part in preset.matches)
+            if own == preset.name or any(part in text for part in preset.matches)
         ),
         OTHERS,
     )

@@ -10,6 +10,7 @@ leaves the thinking of an earlier turn out. Where it does something else the pla
 cannot be told and an error says so.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,17 +110,20 @@ def _locate(text: str, cursor: int, before: str, content: str, after: str) -> Sp
 def find_question(prompt: str, question: str) -> Span:
     """Where the question stands in the prompt; the last place if there are several.
 
+    What tokens spell may be a normal form of what was asked: Qwen's tokenizers write NFC.
+
     Raises:
         ValueError: It is not there.
     """
-    text = question.strip()
-    start = prompt.rfind(text)
-    if not text or start < 0:
-        raise ValueError(
-            f"the question {question[:60]!r} does not stand in the prompt {prompt[:60]!r}...; give "
-            "it as it is written there, or leave it out to take the whole prompt as the question"
-        )
-    return start, start + len(text)
+    own = question.strip()
+    for text in (own, *(unicodedata.normalize(form, own) for form in ("NFC", "NFKC"))):
+        start = prompt.rfind(text)
+        if text and start >= 0:
+            return start, start + len(text)
+    raise ValueError(
+        f"the question {question[:60]!r} does not stand in the prompt {prompt[:60]!r}...; give "
+        "it as it is written there, or leave it out to take the whole prompt as the question"
+    )
 
 
 def whole_prompt(prompt: str) -> Span:

@@ -211,7 +211,7 @@ def weigh(
     """
     top = scores.max()
     total = NONE
-    if sink > LOWEST:
+    if sink > -np.inf:
         top = max(top, sink)
         total = np.float32(math.exp(sink - top))
     powers = exponents.view(np.float32)

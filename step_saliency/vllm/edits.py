@@ -61,6 +61,8 @@ def bridged(
     floor = bridge_floor(counts[..., 0], counts[..., 1], 1.0) * (counts[..., 1] > 0)
     floor = torch.minimum(floor, tau_max.to(exact)[:, None])
     changes = relative_changes(sums.flatten(0, 1), floor.flatten()[:, None]).view_as(sums)
+    # A place that no query sees may hold anything, and 0 x NaN is NaN.
+    value = value.masked_fill(~visible.any(1)[:, None, :, None], 0)
     gained = members * members.new_tensor([1.0, -1.0])
     moved = pattern * torch.einsum("rqhg,rqkg->rqhk", changes, gained)
     return Bridged(weighted_values(moved, value), sums, counts)

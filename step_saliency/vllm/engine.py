@@ -133,18 +133,32 @@ class EngineFlows:
             return
         if flow.smi is not None and self.layers is not None:
             self.layers.watch(flow.smi.layers)
-        tracker = StepTracker(
-            self.tokenizer(),
-            format=options.format,
-            splitter=options.splitter,
+        self._steps[request] = RequestSteps(flow, self._row(options), prompt)
+
+    def check(self, options: FlowOptions, prompt: Sequence[int]) -> None:
+        """See that the prompt of a request with a flow can be read.
+
+        Args:
+            options: Its flow.
+            prompt: Its prompt; empty where it is given as embeddings.
+
+        Raises:
+            ValueError: it has no tokens, fewer than ``n_prompt``, some that the tokenizer does not
+                know, or the question does not stand in it.
+        """
+        if not prompt:
+            raise ValueError("a prompt without tokens (embeddings) has no steps")
+        if options.n_prompt is not None and options.n_prompt > len(prompt):
+            raise ValueError(
+                f"n_prompt={options.n_prompt} is more than the {len(prompt)} there are"
+            )
+        self._row(options).read(prompt)
+
+    def _row(self, options: FlowOptions) -> TrackedRow:
+        tracker = StepTracker(self.tokenizer(), format=options.format, splitter=options.splitter)
+        return TrackedRow(
+            tracker, self._prompt_reader, question=options.question, n_prompt=options.n_prompt
         )
-        row = TrackedRow(
-            tracker,
-            self._prompt_reader,
-            question=options.question,
-            n_prompt=options.n_prompt,
-        )
-        self._steps[request] = RequestSteps(flow, row, prompt)
 
     def __contains__(self, request: str) -> bool:
         return request in self._steps

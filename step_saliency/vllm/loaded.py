@@ -5,7 +5,7 @@ vLLM is not imported here: whoever has an engine has imported it.
 
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,8 @@ from step_saliency.intervene.effects import Effects
 from step_saliency.vllm.counts import of_all_ranks
 
 _LOCKS: "WeakKeyDictionary[Any, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
+"""Attention backends that take edits."""
 FETCHED_AFTER = 1000
 """Requests that end before their effects are fetched; the engine keeps those of more."""
 
@@ -81,8 +83,9 @@ class LoadedEngine:
         return int(self.engine.model_config.hf_text_config.num_hidden_layers)
 
     @cached_property
-    def facts(self) -> dict[str, str | None]:
-        """What tells its model from others; ``weights`` has a digest of each rank's."""
+    def facts(self) -> dict[str, str | int | None]:
+        """What tells its responses from those of others; ``weights`` has a digest of each rank's,
+        and responses end at ``max_length``."""
         config = self.engine.model_config
         digests = self._asked_of_workers("stepflow_weights")
         return {
@@ -91,10 +94,11 @@ class LoadedEngine:
             "revision": config.revision,
             "weights": None if digests is None else " ".join(digests),
             "dtype": str(config.dtype),
+            "max_length": self.context,
         }
 
     def require_flows(self) -> None:
-        """See that every worker knows StepFlow.
+        """See that every worker knows StepFlow, and that its attention takes edits.
 
         Raises:
             ValueError: one does not, so that flows would be passed over in silence.
@@ -105,6 +109,13 @@ class LoadedEngine:
                 "install step-saliency where they run (and name stepflow in VLLM_PLUGINS, if that "
                 "is set), with a version of vLLM that is tested"
             )
+
+        others = {name for names in self._other_backends() for name in names}
+        if others:
+            raise ValueError(f"flows cannot be done by this engine: {other_backends(others)}")
+
+    def _other_backends(self) -> list[list[str]]:
+        return self._asked_of_workers("stepflow_other_backends") or []
 
     def _asked_of_workers(self, method: str) -> list[Any] | None:
         """What all workers say; None where they do not know the method."""
@@ -144,6 +155,14 @@ class LoadedEngine:
 
 def _lacks_norms(sums: Mapping[str, Any]) -> bool:
     return "injections" in sums and "injected_norm" not in sums
+
+
+def other_backends(names: Iterable[str]) -> str:
+    """What is said of attention backends that take no edits."""
+    return (
+        f"attention by {', '.join(sorted(names))}, which leaves out edits; choose one of "
+        f"{', '.join(BACKENDS)} (attention_backend)"
+    )
 
 
 def prompt_of(tokens: Sequence[int]) -> Mapping[str, Any]:

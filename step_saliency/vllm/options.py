@@ -5,7 +5,6 @@
 object as a JSON string (HTTP clients may send no objects there).
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +22,7 @@ from step_saliency.options import (
     check_option,
     is_whole,
 )
+from step_saliency.storage.json_text import parse_json
 
 KEY = "stepflow"
 """Name of the field in ``SamplingParams.extra_args`` and in ``additional_config``."""
@@ -108,7 +108,7 @@ class FlowOptions:
                 f"{KEY}={asked!r} is no flow; give one of {', '.join(FLOWS)}, or an object"
             )
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(asked) - set(known))
+        unknown = sorted(map(str, set(asked) - set(known)))
         if unknown:
             raise ValueError(f"{KEY} has no options {unknown}; there are {', '.join(known)}")
         check_types(asked)
@@ -180,9 +180,9 @@ def _checked(flow: StepFlow, n_layers: int) -> StepFlow:
 
 def _object(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{KEY}={text!r} is no JSON: {error}") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{KEY}={text[:80]!r} is no JSON: {error}") from error
 
 
 def extra_args(flow: Any, **reading: Any) -> dict[str, dict[str, Any]]:

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 import vllm
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.triton_utils import dispatcher
@@ -30,6 +32,7 @@ from step_saliency.models.identity import weights_digest
 from step_saliency.vllm import backends
 from step_saliency.vllm.counts import Sent, sent
 from step_saliency.vllm.engine import EngineFlows, Scheduled, asked_of, passes
+from step_saliency.vllm.loaded import BACKENDS, other_backends
 from step_saliency.vllm.model_layers import ModelLayers, not_seen
 from step_saliency.vllm.options import KEY, FlowOptions
 from step_saliency.vllm.refusals import flow_refusals, is_tested, refusals, untested
@@ -38,8 +41,6 @@ logger = init_logger("vllm.step_saliency")
 
 ENVIRONMENT = "STEP_SALIENCY_FLOW"
 """Environment variable with the flow of requests that ask for none."""
-BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
-"""Attention backends that take edits."""
 
 
 class FlowError(VLLMValidationError, ValueError):
@@ -60,6 +61,7 @@ def register() -> None:
         WorkerBase.stepflow_counters = _stepflow_counters
         WorkerBase.stepflow_weights = _stepflow_weights
         WorkerBase.stepflow_not_counted = _stepflow_not_counted
+        WorkerBase.stepflow_other_backends = _stepflow_other_backends
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
@@ -67,7 +69,7 @@ def register() -> None:
 
 def _register_backends() -> None:
     register_backend(AttentionBackendEnum.CPU_ATTN)(backends.StepFlowCPUBackend)
-    for name in ("FLASH_ATTN", "TRITON_ATTN"):
+    for name in (name for name in BACKENDS if name != "CPU_ATTN"):
         path, _, kind = AttentionBackendEnum[name].get_path().rpartition(".")
         try:
             backend = getattr(importlib.import_module(path), kind)
@@ -141,8 +143,25 @@ def _process_inputs(
         raise FlowError(str(error)) from error
     request = inner(self, request_id, prompt, params, *args, **kwargs)
     if options is not None:
+        try:
+            _prompt_flows(self).check(options, request.prompt_token_ids or ())
+        except ValueError as error:
+            raise FlowError(f"{KEY}={options.flow!r}: {error}") from error
         request.cache_salt = salted(request.cache_salt, options)
     return request
+
+
+def _prompt_flows(processor: Any) -> EngineFlows:
+    """What reads prompts in the front end: one that cannot be read there would end the engine."""
+    flows: EngineFlows | None = getattr(processor, "_stepflow", None)
+    if flows is None:
+        config = processor.vllm_config.model_config
+        flows = processor._stepflow = EngineFlows(
+            tokenizer=lambda: cached_tokenizer_from_config(config),
+            n_layers=config.get_num_layers(processor.vllm_config.parallel_config),
+            device=torch.device("cpu"),
+        )
+    return flows
 
 
 def flows_of(runner: Any) -> EngineFlows:
@@ -196,6 +215,21 @@ def _stepflow_not_counted(worker: Any) -> dict[str, str]:
     return {"injected_norm": reason} if reason else {}
 
 
+def _stepflow_other_backends(worker: Any) -> list[str]:
+    """Attention backends of this worker's layers that take no edits."""
+    return other_backends_of(worker.model_runner)
+
+
+def other_backends_of(runner: Any) -> list[str]:
+    """Names of the attention backends of a model runner's layers that take no edits."""
+    known: list[str] | None = getattr(runner, "_stepflow_other_backends", None)
+    if known is None:
+        layers = get_layers_from_vllm_config(runner.vllm_config, Attention)
+        names = {layer.get_attn_backend().get_name() for layer in layers.values()}
+        known = runner._stepflow_other_backends = sorted(names - set(BACKENDS))
+    return known
+
+
 def _stepflow_weights(worker: Any) -> str:
     """Digest of this worker's weights."""
     return weights_digest(worker.get_model())
@@ -219,6 +253,9 @@ def _prepare_inputs(inner: Any, self: Any, scheduler_output: Any, n_tokens: Any)
             asked = None if params is None else asked_of(params.extra_args, KEY)
             flows.add(request, asked, state.prompt_token_ids or ())
     if flows.needs(requests):
+        others = other_backends_of(self)
+        if others:
+            raise ValueError(f"{KEY} cannot be done here: {other_backends(others)}")
         flows.begin_pass(_scheduled(self, requests, n_tokens.tolist()))
     return prepared
 

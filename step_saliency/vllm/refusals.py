@@ -7,6 +7,7 @@ import vllm
 
 from step_saliency.intervene.stepflow import StepFlow
 from step_saliency.models.facts import layer_type_of
+from step_saliency.vllm.loaded import BACKENDS, other_backends
 
 TESTED = ("0.32",)
 """Versions of vLLM that StepFlow was tested with."""
@@ -45,8 +46,17 @@ def refusals(config: Any) -> Iterator[str]:
         yield f"a cache of {config.cache_config.cache_dtype}: values would have to be rescaled"
     if config.compilation_config.cudagraph_mode.has_full_cudagraphs():
         yield "full CUDA graphs, which leave out edits; set cudagraph_mode to PIECEWISE or NONE"
+    attention = getattr(config, "attention_config", None)
+    asked = [getattr(attention, "backend", None), *_by_kind(attention).values()]
+    others = {backend.name for backend in asked if backend is not None} - set(BACKENDS)
+    if others:
+        yield other_backends(others)
     if config.model_config.use_mla:
         yield "latent attention: there are no keys of heads"
+
+
+def _by_kind(attention: Any) -> dict[str, Any]:
+    return dict(getattr(attention, "backend_per_kind", None) or {})
 
 
 def flow_refusals(config: Any, flow: StepFlow) -> Iterator[str]:

@@ -22,6 +22,7 @@ COLUMNS = {
     "n": "problems x samples, where they are not those of all",
     "accuracy": "percent right, an answer that cannot be read counts as wrong [95% over problems]",
     "difference": "to the baseline, paired by problem and sample [95% over problems]",
+    "pairs": "responses of the difference, where they are not those of the row",
     "p (Holm)": "sign flips over problems, corrected over all rows of the table",
     "seen": "difference that a run of this size has 80% power to see",
     "cut": "percent of responses that the length ended",
@@ -46,17 +47,21 @@ class BenchmarkTable:
     Attributes:
         cells: One row a suite and condition: suite, condition, estimate, lower, upper, n,
             responses, samples, chance, truncated, unknown, tokens, seconds, as_script, difference,
-            difference_lower, difference_upper, corrected, broken, p, p_holm, detectable,
+            difference_lower, difference_upper, corrected, broken, n_pairs, p, p_holm, detectable,
             published, distance, reading, source, checked, verified. Shares and differences are in
             percent.
         model: Name of the model.
         missing: Responses that a finished run would have and this one has not, by suite and
             condition.
+        unlike: Settings in which the run differs from the published protocol.
+        notes: What else is to be said.
     """
 
     cells: pd.DataFrame
     model: str
     missing: Mapping[tuple[str, str], int]
+    unlike: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         blocks = [f"{self.model}: percent right"]
@@ -87,18 +92,23 @@ class BenchmarkTable:
         ]
         if 0 < len(known) < len(self.cells):
             lines.append("(blank)    no published number is known here")
-        return sorted(lines, reverse=True)
+        lines.sort(reverse=True)
+        if self.unlike:
+            lines.append(
+                f"protocol   this run differs from the published one: {', '.join(self.unlike)}"
+            )
+        return lines
 
     def _lacks(self) -> list[str]:
         lines = [
             f"missing    {count} responses of {suite} under {condition}"
             for (suite, condition), count in self.missing.items()
         ]
-        return lines + (
-            ["           the same command goes on; until then cells are of the short responses"]
-            if lines
-            else []
-        )
+        if lines:
+            lines.append(
+                "           the same command goes on; until then cells are of the short responses"
+            )
+        return lines + [f"note       {note}" for note in self.notes]
 
 
 def _block(suite: str, rows: Sequence[Any]) -> str:
@@ -125,6 +135,7 @@ def _line(row: Any) -> dict[str, str]:
         "condition": str(row.condition),
         "accuracy": _interval(row, "estimate"),
         "difference": _interval(row, "difference"),
+        "pairs": "" if row.n_pairs == row.responses else _number(row.n_pairs, "{:.0f}"),
         "p (Holm)": _p(row.p_holm),
         "seen": _number(row.detectable or math.nan, "±{:.1f}"),
         "cut": _number(row.truncated, "{:.1f}"),

@@ -26,6 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.command.votes import without_votes
 from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.presets import Preset, Shape
 from step_saliency.benchmark.suites.suites import items_of, suite_of
@@ -115,7 +116,7 @@ def make_plan(settings: BenchmarkSettings, *, workers: int = 1) -> Plan:
     jobs = [_job(settings, *run, shape, bytes_each, notes) for run in settings.runs]
     table = pd.DataFrame(jobs)
     average = float((table["tokens"].sum() / max(1, table["responses"].sum())) + PROMPT)
-    longest = settings.preset.max_tokens + PROMPT
+    longest = _longest(settings, notes)
     plain = table[table["condition"] == "baseline"]
     plan = Plan(
         jobs=table,
@@ -126,20 +127,41 @@ def make_plan(settings: BenchmarkSettings, *, workers: int = 1) -> Plan:
         settings=settings,
         workers=workers,
     )
-    notes += _fit(plan)
+    notes += [*_fit(plan), *without_votes(settings)]
     return replace(plan, notes=tuple(dict.fromkeys(notes)))
 
 
+def _longest(settings: BenchmarkSettings, notes: list[str]) -> int:
+    """Tokens of the longest sequence of any condition, as far as an engine does not cut it."""
+    lengths = {
+        name: condition_of(name).length * settings.preset.max_tokens + PROMPT
+        for name in settings.conditions
+    }
+    longest, limit = max(lengths.values()), settings.max_length
+    if limit is None or limit >= longest:
+        return longest
+    names = ", ".join(name for name, length in lengths.items() if length > limit)
+    notes.append(
+        f"--max-length {limit} cuts responses under {names}; prompt and response may have "
+        f"{longest:,} tokens"
+    )
+    return limit
+
+
 def _fit(plan: Plan) -> list[str]:
-    """Whether a batch fits one card where every response is at its longest."""
-    whole = plan.weights_gb + plan.longest_cache_gb
-    if math.isnan(whole) or whole <= CARD_GB:
+    """Whether a batch fits its cards where every response is at its longest."""
+    n_cards = plan.settings.tensor_parallel
+    whole, room = plan.weights_gb + plan.longest_cache_gb, n_cards * CARD_GB
+    if math.isnan(whole) or whole <= room:
         return []
     each = plan.longest_cache_gb / plan.settings.batch_size
-    rows = int((CARD_GB - plan.weights_gb) / each)
+    rows, needed = int((room - plan.weights_gb) / each), math.ceil(whole / CARD_GB)
     smaller = [f"--batch-size {rows}"] if rows > 0 else []
-    ways = [*smaller, f"--device-map auto over {math.ceil(whole / CARD_GB)} cards"]
-    return [f"a card with {CARD_GB} GB may run out of memory: {' or '.join(ways)} does not"]
+    more = f"--device-map auto over {needed} cards"
+    if plan.settings.engine == "vllm":
+        more = f"--tensor-parallel {needed}"
+    cards = f"a card with {CARD_GB} GB" if n_cards == 1 else f"{n_cards} cards with {CARD_GB} GB"
+    return [f"{cards} may run out of memory: {' or '.join([*smaller, more])} does not"]
 
 
 def _job(
@@ -177,7 +199,7 @@ def _problems(settings: BenchmarkSettings, suite: str, notes: list[str]) -> int:
         return len(items_of(suite, settings.selection(suite)))
     if of.kind == "code" and (settings.start or settings.end or settings.release != "v6"):
         notes.append(f"{suite}: {of.size} problems are those of v6 without a window")
-    return min(of.size, settings.problems or of.size)
+    return settings.size_of(suite)
 
 
 def _shape(settings: BenchmarkSettings, notes: list[str]) -> Shape | None:

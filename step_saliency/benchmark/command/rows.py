@@ -3,6 +3,7 @@
 A row holds what does not depend on where and with how many workers it was made, but for seconds:
 
     model, suite, condition, problem, sample    what was asked
+    problems                                    of the suite, in this run
     is_correct                                  right; unknown counts as wrong
     verdict                                     right, wrong or unknown (no answer that compares)
     is_correct_as_script                        of programs: run as a main program
@@ -25,6 +26,7 @@ COLUMNS = (
     "condition",
     "problem",
     "sample",
+    "problems",
     "is_correct",
     "verdict",
     "is_correct_as_script",
@@ -68,6 +70,7 @@ def _rows(log: EvalLog) -> Iterator[dict[str, Any]]:
                 "model": log.eval.model.removeprefix("step-saliency/"),
                 "suite": facts.get("suite", log.eval.task),
                 "condition": facts.get("condition", "baseline"),
+                "problems": facts.get("problems", len(log.samples or ())),
                 **_row(sample),
             }
 

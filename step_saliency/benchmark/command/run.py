@@ -21,14 +21,13 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 
 from step_saliency.benchmark.command.page import BenchmarkTable
 from step_saliency.benchmark.command.rows import read_rows
-from step_saliency.benchmark.command.settings import BenchmarkSettings, read_settings
+from step_saliency.benchmark.command.settings import RESPONSES, BenchmarkSettings, read_settings
 from step_saliency.benchmark.command.table import make_table
 from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.suites.tasks import build_task
 from step_saliency.storage.tables import write_csv
 
 LOGS = "logs"
-RESPONSES = "responses"
 ROWS = "rows.csv"
 
 

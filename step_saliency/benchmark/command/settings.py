@@ -6,20 +6,22 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from step_saliency.benchmark.conditions import CONDITIONS, condition_of
+from step_saliency.benchmark.conditions import CONDITIONS, END_OF_THINKING, condition_of
 from step_saliency.benchmark.presets import Preset, preset_of
-from step_saliency.benchmark.provider.settings import EngineName, ProviderSettings
-from step_saliency.benchmark.sandbox.choice import SandboxName
+from step_saliency.benchmark.provider.settings import EngineName, ProviderSettings, dtype_of
+from step_saliency.benchmark.sandbox.choice import SANDBOXES, SandboxName
+from step_saliency.benchmark.suites.files import digest_of
 from step_saliency.benchmark.suites.suites import Selection, suite_of
-from step_saliency.options import is_whole, refuse
+from step_saliency.options import Decoding, check_option, is_whole, refuse
 from step_saliency.storage.files import is_file, make_folder, write_text
 from step_saliency.storage.manifest import read_facts, refuse_changes
 
 FORMAT = "step-saliency-benchmark/1"
 SETTINGS = "benchmark.json"
+RESPONSES = "responses"
 PAPER_SUITES = ("aime24", "aime25", "amc23", "math500", "gpqa_diamond", "livecodebench")
 PAPER_CONDITIONS = ("baseline", "oeb", "smi", "stepflow")
-MACHINE = ("device", "device_map", "batch_size", "sandbox", "tensor_parallel", "max_length")
+MACHINE = ("device", "device_map", "batch_size", "sandbox", "tensor_parallel")
 """Settings that say where, and not what; they may change when a run is taken up again."""
 
 
@@ -48,14 +50,15 @@ class BenchmarkSettings:
         trust_remote_code: Let code from the checkpoint run.
         engine: ``"transformers"``, or ``"vllm"``.
         tensor_parallel: Cards that a vLLM engine spreads one model over.
-        max_length: Longest sequence of a vLLM engine.
+        max_length: Longest sequence of a vLLM engine, which cuts responses there.
         device: Where the weights go.
         device_map: How accelerate spreads one model over several devices.
         batch_size: Responses decoded together.
         sandbox: Where programs are run.
 
     Raises:
-        ValueError: a name that is unknown or stands there twice, a number out of range.
+        ValueError: a name that is unknown or stands there twice, a number or a day out of range, a
+            condition that the model cannot be asked under.
     """
 
     model: str
@@ -88,7 +91,8 @@ class BenchmarkSettings:
         suites = tuple(suite_of(name).name for name in self.suites)
         conditions = tuple(condition_of(name).name for name in self.conditions)
         data = {suite_of(name).name: str(file) for name, file in self.data.items()}
-        self.provider_settings("none")
+        self.provider_settings("stepflow")
+        check_option("sandbox", self.sandbox, SANDBOXES)
         object.__setattr__(self, "suites", suites)
         object.__setattr__(self, "conditions", conditions)
         object.__setattr__(self, "data", data)
@@ -103,6 +107,9 @@ class BenchmarkSettings:
                 f"samples={self.samples!r} is neither 'paper' nor a number above 0": (
                     self.samples != "paper" and not is_whole(self.samples, least=1)
                 ),
+                f"seed={self.seed!r} is no whole number of 0 or above": not is_whole(
+                    self.seed, least=0
+                ),
                 f"problems={self.problems!r} is below 1": self.problems is not None
                 and not is_whole(self.problems, least=1),
                 f"max_tokens={self.max_tokens!r} is below 1": self.max_tokens is not None
@@ -112,6 +119,25 @@ class BenchmarkSettings:
                 ),
             }
         )
+        self._check_asking()
+
+    def _check_asking(self) -> None:
+        """Decoding, problems and conditions, by the classes that know them."""
+        preset = self.preset
+        Decoding(
+            temperature=preset.temperature,
+            top_p=preset.top_p,
+            top_k=preset.top_k,
+            max_new_tokens=preset.max_tokens,
+            seed=self.seed,
+        )
+        self.selection(self.suites[0])
+        forced = [name for name in self.conditions if condition_of(name).forced is not None]
+        if forced and preset.reasoning_effort is not None:
+            raise ValueError(
+                f"conditions={forced} put words in place of {END_OF_THINKING}, which models of "
+                f"preset {preset.name} do not write (their format is Harmony)"
+            )
 
     @property
     def preset(self) -> Preset:
@@ -145,6 +171,11 @@ class BenchmarkSettings:
         """Samples of each problem of a suite; 4 where the paper does not have it."""
         return suite_of(suite).samples or 4 if self.samples == "paper" else int(self.samples)
 
+    def size_of(self, suite: str) -> int:
+        """Problems of a suite, as far as it is known without the hub; a file may have others."""
+        size = suite_of(suite).size
+        return min(size, self.problems or size)
+
     def selection(self, suite: str) -> Selection:
         """Which problems of a suite, and from where."""
         return Selection(
@@ -155,6 +186,12 @@ class BenchmarkSettings:
             start=self.start,
             end=self.end,
         )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Hash of each suite's local file, as far as it is one file and there."""
+        files = {suite: Path(file) for suite, file in self.data.items()}
+        return {suite: digest_of(file) for suite, file in files.items() if file.is_file()}
 
     @property
     def runs(self) -> list[tuple[str, str]]:
@@ -180,16 +217,23 @@ class BenchmarkSettings:
 def keep_settings(out: Path, settings: BenchmarkSettings) -> None:
     """Write the settings into a folder, or see that they are those of its run.
 
+    Beside them stand what the machine makes of them, the data type of the weights where none is
+    named, and the hashes of local files; these count once there are responses.
+
     Raises:
         ValueError: the folder is of a run with other settings.
     """
     file = out / SETTINGS
+    resolved = {"dtype": str(dtype_of(settings.provider_settings("none"))), **settings.digests}
     if is_file(file):
         before = read_settings(out).to_dict()
         refuse_changes(file, before, settings.to_dict(), free=MACHINE)
-        return
+        known = _facts(out).get("resolved")
+        if known is not None and (out / RESPONSES).exists():
+            refuse_changes(file, known, resolved)
+            return
     make_folder(out)
-    facts = {"format": FORMAT, "settings": settings.to_dict()}
+    facts = {"format": FORMAT, "settings": settings.to_dict(), "resolved": resolved}
     write_text(file, json.dumps(facts, indent=2))
 
 
@@ -199,8 +243,11 @@ def read_settings(out: Path) -> BenchmarkSettings:
     Raises:
         ValueError: it is no folder of a benchmark run.
     """
+    return BenchmarkSettings.from_dict(_facts(out)["settings"])
+
+
+def _facts(out: Path) -> Mapping[str, Any]:
     file = out / SETTINGS
     if not is_file(file):
         raise ValueError(f"{out} holds no {SETTINGS}, so it is no folder of a benchmark run")
-    facts = read_facts(file, kind=FORMAT, writer="step-saliency benchmark")
-    return BenchmarkSettings.from_dict(facts["settings"])
+    return read_facts(file, kind=FORMAT, writer="step-saliency benchmark")

@@ -3,7 +3,10 @@
     estimate      mean over problems of the share of right samples, with an interval that draws
                   problems
     difference    a condition minus the baseline, paired by problem and sample, tested by sign
-                  flips; ``p_holm`` is corrected over all rows of the table
+                  flips; ``p_holm`` is corrected over all rows of the table, all else is drawn suite
+                  by suite, so that it does not depend on which others are there
+    as_script     share of all responses that are right as a main program; one without a program is
+                  wrong
     chance        two runs on the same problems differ by less than this in 95% of cases by their
                   samples alone: 1.96 sqrt(2 v / (k P)) for k samples of each of P problems, v the
                   mean over problems of p (1 - p) k / (k - 1); of one sample a problem v = p (1 - p)
@@ -14,6 +17,7 @@ Right, wrong and unknown: unknown (no answer, or none that can be compared) coun
 """
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -22,8 +26,10 @@ import pandas as pd
 from step_saliency.benchmark.command.page import BenchmarkTable
 from step_saliency.benchmark.command.published import published
 from step_saliency.benchmark.command.settings import BenchmarkSettings
-from step_saliency.benchmark.command.votes import voted_rows
+from step_saliency.benchmark.command.votes import voted_rows, without_votes
 from step_saliency.benchmark.conditions import CONDITIONS
+from step_saliency.benchmark.suites.livecodebench.problems import WINDOW
+from step_saliency.benchmark.suites.suites import suite_of
 from step_saliency.options import Draws
 from step_saliency.stats.binary import binary_table
 from step_saliency.stats.multiplicity import holm
@@ -64,11 +70,21 @@ def make_table(
     cells = cells.sort_values(
         CELL, key=lambda names: names.map({**order, **conditions}), ignore_index=True
     )
-    return BenchmarkTable(cells, settings.model, missing=_missing(rows, settings))
+    return BenchmarkTable(
+        cells,
+        settings.model,
+        missing=_missing(rows, settings),
+        unlike=unlike_published(settings) if cells["published"].notna().any() else (),
+        notes=without_votes(settings),
+    )
 
 
 def _estimates(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
-    table = mean_table(rows, "is_correct", by=CELL, problem="place", kind="share", draws=draws)
+    tables = [
+        mean_table(part, "is_correct", by=CELL, problem="place", kind="share", draws=draws)
+        for _, part in rows.groupby("suite", sort=False)
+    ]
+    table = pd.concat(tables, ignore_index=True)
     numbers = ["estimate", "lower", "upper"]
     table[numbers] *= 100
     return table[[*CELL, *numbers, "n"]]
@@ -77,12 +93,14 @@ def _estimates(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
 def _differences(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
     """Each condition minus the baseline; votes are compared by the means of problems."""
     columns = [*CELL, "difference", "difference_lower", "difference_upper", "p", "p_holm"]
-    columns += ["detectable", "corrected", "broken"]
+    columns += ["detectable", "corrected", "broken", "n_pairs"]
     by_sample = ~rows["condition"].map(lambda name: CONDITIONS[name].votes is not None)
-    tables = []
-    for part, compare in ((rows[by_sample], _by_sample), (rows, _by_problem)):
-        if part["condition"].nunique() > 1:
-            tables.append(compare(part, draws))
+    tables = [
+        compare(of_suite, draws)
+        for part, compare in ((rows[by_sample], _by_sample), (rows, _by_problem))
+        for _, of_suite in part.groupby("suite", sort=False)
+        if "baseline" in set(of_suite["condition"]) and of_suite["condition"].nunique() > 1
+    ]
     if not tables:
         return pd.DataFrame(columns=pd.Index(columns))
     table = pd.concat(tables).drop_duplicates(CELL, keep="first")
@@ -124,7 +142,9 @@ def _by_problem(rows: pd.DataFrame, draws: Draws) -> pd.DataFrame:
 
 
 def _costs(rows: pd.DataFrame) -> pd.DataFrame:
-    groups = rows.groupby(CELL, sort=False)
+    is_code = rows["suite"].map(lambda suite: suite_of(suite).kind == "code")
+    as_script = rows["is_correct_as_script"].eq(True).astype(float).where(is_code)
+    groups = rows.assign(as_script=100 * as_script).groupby(CELL, sort=False)
     costs = groups.agg(
         responses=("sample", "size"),
         samples=("place", lambda places: len(places) / places.nunique()),
@@ -132,15 +152,10 @@ def _costs(rows: pd.DataFrame) -> pd.DataFrame:
         unknown=("verdict", lambda verdicts: 100 * (verdicts == "unknown").mean()),
         tokens=("output_tokens", "mean"),
         seconds=("seconds", "mean"),
-        as_script=("is_correct_as_script", _mean_of_known),
+        as_script=("as_script", "mean"),
     ).reset_index()
     chance = groups[["place", "is_correct"]].apply(chance_of).rename("chance").reset_index()
     return costs.merge(chance, on=CELL)
-
-
-def _mean_of_known(values: pd.Series) -> float:
-    known = values.dropna().astype(float)
-    return 100 * float(known.mean()) if len(known) else math.nan
 
 
 def chance_of(rows: pd.DataFrame) -> float:
@@ -174,6 +189,22 @@ def _with_published(cells: pd.DataFrame, model: str | None) -> pd.DataFrame:
     return cells.assign(reading=[_reading(row) for row in cells.itertuples(index=False)])
 
 
+def unlike_published(settings: BenchmarkSettings) -> list[str]:
+    """Settings that change answers and are not those that stand for the published protocol."""
+    defaults = {field.name: field.default for field in fields(BenchmarkSettings)}
+    names = ("problems", "temperature", "top_p", "max_tokens", "tau_max", "alpha")
+    unlike = [
+        f"{name}={getattr(settings, name)!r}"
+        for name in names
+        if getattr(settings, name) != defaults[name]
+    ]
+    unlike += [f"{suite} from a file" for suite in settings.data]
+    window = settings.start, settings.end
+    if "livecodebench" in settings.suites and window != WINDOW:
+        unlike.append(f"livecodebench not from {WINDOW[0]} to {WINDOW[1]}")
+    return unlike
+
+
 def _reading(row: Any) -> str:
     """What the distance to a published number can mean; see `page.READINGS`."""
     if math.isnan(row.published):
@@ -184,11 +215,12 @@ def _reading(row: Any) -> str:
 
 
 def _missing(rows: pd.DataFrame, settings: BenchmarkSettings) -> dict[tuple[str, str], int]:
-    """Responses that suites and conditions lack, by the problems that any condition has."""
-    problems = rows.groupby("suite")["problem"].nunique()
+    """Responses that suites and conditions lack, of the problems that their logs were made for."""
+    problems = rows.groupby("suite")["problems"].max()
     there = rows.groupby(CELL).size()
-    lacks = {
-        run: int(problems.get(run[0], 0)) * settings.samples_of(run[0]) - int(there.get(run, 0))
-        for run in settings.runs
-    }
+    lacks = {}
+    for suite, condition in settings.runs:
+        size = int(problems[suite]) if suite in problems else settings.size_of(suite)
+        whole = size * settings.samples_of(suite)
+        lacks[suite, condition] = whole - int(there.get((suite, condition), 0))
     return {run: count for run, count in lacks.items() if count > 0}

@@ -7,10 +7,13 @@ do the same seldom are the same text.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
+from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.suites.suites import suite_of
 from step_saliency.tasks.answers import same_answer
 
@@ -35,6 +38,21 @@ def voted_rows(rows: pd.DataFrame, votes: int, *, name: str) -> pd.DataFrame:
     ]
     voted = [_voted(group, number, name) for group, number in groups]
     return pd.concat(voted, ignore_index=True) if voted else rows.iloc[:0]
+
+
+def without_votes(settings: BenchmarkSettings) -> list[str]:
+    """What is said of suites that cannot have the votes that are asked for."""
+    notes = []
+    for name, suite in product(settings.conditions, settings.suites):
+        votes, samples = condition_of(name).votes, settings.samples_of(suite)
+        if votes is not None and suite_of(suite).kind == "code":
+            notes.append(f"{suite} has no {name}: programs have no vote")
+        elif votes is not None and samples < votes:
+            notes.append(
+                f"{suite} has no {name}: {votes} samples of a problem vote, and it has {samples} "
+                "(--samples)"
+            )
+    return notes
 
 
 def _voted(group: pd.DataFrame, number: int, name: str) -> pd.DataFrame:

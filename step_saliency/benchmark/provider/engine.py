@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.benchmark.provider.settings import ProviderSettings, dtype_of
 from step_saliency.models.memory import free_bytes
 from step_saliency.models.sources import Source
 from step_saliency.vllm.loaded import LoadedEngine
@@ -51,7 +51,7 @@ def engine_options(settings: ProviderSettings) -> dict[str, Any]:
     """
     on_cuda = torch.cuda.is_available()
     return {
-        "dtype": settings.dtype or ("bfloat16" if on_cuda else "float32"),
+        "dtype": str(dtype_of(settings)).removeprefix("torch."),
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
         "max_num_seqs": settings.batch_size,

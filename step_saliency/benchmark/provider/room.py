@@ -1,7 +1,8 @@
 """Is there room in the context for a response to go on?
 
-Of many responses that are decoded together one may have filled the context. It ends there, as a
-response does that fills it while it is decoded, and the others go on.
+Of many responses that are decoded together one may have filled the context, by its prompt or by the
+words that it is to go on from. It ends there, as a response does that fills it while it is decoded,
+and the others go on.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from step_saliency.segment.build import prompt_tokens, written_tokens
 
 
 class NoRoomError(ValueError):
-    """The words that a response is to go on from fill the context."""
+    """A prompt, with the words that a response is to go on from, fills the context."""
 
 
 def check_room(request: Request, tokenizer: Any, context: int) -> None:
@@ -23,14 +24,13 @@ def check_room(request: Request, tokenizer: Any, context: int) -> None:
         context: Longest sequence of the model, in tokens.
 
     Raises:
-        NoRoomError: it goes on from words that leave none.
+        NoRoomError: its prompt, or the words that it goes on from, leave none.
     """
-    if request.continued is None:
-        return
     framed, question = request.group.frame.tokenizer(tokenizer), request.question
-    assert isinstance(request.continued.written, str)
-    n_prompt = len(prompt_tokens(framed, question))
-    n_written = len(written_tokens(framed, question, request.continued.written))
+    n_prompt, n_written = len(prompt_tokens(framed, question)), 0
+    if request.continued is not None:
+        assert isinstance(request.continued.written, str)
+        n_written = len(written_tokens(framed, question, request.continued.written))
     if n_prompt + n_written >= context:
         raise NoRoomError(
             f"{n_prompt} tokens of a prompt and {n_written} that were written fill the context of "

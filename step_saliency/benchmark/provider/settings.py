@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import torch
+
 from step_saliency.intervene import (
     Edit,
     EditGroup,
@@ -111,6 +113,8 @@ class ProviderSettings:
         check_option("format", self.format, FORMATS)
         if self.dtype is not None:
             check_option("dtype", self.dtype, tuple(DTYPES))
+        self._bridge((0,) if self.shallow is None else self.shallow)
+        self._momentum((0,) if self.deep is None else self.deep)
         unit = self.requests_per_call
         refuse(
             {
@@ -200,6 +204,20 @@ class ProviderSettings:
 
     def _momentum(self, layers: Sequence[int]) -> StepMomentumInjection:
         return StepMomentumInjection(list(layers), alpha=self.alpha)
+
+
+def device_of(settings: ProviderSettings) -> torch.device:
+    """Where weights go on this machine; of a vLLM engine, what it computes on."""
+    if settings.device is not None:
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_of(settings: ProviderSettings) -> torch.dtype:
+    """Data type of the weights on this machine."""
+    if settings.dtype is not None:
+        return DTYPES[settings.dtype]
+    return torch.bfloat16 if device_of(settings).type == "cuda" else torch.float32
 
 
 def _is_day(text: str) -> bool:

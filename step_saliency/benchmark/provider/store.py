@@ -24,8 +24,8 @@ from step_saliency.storage.lines import read_lines
 from step_saliency.storage.traces import read_trace
 from step_saliency.trace import Trace
 
-_Place: TypeAlias = tuple[int, int, int, int]
-"""Number, sample, seed and limit."""
+_Place: TypeAlias = tuple[int, int, int, int, str]
+"""Number, sample, seed, limit and the question; two questions may have one number."""
 
 
 class Store:
@@ -47,10 +47,8 @@ class Store:
         """
         group = request.group
         self._look(group)
-        place = request.number, request.sample, request.seed, request.limit
-        answer = self._known.get(group.digest, {}).get(place)
-        is_same = answer is not None and answer.trace.question == request.question
-        return answer if is_same else None
+        place = request.number, request.sample, request.seed, request.limit, request.question
+        return self._known.get(group.digest, {}).get(place)
 
     def new_file(self, group: Group) -> Path:
         """A place for the traces of one call."""
@@ -96,7 +94,7 @@ def _place(trace: Trace, group: Group) -> _Place:
         "max_new_tokens": group.decoding.max_new_tokens,
     }
     number, sample, seed, limit = (int(trace.meta.get(name, usual[name])) for name in usual)
-    return number, sample, seed, limit
+    return number, sample, seed, limit, str(trace.question)
 
 
 def _facts_file(file: Path) -> Path:

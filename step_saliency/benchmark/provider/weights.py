@@ -13,11 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from step_saliency.benchmark.provider.engine import load_engine
-from step_saliency.benchmark.provider.settings import ProviderSettings
+from step_saliency.benchmark.provider.settings import ProviderSettings, device_of, dtype_of
 from step_saliency.decoding.job import context_of
 from step_saliency.models.checkpoint import read_config, read_tokenizer, read_transformers, save
 from step_saliency.models.identity import weights_digest
-from step_saliency.models.load import DTYPES
 from step_saliency.models.precision import cast_weights
 from step_saliency.models.readable import reading
 from step_saliency.models.sources import resolve_source
@@ -90,26 +89,13 @@ def _read(name: str, settings: ProviderSettings) -> Weights:
     trust = settings.trust_remote_code
     config = read_config(files, name, settings.revision, trust_remote_code=trust)
     tokenizer = read_tokenizer(files, name, settings.revision, trust_remote_code=trust)
-    device = _device(settings)
-    dtype = _dtype(settings, device)
+    device, dtype = device_of(settings), dtype_of(settings)
     if settings.device_map is not None:
         return Weights(_spread(files, config, dtype, settings), tokenizer)
     model = read_transformers(
         files, config, dtype=dtype, revision=settings.revision, trust_remote_code=trust
     )
     return Weights(model.to(device), tokenizer)
-
-
-def _device(settings: ProviderSettings) -> torch.device:
-    if settings.device is not None:
-        return torch.device(settings.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(settings: ProviderSettings, device: torch.device) -> torch.dtype:
-    if settings.dtype is not None:
-        return DTYPES[settings.dtype]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _spread(

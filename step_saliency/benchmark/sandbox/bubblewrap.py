@@ -19,10 +19,12 @@ import importlib.util
 import math
 import os
 import secrets
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,10 @@ FIRST_USER = 1 << 30
 """Users from here on own nothing on ordinary systems."""
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin")
 PROBE = Limits(seconds=20)
+START = 60.0
+"""Seconds in which a box has to be ready; the program's own time begins then."""
+BOXES = threading.BoundedSemaphore(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
+"""At a time in this process: no more than processors, since time limits are those of a clock."""
 ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
@@ -87,7 +93,10 @@ class Bubblewrap:
         Raises:
             SandboxError: the box could not be made, so that nothing is known of the program.
         """
-        limits = limits or Limits()
+        with BOXES:
+            return self._run(program, stdin, limits or Limits())
+
+    def _run(self, program: str, stdin: str, limits: Limits) -> Outcome:
         reading, writing = os.pipe()
         with (
             os.fdopen(reading, "rb") as report,
@@ -109,10 +118,12 @@ class Bubblewrap:
                 )
             finally:
                 os.close(writing)
-            is_late = _wait(process, limits.seconds)
+            is_ready = _is_ready(process, report)
+            is_late = _wait(process, limits.seconds if is_ready else 0)
             texts = [_read(stream, limits.file_bytes) for stream in (out, err)]
-            if report.read() != b"ready":
-                raise SandboxError(f"the box could not be made: {texts[1].strip()[-300:]}")
+            if not is_ready:
+                reason = texts[1].strip()[-300:] or f"it was not ready after {START:g} seconds"
+                raise SandboxError(f"the box could not be made: {reason}")
         return _outcome(process.returncode, texts, is_late=is_late)
 
     def _command(self, main: int, report: int, limits: Limits) -> list[str]:
@@ -125,7 +136,12 @@ class Bubblewrap:
             limits.open_files,
         ]
         return [
-            *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns"),
+            *(
+                shutil.which("bwrap") or "bwrap",
+                "--unshare-all",
+                "--unshare-user",
+                "--disable-userns",
+            ),
             *("--die-with-parent", "--new-session", "--clearenv"),
             *(part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)),
             *_mounts((*SYSTEM, *self.folders)),
@@ -212,6 +228,18 @@ def _text_file(text: str) -> Iterator[IO[bytes]]:
         stream.write(text.encode("utf-8", "replace"))
         stream.seek(0)
         yield stream
+
+
+def _is_ready(process: "subprocess.Popen[bytes]", report: IO[bytes]) -> bool:
+    """Wait until the program is about to begin; False if the box ends before, or takes too long."""
+    waiting = select.poll()
+    waiting.register(report, select.POLLIN)
+    try:
+        return bool(waiting.poll(1000 * START)) and report.read(5) == b"ready"
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float | int) -> bool:

@@ -1,8 +1,8 @@
 """The docker box of inspect-ai, for machines with docker and without bubblewrap.
 
 inspect-ai starts one container a sample, with no network, a read-only root, little memory and few
-processes (`COMPOSE`), and ends it. The program is handed over on standard input of the interpreter
-in the container, by `timeout`.
+processes (`COMPOSE`), and ends it. The program is handed over on standard input, before what it
+reads there itself: an argument of a command has less room.
 """
 
 import base64
@@ -23,7 +23,11 @@ for kind, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)
                     (resource.RLIMIT_FSIZE, file_bytes), (resource.RLIMIT_NOFILE, open_files),
                     (resource.RLIMIT_CORE, 0)):
     resource.setrlimit(kind, (value, value))
-open("/tmp/main.py", "wb").write(base64.b64decode(sys.argv[5]))
+packed, left = [], int(sys.argv[5])
+while left:
+    packed.append(os.read(0, left) or sys.exit("the program was cut short"))
+    left -= len(packed[-1])
+open("/tmp/main.py", "wb").write(base64.b64decode(b"".join(packed)))
 os.execv(sys.executable, [sys.executable, "-B", "-s", "/tmp/main.py"])
 """
 
@@ -65,17 +69,23 @@ class Docker:
         Raises:
             SandboxError: the container failed.
         """
-        from inspect_ai.util import sandbox
+        from inspect_ai.util import OutputLimitExceededError, sandbox
 
         packed = base64.b64encode(program.encode("utf-8", "replace")).decode()
         numbers = (int(limits.seconds) + 1, limits.memory, limits.file_bytes, limits.open_files)
-        command = ["python3", "-I", "-c", START, *map(str, numbers), packed]
+        command = ["python3", "-I", "-c", START, *map(str, (*numbers, len(packed)))]
         try:
             result: Any = await sandbox().exec(
-                command, input=stdin, cwd="/tmp", timeout=int(limits.seconds) + 1, user="nobody"
+                command,
+                input=packed + stdin,
+                cwd="/tmp",
+                timeout=int(limits.seconds) + 1,
+                user="nobody",
             )
         except TimeoutError:
             return Outcome("time")
+        except (UnicodeDecodeError, OutputLimitExceededError) as error:
+            return Outcome("failed", stderr=f"output that cannot be read: {error}")
         except Exception as error:
             raise SandboxError(f"the container failed: {error}") from error
         return Outcome(

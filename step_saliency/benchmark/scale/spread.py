@@ -113,7 +113,8 @@ def _by_ray(
 def _on_actors(
     ray: Any, out: Path, settings: BenchmarkSettings, workers: int, progress: bool
 ) -> None:
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) and settings.device != "cpu" else 0
+    has_gpus = ray.cluster_resources().get("GPU", 0) and settings.device != "cpu"
+    gpus = settings.tensor_parallel if has_gpus else 0
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Worker)
     actors = [actor.remote(str(out), settings.to_dict()) for _ in range(workers)]
     waiting = list(reversed(open_units(out, settings)))

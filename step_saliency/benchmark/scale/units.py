@@ -1,6 +1,7 @@
 """Pieces of a run, each under a key, and which of them are done.
 
-    key = hash of what the responses depend on: settings but for the machine, suite, condition, ids
+    key = hash of what the responses depend on: settings but for the machine, suite (of a local file
+          its hash), condition, ids
 
 A worker notes a key when its unit is done, as a line of a file that it alone writes to. Keys that
 are done are read at the start; a key that stands in two files is one unit.
@@ -41,13 +42,15 @@ class Unit:
 
 def units_of(settings: BenchmarkSettings) -> list[Unit]:
     """Units of a run, the same in every process."""
-    units = []
+    units, digests = [], settings.digests
     for suite, condition in settings.runs:
         ids = [item.id for item in items_of(suite, settings.selection(suite))]
         each = max(1, ROUNDS * settings.batch_size // settings.samples_of(suite))
         for start in range(0, len(ids), each):
             part = tuple(ids[start : start + each])
-            units.append(Unit(suite, condition, part, _key(settings, suite, condition, part)))
+            file = digests.get(suite, settings.data.get(suite))
+            key = _key(settings, suite, condition, file, part)
+            units.append(Unit(suite, condition, part, key))
     return units
 
 
@@ -70,12 +73,13 @@ def open_units(out: Path, settings: BenchmarkSettings) -> list[Unit]:
     return [unit for unit in units_of(settings) if unit.key not in done]
 
 
-def _key(settings: BenchmarkSettings, suite: str, condition: str, ids: Sequence[str]) -> str:
+def _key(
+    settings: BenchmarkSettings, suite: str, condition: str, file: str | None, ids: Sequence[str]
+) -> str:
     protocol = {
         name: value
         for name, value in settings.to_dict().items()
         if name not in (*MACHINE, "suites", "conditions", "data", "problems")
     }
-    file = settings.data.get(suite)
     text = json.dumps([protocol, suite, condition, file, list(ids)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

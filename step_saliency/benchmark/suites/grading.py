@@ -1,7 +1,9 @@
 """Right, wrong or unknown: one judgement for each kind of suite, of the whole response.
 
 Mathematics and letters are judged by `step_saliency.tasks` (what follows the thinking, read and
-compared by math-verify behind its guards); programs by running them on tests in a box.
+compared by math-verify behind its guards); programs by running them on tests in a box. In a
+response that the length cut, the last number is where the writing happened to stop, so there a box
+or an announced answer counts and nothing else.
 """
 
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from step_saliency.benchmark.suites.item import Item
 from step_saliency.benchmark.suites.livecodebench.judge import judge
 from step_saliency.benchmark.suites.livecodebench.programs import program_in
 from step_saliency.benchmark.suites.livecodebench.tests import tests_of
+from step_saliency.tasks.announced import announces
 from step_saliency.tasks.answers import final_answer, is_correct
 from step_saliency.tasks.graded_part import graded_part
 
@@ -32,9 +35,15 @@ class Graded:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def grade_answer(response: str, item: Item) -> Graded:
-    """Judge an expression or a letter."""
-    if not response.strip():
+def grade_answer(response: str, item: Item, *, is_cut: bool = False) -> Graded:
+    """Judge an expression or a letter.
+
+    Args:
+        response: The whole response.
+        item: Its problem.
+        is_cut: Whether the length ended the response.
+    """
+    if not response.strip() or (is_cut and not announces(graded_part(response))):
         return Graded(None, None)
     return Graded(is_correct(response, item.target), final_answer(response))
 

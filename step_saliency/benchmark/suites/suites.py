@@ -62,6 +62,9 @@ class Selection:
         release: Of LiveCodeBench, in a folder or on the hub.
         start: First day of contests of LiveCodeBench.
         end: Last day.
+
+    Raises:
+        ValueError: no such release, a date that is none, or a window that ends before it starts.
     """
 
     file: str | None = None
@@ -70,6 +73,10 @@ class Selection:
     release: str = "v6"
     start: str | None = None
     end: str | None = None
+
+    def __post_init__(self) -> None:
+        livecodebench.release_files(self.release)
+        livecodebench.window_of(self.start, self.end)
 
 
 def items_of(name: str, selection: Selection | None = None) -> list[Item]:

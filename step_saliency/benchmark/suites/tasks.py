@@ -33,6 +33,8 @@ from step_saliency.benchmark.suites.item import Item
 from step_saliency.benchmark.suites.solvers import ask
 from step_saliency.benchmark.suites.suites import SUITES, Selection, Suite, items_of, suite_of
 
+CUT = ("max_tokens", "model_length")
+"""Reasons of an end that are lengths."""
 WORDS = {True: "right", False: "wrong", None: "unknown"}
 
 
@@ -125,7 +127,8 @@ def _scorer(suite: Suite, items: Sequence[Item], box: Sandbox | None) -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
             item, text = by_id[str(state.sample_id)], response_of(state)
             if box is None:
-                return _score(grade_answer(text, item))
+                is_cut = state.output.stop_reason in CUT
+                return _score(grade_answer(text, item, is_cut=is_cut))
             return _score(await grade_program(text, item, box))
 
         return score

@@ -62,7 +62,7 @@ def items(
     Raises:
         ValueError: a date that is none, a record without a field, or no problem in the window.
     """
-    first, last = (None if day is None else _day(day, "window") for day in (start, end))
+    first, last = window_of(start, end)
     chosen = []
     for number, record in enumerate(records):
         place = f"record {number + 1}"
@@ -72,6 +72,18 @@ def items(
     if not chosen:
         raise ValueError(f"no problem of {len(records)} has a contest from {start} to {end}")
     return chosen
+
+
+def window_of(start: str | None, end: str | None) -> tuple[dt.date | None, dt.date | None]:
+    """First and last day of a window.
+
+    Raises:
+        ValueError: a date that is none, or the last day is before the first.
+    """
+    first, last = (None if day is None else _day(day, "window") for day in (start, end))
+    if first is not None and last is not None and last < first:
+        raise ValueError(f"start={start!r} is after end={end!r}")
+    return first, last
 
 
 def _item(record: Mapping[str, Any], place: str) -> Item:

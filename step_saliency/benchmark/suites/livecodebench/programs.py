@@ -16,7 +16,10 @@ _FENCE = re.compile(r"^[ \t]*(`{3,})[^\n`]*$", re.MULTILINE)
 
 
 def program_in(text: str) -> str | None:
-    """The last fenced block of a text; None if there is none that is closed.
+    """What stands between the last two fences of a text; None if there are less than two.
+
+    As the benchmark's own runner reads it: a block that opens and does not close pairs its fence
+    with the one before, and a fence of another length counts too.
 
     Args:
         text: What follows the thinking.

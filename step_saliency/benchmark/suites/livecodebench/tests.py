@@ -12,6 +12,7 @@ import pickletools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from step_saliency.storage.json_text import parse_json
@@ -20,6 +21,8 @@ LARGEST = 1 << 30
 """Bytes of private tests that are opened."""
 TEXT = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"})
 AROUND = frozenset({"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP"})
+MOST = 16
+"""Parts of a pickle of one text: the text, and a few around it."""
 KINDS = ("stdin", "functional")
 
 
@@ -57,9 +60,10 @@ def tests_of(record: Mapping[str, Any]) -> CodeTests:
     Raises:
         ValueError: they cannot be read, there are none, or a function is called and not named.
     """
+    private = record["private_test_cases"]
     tests = (
         *_tests(record["public_test_cases"]),
-        *_tests(private_text(record["private_test_cases"])),
+        *_tests(private_text(private) if isinstance(private, str) else private),
     )
     metadata = record.get("metadata") or "{}"
     facts = parse_json(metadata) if isinstance(metadata, str) else metadata
@@ -97,13 +101,16 @@ def pickled_text(data: bytes) -> str:
         ValueError: it is anything but one text.
     """
     try:
-        opcodes = [(opcode.name, value) for opcode, value, _ in pickletools.genops(data)]
+        some = islice(pickletools.genops(data), MOST)
+        opcodes = [(opcode.name, value) for opcode, value, _ in some]
     except Exception as error:
         raise ValueError(f"private tests are no pickle: {error}") from error
     for name, _ in opcodes:
         if name not in TEXT | AROUND:
             raise ValueError(f"private tests are a pickle with {name}; refused")
     texts = [str(value) for name, value in opcodes if name in TEXT]
+    if opcodes[-1][0] != "STOP":
+        raise ValueError(f"private tests are a pickle of more than {MOST} parts; refused")
     if len(texts) != 1:
         raise ValueError(f"private tests are a pickle of {len(texts)} texts; one is expected")
     return texts[0]
@@ -120,4 +127,7 @@ def _test(entry: Mapping[str, Any]) -> CodeTest:
     kind = str(entry.get("testtype"))
     if kind not in KINDS:
         raise ValueError(f"testtype={kind!r} is none of {', '.join(KINDS)}")
+    missing = [name for name in ("input", "output") if name not in entry]
+    if missing:
+        raise ValueError(f"a test has no {' and no '.join(missing)}")
     return CodeTest(str(entry["input"]), str(entry["output"]), kind)
