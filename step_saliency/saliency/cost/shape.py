@@ -8,9 +8,13 @@ from torch import nn
 
 from step_saliency.saliency.layerwise import layerwise_model
 
-PATTERN_COPIES = {"HookedTransformer": (1.6, 1.1, 3.0), "TransformerBridge": (0.9, 1.2, 3.0)}
-"""Numbers for each entry of a pattern that a class of model keeps: in every layer, in every layer
-in float32 at least (softmax), and once."""
+PATTERN_BYTES = {
+    "HookedTransformer": lambda itemsize: 2 * itemsize + 1,
+    "TransformerBridge": lambda itemsize: itemsize if itemsize >= 4 else 4 + itemsize,
+}
+"""Bytes for each entry of a pattern that a class of model keeps in every layer: scores and pattern
+in its type and what was masked; or the softmax, in half precision in both types. Scores that are
+capped are kept once more."""
 NORM_COPIES = {"HookedTransformer": 4, "TransformerBridge": 2}
 """Residuals in float32 that the norms of a block keep for their gradient in half precision."""
 
@@ -32,7 +36,7 @@ class ModelShape:
     vocab: int
     itemsize: int
     device: torch.device
-    pattern_copies: tuple[float, float, float]
+    pattern_bytes: int
     norm_copies: int
 
     @property
@@ -72,19 +76,22 @@ def model_shape(model: nn.Module) -> ModelShape:
     """
     device = layerwise_model(model).device
     classes = [cls.__name__ for cls in type(model).__mro__]
-    known = next((name for name in classes if name in PATTERN_COPIES), "TransformerBridge")
+    known = next((name for name in classes if name in PATTERN_BYTES), "TransformerBridge")
     weight = next(p for p in model.parameters() if p.is_floating_point())
     inner: Any = getattr(model, "original_model", model)
-    widths = (
-        _hooked_widths(model.cfg)
-        if "HookedTransformer" in classes
-        else _transformers_widths(inner.config.get_text_config(decoder=True))
-    )
+    if "HookedTransformer" in classes:
+        config: Any = model.cfg
+        widths, is_capped = _hooked_widths(config), config.attn_scores_soft_cap > 0
+    else:
+        config = inner.config.get_text_config(decoder=True)
+        widths = _transformers_widths(config)
+        is_capped = bool(getattr(config, "attn_logit_softcapping", None))
+    capped = weight.element_size() if is_capped else 0
     return ModelShape(
         **widths,
         itemsize=weight.element_size(),
         device=device,
-        pattern_copies=PATTERN_COPIES[known],
+        pattern_bytes=PATTERN_BYTES[known](weight.element_size()) + capped,
         norm_copies=NORM_COPIES[known],
     )
 

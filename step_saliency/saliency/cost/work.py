@@ -19,11 +19,12 @@ and streaming holds at most, above the weights,
       loss      2 d P s + a chunk of logits, its gradient, and scratch
       MLP       (attention + MLP - d + 2 d + 3 m) P s
       attention (attention - d + 3 d + q) P s + (q + 2 k) P s + (4 q + 4 k + 2 H) f P s + tiles
-    hooks       (a L + b) * H * T^2 * s             patterns and their gradients
-                + L (attention + MLP + 3 d) T s + 4 T * vocabulary * 4
+    hooks       L (attention + MLP + 3 d) T s + L a H T^2
+                + the larger of T * vocabulary * (2 + f) s + scratch, and 3 H T^2 f s (+ 8 H T^2)
 
-These are tensors, counted; a and b are what the class of model keeps of a pattern, a part of a in
-float32 at least. On a CPU the process holds `HEAP` times as much of tensors below `HEAP_LIMIT`.
+with a bytes that the class of model keeps for each entry of a pattern, and 8 more where a pattern
+in half precision is differentiated. These are tensors, counted; on a CPU the process holds `HEAP`
+times as much of tensors below `HEAP_LIMIT`.
 
 Of several traces streaming runs those of a `padded_groups` together, and hooks one after another:
 memory is that of the largest group or trace, time the sum of all.
@@ -46,15 +47,16 @@ from step_saliency.saliency.padding import padded_groups
 
 ObjectiveLike = ObjectiveName | Objective | Callable[..., Tensor]
 
-HEAP: dict[Keep, float] = {"activations": 1.55, "heads": 1.7, "inputs": 1.95}
+HEAP: dict[Keep, float] = {"activations": 1.5, "heads": 1.65, "inputs": 1.85}
 """What a process holds of tensors that the C library takes from its heap, over their bytes.
 
 PyTorch asks for aligned memory, for which glibc seldom finds room where a tensor of the same size
 was freed, so that gaps stay between those that are kept, the more so the more is freed between
-them: 1.2 to 1.9, 1.4 to 2.1 and 1.7 to 2.3 times were measured, and 1.0 with
-``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too. By hooks it is as
-with activations.
+them: 1.2 to 1.9, 1.4 to 2.1 and 1.5 to 2.3 times were measured, and 1.0 with
+``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too.
 """
+HEAP_BY_HOOKS = {"half": 1.5, "wide": 2.1}
+"""The same by hooks, in half precision (1.3 to 1.8 measured) and in others (1.9 to 2.4)."""
 HEAP_LIMIT = 32 * 2**20
 """Bytes from which on glibc gets each tensor from the system, and gives it back at once."""
 
@@ -78,7 +80,7 @@ class Work:
     local: bool
     all_logits: bool
     lowest: int
-    heap: float = HEAP["activations"]
+    heap: float
 
     @classmethod
     def of(
@@ -86,7 +88,8 @@ class Work:
     ) -> "Work":
         """The work of an objective in some layers; all without ``layers``."""
         lowest = min(layer % shape.n_layers for layer in (range(1) if layers is None else layers))
-        return cls(shape, _is_local(objective), _needs_all_logits(objective), lowest)
+        heap = HEAP_BY_HOOKS["half" if shape.itemsize < 4 else "wide"]
+        return cls(shape, _is_local(objective), _needs_all_logits(objective), lowest, heap)
 
     @property
     def differentiated(self) -> int:
@@ -169,24 +172,28 @@ class Work:
         limits = streaming.LOGIT_BYTES
         limit = limits.get(self.shape.device.type, limits["cuda"])
         chunk = min(n_tokens, max(1, limit // (4 * vocab))) * vocab
-        scratch = min(chunk, log_odds.SCRATCH.get(self.shape.device.type, log_odds.SCRATCH["cpu"]))
         widened = 4 if self.local else 8
         # of several chunks on a heap, the room of one before is cut up by smaller tensors
         held = self._heap(chunk * self.shape.itemsize)
         is_cut = n_tokens * vocab > chunk and held > chunk * self.shape.itemsize
-        return (3 if is_cut else 2) * held + self._heap(scratch * widened)
+        return (3 if is_cut else 2) * held + self._heap(self._scratch(chunk) * widened)
+
+    def _scratch(self, n_logits: int) -> int:
+        """How many of them are held in float64 at a time."""
+        return min(n_logits, log_odds.SCRATCH.get(self.shape.device.type, log_odds.SCRATCH["cpu"]))
 
     def hooks_bytes(self, lengths: Sequence[int]) -> int:
         """Most memory at a time, above the weights."""
         shape, n_tokens = self.shape, max(lengths)
-        per_layer, wide, once = shape.pattern_copies
-        per_layer += wide * shape.widest / shape.itemsize
-        pattern = self._heap(shape.n_heads * n_tokens**2 * shape.itemsize)
+        entries, is_half = shape.n_heads * n_tokens**2, shape.itemsize < 4
         graph = self._held(n_tokens, *shape.attention, *shape.mlp, (shape.d_model, 3))
-        logits = 4 * self._heap(4 * n_tokens * shape.vocab)
-        return int((per_layer * self.differentiated + once) * pattern) + (
-            self.differentiated * graph + logits
-        )
+        pattern = self._heap(entries * shape.pattern_bytes)
+        # while one layer's pattern is differentiated; in half precision both types are there
+        gradients = 3 * self._heap(entries * shape.widest) + is_half * 4 * self._heap(2 * entries)
+        logits = 2 * self._heap(n_tokens * shape.vocab * shape.itemsize)
+        logits += self._heap(n_tokens * shape.vocab * shape.widest)
+        logits += 3 * self._heap(8 * self._scratch(n_tokens * shape.vocab))
+        return self.differentiated * (graph + pattern) + max(gradients, logits)
 
     def streaming_seconds(
         self, lengths: Sequence[int], speed: float, *, keep: Keep = "inputs"
