@@ -144,7 +144,8 @@ def finite_numbers(column: pd.Series) -> Float[np.ndarray, "row"]:
     Raises:
         ValueError: a value is no number, or infinite: no mean over problems has an interval then.
     """
-    strange = next((v for v in column.dropna() if isinstance(v, str)), None)
+    is_typed = pd.api.types.is_numeric_dtype(column)
+    strange = None if is_typed else next((v for v in column if isinstance(v, str)), None)
     if strange is not None:
         raise ValueError(f"column {column.name!r} holds {strange!r}, which is no number")
     numbers = column.to_numpy(dtype=float, na_value=np.nan)
