@@ -41,7 +41,7 @@ def draw(shares: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     hues = [where for where in PLACES.values() if (shares["where"] == where).any()]
     panels = (
         (shares, "condition", None, f"share right ({counted(shares)})"),
-        (differences, "name", 0.0, f"difference in the share ({counted(differences)})"),
+        (differences, "name", 0.0, f"difference ({counted(differences)})"),
     )
     with style():
         rows = max(shares["condition"].nunique(), differences["name"].nunique())
