@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
-from figures.parts import dots
+from figures.parts import dots, note_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -47,6 +47,7 @@ def draw(table: pd.DataFrame) -> Figure:
             ax.xaxis.set_tick_params(labelbottom=True)
         for ax in list(axes)[len(groups) :]:
             ax.set_axis_off()
+        note_below(figure)
     return figure
 
 

@@ -31,7 +31,7 @@ def load(results: AnyResults) -> pd.DataFrame:
 def draw(table: pd.DataFrame) -> Figure:
     """One line a condition; placebos under a rule."""
     note = (
-        f"{table['n'].max():,} problems; 95% bootstrap intervals over problems. "
+        f"{table['n'].max():,} problems; 95% intervals over problems. "
         "p: sign flips of problems against no edit, Holm within each block."
     )
     with style():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figures.parts import dots, legend_below
+from figures.parts.legends import INTERVALS
 from figures.results import AnyResults, read
 from figures.style import CYCLE, GRID_COLOUR, NEUTRAL, PAGE, label, new_figure, style
 
@@ -16,7 +17,7 @@ NAME = "compute_matched"
 KEYS = ["condition", "method", "k", "limit"]
 COSTS = {"tokens": "tokens generated per problem", "flops": "GFLOP per problem"}
 SCALES = {"tokens": 1.0, "flops": 1e-9}
-METHODS = {"greedy": "^", "sample": "o", "vote": "s"}
+METHODS = {"greedy": "^", "sample": "o", "vote": "s", "wait": "D"}
 LOOKS = {"baseline": (CYCLE[0], "-"), "both": (CYCLE[1], "--")}
 RATIOS = {"per_token ratio": "processor time\nper token", "tokens ratio": "tokens\nper answer"}
 
@@ -51,7 +52,7 @@ def draw(ways: pd.DataFrame, overhead: pd.DataFrame) -> Figure:
         overheads = overhead.assign(name=overhead["outcome"].map(RATIOS))
         dots(axes[2], overheads, names="name", order=list(RATIOS.values()), reference=1.0)
         axes[2].set(xlabel=f"StepFlow / none\n(n = {overheads['n'].max()} chunks)")
-        legend_below(figure, axes[:1], ncols=3)
+        legend_below(figure, axes[:1], ncols=3, note=f"{INTERVALS}; of the ratios, over chunks")
     return figure
 
 
@@ -60,6 +61,8 @@ def _ways(ax: Axes, table: pd.DataFrame, cost: str) -> None:
     colour, line = LOOKS[condition]
     for method, marker in METHODS.items():
         of_method = table[table["method"] == method].sort_values(cost)
+        if of_method.empty:
+            continue
         spread = (
             of_method["estimate"] - of_method["lower"],
             of_method["upper"] - of_method["estimate"],

@@ -38,7 +38,7 @@ def load(results: AnyResults) -> pd.DataFrame:
 def draw(table: pd.DataFrame) -> Figure:
     """One line a way; pairs are none / StepFlow."""
     note = (
-        f"{table['n'].max():,} problems; 95% bootstrap intervals over problems; p: sign flips of "
+        f"{table['n'].max():,} problems; 95% intervals over problems; p: sign flips of "
         "problems, Holm over the rows. Pairs are none / StepFlow.\n"
         "Seconds are processor time of decoding in batches: compare them within a method."
     )

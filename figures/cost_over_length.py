@@ -71,7 +71,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes[1].xaxis.set_minor_formatter(NullFormatter())
         axes[1].set_xlabel("tokens")
         axes[0].set_title(f"{label(table['shape'].iloc[0])}, CPU")
-        legend_below(figure, axes, ncols=2)
+        legend_below(figure, axes, ncols=2, note="")
     return figure
 
 

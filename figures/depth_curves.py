@@ -2,7 +2,7 @@
 
 Results: `analyses.depth_curves`. The curves on the left are of different problems, since hard ones
 have more error traces; the differences on the right compare traces of the same problem, once as
-they are and once with what length explains taken out.
+they are and once in pairs whose lengths are alike, which fewer problems have.
 """
 
 import pandas as pd
@@ -19,7 +19,7 @@ PANELS = {"lock_in": LOCK_IN_LABELS, "decay": DECAY_LABELS}
 GROUPS = {"correct": (CORRECT_COLOUR, "o", "-"), "error": (ERROR_COLOUR, "s", "--")}
 CONTROLS = {
     "none": ("error − correct", CYCLE[2], "^", "-"),
-    "length": ("length-adjusted", CYCLE[3], "D", ":"),
+    "length": ("pairs of similar length ({} problems)", CYCLE[3], "D", ":"),
 }
 
 
@@ -45,15 +45,17 @@ def draw(table: pd.DataFrame) -> Figure:
                 shade_bands(ax, of_metric)
             for group, (colour, marker, line) in GROUPS.items():
                 of_group = of_metric[of_metric["group"] == group]
-                _curve(row[0], of_group, f"{group} ({{}} traces)", colour, marker, line)
+                name = f"{group} ({_most(of_group, 'n_traces')} traces)"
+                _curve(row[0], of_group, name, colour, marker, line)
             for control, (name, colour, marker, line) in CONTROLS.items():
                 of_control = of_metric[of_metric["control"] == control]
-                _curve(row[1], of_control, name, colour, marker, line)
+                words = name.format(_most(of_control, "n"))
+                _curve(row[1], of_control, words, colour, marker, line)
             row[1].axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
             row[0].set_ylabel(ylabel)
             row[1].set_ylabel("difference")
             row[0].set_title(title, pad=12)
-            n = of_metric.loc[of_metric["control"].notna(), "n"].max()
+            n = of_metric.loc[of_metric["control"] == "none", "n"].max()
             row[1].set_title(f"{title}, within {n:,} problems", pad=12)
         axes[0, 0].axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
         axes[1, 0].set_ylim(bottom=0)
@@ -68,8 +70,11 @@ def _curve(
 ) -> None:
     if table.empty:
         return
-    full_name = name.format(f"{table['n_traces'].max():,.0f}")
-    curve(ax, table, x="layer", colour=colour, name=full_name, marker=marker, linestyle=linestyle)
+    curve(ax, table, x="layer", colour=colour, name=name, marker=marker, linestyle=linestyle)
+
+
+def _most(table: pd.DataFrame, count: str) -> str:
+    return "no" if table.empty else f"{table[count].max():,.0f}"
 
 
 def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.parts import curve
+from figures.parts import curve, note_below
 from figures.results import AnyResults, MissingResultsError, read
 from figures.style import COLUMN, CYCLE, NEUTRAL, new_figure, style
 
@@ -54,6 +54,10 @@ def draw(table: pd.DataFrame) -> Figure:
                     axes[row, column].set_xlabel(xlabel)
             n = table.loc[table["outcome"] == outcome, "n"].max()
             axes[row, 0].set_ylabel(f"{OUTCOMES[outcome]}\n({n:,} problems)")
+        note_below(
+            figure,
+            f"bands: 95% intervals over problems\nloss: linear up to {LINEAR:g}, then logarithmic",
+        )
     return figure
 
 

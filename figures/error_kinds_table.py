@@ -70,7 +70,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """One line a kind and setting; hits are corrected / caused answers."""
     states = list(table["state"])
     note = (
-        f"{table['n'].max():,.0f} problems; 95% bootstrap intervals over problems. "
+        f"{table['n'].max():,.0f} problems; 95% intervals over problems. "
         "Pairs: errors of the kind corrected / right answers\nthat get such an error. "
         "Flow between steps: premise, order, recall, summary. "
         "Random keys, moved: placebos of OEB and SMI."

@@ -6,7 +6,7 @@ Results: `analyses.faithfulness`, of every model that it was run on.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, legend_below
+from figures.parts import panels
 from figures.results import AnyResults, read_all
 from figures.style import COLUMN, PAGE, label, new_figure, style
 
@@ -41,22 +41,20 @@ def draw(table: pd.DataFrame) -> Figure:
     with style():
         size = (COLUMN if len(settings) == 1 else PAGE, 0.9 + 0.27 * len(order))
         figure = new_figure(*size)
-        axes = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
-        for ax, setting in zip(axes, settings, strict=True):
-            of_setting = table[table["setting"] == setting]
-            dots(
-                ax,
-                of_setting,
-                names="map",
-                hue="pooling",
-                order=order,
-                hues=hues,
-                reference=0.0,
-                xlabel=f"rank correlation with the KL of a cut (n = {of_setting['n'].max():,})",
-            )
-            ax.set_title(setting.replace(", ", ",\n"))
+        axes = panels(
+            figure,
+            table,
+            {setting: setting.replace(", ", ",\n") for setting in settings},
+            by="setting",
+            names="map",
+            hue="pooling",
+            order=order,
+            hues=hues,
+            xlabel="rank correlation with the KL of a cut",
+            ncols=3 if len(settings) == 1 else 5,
+            sharex=True,
+        )
         axes[0].set_xlabel(axes[0].get_xlabel(), loc="right" if len(settings) == 1 else "center")
-        legend_below(figure, axes, ncols=3 if len(settings) == 1 else 5)
     return figure
 
 

@@ -1,7 +1,8 @@
 """How fast does the effect come, or go, when edges are cut in the order of a map?
 
 Results: `analyses.faithfulness`. Deletion rises early and insertion falls early for a good map;
-``best order`` is that of the measured single effects.
+``measured`` is the order of the measured single effects, which redundant edges can
+make worse than a map's.
 """
 
 import pandas as pd
@@ -19,8 +20,9 @@ MAPS = {
     ("gradient", "log_odds"): "gradient alone, log-odds",
     ("distance", ""): "distance",
     ("random", ""): "random",
-    ("oracle", ""): "best order",
+    ("oracle", ""): "measured single effects",
 }
+MEASURED = MAPS["oracle", ""]
 LINES = ("-", "-", "--", "-.", ":", ":", "-")
 PANELS = {
     "deletion": ("Deletion", "edges cut, highest first (share)"),
@@ -56,7 +58,7 @@ def draw(table: pd.DataFrame) -> Figure:
                             ax,
                             of_map,
                             x="fraction",
-                            colour="#000000" if name == "best order" else CYCLE[number],
+                            colour="#000000" if name == MEASURED else CYCLE[number],
                             name=name,
                             marker=MARKERS[number],
                             linestyle=LINES[number],

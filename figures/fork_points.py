@@ -6,7 +6,7 @@ Results: `analyses.fork_points`.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots
+from figures.parts import counted, dots, legend_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, label, new_figure, style
 
@@ -39,10 +39,9 @@ def _placed(table: pd.DataFrame) -> pd.DataFrame:
 def draw(shares: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     """Shares on the left, differences on the right; colours are places of the first error."""
     hues = [where for where in PLACES.values() if (shares["where"] == where).any()]
-    n = shares["n"].max()
     panels = (
-        (shares, "condition", None, f"share right (n = {n:,})"),
-        (differences, "name", 0.0, "difference in the share"),
+        (shares, "condition", None, f"share right ({counted(shares)})"),
+        (differences, "name", 0.0, f"difference ({counted(differences)})"),
     )
     with style():
         rows = max(shares["condition"].nunique(), differences["name"].nunique())
@@ -58,8 +57,7 @@ def draw(shares: pd.DataFrame, differences: pd.DataFrame) -> Figure:
                 reference=reference,
                 xlabel=xlabel,
             )
-        handles, words = axes[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside lower center", ncols=len(hues))
+        legend_below(figure, axes[:1], ncols=len(hues))
     return figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.faithfulness import map_name
-from figures.parts import dots, legend_below
+from figures.parts import counted, dots, legend_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -39,7 +39,7 @@ def draw(table: pd.DataFrame) -> Figure:
     first = whole[(whole["family"] == families[0]) & (whole["name"] != "random")]
     order = list(first.sort_values("estimate", ascending=False)["name"])
     with style():
-        figure = new_figure(PAGE, 2.6)
+        figure = new_figure(PAGE, 2.8)
         axes = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
         for ax, family in zip(axes, families, strict=True):
             of_family = table[table["family"] == family]
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 order=order,
                 hues=[name for name in READINGS.values() if (table["reading"] == name).any()],
                 reference=None if chance.empty else float(chance.iloc[0]),
-                xlabel=f"average precision, true premises (n = {of_family['n'].max():,})",
+                xlabel=f"average precision, true premises\n({counted(of_family)}; dotted: chance)",
             )
             ax.set(title=f"Problems in {family}", xlim=(0, 1.02))
             ax.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])

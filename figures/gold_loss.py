@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.conditions import named
-from figures.parts import dots
+from figures.parts import dots, note_below
 from figures.results import AnyResults, read_all
 from figures.style import PAGE, new_figure, style
 
@@ -43,6 +43,7 @@ def draw(table: pd.DataFrame) -> Figure:
             for i in range(1, len(groups)):
                 if groups[i] != groups[i - 1]:
                     ax.axhline(i - 0.5, color="#cccccc", linewidth=0.5)
+        note_below(figure)
     return figure
 
 

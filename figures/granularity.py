@@ -7,19 +7,19 @@ In a dialogue the relevant part is also the nearest, so that distance alone find
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, legend_below
+from figures.parts import counted, dots, legend_below
 from figures.results import AnyResults, read_all
 from figures.style import NEUTRAL, PAGE, label, new_figure, style
 
 NAME = "granularity"
 METHODS = {
-    "next_token": "Step-Saliency, loss",
-    "log_odds": "Step-Saliency, log-odds",
-    "attention": "attention",
+    "next_token": "map: Step-Saliency, loss",
+    "log_odds": "map: Step-Saliency, log-odds",
+    "attention": "map: attention",
 }
 PANELS = {
     "excess": ("On the relevant part", "share − share of tokens"),
-    "top": ("Relevant part on top", "share of texts"),
+    "top": ("Relevant part on top", "share of texts, dotted: chance"),
     "lock_in_index": ("Lock-in, shallow", "share beyond uniform"),
     "decay_index": ("Decay, deep", "loss of share"),
 }
@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame) -> Figure:
     settings = list(dict.fromkeys(table["setting"]))
     splitters = list(dict.fromkeys(table["splitter"]))
     with style():
-        figure = new_figure(PAGE, 0.9 + 1.7 * len(settings))
+        figure = new_figure(PAGE, 1.0 + 1.8 * len(settings))
         axes = figure.subplots(len(settings), len(PANELS), squeeze=False)
         for number, (row, setting) in enumerate(zip(axes, settings, strict=True)):
             of_setting = table[table["setting"] == setting]
@@ -63,7 +63,7 @@ def draw(table: pd.DataFrame) -> Figure:
                     if by_splitter
                     else list(METHODS.values()),
                     reference=None if metric == "top" else 0.0,
-                    xlabel=xlabel,
+                    xlabel=f"{xlabel}\n({counted(of_metric)})",
                 )
                 if number == 0:
                     ax.set_title(title)

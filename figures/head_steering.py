@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
-from figures.parts import colour_bar, layer_grid, mark_cells
+from figures.parts import colour_bar, layer_grid, mark_cells, note_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -19,7 +19,7 @@ WAYS = {
     "redirected": "Sent to the question",
     "projected": "Previous step out",
 }
-OUTCOMES = {"margin": "margin − no edit (nats)", "loss": "gold loss − no edit\n(nats per token)"}
+OUTCOMES = {"margin": "margin − no edit\n(nats)", "loss": "gold loss − no edit\n(nats per token)"}
 LEVEL = 0.05
 LINEAR = 1e-2
 """Size of losses, in nats per token, up to which their colours are linear."""
@@ -50,6 +50,7 @@ def draw(table: pd.DataFrame) -> Figure:
             colour_bar(image, list(row), f"{unit}, n = {n:,}")
         for ax in axes.flat:
             ax.label_outer()
+        note_below(figure, f"dots: p < {LEVEL} after Holm's correction over the heads of a panel")
     return figure
 
 

@@ -31,7 +31,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """One line a condition; windows under a rule."""
     note = (
         f"{table['n'].max():,} problems; accuracy without an edit "
-        f"{number(table['mean_reference'].iloc[0])}; 95% bootstrap intervals over problems.\n"
+        f"{number(table['mean_reference'].iloc[0])}; 95% intervals over problems.\n"
         "p: sign flips of problems against no edit; Holm within the group that a condition was run "
         "in (quarters: the parts)."
     )

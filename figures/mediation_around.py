@@ -7,7 +7,7 @@ step.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, legend_below
+from figures.parts import panels
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -16,7 +16,7 @@ CONTROL = "risk set"
 INDICES = {
     "lock_in": "Lock-in, shallow layers",
     "reach": "Reach, deep layers",
-    "decay": "Decay",
+    "decay": "Decay, middle − deep",
 }
 PLACES = {
     "before": "before the first wrong step",
@@ -37,26 +37,21 @@ def load(results: AnyResults) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """A panel per index, a row per place, colours are readings; the line is no difference."""
-    indices = [index for index in INDICES if (table["index"] == index).any()]
     order = [name for name in PLACES.values() if (table["name"] == name).any()]
     with style():
         figure = new_figure(PAGE, 1.0 + 0.36 * len(order))
-        axes = figure.subplots(1, len(indices), squeeze=False, sharey=True)[0]
-        for ax, index in zip(axes, indices, strict=True):
-            of_panel = table[table["index"] == index]
-            n = sorted({of_panel["n"].min(), of_panel["n"].max()})
-            dots(
-                ax,
-                of_panel,
-                names="name",
-                hue="reading",
-                order=order,
-                hues=READINGS,
-                reference=0.0,
-                xlabel=f"error − right (n = {'–'.join(map(str, n))})",
-            )
-            ax.set_title(INDICES[index])
-        legend_below(figure, axes, ncols=3)
+        panels(
+            figure,
+            table,
+            INDICES,
+            by="index",
+            names="name",
+            hue="reading",
+            order=order,
+            hues=READINGS,
+            xlabel="share, error − right",
+            ncols=3,
+        )
     return figure
 
 

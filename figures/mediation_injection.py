@@ -1,6 +1,7 @@
 """Lock-in that is planted: accuracy, and the first errors that appear, against random keys.
 
-Results: `analyses.mediation`, part ``injection``.
+Results: `analyses.mediation.injection`, in a folder of its own (``mediation_injection``) or, where
+there is none, as the part ``injection`` of `analyses.mediation`.
 """
 
 import pandas as pd
@@ -15,16 +16,22 @@ NAME = "mediation_injection"
 CONDITIONS = {
     "lock-in-shallow-0.5": "own step, shallow, mass 0.5",
     "random-shallow-0.5": "random keys, shallow, mass 0.5",
+    "random-shallow-0.5-kl": "random keys, shallow, KL of 0.5",
     "lock-in-shallow-0.8": "own step, shallow, mass 0.8",
     "random-shallow-0.8": "random keys, shallow, mass 0.8",
+    "random-shallow-0.8-kl": "random keys, shallow, KL of 0.8",
     "lock-in-deep-0.5": "own step, deep, mass 0.5",
+    "random-deep-0.5-kl": "random keys, deep, KL of 0.5",
 }
+"""Planted lock-in, and random keys that hold as much mass or move rows as far (KL)."""
+FOLDERS = ("mediation_injection", "mediation")
 
 
 def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Differences in accuracy from no edit; changes of the share of each kind of first error."""
-    accuracy = read(results, "mediation", "injection_accuracy")
-    kinds = read(results, "mediation", "injection_kinds")
+    folder = FOLDERS[0] if (results / FOLDERS[0]).is_dir() else FOLDERS[1]
+    accuracy = read(results, folder, "injection_accuracy")
+    kinds = read(results, folder, "injection_kinds")
     accuracy, kinds = (
         table.assign(name=table["condition"].map(CONDITIONS)) for table in (accuracy, kinds)
     )
@@ -35,7 +42,7 @@ def draw(accuracy: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
     """Accuracy on the left, kinds of error on the right; conditions keep colour and marker."""
     hues = [name for name in CONDITIONS.values() if (accuracy["name"] == name).any()]
     with style():
-        figure = new_figure(PAGE, 3.7)
+        figure = new_figure(PAGE, 1.0 + 0.55 * len(hues))
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
         n = accuracy["n"].max()
         dots(

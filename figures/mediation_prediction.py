@@ -6,7 +6,8 @@ Results: `analyses.mediation`, part ``prediction``.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, p_value
+from figures.parts import dots, note_below, p_value
+from figures.parts.legends import INTERVALS
 from figures.results import AnyResults, read
 from figures.style import NEUTRAL, PAGE, new_figure, style
 
@@ -45,6 +46,7 @@ def draw(table: pd.DataFrame) -> Figure:
                     fontsize=6.5,
                     color=NEUTRAL,
                 )
+        note_below(figure, f"{INTERVALS}; p after Holm's correction over a row")
     return figure
 
 

@@ -14,6 +14,8 @@ from figures.style import CYCLE, MARKERS, NEUTRAL, PAGE, new_figure, style
 
 NAME = "patching_paths"
 PATHS = {"direct": "read step → source", "indirect": "all others → source", "both": "both paths"}
+DIRECT = "direct"
+"""Path that is cut in each layer as well; ``direct up to`` a layer is not drawn."""
 LINES = ("-", "--", "-.", ":")
 
 
@@ -23,7 +25,9 @@ def load(results: AnyResults) -> pd.DataFrame:
     rows = table[table["site"] == "edge"]
     if rows.empty:
         raise MissingResultsError("results/patching has no cuts of edges")
-    return rows.assign(path=rows["role"].map(PATHS), pair=rows["setting"] + ", " + rows["kind"])
+    n = rows.groupby(["setting", "kind"])["n"].transform("max").astype(str)
+    pair = rows["setting"] + ", " + rows["kind"] + " (n = " + n + ")"
+    return rows.assign(path=rows["role"].map(PATHS), pair=pair)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -46,6 +50,7 @@ def draw(table: pd.DataFrame) -> Figure:
         left.set_title("Cut in all layers")
         for number, pair in enumerate(pairs):
             of_pair = table[(table["pair"] == pair) & table["layer"].notna()]
+            of_pair = of_pair[of_pair["role"] == DIRECT]
             if not of_pair.empty:
                 look = {"marker": MARKERS[number], "linestyle": LINES[number % len(LINES)]}
                 curve(right, of_pair, x="layer", colour=CYCLE[number], **look)

@@ -6,7 +6,7 @@ Results: `analyses.resampling`.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, legend_below
+from figures.parts import panels
 from figures.results import AnyResults, read
 from figures.style import PAGE, label, new_figure, style
 
@@ -36,26 +36,22 @@ def _name(row: pd.Series) -> str:
 
 def draw(table: pd.DataFrame) -> Figure:
     """A panel per importance, a row per score; colours are outcomes."""
-    panels = [one for one in IMPORTANCE if (table["importance"] == one).any()]
     ceiling = table["score"] == CEILING
     order = list(dict.fromkeys([*table.loc[~ceiling, "name"], *table.loc[ceiling, "name"]]))
     with style():
         figure = new_figure(PAGE, 1.0 + 0.27 * len(order))
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for ax, importance in zip(axes, panels, strict=True):
-            of_panel = table[table["importance"] == importance]
-            dots(
-                ax,
-                of_panel,
-                names="name",
-                hue="what",
-                order=order,
-                hues=list(OUTCOMES.values()),
-                reference=0.0,
-                xlabel=f"rank correlation (n ≤ {of_panel['n'].max():,})",
-            )
-            ax.set_title(IMPORTANCE[importance])
-        legend_below(figure, axes, ncols=2)
+        panels(
+            figure,
+            table,
+            IMPORTANCE,
+            by="importance",
+            names="name",
+            hue="what",
+            order=order,
+            hues=list(OUTCOMES.values()),
+            xlabel="rank correlation",
+            ncols=2,
+        )
     return figure
 
 

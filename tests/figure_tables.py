@@ -253,6 +253,8 @@ def write_patching(folder: Path, name: str = "patching") -> None:
         rows.append({**place, "layer": None, **measured(value)})
         if role == "direct":
             rows += [{**place, "layer": i, **measured(1 - i / 10)} for i in range(N_LAYERS)]
+            place["role"] = "direct up to"
+            rows += [{**place, "layer": i, **measured(0.3)} for i in range(N_LAYERS)]
     write(folder, name, "summary", rows)
 
 

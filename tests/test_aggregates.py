@@ -10,6 +10,7 @@ import torch
 import step_saliency as ss
 from analyses.instruments.step_maps import READINGS, step_map, step_maps
 from analyses.material.problems import read_items
+from analyses.mediation import aggregates as module
 from analyses.mediation.aggregates import (
     AGGREGATES,
     FAKE,
@@ -116,6 +117,17 @@ def test_a_planted_change_is_found_against_none_and_against_the_placebo() -> Non
     both = tables["summary"].query("condition == 'both'").iloc[0]
     assert both["upper"] < -0.3
     assert tables["placebos"].iloc[0]["upper"] < -0.3
+
+
+def test_answers_without_two_thinking_steps_leave_nothing(monkeypatch: Any) -> None:
+    short = Trace.from_tokens([5, 6, 7], starts=[0, 1], regions=["question", "thinking"])
+    monkeypatch.setattr(module, "greedy_answers", lambda *_: [short])
+    monkeypatch.setattr(module, "condition_flows", lambda *_: {"baseline": None})
+    monkeypatch.setattr(module, "_cut", lambda model, item, answer: answer)
+    settings = AggregateSettings(n=1)
+    values = measured(None, read_items(settings), settings)
+    assert values.empty
+    assert module.summarise(values, settings) == {}
 
 
 @pytest.mark.nightly

@@ -56,7 +56,13 @@ from figures.results import MissingResultsError, Results, read, setting
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
 from step_saliency.tasks import make_problems
-from tests.figure_tables import write, write_ablation, write_all, write_faithfulness
+from tests.figure_tables import (
+    measured,
+    write,
+    write_ablation,
+    write_all,
+    write_faithfulness,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -86,6 +92,26 @@ def test_dots_stand_at_the_estimates_with_their_intervals(axes):
     assert second[2][0].get_segments()[0][:, 0] == pytest.approx([0.65, 0.8])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b"]
     assert round(first[0].get_ydata()[1]) == 1
+
+
+def test_the_eighth_of_a_row_is_told_from_the_first(axes):
+    hues = list("abcdefgh")
+    table = pd.DataFrame({"name": "row", "hue": hues, "estimate": range(8)})
+    parts.dots(axes, table, names="name", hue="hue")
+    marks = [(c[0].get_marker(), c[0].get_markerfacecolor()) for c in axes.containers]
+    assert len(set(marks)) == 8
+
+
+def test_panels_say_of_how_many_problems_and_what_intervals_are():
+    rows = [("a", 4, 0.1), ("a", 12, 0.2), ("b", 12, 0.3)]
+    table = pd.DataFrame(rows, columns=["panel", "n", "estimate"]).assign(name="x", hue="h")
+    figure = Figure()
+    titles = {"b": "B", "c": "C", "a": "A"}
+    options = {"by": "panel", "names": "name", "hue": "hue", "order": ["x"], "hues": ["h"]}
+    axes = parts.panels(figure, table, titles, **options, xlabel="rho", ncols=1)
+    told = [(ax.get_title(), ax.get_xlabel()) for ax in axes]
+    assert told == [("B", "rho (n = 12)"), ("A", "rho (n = 4–12)")]
+    assert "95% intervals over problems" in figure.legends[0].get_title().get_text()
 
 
 def test_a_curve_and_its_band(axes):
@@ -291,7 +317,8 @@ def test_differences_stand_beside_the_depth_curves(analysed):
     figure, _ = depth_curves.make(analysed)
     lines = {line.get_label(): line for line in figure.axes[1].lines}
     assert lines["error − correct"].get_ydata() == pytest.approx([0, 0.1, 0.2, 0.3])
-    assert lines["length-adjusted"].get_ydata() == pytest.approx([0, 0.05, 0.1, 0.15])
+    matched = lines["pairs of similar length (50 problems)"]
+    assert matched.get_ydata() == pytest.approx([0, 0.05, 0.1, 0.15])
     assert figure.axes[1].get_title(loc="left") == "Lock-in, within 50 problems"
 
 
@@ -475,6 +502,16 @@ def test_injection_keeps_conditions_apart(analysed):
     assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
 
 
+def test_injection_is_drawn_from_its_own_folder_with_placebos_of_equal_dose(tmp_path):
+    names = {"lock-in-deep-0.5": -0.2, "random-deep-0.5-kl": -0.1}
+    rows = [{"condition": c, **measured(value)} for c, value in names.items()]
+    write(tmp_path, "mediation_injection", "injection_accuracy", rows)
+    kinds = [{**row, "state": "premise"} for row in rows]
+    write(tmp_path, "mediation_injection", "injection_kinds", kinds)
+    figure, _ = mediation_injection.make(tmp_path)
+    assert hued(figure.axes[0])["random keys, deep, KL of 0.5"] == spread(-0.1)
+
+
 def test_single_heads_are_layer_by_head_with_marks(analysed):
     figure, _ = head_steering.make(analysed)
     grids = [ax for ax in figure.axes if ax.images]
@@ -499,7 +536,8 @@ def test_transferred_heads_stand_by_number(analysed):
 def test_granularity_has_chance_and_sizes_of_step(analysed):
     figure, _ = granularity.make(analysed)
     excess, top, lock_in, _ = figure.axes
-    assert hued(excess)["attention"] == spread(0.3, 0.3)
+    assert hued(excess)["map: attention"] == spread(0.3, 0.3)
+    assert excess.get_xlabel().endswith("(n = 50)")
     chance = [line.get_xdata()[0] for line in top.lines if line.get_linestyle() == ":"]
     assert chance == pytest.approx([1 / 4, 1 / 5])
     assert hued(lock_in)["steps: lines"] == spread(0.1, 0.1)
@@ -550,6 +588,7 @@ def test_cut_paths_in_all_layers_and_in_each(analysed):
     assert rows_of(whole) == ["read step → source", "all others → source", "both paths"]
     assert points(whole.containers[0]) == spread(0.6, 0.9, 0.5)
     assert single.lines[0].get_ydata() == pytest.approx([1, 0.9, 0.8, 0.7])
+    assert [name.rpartition(", ")[2] for name in hued(whole)] == ["premise (n = 50)"]
 
 
 def test_the_error_stands_among_the_answers_still_right_there(analysed):

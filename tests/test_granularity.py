@@ -184,3 +184,16 @@ def test_small_run(model: Any) -> None:
     dialogue = tables["summary"].query("text == 'dialogue' and metric == 'relevant'")
     assert dialogue["estimate"].between(0, 1).all()
     assert set(tables["curves"]["metric"]) == {"lock_in", "decay"}
+
+
+def test_a_part_that_is_always_on_top_is_not_certainly_so() -> None:
+    about = {"text": "dialogue", "splitter": "line", "method": "attention", "layer": None}
+    sizes = {"n_tokens": 30, "n_steps": 5, "n_parts": 4}
+    rows = [
+        {"problem": p, "metric": metric, "value": value, **about, **sizes}
+        for p in range(20)
+        for metric, value in (("top", 1.0), ("excess", 0.1))
+    ]
+    summary = summarise(pd.DataFrame(rows), GranularitySettings())["summary"].set_index("metric")
+    assert summary.loc["top", "lower"] == pytest.approx(20 / (20 + 1.959964**2))  # Wilson
+    assert summary.loc["excess", "interval"] == "bootstrap"

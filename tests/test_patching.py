@@ -10,7 +10,7 @@ import torch
 
 from analyses.instruments.patching import Patch, patch_hooks, record, replace_rows
 from analyses.material.problems import Item
-from analyses.patching import PatchingSettings, by_role, item_pairs, summarise
+from analyses.patching import PatchingSettings, by_role, item_pairs, summarise, tables
 from analyses.patching.pairs import (
     Pair,
     answer_pair,
@@ -20,7 +20,7 @@ from analyses.patching.pairs import (
     planted_pair,
     premise_pair,
 )
-from analyses.patching.recovery import logit_diff, patch_pair, patched_logit_diffs
+from analyses.patching.recovery import logit_diff, patch_pair, patched_logit_diffs, typed
 from analyses.running.runner import main
 from step_saliency.tasks import make_problems
 from step_saliency.trace import Trace
@@ -333,15 +333,24 @@ def test_planted_pairs_need_the_task(tmp_path):
 
 
 def test_summary_is_the_mean_over_problems_of_the_mean_over_a_roles_steps():
-    tables = []
+    rows = []
     for problem, values in (("a", [0.0, 1.0]), ("b", [0.25, 0.25])):
         base = {"problem": problem, "kind": "own", "direction": "noising", "site": "mlp_out"}
         base |= {"layer": 1, "role": "before", "clean": 2.0, "corrupted": -1.0, "dropped": False}
-        tables += [{**base, "head": None, "step": s, "recovery": v} for s, v in enumerate(values)]
-    values = by_role(pd.DataFrame(tables).astype({"head": "Int64"}))
+        rows += [{**base, "head": None, "step": s, "recovery": v} for s, v in enumerate(values)]
+    values = by_role(pd.DataFrame(rows).astype({"head": "Int64"}))
     summary = summarise(values)
     assert summary["estimate"].tolist() == [0.375]
     assert summary["n"].tolist() == [2]
+
+
+def test_pairs_that_are_all_dropped_are_counted_and_summarised_by_nothing():
+    facts = {"problem": "a", "kind": "premise", "clean": 0.5, "corrupted": 0.4, "dropped": True}
+    values = by_role(typed(pd.DataFrame([facts])))
+    assert {name: len(table) for name, table in tables(values, PatchingSettings()).items()} == {
+        "pairs": 1
+    }
+    assert tables(pd.DataFrame(), PatchingSettings()) == {}
 
 
 def drawn_recoveries(rng, *, mean: float, n: int = 30) -> pd.DataFrame:

@@ -16,9 +16,10 @@ from step_saliency.stats.counts import (
     share_from_counts,
     unpaired_from_counts,
 )
-from step_saliency.stats.equivalence import equivalence
+from step_saliency.stats.equivalence import detectable_effect, equivalence
 from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table
+from step_saliency.stats.ranks import correlation_table
 
 Z = stats.norm.ppf(0.975)
 
@@ -209,3 +210,35 @@ def test_equivalence_with_spread_is_the_t_test_with_and_without_a_bound():
     assert bounded == free
     with pytest.raises(ValueError, match="bound"):
         equivalence(differences, margin=0.3, bound=0.5)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "True"])
+def test_values_that_have_no_mean_are_refused_by_name(value):
+    frame = pd.DataFrame({"problem": [0, 0, 1, 1], "condition": ["a", "b"] * 2})
+    frame["gain"] = pd.Series([1.0, value, 0.0, 1.0], dtype=object)
+    options = {"condition": "condition", "reference": "a"}
+    for call in (
+        lambda: mean_table(frame, "gain", by=["condition"]),
+        lambda: paired_table(frame, "gain", **options),
+        lambda: binary_table(frame, "gain", **options),
+    ):
+        with pytest.raises(ValueError, match=r"'gain' (is infinite in 1 of 4 rows|holds 'True')"):
+            call()
+
+
+def test_a_row_without_a_name_is_correlated_and_one_without_a_problem_refused():
+    steps = {"query_step": np.repeat([1, 2], 3), "head": np.repeat([np.nan, 0.0], 3)}
+    frame = pd.concat([pd.DataFrame({"problem": p, **steps}) for p in range(4)], ignore_index=True)
+    frame["score"] = np.tile([0, 1, 2, 2, 1, 0], 4)
+    frame["effect"] = np.tile([0, 1, 2], 8)
+    found = correlation_table(frame, "score", "effect", row=["query_step", "head"])
+    assert (found["n_rows"][0], found["estimate"][0]) == (8, pytest.approx(0))
+    frame["problem"] = frame["problem"].astype(object).where(frame["problem"] > 0)
+    with pytest.raises(ValueError, match="6 of 24 rows have no problem"):
+        correlation_table(frame, "score", "effect", row=["query_step"])
+
+
+def test_where_nothing_changed_no_detectable_difference_is_known():
+    assert math.isnan(detectable_effect(np.zeros(10)))
+    assert math.isnan(detectable_effect(np.full(10, 0.1) + 1e-17))
+    assert detectable_effect(np.array([0.0] * 9 + [1.0])) > 0.1

@@ -26,8 +26,10 @@ and its row says so.
 An interval without width (no answer changed) says nothing about what could have changed.
 
 When it misleads: Holm's correction is that of the table which a reading comes from, within a family
-of its rows. Over the readings of a claim there is none, nor where a table has a single contrast, so
-that of many readings of a claim that is false some will be "supported".
+of its rows. Over the readings of a claim there is none, nor in tables without that column (single
+contrasts, gains by difficulty), so that of many readings of a claim that is false some will be
+"supported". Gains by difficulty are read stratum by stratum: no reading holds hard problems against
+easy ones, so that "refuted" on easy ones says that nothing was gained there.
 """
 
 from dataclasses import dataclass

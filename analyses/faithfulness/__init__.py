@@ -181,7 +181,9 @@ def _parse_head(name: str) -> tuple[int, int]:
 
 
 def tables(values: pd.DataFrame, settings: FaithfulnessSettings) -> dict[str, pd.DataFrame]:
-    """Means and paired differences."""
+    """Means and paired differences; none where no trace has steps enough."""
+    if values.empty:
+        return {}
     seed = settings.seed
     return {
         "summary": summarise(values, seed=seed),

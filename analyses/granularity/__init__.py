@@ -76,7 +76,14 @@ def summarise(values: pd.DataFrame, settings: GranularitySettings) -> Mapping[st
     by = ["text", "splitter", "method", "metric", "layer"]
     known, seed = values.dropna(subset=["value"]), settings.seed
     tables = [
-        mean_table(rows, "value", by=by, null=0.0 if metric == "excess" else None, seed=seed)
+        mean_table(
+            rows,
+            "value",
+            by=by,
+            null=0.0 if metric == "excess" else None,
+            kind="share" if metric == "top" else "measure",
+            seed=seed,
+        )
         for metric, rows in known.groupby("metric", sort=False)
     ]
     joined = with_holm(pd.concat(tables, ignore_index=True))

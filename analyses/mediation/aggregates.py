@@ -111,7 +111,10 @@ def measured(
     pool: Pool = "mean",
     rows: Rows = "target",
 ) -> pd.DataFrame:
-    """Aggregates of greedy answers: ``problem, condition, reading, aggregate, band, value``."""
+    """Aggregates of greedy answers: ``problem, condition, reading, aggregate, band, value``.
+
+    Answers of fewer than two thinking steps are left out; nothing is there if all are such.
+    """
     flows = condition_flows(model, settings)
     tables = []
     for item, answer in zip(items, greedy_answers(model, items, settings), strict=True):
@@ -125,6 +128,8 @@ def measured(
             for reading, saliency in maps.items():
                 frame = aggregates(saliency)
                 tables.append(frame.assign(problem=item.id, condition=name, reading=reading))
+    if not tables:
+        return pd.DataFrame()
     return pd.concat(tables, ignore_index=True).dropna(subset=["value"])
 
 
@@ -192,8 +197,8 @@ def run_unit(model: Any, unit: Unit, settings: AggregateSettings) -> pd.DataFram
 
 
 def summarise(values: pd.DataFrame, settings: AggregateSettings) -> Mapping[str, pd.DataFrame]:
-    """Tables of the aggregates."""
-    return aggregate_tables(values, seed=settings.seed)
+    """Tables of the aggregates; none where no answer has two thinking steps."""
+    return {} if values.empty else aggregate_tables(values, seed=settings.seed)
 
 
 ANALYSIS = Analysis(

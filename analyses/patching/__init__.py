@@ -178,8 +178,13 @@ def run_unit(model: Any, unit: Unit, settings: PatchingSettings) -> pd.DataFrame
 
 
 def tables(values: pd.DataFrame, settings: PatchingSettings) -> dict[str, pd.DataFrame]:
-    """Recovery by role, and the pairs."""
-    return {"summary": summarise(values, seed=settings.seed), "pairs": pair_table(values)}
+    """Recovery by role, where a pair counts; and the pairs, where there are any."""
+    if values.empty:
+        return {}
+    pairs = {"pairs": pair_table(values)}
+    if values["dropped"].all():
+        return pairs
+    return {"summary": summarise(values, seed=settings.seed), **pairs}
 
 
 ANALYSIS = Analysis(

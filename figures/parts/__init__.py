@@ -8,14 +8,16 @@ the interval is drawn as it stands; where they are missing, none is. No statisti
 from figures.parts.curves import curve, shade_bands
 from figures.parts.dots import dots
 from figures.parts.grids import layer_grid, mark_cells
-from figures.parts.legends import colour_bar, legend_below
+from figures.parts.legends import colour_bar, legend_below, note_below
 from figures.parts.maps import arcs, log_norm, step_grid
-from figures.parts.numbers import number, p_value, with_interval
+from figures.parts.numbers import counted, number, p_value, with_interval
+from figures.parts.panels import panels
 from figures.parts.tables import effects_figure, table_figure
 
 __all__ = [
     "arcs",
     "colour_bar",
+    "counted",
     "curve",
     "dots",
     "effects_figure",
@@ -23,8 +25,10 @@ __all__ = [
     "legend_below",
     "log_norm",
     "mark_cells",
+    "note_below",
     "number",
     "p_value",
+    "panels",
     "shade_bands",
     "step_grid",
     "table_figure",

@@ -30,8 +30,8 @@ def dots(
         names: Column that the rows are.
         hue: Column that tells the dots of a row apart.
         order: Rows from the top; by default as they first appear.
-        hues: Values of ``hue``, which take the colours and markers in turn; by default as they
-            first appear.
+        hues: Values of ``hue``, which take the colours and markers in turn, hollow ones once these
+            are used up; by default as they first appear.
         reference: Value at which a line is drawn, such as chance.
         xlabel: What the estimates are, with their unit.
     """
@@ -50,6 +50,7 @@ def dots(
             xerr=_interval(of_group),
             fmt=MARKERS[number % len(MARKERS)],
             color=CYCLE[number % len(CYCLE)],
+            markerfacecolor="white" if number >= len(CYCLE) else None,
             elinewidth=1.1,
             capsize=0,
             label=None if group is None else label(str(group)),

@@ -1,29 +1,52 @@
 """Legends and colour bars, placed for print."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from figures.style import PRINT
+from figures.style import NEUTRAL, PRINT
 from step_saliency.plotting import step_maps
 
+INTERVALS = "bars and bands: 95% intervals over problems, each by itself"
 
-def legend_below(figure: Figure, axes: Iterable[Axes], *, ncols: int) -> None:
-    """One legend of everything that is labelled in the axes, under them."""
+
+def legend_below(
+    figure: Figure, axes: Iterable[Axes], *, ncols: int, note: str = INTERVALS
+) -> None:
+    """One legend of everything that is labelled in the axes, under them.
+
+    Args:
+        figure: Of the axes.
+        axes: Whose labels are taken.
+        ncols: Columns of the legend.
+        note: Written above it: what intervals are.
+    """
     entries: dict[str, Any] = {}
     for ax in axes:
         handles, names = ax.get_legend_handles_labels()
         entries |= dict(zip(names, handles, strict=True))
-    figure.legend(
+    _below(figure, entries, note, ncols=ncols)
+
+
+def note_below(figure: Figure, note: str = INTERVALS) -> None:
+    """A note under a figure without a legend: what intervals, or marks, are."""
+    _below(figure, {}, note, ncols=1)
+
+
+def _below(figure: Figure, entries: Mapping[str, Any], note: str, *, ncols: int) -> None:
+    legend = figure.legend(
         list(entries.values()),
         list(entries),
         loc="outside lower center",
         ncols=ncols,
         columnspacing=1.2,
+        title=note or None,
+        title_fontproperties={"size": 6.5, "weight": "normal"},
     )
+    legend.get_title().set_color(NEUTRAL)
 
 
 def colour_bar(image: AxesImage, axes: Sequence[Axes], text: str) -> None:

@@ -23,6 +23,12 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def counted(table: pd.DataFrame) -> str:
+    """Problems that estimates are of, ``n = 12``, or of fewest to most, ``n = 9–12``."""
+    fewest, most = int(table["n"].min()), int(table["n"].max())
+    return f"n = {most:,}" if fewest == most else f"n = {fewest:,}–{most:,}"
+
+
 def with_interval(
     digits: int = 3, *, signed: bool = False, prefix: str = ""
 ) -> Callable[[pd.Series], str]:

@@ -30,7 +30,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
 from step_saliency.stats.paired import paired_table, with_reference
-from step_saliency.stats.problems import check_columns
+from step_saliency.stats.problems import check_columns, finite_numbers
 
 
 @shows_keywords(DrawsOptions, vars(Draws()), documented_by=Draws)
@@ -87,7 +87,8 @@ def binary_table(
 def _answers(frame: pd.DataFrame, value: str, on: Sequence[str]) -> pd.DataFrame:
     """Rows with an answer, right and wrong as numbers, each answer once."""
     check_columns(frame, [*on, value])
-    frame = frame[frame[value].notna()].assign(**{value: lambda rows: rows[value].astype(float)})
+    frame = frame.assign(**{value: finite_numbers(frame[value])})
+    frame = frame[frame[value].notna()]
     strange = sorted(set(frame[value]) - {0.0, 1.0})
     if strange:
         raise ValueError(f"column {value!r} holds {strange[:3]}; right and wrong are 1 and 0")

@@ -59,7 +59,7 @@ def equivalence(
         if limits is not None:
             p = equivalence_from_counts(known / bound, margin / bound)
             return Estimate(mean, limits[0] * bound, limits[1] * bound, n, p=p)
-    if np.ptp(known) <= 1e-12 * np.abs(known).max():
+    if _is_constant(known):
         return Estimate(mean, math.nan, math.nan, n)
     described = DescrStatsW(known)
     p = described.ttost_mean(-margin, margin)[0]
@@ -84,12 +84,18 @@ def detectable_effect(
         alpha: Level of the two-sided test.
 
     Returns:
-        In the unit of the differences; missing with fewer than three problems.
+        In the unit of the differences; missing with fewer than three problems, and where all
+        differences are alike, which says nothing of how they vary.
     """
     known = differences[~np.isnan(differences)]
-    if len(known) < 3:
+    if len(known) < 3 or _is_constant(known):
         return math.nan
     return float(known.std(ddof=1)) * _detectable_ratio(len(known), power, alpha)
+
+
+def _is_constant(differences: Float[np.ndarray, "problem"]) -> bool:
+    """Whether differences are alike but for rounding."""
+    return bool(np.ptp(differences) <= 1e-12 * np.abs(differences).max())
 
 
 @lru_cache(maxsize=4096)

@@ -33,6 +33,7 @@ from step_saliency.stats.permutation import sign_flip_p
 from step_saliency.stats.problems import (
     check_columns,
     check_problems,
+    finite_numbers,
     mean_intervals,
     reduce_to_problems,
 )
@@ -79,12 +80,13 @@ def paired_table(
 
     Raises:
         ValueError: columns are missing, a row has no problem, the reference is not among the
-            conditions, no problem has both, or a value is not of the kind.
+            conditions, no problem has both, a value is no finite number or not of the kind.
     """
     draws = replace(draws or Draws(), **options)
     check_columns(frame, [value])
     if kind is not None:
         check_option("kind", kind, ("measure", "share"))
+    finite_numbers(frame[value])
     is_share = checked_kind(frame[value], kind) == "share"
     pairs = with_reference(frame, value, condition, reference, [*by, *pair], problem)
     keys, differences = reduce_to_problems(

@@ -98,19 +98,21 @@ def reduce_to_problems(
         One row of ``by`` per column of the array; the array, missing where a problem has no value.
 
     Raises:
-        ValueError: columns are missing, a row has no problem, or there is no value.
+        ValueError: columns are missing, a row has no problem, there is no value, or one is no
+            finite number.
     """
     check_columns(frame, [problem, value, *by])
     frame = frame[frame[value].notna()]
     if frame.empty:
         raise ValueError(f"column {value!r} has no value to average")
+    numbers = finite_numbers(frame[value])
     check_problems(frame, problem)
     rows, names = pd.factorize(frame[problem], sort=False)
     grouped = frame.groupby(list(by), sort=False, dropna=False) if by else None
     columns = np.zeros(len(frame), int) if grouped is None else grouped.ngroup().to_numpy()
     shape = (len(names), columns.max() + 1)
     totals, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(totals, (rows, columns), frame[value].to_numpy(dtype=float))
+    np.add.at(totals, (rows, columns), numbers)
     np.add.at(counts, (rows, columns), 1)
     first = np.unique(columns, return_index=True)[1]
     keys = frame[list(by)].take(first).reset_index(drop=True)
@@ -134,6 +136,26 @@ def mean_intervals(
     n = (~np.isnan(values)).sum(0)
     estimate = np.nansum(values, 0) / np.where(n > 0, n, np.nan)
     return pd.DataFrame({"estimate": estimate, "lower": lower, "upper": upper, "n": n})
+
+
+def finite_numbers(column: pd.Series) -> Float[np.ndarray, "row"]:
+    """Values of a column as numbers, missing ones as NaN.
+
+    Raises:
+        ValueError: a value is no number, or infinite: no mean over problems has an interval then.
+    """
+    is_typed = pd.api.types.is_numeric_dtype(column)
+    strange = None if is_typed else next((v for v in column if isinstance(v, str)), None)
+    if strange is not None:
+        raise ValueError(f"column {column.name!r} holds {strange!r}, which is no number")
+    numbers = column.to_numpy(dtype=float, na_value=np.nan)
+    n_infinite = int(np.isinf(numbers).sum())
+    if n_infinite:
+        raise ValueError(
+            f"column {column.name!r} is infinite in {n_infinite} of {len(numbers)} rows; bound or "
+            "drop these"
+        )
+    return numbers
 
 
 def check_problems(frame: pd.DataFrame, problem: str) -> None:

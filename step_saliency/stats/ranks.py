@@ -26,7 +26,7 @@ from scipy import stats
 
 from step_saliency.options import Draws, DrawsOptions, shows_keywords
 from step_saliency.stats.permutation import drawn_p
-from step_saliency.stats.problems import check_columns, mean_table
+from step_saliency.stats.problems import check_columns, check_problems, mean_table
 from step_saliency.stats.resampling import Estimate, expanded_level, percentile_limits
 
 CORRELATION_DRAWS = Draws(n_permutations=2000)
@@ -120,7 +120,8 @@ def correlation_table(
         frame: Long table, one row per pair of steps.
         score: Column that predicts.
         effect: Column that is predicted.
-        row: Columns that name a row of a problem, such as ``["query_step"]``.
+        row: Columns that name a row of a problem, such as ``["query_step"]``; a missing name is a
+            name.
         by: Columns that name groups taken apart.
         problem: Column of the problem.
         min_keys: Rows with fewer entries are left out, as are rows in which either column is
@@ -132,7 +133,7 @@ def correlation_table(
         One row a group: ``by``, ``estimate, lower, upper, n, p, n_rows``.
 
     Raises:
-        ValueError: columns are missing, or no row can be ranked.
+        ValueError: columns are missing, an entry has no problem, or no row can be ranked.
     """
     draws = replace(draws or CORRELATION_DRAWS, **options)
     check_columns(frame, [problem, *row, *by, score, effect])
@@ -152,7 +153,9 @@ def _within_rows(
     """rho of each row, and the p-value of their mean over problems."""
     rng = np.random.default_rng([draws.seed, 3])
     rows, permuted = [], []
-    for names, entries in frame.dropna(subset=[score, effect]).groupby(list(row), sort=False):
+    known = frame.dropna(subset=[score, effect])
+    check_problems(known, row[0])
+    for names, entries in known.groupby(list(row), sort=False, dropna=False):
         x, y = (unit_ranks(entries[[c]].to_numpy(float).T)[0] for c in (score, effect))
         if len(entries) < min_keys or np.isnan(x @ y):
             continue
