@@ -23,7 +23,7 @@ from step_saliency.intervene.schedule import Strength
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
-from step_saliency.options import check_option
+from step_saliency.options import check_option, check_seed, is_whole
 from step_saliency.trace import Trace
 
 
@@ -93,7 +93,12 @@ class StepFlow(EditGroup):
             bands: Bands whose shallow and deep layers to take instead.
             tau_max: Upper bound of tau_B.
             alpha: Strength of momentum.
+
+        Raises:
+            ValueError: no model, or bands that are none or empty.
         """
+        if not isinstance(bands, Bands | None):
+            raise ValueError(f"bands={bands!r:.80} are no Bands; Bands.quarters(n_layers) are")
         bands = bands or Bands.quarters(_depth(model))
         oeb = OddsEqualBridge(bands.shallow, tau_max=tau_max) if bands.shallow else None
         smi = StepMomentumInjection(bands.deep, alpha=alpha) if bands.deep else None
@@ -136,6 +141,9 @@ class StepFlow(EditGroup):
         """
         match = match or ("mass" if traces is None else "kl")
         check_option("match", match, MATCHES)
+        check_seed(seed)
+        if not (n_layers is None or is_whole(n_layers, least=1)):
+            raise ValueError(f"n_layers={n_layers!r} is no whole number above 0")
         depth = layers_of(model) if n_layers is None and model is not None else n_layers
         fake: StepFlow = changed_flow(self, kind, seed, n_layers=depth, bank=bank)
         if match == "mass":
@@ -161,8 +169,11 @@ class StepFlow(EditGroup):
         Raises:
             ValueError: as of `placebo`, and for fewer draws than one.
         """
-        if draws < 1 or (kind == "smooth" and draws > 1):
-            raise ValueError(f"draws={draws} of kind={kind!r}; 'smooth' has one, others 1 or more")
+        check_seed(seed)
+        if not is_whole(draws, least=1) or (kind == "smooth" and draws > 1):
+            raise ValueError(
+                f"draws={draws!r} of kind={kind!r}; 'smooth' has one, others 1 or more"
+            )
         return tuple(self.placebo(kind, seed + draw, **options) for draw in range(draws))
 
     def bound_to(
@@ -184,4 +195,6 @@ class StepFlow(EditGroup):
 def _depth(model: Any) -> int:
     if hasattr(model, "cfg"):
         return layers_of(model)
+    if not hasattr(model, "config"):
+        raise ValueError(f"{model!r:.80} is no model of TransformerLens or transformers")
     return int(model.config.get_text_config(decoder=True).num_hidden_layers)

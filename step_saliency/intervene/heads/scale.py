@@ -1,5 +1,6 @@
 """What does a head do at another size? 0 ablates it, 1 changes nothing."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.heads.edit import HeadEdit
-from step_saliency.intervene.schedule import Strength, strength_at
+from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class HeadScale(HeadEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_strength("factor", self.factor, least=-math.inf, layers=self.layers)
         if isinstance(self.factor, Mapping):
             missing = sorted(set(self.layers) - set(self.factor))
             if missing:
