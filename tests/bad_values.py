@@ -208,6 +208,7 @@ TRIES: dict[str, Callable[[], Any]] = {
     "rank is a fraction": lambda: ValueProjection([0], rank=1.5),
     "a group of numbers": lambda: ss.EditGroup([5]),
     "a seed that is text": lambda: flow.placebo("bridge", "a"),
+    "a placebo's traces are one trace": lambda: flow.placebo("bridge", model=model, traces=trace),
     "draws are text": lambda: flow.placebos("bridge", "a"),
     "depth is text": lambda: flow.placebo("layers", n_layers="a"),
     "StepFlow for no model": lambda: ss.StepFlow.for_model(None),

@@ -8,13 +8,14 @@ When it misleads: quarters of the layers and the strengths are the paper's one c
 model. Whether they are right for a model is a question of its own, see `ss.calibrate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from step_saliency.intervene.bound import BoundEdit, BoundGroup, labels_for
 from step_saliency.intervene.choices import MATCHES, Match, PaddingSide, Placebo
 from step_saliency.intervene.edit import Edit, EditGroup
+from step_saliency.intervene.expected import listed_traces
 from step_saliency.intervene.flow_placebos import changed_flow, matched_flow
 from step_saliency.intervene.matching import TOLERANCE
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
@@ -111,7 +112,7 @@ class StepFlow(EditGroup):
         *,
         match: Match | None = None,
         model: Any = None,
-        traces: Sequence[Trace] | None = None,
+        traces: Iterable[Trace] | None = None,
         tolerance: float = TOLERANCE,
         n_layers: int | None = None,
         bank: MomentumBank | None = None,
@@ -148,12 +149,12 @@ class StepFlow(EditGroup):
         fake: StepFlow = changed_flow(self, kind, seed, n_layers=depth, bank=bank)
         if match == "mass":
             return fake
-        if model is None or not traces:
+        if model is None or traces is None:
             raise ValueError(
                 "match='kl' measures doses: it needs model= and a few traces in traces=; "
                 "match='mass' goes without, unmatched in dose"
             )
-        return matched_flow(self, fake, model, traces, tolerance=tolerance)
+        return matched_flow(self, fake, model, listed_traces(traces), tolerance=tolerance)
 
     def placebos(
         self, kind: Placebo, draws: int = 20, seed: int = 0, **options: Any
@@ -174,6 +175,8 @@ class StepFlow(EditGroup):
             raise ValueError(
                 f"draws={draws!r} of kind={kind!r}; 'smooth' has one, others 1 or more"
             )
+        if options.get("traces") is not None:
+            options["traces"] = listed_traces(options["traces"])
         return tuple(self.placebo(kind, seed + draw, **options) for draw in range(draws))
 
     def bound_to(
