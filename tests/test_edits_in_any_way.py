@@ -124,6 +124,26 @@ def test_rows_that_change_places_in_a_cache_keep_their_steps(are_known: bool) ->
     assert (torch.cat(rest, dim=1) - whole[:, begun:]).abs().max() < 1e-5 * whole.abs().max()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("between", ["another cache", "no cache"])
+def test_caches_that_are_gone_back_to(between: str, backend: Backend) -> None:
+    model, traces = load("qwen2", backend), [a_trace(seed=seed) for seed in (1, 2)]
+    first, other = (trace.tokens[None] for trace in traces)
+    with ss.OddsEqualBridge([0], tau_max=0.6).attached(model):
+        readers = [cached_reader(model, 1) for _ in range(3)]
+        readers[0].read(first[:, :10])
+        if between == "no cache":
+            model(other)
+        else:
+            readers[1].read(other[:, :12])
+        with pytest.raises(ValueError, match="follow one batch at a time"):
+            readers[0].read(first[:, 10:11])
+        readers[2].read(first[:, :10])
+        model(first)
+        readers[2].read(first[:, 10:11])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_our_own_generate_inside_of_attached_edits(backend: Backend) -> None:
     """Rows come and go there, of which such edits do not hear."""

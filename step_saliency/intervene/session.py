@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows, known_traces
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
+from step_saliency.intervene.seen_caches import SeenCaches
 from step_saliency.intervene.sites import SITE_HOOKS, changed
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.checks import SOUND
@@ -105,7 +106,7 @@ class Session(Change["Session"]):
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
-        self._followed: Callable[[], Any] = lambda: None
+        self._caches = SeenCaches(self)
         self._n_queries = 0
         self._is_over = False
 
@@ -132,9 +133,9 @@ class Session(Change["Session"]):
             added_hooks(self.model, owned_hooks(self._hooks()), permanent=True),
             _pre_hook(embedding, self._embed),
         ]
-        if backend_of(self.model) == "bridge":
-            changes.append(_pre_hook(self.model.original_model, self._read_cache))
-        return changes
+        is_bridge = backend_of(self.model) == "bridge"
+        reads_cache = self.model.original_model if is_bridge else self.model
+        return [*changes, _pre_hook(reads_cache, self._read_cache)]
 
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
@@ -181,6 +182,8 @@ class Session(Change["Session"]):
         Args:
             rows: Indices of rows of the last pass; one that stands there twice goes on as two.
         """
+        if self._is_over:
+            return
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
         self._stream.keep(kept)
         for layer in self._layers.values():
@@ -192,12 +195,14 @@ class Session(Change["Session"]):
         Args:
             rows: What is known of that batch.
         """
+        self._caches.forget()
         self._waiting, self._stream = self._stream, self._stream.beside(rows)
         for layer in self._layers.values():
             layer.aside()
 
     def join(self) -> None:
         """The batch that waits goes on, with the rows of the last passes behind its own."""
+        self._caches.forget()
         waiting, self._waiting = self._waiting, None
         assert waiting is not None
         waiting.join(self._stream)
@@ -225,11 +230,12 @@ class Session(Change["Session"]):
             self._embedded = tokens.detach()
 
     def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        self._n_past = 0 if cache is None else int(cache.get_seq_length())
-        if cache is not None and cache is not self._followed():
-            self._followed = ref(cache)
-            _tell_of_new_order(cache, self)
+        if backend_of(self.model) == "bridge":
+            cache = kwargs.get("past_key_values")
+            self._n_past = 0 if cache is None else int(cache.get_seq_length())
+        else:
+            cache = kwargs.get("past_kv_cache")
+        self._caches.see(cache, self._stream.token_ids)
 
     def _observe(
         self,
@@ -248,6 +254,7 @@ class Session(Change["Session"]):
                 f"{scores.shape[0]} rows of {n_queries} queries"
             )
         n_keys = n_shown if self._n_past is None else self._n_past + n_queries
+        self._caches.check(self._stream.token_ids, n_keys - n_queries)
         n_before = min(n_shown, n_keys) - n_queries
         diagonal = scores[:, 0].diagonal(offset=n_before, dim1=-2, dim2=-1)
         real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
@@ -281,19 +288,6 @@ class Session(Change["Session"]):
         self.labels = self.labels.to(activation.device)
         record = partial(self.effects.add, named.name, layer.index)
         return context_for(edit, layer, self.labels, self._n_queries, record=record)
-
-
-def _tell_of_new_order(cache: Any, session: "Session") -> None:
-    """Let a cache of transformers tell of rows that change places, as beam search has them do."""
-    reorder, listener = cache.reorder_cache, ref(session)
-
-    def reordered(rows: Int[Tensor, "row"]) -> None:
-        reorder(rows)
-        hears = listener()
-        if hears is not None and not hears._is_over:
-            hears.keep(rows)
-
-    cache.reorder_cache = reordered
 
 
 def _with_keys(

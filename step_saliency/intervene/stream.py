@@ -119,6 +119,11 @@ class StepStream:
         return any(row.awaits_prompt for row in self._rows)
 
     @property
+    def token_ids(self) -> Int[Tensor, "batch key"] | None:
+        """Tokens of all positions so far, padding included; None before the first."""
+        return None if self._token_ids.is_empty else self._token_ids.view
+
+    @property
     def labels(self) -> StepLabels:
         """Labels of all positions so far."""
         return StepLabels(*self._labels.view)
