@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -122,6 +123,9 @@ def test_rows_that_change_places_in_a_cache_keep_their_steps(are_known: bool) ->
             for i in range(begun, length)
         ]
     assert (torch.cat(rest, dim=1) - whole[:, begun:]).abs().max() < 1e-5 * whole.abs().max()
+    alive = ref(cache)
+    del cache
+    assert alive() is None, "what tells of new places keeps no cache"
 
 
 @torch.no_grad()

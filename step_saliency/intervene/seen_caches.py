@@ -51,7 +51,8 @@ class SeenCaches:
         if cache is last:
             return
         if last is not None and tokens is not None:
-            self._left[id(last)] = ref(last), tokens.clone()
+            place, left = id(last), self._left
+            left[place] = ref(last, lambda _dead: left.pop(place, None)), tokens.clone()
         self._current = None if cache is None else ref(cache)
         known, held = self._left.pop(id(cache), (None, None))
         self._held = held if known is not None and known() is cache else None
@@ -85,10 +86,14 @@ class SeenCaches:
         self._current, self._left, self._held = None, {}, None
 
     def _tell_of_new_order(self, cache: Any) -> None:
-        reorder, listener = cache.reorder_cache, self._listener
+        # nothing here may keep the cache: it is to be freed as soon as its owner lets go of it
+        own, before, listener = ref(cache), vars(cache).get("reorder_cache"), self._listener
 
         def reordered(rows: Int[Tensor, "row"]) -> None:
-            reorder(rows)
+            if before is not None:
+                before(rows)
+            elif (this := own()) is not None:
+                type(this).reorder_cache(this, rows)
             hears = listener()
             if hears is not None:
                 hears.keep(rows)
