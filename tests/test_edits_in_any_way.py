@@ -1,5 +1,6 @@
 """Edits read in any way: prompts in pieces, sessions, gradients, counters, heads of their own."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 from weakref import ref
@@ -117,12 +118,14 @@ def test_rows_that_change_places_in_a_cache_keep_their_steps(are_known: bool) ->
     cache, begun = DynamicCache(config=model.original_model.config), length - 12
     with FLOW.attached(model, traces=known):
         model.original_model(ids[:, :begun], past_key_values=cache)
+        copy.deepcopy(cache).reorder_cache(torch.tensor([0]))
         cache.reorder_cache(order)
         rest = [
             model.original_model(ids[order, i : i + 1], past_key_values=cache).logits
             for i in range(begun, length)
         ]
     assert (torch.cat(rest, dim=1) - whole[:, begun:]).abs().max() < 1e-5 * whole.abs().max()
+    assert type(cache) is DynamicCache
     alive = ref(cache)
     del cache
     assert alive() is None, "what tells of new places keeps no cache"

@@ -43,8 +43,8 @@ def listed_traces(traces: Iterable[Trace]) -> list[Trace]:
         ValueError: there are none, or something else is among them.
     """
     is_many = isinstance(traces, Iterable) and not isinstance(traces, str | Mapping)
-    listed = list(traces) if is_many else [None]
-    if not all(isinstance(trace, Trace) for trace in listed):
+    listed = list(traces) if is_many else []
+    if not is_many or not all(isinstance(trace, Trace) for trace in listed):
         raise ValueError(f"traces={traces!r:.80} is no list of traces")
     if not listed:
         raise ValueError("traces=[] is empty; a dose is measured on at least one trace")

@@ -10,8 +10,9 @@ holds is not, but it is what was read when it was there last:
 When it misleads: a cache that was filled elsewhere and has as many positions as were read here.
 """
 
+import functools
 from typing import Any, Protocol
-from weakref import WeakSet, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from jaxtyping import Int
 from torch import Tensor
@@ -33,7 +34,7 @@ class SeenCaches:
     """
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = ref(listener)
+        self._listener: ref[Any] = ref(listener)
         self._telling: WeakSet[Any] = WeakSet()
         self._current: ref[Any] | None = None
         self._left: dict[int, tuple[ref[Any], Int[Tensor, "batch key"]]] = {}
@@ -57,7 +58,8 @@ class SeenCaches:
         known, held = self._left.pop(id(cache), (None, None))
         self._held = held if known is not None and known() is cache else None
         if hasattr(cache, "reorder_cache") and cache not in self._telling:
-            self._tell_of_new_order(cache)
+            self._telling.add(cache)
+            _hear(cache, self._listener)
 
     def check(self, tokens: Int[Tensor, "batch key"] | None, n_past: int) -> None:
         """Refuse a cache that is gone back to and holds something else than was read last.
@@ -85,18 +87,46 @@ class SeenCaches:
         """Batches are joined: what caches held is no guide any more."""
         self._current, self._left, self._held = None, {}, None
 
-    def _tell_of_new_order(self, cache: Any) -> None:
-        # nothing here may keep the cache: it is to be freed as soon as its owner lets go of it
-        own, before, listener = ref(cache), vars(cache).get("reorder_cache"), self._listener
+    def close(self) -> None:
+        """The passes are over."""
+        for cache in list(self._telling):
+            _hear_no_more(cache, self._listener)
 
-        def reordered(rows: Int[Tensor, "row"]) -> None:
-            if before is not None:
-                before(rows)
-            elif (this := own()) is not None:
-                type(this).reorder_cache(this, rows)
-            hears = listener()
-            if hears is not None:
-                hears.keep(rows)
 
-        cache.reorder_cache = reordered
-        self._telling.add(cache)
+_LISTENERS: "WeakKeyDictionary[Any, list[ref[Any]]]" = WeakKeyDictionary()
+
+
+def _hear(cache: Any, listener: "ref[Any]") -> None:
+    """Have a cache of transformers tell a listener of rows that change places."""
+    listeners = _LISTENERS.setdefault(cache, [])
+    if not listeners:
+        cache.__class__ = _telling(type(cache))
+    listeners.append(listener)
+
+
+def _hear_no_more(cache: Any, listener: "ref[Any]") -> None:
+    listeners = _LISTENERS[cache]
+    listeners.remove(listener)
+    if not listeners:
+        cache.__class__ = type(cache).plain
+
+
+@functools.cache
+def _telling(kind: type) -> Any:
+    """Caches of a kind that tell of rows that change places; copies of them are plain."""
+
+    class Telling(kind):  # type: ignore[misc]
+        plain = kind
+
+        def reorder_cache(self, rows: Int[Tensor, "row"]) -> None:
+            super().reorder_cache(rows)
+            for listener in _LISTENERS.get(self, []):
+                if (hears := listener()) is not None:
+                    hears.keep(rows)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            make, (_, *fields), *rest = super().__reduce_ex__(protocol)
+            return (make, (kind, *fields), *rest)
+
+    Telling.__name__, Telling.__qualname__ = kind.__name__, kind.__qualname__
+    return Telling

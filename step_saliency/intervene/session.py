@@ -140,6 +140,7 @@ class Session(Change["Session"]):
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
         self._is_over = True
+        self._caches.close()
         if not raised and self._stream.awaits_prompt:
             warnings.warn(
                 "fewer tokens were read than n_prompt says, so that all of them counted as prompt",
@@ -182,8 +183,6 @@ class Session(Change["Session"]):
         Args:
             rows: Indices of rows of the last pass; one that stands there twice goes on as two.
         """
-        if self._is_over:
-            return
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
         self._stream.keep(kept)
         for layer in self._layers.values():
