@@ -37,11 +37,11 @@ class HeadScale(HeadEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_strength("factor", self.factor, least=-math.inf, layers=self.layers)
         if isinstance(self.factor, Mapping):
             missing = sorted(set(self.layers) - set(self.factor))
             if missing:
                 raise ValueError(f"factor={dict(self.factor)} has no number for layers {missing}")
+        check_strength("factor", self.factor, least=-math.inf, layers=self.layers)
 
     def apply(
         self, activation: Float[Tensor, "batch pos head d_head"], context: EditContext
