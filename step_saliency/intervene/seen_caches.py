@@ -100,7 +100,7 @@ def _hear(cache: Any, listener: "ref[Any]") -> None:
     """Have a cache of transformers tell a listener of rows that change places."""
     listeners = _LISTENERS.setdefault(cache, [])
     if not listeners:
-        cache.__class__ = _telling(type(cache))
+        cache.__class__ = _telling(type(cache))  # type: ignore[arg-type]
     listeners.append(listener)
 
 
