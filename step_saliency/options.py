@@ -137,6 +137,12 @@ def is_finite(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_seed(seed: object) -> None:
+    """Raise ValueError for what is no seed of draws by place: any whole number is."""
+    if not is_whole(seed):
+        raise ValueError(f"seed={seed!r} is no whole number")
+
+
 def _not_whole(values: Mapping[str, object]) -> dict[str, bool]:
     """For `refuse`: of each option that is no whole number, that it is none."""
     return {

@@ -13,6 +13,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import step_saliency as ss
+from step_saliency.intervene import HeadMean, HeadRedirect, HeadScale, ValueProjection
 from step_saliency.options import Decoding, Draws
 from step_saliency.trace import Step
 
@@ -179,6 +180,39 @@ TRIES: dict[str, Callable[[], Any]] = {
     "OEB layers are fractions": lambda: ss.OddsEqualBridge([0.5]),
     "OEB layers are truth values": lambda: ss.OddsEqualBridge([True]),
     "SMI layers are text": lambda: ss.StepMomentumInjection("01"),
+    "OEB layers are a number": lambda: ss.OddsEqualBridge(0),
+    "OEB heads are names": lambda: ss.OddsEqualBridge([0], heads=["L0H1"]),
+    "OEB heads by layer are no lists": lambda: ss.OddsEqualBridge([0], heads={0: 1}),
+    "OEB heads are fractions": lambda: ss.OddsEqualBridge([0], heads=[0.5]),
+    "OEB bridge is a number": lambda: ss.OddsEqualBridge([0], bridge=2),
+    "OEB bridge is fractions": lambda: ss.OddsEqualBridge([0], bridge=[0.5]),
+    "OEB seed is text": lambda: ss.OddsEqualBridge([0], placebo="random", seed="a"),
+    "tau is text": lambda: ss.OddsEqualBridge([0], tau_max="0.15"),
+    "tau by layer is text": lambda: ss.OddsEqualBridge([0], tau_max={0: "a"}),
+    "alpha is a truth value": lambda: ss.StepMomentumInjection([0], alpha=True),
+    "window is a fraction": lambda: ss.StepMomentumInjection([0], window=2.5),
+    "SMI seed is None": lambda: ss.StepMomentumInjection([0], seed=None),
+    "bank is a number": lambda: ss.StepMomentumInjection([0], momentum="other", bank=5),
+    "factor NaN": lambda: HeadScale(["L0H0"], NAN),
+    "factor is text": lambda: HeadScale(["L0H0"], "0"),
+    "factor of another layer": lambda: HeadScale(["L0H0"], {0: 0.0, 5: 1.0}),
+    "heads are a number": lambda: HeadScale(0, 0.0),
+    "regions are a number": lambda: HeadScale(["L0H0"], 0.0, regions=1),
+    "query steps are a number": lambda: HeadScale(["L0H0"], 0.0, steps=1),
+    "query steps are fractions": lambda: HeadScale(["L0H0"], 0.0, steps=[0.5]),
+    "means are none": lambda: HeadMean(["L0H0"], None),
+    "redirected to a number": lambda: HeadRedirect(["L0H0"], to=1),
+    "mass is text": lambda: HeadRedirect(["L0H0"], to=[1], mass="1"),
+    "projection NaN": lambda: ValueProjection([0], strength=NAN),
+    "projection of another layer": lambda: ValueProjection([0], strength={1: -1.0}),
+    "rank is a fraction": lambda: ValueProjection([0], rank=1.5),
+    "a group of numbers": lambda: ss.EditGroup([5]),
+    "a seed that is text": lambda: flow.placebo("bridge", "a"),
+    "a placebo's traces are one trace": lambda: flow.placebo("bridge", model=model, traces=trace),
+    "draws are text": lambda: flow.placebos("bridge", "a"),
+    "depth is text": lambda: flow.placebo("layers", n_layers="a"),
+    "StepFlow for no model": lambda: ss.StepFlow.for_model(None),
+    "StepFlow with named bands": lambda: ss.StepFlow.for_model(model, bands="quarter"),
     "alpha of another layer": lambda: ss.StepMomentumInjection([1], alpha={0: 0.1}),
     "tau of another layer": lambda: ss.OddsEqualBridge([0], tau_max={1: 0.1}),
     **{

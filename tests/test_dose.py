@@ -98,10 +98,12 @@ def test_both_halves_in_other_layers_are_matched_together() -> None:
 def test_draws_are_different_placebos_of_one_dose() -> None:
     model = load("qwen2", n_layers=N_LAYERS)
     flow = StepFlow(oeb=FLOW.oeb)
-    drawn = flow.placebos("block", 5, seed=10, model=model, traces=FIT[:8])
+    drawn = flow.placebos("block", 5, seed=10, model=model, traces=iter(FIT[:8]))
     assert [fake.oeb.seed for fake in drawn] == [10, 11, 12, 13, 14]
     reached = [table_of(model, fake, FIT[:8]).loc["OddsEqualBridge", "kl"] for fake in drawn]
-    target = table_of(model, flow, FIT[:8]).loc["OddsEqualBridge", "kl"]
+    table = doses(model, {"it": flow, "again": flow}, iter(FIT[:8])).set_index("flow")
+    target = table.loc["it", "kl"]
+    assert table.loc["again", "kl"] == target
     assert reached == pytest.approx([target] * 5, rel=0.011)
     rows = [
         activations(model, FIT[0], ["blocks.0.attn.hook_pattern"], fake)[

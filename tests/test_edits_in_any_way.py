@@ -1,18 +1,22 @@
 """Edits read in any way: prompts in pieces, sessions, gradients, counters, heads of their own."""
 
+import copy
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from edit_passes import a_trace, cached_pass, full_pass, load
-from tiny import BACKENDS, Backend, tiny_model
+from tiny import BACKENDS, Backend, tiny_model, tiny_tokenizer
+from transformers import DynamicCache, StaticCache
 
 import step_saliency as ss
 from step_saliency.decoding.hooked import cached_reader
 from step_saliency.intervene import EditGroup, HeadRedirect, HeadScale, mean_head_outputs
 from step_saliency.intervene.oeb.equal_dose import share_at_divergence
 from step_saliency.intervene.oeb.smoothing import smoothed_rows
+from step_saliency.intervene.stream import StepStream
 
 QUESTION = "What is 3 and 4? Add. Then 7."
 RESPONSE = "<think>First, 3. Then 4.</think>So 7. Yes."
@@ -47,6 +51,124 @@ def test_prompts_read_in_pieces_are_prompts(
     for ours, theirs in zip(labels.tensors, expected.tensors, strict=True):
         assert torch.equal(ours, theirs)
     assert (torch.cat(pieces, dim=1) - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
+TURNS = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}END{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}LAST{% endif %}"
+)
+"""As of models whose last answer ends otherwise than those before it (Phi-3; OLMo)."""
+
+
+@pytest.mark.parametrize("ends", [("<|end|>\n", "<|pad|>"), ("<|end|>\n", "")])
+@pytest.mark.parametrize("n_earlier", [0, 2])
+def test_prompts_are_found_where_a_last_answer_ends_in_its_own_way(
+    ends: tuple[str, str], n_earlier: int
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TURNS.replace("END", ends[0]).replace("LAST", ends[1])
+    turns = [("user", "What is 3?"), ("assistant", "It is 3."), ("user", QUESTION)]
+    messages = [{"role": role, "content": text} for role, text in turns[2 - n_earlier :]]
+    answer = {"role": "assistant", "content": "First, 3. Then 4. So 7."}
+    trace = ss.Trace.from_messages(tokenizer, [*messages, answer])
+    ids = trace.tokens[None]
+    stream = StepStream(tokenizer)
+    ours = stream.advance(ids, torch.ones_like(ids, dtype=torch.bool), n_keys=len(trace))
+    theirs = ss.intervene.StepLabels.from_traces([trace])
+    assert all(map(torch.equal, ours.tensors, theirs.tensors))
+
+
+FLOW = ss.StepFlow(
+    oeb=ss.OddsEqualBridge([0, 1], tau_max=0.6),
+    smi=ss.StepMomentumInjection([1], alpha=1.0, space="residual", source="resid_post"),
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["qwen2", "gemma3"])
+def test_places_of_a_cache_that_are_empty_are_no_keys(arch: str) -> None:
+    model, trace = load(arch, "bridge"), a_trace()
+    inner = model.original_model
+    cache = StaticCache(config=inner.config, max_cache_len=len(trace) + 9)
+    cuts = [0, 10, *range(11, len(trace) + 1)]
+    with FLOW.attached(model, trace=trace):
+        parts = [inner(trace.tokens[None, a:b], past_key_values=cache) for a, b in pairwise(cuts)]
+    edited, plain = full_pass(model, trace, FLOW), full_pass(model, trace)
+    scale = plain.abs().max()
+    assert (edited - plain).abs().max() > 0.1 * scale
+    assert (torch.cat([part.logits[0] for part in parts]) - edited).abs().max() < 1e-5 * scale
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("are_known", [True, False])
+def test_rows_that_change_places_in_a_cache_keep_their_steps(are_known: bool) -> None:
+    """As beams do: one of them stands there twice from then on."""
+    model, order = load("qwen2", "bridge"), torch.tensor([1, 0, 1])
+    answers = (RESPONSE, "<think>First. Add 3. Then 4. Stop. So.</think>So 7. Yes.")
+    traces = [
+        ss.Trace.from_text(model.tokenizer, question=QUESTION, response=answer)
+        for answer in answers
+    ]
+    length = min(map(len, traces))
+    ids = torch.stack([trace.tokens[:length] for trace in traces])
+    known = traces if are_known else None
+    with FLOW.attached(model, traces=known):
+        whole = model(ids)[order]
+    cache, begun = DynamicCache(config=model.original_model.config), length - 12
+    with FLOW.attached(model, traces=known):
+        model.original_model(ids[:, :begun], past_key_values=cache)
+        copy.deepcopy(cache).reorder_cache(torch.tensor([0]))
+        cache.reorder_cache(order)
+        rest = [
+            model.original_model(ids[order, i : i + 1], past_key_values=cache).logits
+            for i in range(begun, length)
+        ]
+    assert (torch.cat(rest, dim=1) - whole[:, begun:]).abs().max() < 1e-5 * whole.abs().max()
+    assert type(cache) is DynamicCache
+    alive = ref(cache)
+    del cache
+    assert alive() is None, "what tells of new places keeps no cache"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("between", ["another cache", "no cache"])
+def test_caches_that_are_gone_back_to(between: str, backend: Backend) -> None:
+    model, traces = load("qwen2", backend), [a_trace(seed=seed) for seed in (1, 2)]
+    first, other = (trace.tokens[None] for trace in traces)
+    with ss.OddsEqualBridge([0], tau_max=0.6).attached(model):
+        readers = [cached_reader(model, 1) for _ in range(3)]
+        readers[0].read(first[:, :10])
+        if between == "no cache":
+            model(other)
+        else:
+            readers[1].read(other[:, :12])
+        with pytest.raises(ValueError, match="follow one batch at a time"):
+            readers[0].read(first[:, 10:11])
+        readers[2].read(first[:, :10])
+        model(first)
+        readers[2].read(first[:, 10:11])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_our_own_generate_inside_of_attached_edits(backend: Backend) -> None:
+    """Rows come and go there, of which such edits do not hear."""
+    model, questions = load("qwen2", backend), ["What is 3?", "Add 4 and 5. Then 6.", "Is 7 right?"]
+    options: Any = {"temperature": 0.0, "max_new_tokens": 16, "progress": False, "method": "hooks"}
+    expected = ss.generate(model, questions, flow=FLOW, **options)
+    plain = ss.generate(model, questions, **options)
+    assert any(a.response != b.response for a, b in zip(expected, plain, strict=True))
+    with FLOW.attached(model), pytest.warns(UserWarning, match="one at a time.*flow="):
+        found = ss.generate(model, questions, **options)
+    assert [trace.response for trace in found] == [trace.response for trace in expected]
+
+
+@torch.no_grad()
+def test_groups_in_groups_are_their_edits() -> None:
+    model, trace, head = load("qwen2"), a_trace(), HeadScale(["L0H1"], 0.0)
+    flat = full_pass(model, trace, EditGroup([*FLOW.edits, head]))
+    assert torch.equal(full_pass(model, trace, EditGroup([EditGroup([FLOW]), head])), flat)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

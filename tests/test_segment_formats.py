@@ -286,6 +286,17 @@ def test_a_question_is_found_where_the_tokenizer_writes_a_normal_form(form: str,
         tracker.start(tokens, question=f"R is 6 {sign}. How much is it?")
 
 
+@pytest.mark.parametrize("question", ["hi", "a", "sis"])
+def test_a_short_question_is_not_part_of_a_mark(question: str):
+    tokenizer = byte_level()
+    opening = ids(tokenizer, "user:\n")
+    prompt = [*opening, *ids(tokenizer, question), *ids(tokenizer, "\nassistant:\n<think>\n")]
+    tracker = StepTracker(tokenizer)
+    tracker.start(prompt, question=question)
+    assert tracker.regions[:2] == [Region.TEMPLATE, Region.QUESTION]
+    assert tracker.starts[1] == len(opening)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

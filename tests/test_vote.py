@@ -1,5 +1,7 @@
 """Self-consistency: the counts by hand."""
 
+from typing import Any
+
 import pytest
 
 import step_saliency as ss
@@ -61,6 +63,18 @@ def test_problems_read_and_judge_by_their_own_graders() -> None:
     assert frame["votes"].tolist() == [2, 2]
     assert frame["is_correct"].tolist() == [True, False]
     assert frame["gold"].tolist() == [problem.answer for problem in problems]
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_problems_are_those_that_were_asked_in_any_order(as_rows: bool) -> None:
+    problems: list[Any] = ss.tasks.make_problems(n=3, level="easy", seed=3)
+    tokenizer = ss.load_model("reasoner").tokenizer
+    traces = [problem.trace(tokenizer) for problem in reversed(problems)]
+    if as_rows:
+        problems = [{"question": one.question, "answer": one.answer} for one in problems]
+    frame = ss.vote(traces, problems=problems)
+    assert frame["is_correct"].tolist() == [True] * 3
+    assert frame["gold"].tolist() == frame["answer"].tolist()
 
 
 def test_a_reader_of_ones_own() -> None:

@@ -25,6 +25,7 @@ from step_saliency.decoding.rows import Row
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import FastSession, fast_session
+from step_saliency.intervene.session import is_attached_to
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
 from step_saliency.models.interrupts import one_change
@@ -71,12 +72,20 @@ def choose_loop(job: Job, method: DecodingMethod, rows: Sequence[Row]) -> Loop:
         reference = _reference_for(job, method, rows)
         if reference is None and job.flow is not None:
             require_capabilities(job.model, ["cached_decoding"])
-    return hooked_loop(job) if reference is None else fast_loop(job, reference)
+    if reference is not None:
+        return fast_loop(job, reference)
+    if is_attached_to(job.model) and len(rows) > 1 and job.n_slots > 1:
+        warnings.warn(
+            "responses are decoded one at a time, since edits that are attached already do not "
+            "hear of rows that come and go; give them as flow= instead",
+            stacklevel=4,
+        )
+    return hooked_loop(job)
 
 
 def hooked_loop(job: Job) -> Loop:
     """Decode by the TransformerLens object itself."""
-    single = _without_padding(job)
+    slots_job = _one_at_a_time(job)
 
     def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
@@ -88,19 +97,21 @@ def hooked_loop(job: Job) -> Loop:
         ):
             follower = session if isinstance(session, Follower) else None
             reader = cached_reader(job.model, keep_all=follower is not None)
-            yield from decode(_slots(single, reader, follower), rows)
+            yield from decode(_slots(slots_job, reader, follower), rows)
         _count(job, session)
 
     return decode_rows
 
 
-def _without_padding(job: Job) -> Job:
-    """One slot for a bridge in float64, whose padding it cannot mask.
+def _one_at_a_time(job: Job) -> Job:
+    """One slot where edits are attached already, and for a bridge in float64.
 
-    Eager attention of transformers has its softmax in float32, where the mask of float64 is -inf:
-    rows that are padded would be NaN.
+    The edits do not hear of rows that come and go. The bridge cannot mask padding: eager attention
+    of transformers has its softmax in float32, where the mask of float64 is -inf, so that rows that
+    are padded would be NaN.
     """
-    if backend_of(job.model) == "bridge" and dtype_of(job.model) == torch.float64:
+    is_exact_bridge = backend_of(job.model) == "bridge" and dtype_of(job.model) == torch.float64
+    if is_exact_bridge or is_attached_to(job.model):
         return replace(job, decoding=replace(job.decoding, batch_size=1))
     return job
 
@@ -128,7 +139,7 @@ def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
     """The session of the edits; None without edits."""
-    # In float64 the session attends itself, so that padding is masked, see `_without_padding`.
+    # In float64 the session attends itself, so that padding is masked, see `_one_at_a_time`.
     if reference is job.model and not edits and reference.dtype != torch.float64:
         return None
     bridge = job.model if is_inside(job.model, reference) else None

@@ -10,7 +10,7 @@ When it misleads: with few samples the share of the winner is no probability of 
 that share one mistake outvote the right answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,11 @@ def vote(
     Args:
         traces: Responses, `n` to a question, as `generate` returns them. Responses belong together
             that have the same ``question_index`` in their meta, or else the same question.
-        problems: The problems asked, one a question; their own graders read and judge answers.
-        gold: Gold answer of each question, in place of problems; by default ``gold_answer`` of the
-            traces' meta, where it is known.
+        problems: The problems asked, one a question: objects or mappings with a ``question``, by
+            which they are found, and an ``answer``; graders of their own read and judge answers.
+            Where none asks what was answered, they are in the order of the first responses.
+        gold: Gold answer of each question, in the order of the first responses to them, in place of
+            problems; by default ``gold_answer`` of the traces' meta, where it is known.
         reader: From the text of a response to its answer, None without one; by default
             `step_saliency.tasks.answers.final_answer` of the trace.
         grade: Judges the first response with the winning answer, in place of the problems' own
@@ -78,7 +80,7 @@ def vote(
     rows = [
         _count(
             group,
-            None if problems is None else problems[i],
+            None if problems is None else _problem_of(group, problems, i),
             _known_gold(group) if gold is None else gold[i],
             reader,
             grade,
@@ -104,6 +106,19 @@ def _by_question(traces: Sequence[Trace]) -> list[list[Trace]]:
                 "their own"
             )
     return list(groups.values())
+
+
+def _problem_of(group: Sequence[Trace], problems: Sequence[Any], place: int) -> Any:
+    """The problem that asks what the responses answer, if one does; else the one at this place."""
+    here, asked = problems[place], group[0].question
+    return next((one for one in (here, *problems) if _field(one, "question") == asked), here)
+
+
+def _field(problem: Any, name: str, default: Any = None) -> Any:
+    """A field of an object or a mapping."""
+    if isinstance(problem, Mapping):
+        return problem.get(name, default)
+    return getattr(problem, name, default)
 
 
 def _known_gold(group: Sequence[Trace]) -> str | None:
@@ -132,7 +147,7 @@ def _count(
         "votes": 0 if winner is None else winner.votes,
         "n": len(group),
         "n_answered": sum(candidate.votes for candidate in candidates),
-        "gold": getattr(problem, "answer", gold),
+        "gold": _field(problem, "answer", gold),
         "is_correct": _judge(winner, problem, gold, reader, grade),
     }
 
@@ -161,7 +176,7 @@ def _judge(
     reader: Reader | None,
     grade: Grader | None,
 ) -> bool | None:
-    expected = getattr(problem, "answer", gold)
+    expected = _field(problem, "answer", gold)
     if grade is not None:
         known = "" if expected is None else str(expected)
         return winner is not None and is_correct(winner.trace, known, grade=grade)

@@ -23,7 +23,7 @@ two of a kind in a group are two edits, whatever their numbers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
@@ -156,18 +156,23 @@ class EditGroup:
     momentum that is made of the residual stream reads it as it was before any of them.
 
     Attributes:
-        edits: The edits.
+        edits: The edits; groups among them, such as a `StepFlow`, stand for theirs.
 
     Raises:
-        ValueError: there are no edits.
+        ValueError: there are no edits, or something else is among them.
     """
 
-    edits: Sequence[Edit]
+    edits: Sequence[Any]
 
     def __post_init__(self) -> None:
-        if not self.edits:
+        listed = list(self.edits) if isinstance(self.edits, Iterable) else [self.edits]
+        wrong = [edit for edit in listed if not isinstance(edit, Edit | EditGroup)]
+        if wrong:
+            raise ValueError(f"edits: {wrong[0]!r:.80} is neither an edit nor a group of edits")
+        edits = [e for one in listed for e in (one.edits if isinstance(one, EditGroup) else [one])]
+        if not edits:
             raise ValueError("edits=[] is empty; a group needs at least one edit")
-        object.__setattr__(self, "edits", tuple(self.edits))
+        object.__setattr__(self, "edits", tuple(edits))
 
     def attached(
         self,

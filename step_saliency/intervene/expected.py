@@ -1,6 +1,6 @@
 """What a decoding loop knows of the rows of its next batch, for whoever follows their steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from step_saliency.options import FormatName, SplitterLike, is_whole
@@ -34,6 +34,21 @@ class ExpectedRows:
                 f"n_prompt={given!r:.80} must be a whole number of tokens, 0 or above, or one for "
                 "each row"
             )
+
+
+def listed_traces(traces: Iterable[Trace]) -> list[Trace]:
+    """Traces that are gone through more than once, from any iterable.
+
+    Raises:
+        ValueError: there are none, or something else is among them.
+    """
+    is_many = isinstance(traces, Iterable) and not isinstance(traces, str | Mapping)
+    listed = list(traces) if is_many else []
+    if not is_many or not all(isinstance(trace, Trace) for trace in listed):
+        raise ValueError(f"traces={traces!r:.80} is no list of traces")
+    if not listed:
+        raise ValueError("traces=[] is empty; a dose is measured on at least one trace")
+    return listed
 
 
 def known_traces(trace: Trace | None, traces: Sequence[Trace] | None) -> list[Trace] | None:

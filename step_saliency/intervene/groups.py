@@ -10,6 +10,7 @@ from torch import Tensor
 from step_saliency.intervene.choices import BRIDGES, CURRENTS, Current
 from step_saliency.intervene.labels import REGION_CODE, WRITTEN, StepLabels
 from step_saliency.intervene.once import once_per_labels
+from step_saliency.intervene.places import checked_steps
 from step_saliency.options import check_option
 from step_saliency.segment.regions import Region
 
@@ -27,8 +28,8 @@ def check_groups(bridge: str | Sequence[int], current: str) -> None:
     check_option("current", current, CURRENTS)
     if isinstance(bridge, str):
         check_option("bridge", bridge, BRIDGES)
-    elif not bridge or any(step < 0 for step in bridge):
-        raise ValueError(f"bridge={list(bridge)} must name steps by index, 0 or above")
+    else:
+        checked_steps("bridge", bridge)
 
 
 def key_groups(

@@ -14,7 +14,7 @@ flows beside each other, on traces that took no part in matching.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.expected import listed_traces
 from step_saliency.models.facts import backend_of, device_of, n_layers
 from step_saliency.trace import Trace
 
@@ -43,7 +44,7 @@ class Attachable(Protocol):
 
 @torch.no_grad()
 def effects_on(
-    model: Any, edit: Attachable, traces: Sequence[Trace], *, progress: bool = False
+    model: Any, edit: Attachable, traces: Iterable[Trace], *, progress: bool = False
 ) -> Effects:
     """What an edit does in passes over traces.
 
@@ -54,12 +55,10 @@ def effects_on(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: there are no traces.
+        ValueError: there are no traces, or something else is among them.
     """
-    if not traces:
-        raise ValueError("traces=[] is empty; a dose is measured on at least one trace")
     effects = Effects()
-    for trace in tqdm(traces, unit="trace", disable=not progress):
+    for trace in tqdm(listed_traces(traces), unit="trace", disable=not progress):
         tokens = trace.tokens[None].to(device_of(model))
         with edit.attached(model, trace=trace) as session:
             _run_through(model, edit, tokens)
@@ -82,7 +81,7 @@ def _run_through(model: Any, edit: Attachable, tokens: Int[Tensor, "1 pos"]) -> 
 def doses(
     model: Any,
     flows: Mapping[str, Attachable],
-    traces: Sequence[Trace],
+    traces: Iterable[Trace],
     *,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -99,10 +98,11 @@ def doses(
         heads.
 
     Raises:
-        ValueError: there are no traces.
+        ValueError: there are no traces, or something else is among them.
     """
+    listed = listed_traces(traces)
     tables = {
-        name: effects_on(model, flow, traces, progress=progress).doses()
+        name: effects_on(model, flow, listed, progress=progress).doses()
         for name, flow in flows.items()
     }
     return pd.concat(tables, names=["flow"]).reset_index("flow").reset_index(drop=True)

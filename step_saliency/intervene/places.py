@@ -1,6 +1,6 @@
 """In which layers and heads does an edit act?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -19,13 +19,48 @@ def checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: there are none, or one is named twice or below 0.
     """
-    wrong = [layer for layer in layers if not is_whole(layer)]
-    if wrong:
-        raise ValueError(f"layers={list(layers)}: {wrong[0]!r} is no whole number")
-    numbers = tuple(int(layer) for layer in layers)
+    numbers = checked_numbers("layers", layers)
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ValueError(f"layers={list(layers)} must name layers, each once, 0 or above")
     return numbers
+
+
+def checked_numbers(name: str, numbers: Iterable[int]) -> tuple[int, ...]:
+    """Layers, heads or steps as an edit keeps them: plain numbers.
+
+    Raises:
+        ValueError: this is no list of whole numbers.
+    """
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise ValueError(f"{name}={numbers!r:.80} must be a list of numbers, such as [0]")
+    listed = list(numbers)
+    wrong = [number for number in listed if not is_whole(number)]
+    if wrong:
+        raise ValueError(f"{name}={listed!r:.80}: {wrong[0]!r} is no whole number")
+    return tuple(map(int, listed))
+
+
+def checked_steps(name: str, steps: Iterable[int]) -> tuple[int, ...]:
+    """Indices of steps as an edit keeps them.
+
+    Raises:
+        ValueError: there are none, or one is below 0 or no whole number.
+    """
+    numbers = checked_numbers(name, steps)
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"{name}={list(numbers)} must name steps by index, 0 or above")
+    return numbers
+
+
+def checked_heads(heads: Heads) -> Heads:
+    """Heads as an edit keeps them.
+
+    Raises:
+        ValueError: a head that is no whole number.
+    """
+    if isinstance(heads, Mapping):
+        return {layer: checked_numbers(f"heads[{layer}]", heads[layer]) for layer in heads}
+    return None if heads is None else checked_numbers("heads", heads)
 
 
 def heads_in(heads: Heads, layer: int) -> tuple[int, ...] | None:

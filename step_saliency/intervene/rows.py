@@ -1,5 +1,6 @@
 """Labels of one sequence of a growing batch, token by token."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -38,6 +39,9 @@ class Row(Protocol):
 
     def rewound(self, n_first: int) -> "Row":
         """A row that has read nothing and will read the first tokens of this one, and others."""
+
+    def copied(self) -> "Row":
+        """A row that has read the same and goes on by itself."""
 
 
 class TracedRow:
@@ -78,6 +82,11 @@ class TracedRow:
 
     def rewound(self, n_first: int) -> "TracedRow":  # noqa: ARG002
         return TracedRow(self._trace)
+
+    def copied(self) -> "TracedRow":
+        other = copy.copy(self)
+        other.ids = list(self.ids)
+        return other
 
 
 class TrackedRow:
@@ -161,6 +170,11 @@ class TrackedRow:
             question=self._question,
             n_prompt=self._given if self._given is not None else n_read,
         )
+
+    def copied(self) -> "TrackedRow":
+        other = copy.copy(self)
+        other.ids, other._tracker = list(self.ids), self._tracker.copy()
+        return other
 
 
 def padded_labels(row: Row, ids: Sequence[int], real: Sequence[bool]) -> list[Label]:

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from torch import Tensor
+
+from step_saliency.options import is_finite
+
 Strength: TypeAlias = float | int | Mapping[int, float | int] | Callable[[float], float | int]
 
 
@@ -61,10 +65,11 @@ def check_strength(
     name: str,
     strength: Strength,
     *,
+    least: float = 0.0,
     below: float | None = None,
     layers: Sequence[int] | None = None,
 ) -> None:
-    """Raise ValueError for a number (or a mapping's) that is not in [0, below).
+    """Raise ValueError for what is no number (or mapping of such), or not in [least, below).
 
     So it does for a mapping that names a layer which is not among ``layers``.
 
@@ -73,10 +78,17 @@ def check_strength(
     if callable(strength):
         return
     numbers = list(strength.values()) if isinstance(strength, Mapping) else [strength]
-    idle = sorted(set(strength) - set(layers or strength)) if isinstance(strength, Mapping) else []
+    named = set(strength) if isinstance(strength, Mapping) else set()
+    idle = sorted(named - set(layers or named), key=str)
     if idle:
         raise ValueError(f"{name} is given for layers {idle}, but layers={list(layers or ())}")
     limit = float("inf") if below is None else below
-    wrong = [number for number in numbers if not 0 <= number < limit]
+    wrong = [number for number in numbers if not (_is_number(number) and least <= number < limit)]
     if wrong:
-        raise ValueError(f"{name}={wrong[0]} is not in [0, {limit})")
+        known = "is no finite number" if least == -limit else f"is not in [{least:g}, {limit:g})"
+        raise ValueError(f"{name}={wrong[0]!r:.80} {known}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number, maybe in a tensor."""
+    return is_finite(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value)

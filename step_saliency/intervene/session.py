@@ -3,9 +3,10 @@
 Observers tell what a pass brings: the embedding's input has the token ids; the scores of the first
 block have the number of queries and keys and, on the diagonal, which positions are padding (a
 position that may not attend to itself); a bridge's cache has the number of earlier positions, which
-scores do not show where a layer with a sliding window lets go of keys. `StepStream` makes labels of
-these. Scores that lack such keys are shown to edits with these keys masked. Values and residuals
-of earlier positions are kept where an edit asks for them (`observed`).
+scores do not show where a layer with a sliding window lets go of keys, nor where a cache of fixed
+size has places for keys to come. `StepStream` makes labels of these. Scores that lack such keys are
+shown to edits with these keys masked, scores of empty places are not shown. Values and residuals of
+earlier positions are kept where an edit asks for them (`observed`).
 
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +41,7 @@ from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows, known_traces
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
+from step_saliency.intervene.seen_caches import SeenCaches
 from step_saliency.intervene.sites import SITE_HOOKS, changed
 from step_saliency.intervene.stream import StepStream
 from step_saliency.models.checks import SOUND
@@ -53,6 +56,12 @@ from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
 FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
+_ATTACHED: "WeakKeyDictionary[nn.Module, list[Session]]" = WeakKeyDictionary()
+
+
+def is_attached_to(model: Any) -> bool:
+    """Whether some session's edits are attached to a model."""
+    return bool(_ATTACHED.get(model))
 
 
 class Session(Change["Session"]):
@@ -97,6 +106,7 @@ class Session(Change["Session"]):
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
+        self._caches = SeenCaches(self)
         self._n_queries = 0
         self._is_over = False
 
@@ -109,6 +119,9 @@ class Session(Change["Session"]):
         sites = {CAPABILITIES[edit.site] for edit in self.edits}
         require_capabilities(self.model, {*SOUND, *sites})
         exits.enter_context(together(*self._changes()))
+        sessions = _ATTACHED.setdefault(self.model, [])
+        sessions.append(self)
+        exits.callback(sessions.remove, self)
         return self
 
     def _changes(self) -> list[AbstractContextManager[Any]]:
@@ -120,13 +133,14 @@ class Session(Change["Session"]):
             added_hooks(self.model, owned_hooks(self._hooks()), permanent=True),
             _pre_hook(embedding, self._embed),
         ]
-        if backend_of(self.model) == "bridge":
-            changes.append(_pre_hook(self.model.original_model, self._read_cache))
-        return changes
+        is_bridge = backend_of(self.model) == "bridge"
+        reads_cache = self.model.original_model if is_bridge else self.model
+        return [*changes, _pre_hook(reads_cache, self._read_cache)]
 
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
         self._is_over = True
+        self._caches.close()
         if not raised and self._stream.awaits_prompt:
             warnings.warn(
                 "fewer tokens were read than n_prompt says, so that all of them counted as prompt",
@@ -167,7 +181,7 @@ class Session(Change["Session"]):
         """The batch goes on with these rows only, in this order, as the model's cache does.
 
         Args:
-            rows: Indices of rows of the last pass.
+            rows: Indices of rows of the last pass; one that stands there twice goes on as two.
         """
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
         self._stream.keep(kept)
@@ -180,12 +194,14 @@ class Session(Change["Session"]):
         Args:
             rows: What is known of that batch.
         """
+        self._caches.forget()
         self._waiting, self._stream = self._stream, self._stream.beside(rows)
         for layer in self._layers.values():
             layer.aside()
 
     def join(self) -> None:
         """The batch that waits goes on, with the rows of the last passes behind its own."""
+        self._caches.forget()
         waiting, self._waiting = self._waiting, None
         assert waiting is not None
         waiting.join(self._stream)
@@ -213,8 +229,12 @@ class Session(Change["Session"]):
             self._embedded = tokens.detach()
 
     def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        self._n_past = 0 if cache is None else int(cache.get_seq_length())
+        if backend_of(self.model) == "bridge":
+            cache = kwargs.get("past_key_values")
+            self._n_past = 0 if cache is None else int(cache.get_seq_length())
+        else:
+            cache = kwargs.get("past_kv_cache")
+        self._caches.see(cache, self._stream.token_ids)
 
     def _observe(
         self,
@@ -233,7 +253,9 @@ class Session(Change["Session"]):
                 f"{scores.shape[0]} rows of {n_queries} queries"
             )
         n_keys = n_shown if self._n_past is None else self._n_past + n_queries
-        diagonal = scores[:, 0].diagonal(offset=n_shown - n_queries, dim1=-2, dim2=-1)
+        self._caches.check(self._stream.token_ids, n_keys - n_queries)
+        n_before = min(n_shown, n_keys) - n_queries
+        diagonal = scores[:, 0].diagonal(offset=n_before, dim1=-2, dim2=-1)
         real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
         self.labels = self._stream.advance(tokens, real, n_keys=n_keys)
         self._n_queries = n_queries
@@ -250,10 +272,9 @@ class Session(Change["Session"]):
         n_lost = len(context.labels) - activation.shape[-1] if edit.site == "scores" else 0
         if n_lost == 0:
             return changed(activation, edit.apply(activation, context))
-        masked = torch.finfo(activation.dtype).min
-        whole = torch.nn.functional.pad(activation, (n_lost, 0), value=masked)
+        whole, rest = _with_keys(activation, n_lost)
         edited = changed(whole, edit.apply(whole, context))
-        return None if edited is None else edited[..., n_lost:]
+        return None if edited is None else torch.cat([edited[..., max(n_lost, 0) :], rest], dim=-1)
 
     def _context(self, named: NamedEdit, layer: ObservedLayer, activation: Tensor) -> EditContext:
         edit = named.edit
@@ -266,6 +287,21 @@ class Session(Change["Session"]):
         self.labels = self.labels.to(activation.device)
         record = partial(self.effects.add, named.name, layer.index)
         return context_for(edit, layer, self.labels, self._n_queries, record=record)
+
+
+def _with_keys(
+    scores: Float[Tensor, "batch head query shown"], n_lost: int
+) -> tuple[Float[Tensor, "batch head query key"], Float[Tensor, "batch head query empty"]]:
+    """Scores of all positions, and those of places that are still empty.
+
+    Args:
+        scores: Scores that lack the first positions or have empty places behind the last.
+        n_lost: How many positions they lack; below 0, how many places are empty.
+    """
+    if n_lost < 0:
+        return scores[..., :n_lost], scores[..., n_lost:]
+    masked = torch.finfo(scores.dtype).min
+    return torch.nn.functional.pad(scores, (n_lost, 0), value=masked), scores[..., :0]
 
 
 def _pre_hook(module: nn.Module, function: Callable[..., Any]) -> AbstractContextManager[None]:

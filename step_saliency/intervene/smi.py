@@ -52,7 +52,7 @@ from step_saliency.intervene.placebos import MomentumBank, norm_matched, random_
 from step_saliency.intervene.places import checked_layers
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 from step_saliency.intervene.sites import Site
-from step_saliency.options import check_option
+from step_saliency.options import check_option, check_seed, is_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +112,11 @@ class StepMomentumInjection(Edit):
         check_option("boundaries", self.boundaries, BOUNDARIES)
         if self.space == "value" and self.source != "value":
             raise ValueError(f"source={self.source!r} needs space='residual'")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window} is below 1")
+        if self.window is not None and not is_whole(self.window, least=1):
+            raise ValueError(f"window={self.window!r} is no whole number above 0; None takes all")
+        check_seed(self.seed)
+        if not isinstance(self.bank, MomentumBank | None):
+            raise ValueError(f"bank={self.bank!r:.80} is none; momentum_bank(model, traces) is")
         if (self.momentum == "other") != (self.bank is not None):
             raise ValueError(
                 f"momentum={self.momentum!r} with {'a' if self.bank else 'no'} bank: a bank goes "

@@ -8,13 +8,14 @@ When it misleads: quarters of the layers and the strengths are the paper's one c
 model. Whether they are right for a model is a question of its own, see `ss.calibrate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from step_saliency.intervene.bound import BoundEdit, BoundGroup, labels_for
 from step_saliency.intervene.choices import MATCHES, Match, PaddingSide, Placebo
 from step_saliency.intervene.edit import Edit, EditGroup
+from step_saliency.intervene.expected import listed_traces
 from step_saliency.intervene.flow_placebos import changed_flow, matched_flow
 from step_saliency.intervene.matching import TOLERANCE
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
@@ -23,7 +24,7 @@ from step_saliency.intervene.schedule import Strength
 from step_saliency.intervene.smi import StepMomentumInjection
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
-from step_saliency.options import check_option
+from step_saliency.options import check_option, check_seed, is_whole
 from step_saliency.trace import Trace
 
 
@@ -93,7 +94,12 @@ class StepFlow(EditGroup):
             bands: Bands whose shallow and deep layers to take instead.
             tau_max: Upper bound of tau_B.
             alpha: Strength of momentum.
+
+        Raises:
+            ValueError: no model, or bands that are none or empty.
         """
+        if not isinstance(bands, Bands | None):
+            raise ValueError(f"bands={bands!r:.80} are no Bands; Bands.quarters(n_layers) are")
         bands = bands or Bands.quarters(_depth(model))
         oeb = OddsEqualBridge(bands.shallow, tau_max=tau_max) if bands.shallow else None
         smi = StepMomentumInjection(bands.deep, alpha=alpha) if bands.deep else None
@@ -106,7 +112,7 @@ class StepFlow(EditGroup):
         *,
         match: Match | None = None,
         model: Any = None,
-        traces: Sequence[Trace] | None = None,
+        traces: Iterable[Trace] | None = None,
         tolerance: float = TOLERANCE,
         n_layers: int | None = None,
         bank: MomentumBank | None = None,
@@ -136,16 +142,19 @@ class StepFlow(EditGroup):
         """
         match = match or ("mass" if traces is None else "kl")
         check_option("match", match, MATCHES)
+        check_seed(seed)
+        if not (n_layers is None or is_whole(n_layers, least=1)):
+            raise ValueError(f"n_layers={n_layers!r} is no whole number above 0")
         depth = layers_of(model) if n_layers is None and model is not None else n_layers
         fake: StepFlow = changed_flow(self, kind, seed, n_layers=depth, bank=bank)
         if match == "mass":
             return fake
-        if model is None or not traces:
+        if model is None or traces is None:
             raise ValueError(
                 "match='kl' measures doses: it needs model= and a few traces in traces=; "
                 "match='mass' goes without, unmatched in dose"
             )
-        return matched_flow(self, fake, model, traces, tolerance=tolerance)
+        return matched_flow(self, fake, model, listed_traces(traces), tolerance=tolerance)
 
     def placebos(
         self, kind: Placebo, draws: int = 20, seed: int = 0, **options: Any
@@ -161,8 +170,13 @@ class StepFlow(EditGroup):
         Raises:
             ValueError: as of `placebo`, and for fewer draws than one.
         """
-        if draws < 1 or (kind == "smooth" and draws > 1):
-            raise ValueError(f"draws={draws} of kind={kind!r}; 'smooth' has one, others 1 or more")
+        check_seed(seed)
+        if not is_whole(draws, least=1) or (kind == "smooth" and draws > 1):
+            raise ValueError(
+                f"draws={draws!r} of kind={kind!r}; 'smooth' has one, others 1 or more"
+            )
+        if options.get("traces") is not None:
+            options["traces"] = listed_traces(options["traces"])
         return tuple(self.placebo(kind, seed + draw, **options) for draw in range(draws))
 
     def bound_to(
@@ -184,4 +198,6 @@ class StepFlow(EditGroup):
 def _depth(model: Any) -> int:
     if hasattr(model, "cfg"):
         return layers_of(model)
+    if not hasattr(model, "config"):
+        raise ValueError(f"{model!r:.80} is no model of TransformerLens or transformers")
     return int(model.config.get_text_config(decoder=True).num_hidden_layers)

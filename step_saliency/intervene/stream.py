@@ -11,7 +11,8 @@ pass brings is told from two numbers, the tokens that it embeds and the keys tha
 so that it does not matter how a model is driven. Which positions are padding is for the caller to
 say, by what the model masks; no token id means padding by itself.
 
-When it misleads: rows of a cache that change places (beam search) look like rows that go on.
+When it misleads: rows of a cache that change places (beam search) look like rows that go on,
+unless `keep` says so; a session hears of it from the caches of transformers.
 """
 
 import copy
@@ -118,6 +119,11 @@ class StepStream:
         return any(row.awaits_prompt for row in self._rows)
 
     @property
+    def token_ids(self) -> Int[Tensor, "batch key"] | None:
+        """Tokens of all positions so far, padding included; None before the first."""
+        return None if self._token_ids.is_empty else self._token_ids.view
+
+    @property
     def labels(self) -> StepLabels:
         """Labels of all positions so far."""
         return StepLabels(*self._labels.view)
@@ -201,9 +207,13 @@ class StepStream:
         self._token_ids.append(tokens.to("cpu", copy=True))
 
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
-        """The batch goes on with these rows only, in this order."""
+        """The batch goes on with these rows only, in this order; one may come several times."""
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
-        self._rows = [self._rows[row] for row in kept]
+        again = [row in kept[:place] for place, row in enumerate(kept)]
+        self._rows = [
+            self._rows[row].copied() if is_copy else self._rows[row]
+            for row, is_copy in zip(kept, again, strict=True)
+        ]
         self.newest = [self.newest[row] for row in kept]
         self._labels.keep(kept)
         self._token_ids.keep(kept)

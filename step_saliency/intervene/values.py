@@ -15,6 +15,7 @@ removing it is ablating the head; compare with a random subspace of the same ran
 parts overlap with U, so that removing U takes part of what they say too.
 """
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import KW_ONLY, dataclass
 
@@ -31,12 +32,13 @@ from step_saliency.intervene.once import once_per_labels
 from step_saliency.intervene.places import (
     Heads,
     check_heads,
+    checked_heads,
     checked_layers,
     heads_in,
     over_all_heads,
 )
-from step_saliency.intervene.schedule import Strength, strength_at
-from step_saliency.options import check_option
+from step_saliency.intervene.schedule import Strength, check_strength, strength_at
+from step_saliency.options import check_option, is_whole
 from step_saliency.segment.regions import Region
 
 _NO_VARIANCE = 1e-12
@@ -152,9 +154,13 @@ class ValueProjection(Edit):
     def __post_init__(self) -> None:
         check_option("basis", self.basis, BASES)
         check_queries(self.regions, self.steps)
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank={self.rank} is below 1; None takes the whole span")
+        if self.rank is not None and not is_whole(self.rank, least=1):
+            raise ValueError(
+                f"rank={self.rank!r} is no whole number above 0; None takes the whole span"
+            )
         object.__setattr__(self, "layers", checked_layers(self.layers))
+        object.__setattr__(self, "heads", checked_heads(self.heads))
+        check_strength("strength", self.strength, least=-math.inf, layers=self.layers)
         for name in ("regions", "steps"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))

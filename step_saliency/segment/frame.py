@@ -12,6 +12,7 @@ say so instead (``n_prompt``).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -57,7 +58,8 @@ class ChatFrame:
         to_assistant, _, tail = after.partition(_MARKS[1])
         to_user, _, generation = tail.partition(_MARKS[2])
         end_of_answer = answered.partition(_MARKS[1])[2]
-        return cls(opening, to_user.removeprefix(end_of_answer), to_assistant, to_user, generation)
+        user_open = _alike_at_the_end(opening, to_user.removeprefix(end_of_answer))
+        return cls(opening, user_open, to_assistant, to_user, generation)
 
     def prompt_end(self, text: str) -> int | None:
         """Where the prompt in a text ends; None if the frame is not there."""
@@ -85,6 +87,18 @@ class ChatFrame:
             start = turn + len(self.to_user)
         end = prompt.find(self.generation, start) if self.generation else -1
         return [*spans, (start, end if end >= 0 else len(prompt))]
+
+
+def _alike_at_the_end(opening: str, user_open: str) -> str:
+    """What stands before a user's first message and before a later one alike.
+
+    An answer that ends the conversation may end otherwise than one that is followed by a question,
+    so that the latter begins with the rest of its end.
+    """
+    from_behind = zip(reversed(opening), reversed(user_open), strict=False)
+    n_alike = len(list(takewhile(lambda pair: pair[0] == pair[1], from_behind)))
+    alike = user_open[len(user_open) - n_alike :]
+    return alike if alike.strip() else user_open
 
 
 def _rendered(tokenizer: Any, n_turns: int, *, generation: bool) -> str:

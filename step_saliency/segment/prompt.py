@@ -10,6 +10,7 @@ leaves the thinking of an earlier turn out. Where it does something else the pla
 cannot be told and an error says so.
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,20 +111,28 @@ def _locate(text: str, cursor: int, before: str, content: str, after: str) -> Sp
 def find_question(prompt: str, question: str) -> Span:
     """Where the question stands in the prompt; the last place if there are several.
 
-    What tokens spell may be a normal form of what was asked: Qwen's tokenizers write NFC.
+    A place inside of a longer word ("hi" in "<think>") counts only where there is no other. What
+    tokens spell may be a normal form of what was asked: Qwen's tokenizers write NFC.
 
     Raises:
         ValueError: It is not there.
     """
     own = question.strip()
     for text in (own, *(unicodedata.normalize(form, own) for form in ("NFC", "NFKC"))):
-        start = prompt.rfind(text)
-        if text and start >= 0:
+        if text and text in prompt:
+            start = _last_place(prompt, text)
             return start, start + len(text)
     raise ValueError(
         f"the question {question[:60]!r} does not stand in the prompt {prompt[:60]!r}...; give "
         "it as it is written there, or leave it out to take the whole prompt as the question"
     )
+
+
+def _last_place(prompt: str, text: str) -> int:
+    before = r"(?<!\w)" if text[0].isalnum() else ""
+    after = r"(?!\w)" if text[-1].isalnum() else ""
+    alone = [match.start() for match in re.finditer(before + re.escape(text) + after, prompt)]
+    return alone[-1] if alone else prompt.rfind(text)
 
 
 def whole_prompt(prompt: str) -> Span:

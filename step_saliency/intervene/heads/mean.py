@@ -121,6 +121,13 @@ class HeadMean(HeadEdit):
 
     means: HeadMeans
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.means, HeadMeans):
+            raise ValueError(
+                f"means={self.means!r:.80} are none; mean_head_outputs(model, traces) gives some"
+            )
+
     def check(self, *, n_layers: int, n_heads: int) -> None:
         super().check(n_layers=n_layers, n_heads=n_heads)
         if self.means.z.shape[1:3] != (n_layers, n_heads):

@@ -1,7 +1,7 @@
 """Heads by name: ``"L3H5"`` or ``(3, 5)``, layer and head from 0."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ def _pairs(heads: HeadNames) -> list[tuple[int, int]]:
         if single:
             raise ValueError(f"heads={heads!r}: heads by layer are lists, such as {{0: [1]}}")
         return [_pair((layer, head)) for layer, numbers in heads.items() for head in numbers]
+    if not isinstance(heads, Iterable):
+        raise ValueError(f"heads={heads!r} must be a list of heads, such as ['L3H5']")
     return [_pair(head) for head in ([heads] if isinstance(heads, str) else heads)]
 
 

@@ -1,6 +1,6 @@
 """Which queries does an edit act on? Those of some regions, of some steps, or all."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -8,18 +8,19 @@ from torch import Tensor
 from step_saliency.intervene.groups import in_steps
 from step_saliency.intervene.labels import REGION_CODE, StepLabels
 from step_saliency.intervene.once import once_per_labels
+from step_saliency.intervene.places import checked_steps
 from step_saliency.segment.regions import Region
 
 
 def check_queries(regions: Sequence[str] | None, steps: Sequence[int] | None) -> None:
     """Raise ValueError for regions or steps that no query can be in."""
-    if regions is not None and not isinstance(regions, str):
+    if regions is not None:
+        if isinstance(regions, str) or not isinstance(regions, Collection) or not regions:
+            raise ValueError(f"regions={regions!r} must be a list of regions, such as ['thinking']")
         for region in regions:
             Region(region)
-    if isinstance(regions, str) or (regions is not None and not regions):
-        raise ValueError(f"regions={regions!r} must be a list of regions, such as ['thinking']")
-    if steps is not None and (not steps or any(step < 0 for step in steps)):
-        raise ValueError(f"steps={list(steps)} must name steps by index, 0 or above")
+    if steps is not None:
+        checked_steps("steps", steps)
 
 
 def queries_in(

@@ -16,12 +16,12 @@ from step_saliency.intervene.groups import (
     regions_to_queries,
 )
 from step_saliency.intervene.heads.edit import HeadEdit
-from step_saliency.intervene.heads.queries import check_queries, queries_in
+from step_saliency.intervene.heads.queries import queries_in
 from step_saliency.intervene.labels import REGION_CODE, StepLabels
 from step_saliency.intervene.oeb.counts import counts_by_head
 from step_saliency.intervene.oeb.scores import projected_scores
 from step_saliency.intervene.once import once_per_labels
-from step_saliency.intervene.places import over_all_heads
+from step_saliency.intervene.places import checked_steps, over_all_heads
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 from step_saliency.options import check_option
 from step_saliency.segment.regions import Region
@@ -65,8 +65,7 @@ class HeadRedirect(HeadEdit):
         if isinstance(self.to, str):
             check_option("to", self.to, TARGETS)
         else:
-            check_queries(None, self.to)
-            object.__setattr__(self, "to", tuple(self.to))
+            object.__setattr__(self, "to", checked_steps("to", self.to))
         check_option("take_from", self.take_from, GIVERS)
         check_strength("mass", self.mass, layers=self.layers)
         if isinstance(self.mass, Mapping):

@@ -1,5 +1,6 @@
 """What does a head do at another size? 0 ablates it, 1 changes nothing."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.heads.edit import HeadEdit
-from step_saliency.intervene.schedule import Strength, strength_at
+from step_saliency.intervene.schedule import Strength, check_strength, strength_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class HeadScale(HeadEdit):
             missing = sorted(set(self.layers) - set(self.factor))
             if missing:
                 raise ValueError(f"factor={dict(self.factor)} has no number for layers {missing}")
+        check_strength("factor", self.factor, least=-math.inf, layers=self.layers)
 
     def apply(
         self, activation: Float[Tensor, "batch pos head d_head"], context: EditContext

@@ -32,7 +32,7 @@ placebos tell what is due to the bridge (`placebos`); at the dose of the bridge,
 ``dose`` only ``placebo="smooth"`` has.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -51,12 +51,14 @@ from step_saliency.intervene.oeb.scores import odds_equal_scores
 from step_saliency.intervene.places import (
     Heads,
     check_heads,
+    checked_heads,
     checked_layers,
+    checked_steps,
     heads_in,
     over_all_heads,
 )
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
-from step_saliency.options import SINCE_LATER, check_option, is_finite
+from step_saliency.options import SINCE_LATER, check_option, check_seed, is_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +114,10 @@ class OddsEqualBridge(Edit):
             check_option("placebo", self.placebo, BRIDGE_PLACEBOS)
         if self.dose is not None:
             self._check_dose(self.dose)
-        if self.heads is not None and not isinstance(self.heads, Mapping):
-            object.__setattr__(self, "heads", tuple(self.heads))
+        check_seed(self.seed)
+        object.__setattr__(self, "heads", checked_heads(self.heads))
         if not isinstance(self.bridge, str):
-            object.__setattr__(self, "bridge", tuple(self.bridge))
+            object.__setattr__(self, "bridge", checked_steps("bridge", self.bridge))
 
     def _take_random(self) -> None:
         if self.placebo not in (None, "random"):
