@@ -13,6 +13,7 @@ from typing import Any
 from step_saliency.tasks.announced import boxes, read_answers
 from step_saliency.tasks.comparison import same
 from step_saliency.tasks.graded_part import graded_part
+from step_saliency.tasks.several import read_several
 from step_saliency.tasks.written import tidy
 from step_saliency.trace import Trace
 
@@ -75,9 +76,10 @@ def is_correct(
     if grade is not None:
         return read_verdict(grade(part, str(gold)))
     expected = _checked_gold(gold)
+    several = read_several(tidy(expected)) is not None
     for reading in read_answers(part):
         verdict = same(expected, reading.text, explicit=reading.explicit)
-        if verdict is not None:
+        if verdict is not None and not (reading.partial and verdict is False and several):
             return verdict
     return None
 

@@ -10,11 +10,13 @@ from step_saliency.runs.inputs.containers import Numbered, read_file
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 """``owner/name``, with a split after a colon if there are several."""
-DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval)(\.gz)?")
+DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?")
 BOOKKEEPING = frozenset(
     {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
 )
-FILE_ENDS = frozenset({".jsonl", ".json", ".parquet", ".gz", ".eval", ".csv", ".txt"})
+FILE_ENDS = frozenset(
+    {".jsonl", ".json", ".parquet", ".gz", ".eval", ".csv", ".tsv", ".arrow", ".txt"}
+)
 
 
 def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
@@ -33,7 +35,9 @@ def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
         if file.is_file() and _is_data(file) and results.isdisjoint(file.parents)
     ]
     if not files:
-        raise ValueError(f"{path} is a folder without data files (.jsonl, .json, .parquet, .gz)")
+        raise ValueError(
+            f"{path} is a folder without data files (.jsonl, .json, .parquet, .csv, .gz)"
+        )
     for file in files:
         for numbered in read_file(file):
             yield stem(file), numbered
@@ -54,7 +58,7 @@ def _is_data(file: Path) -> bool:
 def stem(path: Path) -> str:
     """Name of a file without what says how it is packed."""
     return (
-        path.stem.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
+        re.sub(r"\.(jsonl|json|parquet|csv|tsv)$", "", path.stem)
         if path.suffix == ".gz"
         else path.stem
     )
