@@ -1,7 +1,7 @@
 r"""What does a text give as its final answer? Readings as they are written, the likeliest first.
 
     1. the last ``\boxed{...}`` or ``\fbox{...}`` (several side by side are one list)
-    2. ``<answer>...</answer>``, or ``#### 42``
+    2. ``<|begin_of_box|>...<|end_of_box|>``, ``<answer>...</answer>``, or ``#### 42``
     3. the last announcement: "The answer is 3/5.", "**Answer:** B", "答案：8"
     4. the last line that holds an answer by itself: "**5/9**", "(B)", "so $x = 5$", "8 coins"
 
@@ -36,6 +36,7 @@ class Reading:
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))")
 _BETWEEN_BOXES = re.compile(r"[\s$,;.&\\()\[\]]*(?:and|or|und|et|y|和|或)?[\s$,;&\\()\[\]]*")
+_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _ANNOUNCEMENT = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+)?(?:answer|choice|option)"
@@ -176,7 +177,10 @@ def _tagged(text: str) -> Iterator[Reading]:
     stop = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(stop, 0))
     hashes = _HASHES.findall(text)
-    if start >= 0:
+    boxed = _GLM_BOX.findall(text)
+    if boxed and boxed[-1].strip():
+        yield Reading(boxed[-1].strip(), explicit=True)
+    elif start >= 0:
         yield Reading(text[start + len("<answer>") : stop].strip(), explicit=True)
     elif hashes:
         yield Reading(hashes[-1].strip(), explicit=True)

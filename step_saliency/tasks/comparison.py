@@ -125,11 +125,10 @@ def _mean_the_same(gold: str, given: str) -> bool:
 
 
 def _compared(expected: str, text: str, explicit: bool) -> bool | None:
-    exact, sign, rounded = text.rpartition("\\approx ")
-    if sign and "\\approx " not in expected:  # 5/6, which is about 0.833
-        return same(expected, exact, explicit=explicit) or same(
-            expected, rounded, explicit=explicit
-        )
+    sides = _sides(expected), _sides(text)
+    if max(map(len, sides)) > 1:
+        verdicts = [same(a, b, explicit=explicit) for a, b in product(*sides)]
+        return True if True in verdicts else False if False in verdicts else None
     choice, given = _CHOICE.fullmatch(expected), _CHOICE.fullmatch(text)
     if choice and not given:
         is_letter = _LETTER.fullmatch(text) or re.match(r"[A-J][.):]\s", text)
@@ -142,6 +141,12 @@ def _compared(expected: str, text: str, explicit: bool) -> bool | None:
             if applies:
                 return verdict
     return _mathematics(expected, text)
+
+
+def _sides(text: str) -> list[str]:
+    """An exact value and its rounding (5/6, which is about 0.833), or the answer alone."""
+    exact, sign, rounded = text.rpartition("\\approx ")
+    return [exact.strip(), rounded.strip()] if sign and exact.strip() else [text]
 
 
 def _one_is_solved(gold: str, given: str) -> bool:
@@ -333,6 +338,8 @@ def _part_alone(parts: Several | None, plain: str) -> bool | None:
     """Several parts against one: the same if the parts are one value, written several times."""
     if parts is not None and parts.kind == "tuple" and _numbers(",".join(parts.parts), plain)[0]:
         return None  # (1,234) against 1234: a pair, or a number in brackets
+    if parts is not None and parts.kind == "tuple" and "\\begin{" in plain:
+        return None  # a point, or the column of its coordinates
     if parts is not None and parts.kind in ("list", "set") and len(parts.parts) <= MAX_PARTS:
         verdicts = [_mathematics_or_words(plain, part) for part in parts.parts]
         if all(verdicts):
