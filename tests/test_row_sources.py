@@ -73,6 +73,14 @@ def test_rows_in_files_of_other_kinds(name: str, tmp_path: Path) -> None:
     check(read_input(tmp_path / file))
 
 
+def test_tables_in_a_folder_are_read_where_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(FRAME.to_csv(index=False))
+    check(read_input(tmp_path))
+    (tmp_path / "in.csv").write_text("metric,value\nacc,0.5\n")
+    (tmp_path / "rows.json").write_text(json.dumps({"data": ROWS}))
+    check(read_input(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

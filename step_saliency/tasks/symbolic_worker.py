@@ -90,7 +90,7 @@ def equal(gold: str, given: str) -> bool | None:
 
 def _one_complex_number(left: object, right: object) -> bool:
     """Whether two expressions in ``i`` alone, which math-verify reads as a variable, are equal."""
-    from sympy import Expr, I, N
+    from sympy import Expr, I, N  # type: ignore[import-untyped]
 
     if not isinstance(left, Expr) or not isinstance(right, Expr):
         return False
@@ -104,7 +104,7 @@ def _one_complex_number(left: object, right: object) -> bool:
 
 def _agree(left: object, right: object) -> bool:
     """Whether the values agree, relative to their size, at a few points."""
-    from sympy import Expr, MatrixBase  # type: ignore[import-untyped]
+    from sympy import Expr, MatrixBase
 
     if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
         return left.shape == right.shape and all(

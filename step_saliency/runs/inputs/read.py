@@ -106,10 +106,13 @@ def _without_repeats(lines: list[_Line]) -> tuple[list[_Line], list[str]]:
 
 
 def _values(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, Numbered]]:
+    def read(file: Path) -> Iterator[Numbered]:
+        return _unfolded(read_file(file), fields)
+
     if path.is_file():
-        return ((hub.stem(path), numbered) for numbered in _unfolded(read_file(path), fields))
+        return ((hub.stem(path), numbered) for numbered in read(path))
     if path.is_dir():
-        return hub.read_folder(path)
+        return hub.read_folder(path, read)
     if not path.exists() and hub.is_name(path):
         return hub.read_name(str(path))
     raise ValueError(f"there is no file {path}")

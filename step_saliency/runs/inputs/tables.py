@@ -19,7 +19,7 @@ ARROW_MARKS = (b"ARROW1", b"\xff\xff\xff\xff")
 """What Arrow files and streams begin with."""
 
 
-def csv_rows(data: bytes, *, tabs: bool) -> Iterator[tuple[int, Any]]:
+def csv_rows(data: bytes, *, tabs: bool) -> list[tuple[int, Any]]:
     """Rows of a CSV or TSV file by the line that each ends in, its cells as text.
 
     Raises:
@@ -29,18 +29,22 @@ def csv_rows(data: bytes, *, tabs: bool) -> Iterator[tuple[int, Any]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    csv.field_size_limit(2**30)
     first = text.partition("\n")[0]
     delimiter = "\t" if tabs else max(",;", key=first.count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    limit = csv.field_size_limit(max(len(text), 1))
     try:
         names = next((line for line in lines if any(line)), [])
         _check_names(names)
-        for cells in lines:
-            if any(cells):
-                yield lines.line_num, _csv_row(names, cells, lines.line_num)
+        return [
+            (lines.line_num, _csv_row(names, cells, lines.line_num))
+            for cells in lines
+            if any(cells)
+        ]
     except csv.Error as error:
         raise ValueError(f"is no whole CSV: line {lines.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _check_names(names: list[str]) -> None:
