@@ -103,6 +103,7 @@ def test_gold_answers_equal_themselves_alone(shared_data: Path, name: str) -> No
         ("```python\n[1, 2, 3]\n```", "[1, 2, 3]", True),
         ("The point is\n(3, 4)", "(3,4)", True),
         ("In all\n1,234", "1234", True),
+        ("After step 3, 29 stamps are left.", "29", True),
         ("**42**\n\nNote: this took 3 steps.", "42", None),
         ("**42**\n\nSo Ada has 42 stamps.", "42", True),
         ("**1. Count**\n\n29 stamps are left.", "29", True),

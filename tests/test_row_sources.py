@@ -206,6 +206,21 @@ def test_a_pair_is_two_samples(tmp_path: Path) -> None:
         assert len({r.problem for r in rows}) == 1
 
 
+def test_a_text_that_has_the_name_of_a_conversation(tmp_path: Path) -> None:
+    row = one(tmp_path, {**OWN, "contents": "A page.", "conversation": "c7"})
+    assert row.says.response == TEXT
+    turns = [{"role": "user", "parts": [{"text": QUESTION}]},
+             {"role": "model", "parts": [{"text": TEXT}]}]  # fmt: skip
+    assert one(tmp_path, {"id": 1, "contents": turns}).says.response == TEXT
+
+
+def test_a_system_prompt_that_is_left_out_is_named(tmp_path: Path) -> None:
+    source = read(tmp_path, {**OWN, "system_prompt": "Be brief."}, {**OWN, "system": ""})
+    assert source.notes == (
+        "not read: the system prompt in system_prompt; store turns as messages (1 row)",
+    )
+
+
 def test_judged_steps(tmp_path: Path) -> None:
     bench = {"problem": QUESTION, "steps": ["3 * 6 = 18.", "So 14."], "label": -1}
     row = one(tmp_path, {**bench, "final_answer_correct": True})

@@ -85,9 +85,11 @@ _ALONE = re.compile(r"(?:\*\*|__)\s*([-−$\\(\[]*\d(?!\d*[.)]\s)[^*_]*?)(?:\*\*
 """A line that is a number in bold and nothing else."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _LIST_END = re.compile(
-    rf"{_NUMBER.pattern}(?:(?:\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+){_NUMBER.pattern})+\Z",
+    rf"{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern})*\s*,?\s+(?:and|or)\s+{_NUMBER.pattern}\Z"
+    rf"|{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern}){{2,}}\Z",
     re.IGNORECASE,
 )
+"""Numbers in a row, as in 1, 2 and 3; "in step 2, 29 are left" has none."""
 _SHORT = 80
 _REACH = 4000
 """Characters that are read of the end of a text, or behind an announcement."""

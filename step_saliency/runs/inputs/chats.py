@@ -87,7 +87,8 @@ def _open(turns: tuple[Turn, ...], name: str) -> Reading:
 
 
 PROMPTS = ("prompt", "input")
-CONVERSATION_NAMES = ("conversations", "conversation", "contents")
+CONVERSATION_NAMES = ("conversation", "contents")
+"""Fields that are conversations if turns stand in them."""
 PAIR = ("chosen", "rejected")
 
 
@@ -99,8 +100,14 @@ def _read_turn_prompt(data: Mapping[str, Any]) -> list[Reading]:
     return _conversation(data, next(n for n in PROMPTS if is_conversation(data.get(n))))
 
 
+def _conversation_name(data: Mapping[str, Any]) -> str | None:
+    if "conversations" in data:
+        return "conversations"
+    return next((name for name in CONVERSATION_NAMES if is_conversation(data.get(name))), None)
+
+
 def _read_conversations(data: Mapping[str, Any]) -> list[Reading]:
-    return _conversation(data, next(name for name in CONVERSATION_NAMES if name in data))
+    return _conversation(data, str(_conversation_name(data)))
 
 
 def _is_pair(data: Mapping[str, Any]) -> bool:
@@ -110,7 +117,8 @@ def _is_pair(data: Mapping[str, Any]) -> bool:
 
 def _read_pair(data: Mapping[str, Any]) -> list[Reading]:
     """A preferred and a rejected response to the same turns, or whole conversations."""
-    held = next((n for n in ("prompt", "messages", *CONVERSATION_NAMES) if data.get(n)), None)
+    places = ("prompt", "messages", _conversation_name(data))
+    held = next((name for name in places if name and data.get(name)), None)
     asked: tuple[Turn, ...] = ()
     if held is not None and not isinstance(data[held], str):
         asked = turns_of(data[held], held)
@@ -150,7 +158,7 @@ MESSAGES = _ChatForm(
 )
 CONVERSATIONS = _ChatForm(
     "OpenThoughts conversations",
-    lambda data: any(name in data for name in CONVERSATION_NAMES),
+    lambda data: _conversation_name(data) is not None,
     _read_conversations,
     READ,
 )

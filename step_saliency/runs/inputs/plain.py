@@ -59,7 +59,7 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
             f"a response but no question ({', '.join(map(str, list(data)[:8]))}); name its "
             "field with --field question=NAME"
         )
-    facts: dict[str, Any] = {"question": question, "prompt": prompt}
+    facts: dict[str, Any] = {"question": question, "prompt": prompt, "notes": _left_out(data)}
     if one is not None:
         return [of_response(checked_text(data[one], one), _thinking(data), **facts)]
     texts = data[str(several)]
@@ -79,6 +79,11 @@ def _one_of_several(value: Any, name: str) -> tuple[str, str]:
     if field is None:
         return checked_text(value, name), ""
     return checked_text(value[field], f"{name}.{field}"), _thinking(value)
+
+
+def _left_out(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = [name for name in ("system", "system_prompt") if str(data.get(name) or "").strip()]
+    return tuple(f"the system prompt in {name}; store turns as messages" for name in names)
 
 
 def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
