@@ -45,7 +45,8 @@ def _with_system(turns: tuple[Turn, ...], data: Mapping[str, Any]) -> tuple[Turn
 
 def _reference(messages: Any) -> str | None:
     """The gold answer that the first message with one says beside its text (AM-DeepSeek-R1)."""
-    told = (message for message in from_json(messages) if isinstance(message, Mapping))
+    said: Any = from_json(messages)
+    told = (message for message in said if isinstance(message, Mapping))
     golds = (scalar_text(at_path(message, "info.reference_answer")) for message in told)
     return next(filter(None, golds), None)
 
