@@ -52,6 +52,8 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
     question = question_of(data)
     if prompt is None and CHAT_MARKS.search(question):
         question, prompt = "", question
+    elif one == "llm_response" and not question:  # of SYNTHETIC-1, whose prompt is the question
+        question, prompt = prompt or "", None
     if one is None and several is None:
         return [_without_response(data, question, prompt)]
     if not question and prompt is None:

@@ -164,9 +164,11 @@ def _id(data: Mapping[str, Any], fields: Mapping[str, str], fallback: str) -> st
     Raises:
         ValueError: it is neither text nor a number.
     """
-    of_request = ("custom_id",) if "custom_id" in data else ()
-    of_logs = ("doc_id",) if "resps" in data else ()
-    for key in filter(None, (fields.get("id"), *of_request, *IDS, *of_logs)):
+    of_logs = ("custom_id", "doc_id") if {"custom_id", "resps"} & set(data) else ()
+    names = (*IDS, *of_logs)
+    if str(data.get("id")).startswith("batch_req"):  # the answer's; the request has its own
+        names = (*of_logs, *IDS)
+    for key in filter(None, (fields.get("id"), *names)):
         value = at_path(data, key)
         if value is None or value == "" or value != value:
             continue
