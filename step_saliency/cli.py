@@ -89,7 +89,7 @@ def _add_map(commands: Any) -> None:
         "map",
         help="map the traces of a file into a results folder",
         description=(
-            "Read rows (JSON lines, JSON, parquet, logs of lm-eval and inspect-ai, also in gzip): "
+            "Read rows (JSON lines, JSON, CSV, parquet, logs of evaluations, also in gzip): "
             "saved traces, questions with responses, conversations or completions, in the forms in "
             "which they are published. A row that holds nothing but a question and its gold answer "
             "is answered by the model. Write maps, tables and a manifest. The same "

@@ -51,6 +51,8 @@ FormatLiteral = Literal[
     "kimi",
     "thought",
     "seed",
+    "cohere",
+    "s1",
     "thinking",
     "reasoning",
     "answer",

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from step_saliency.options import FormatName, SplitterLike, refuse
-from step_saliency.segment.build import segment_generation, segment_messages, segment_text
+from step_saliency.segment import build
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces
 from step_saliency.segment.regions import REGION_COLOURS, Region
@@ -159,7 +159,7 @@ class Trace:
                 f"response={response!r:.80} is no text": not isinstance(response, str),
             }
         )
-        cut = segment_text(
+        cut = build.segment_text(
             tokenizer,
             question=question,
             response=response,
@@ -187,7 +187,8 @@ class Trace:
 
         Args:
             tokenizer: The tokenizer of the model.
-            messages: Dictionaries with ``role`` and ``content``, as chat templates take them.
+            messages: Dictionaries with ``role`` and ``content``, as chat templates take them; of
+                the last one also thinking in a field of its own (``reasoning_content``, ...).
             format: As for :meth:`from_text`.
             splitter: As for :meth:`from_text`.
             chat_template: As for :meth:`from_text`.
@@ -198,6 +199,7 @@ class Trace:
             ValueError: Fewer than two messages; the last is not the assistant's; a message without
                 role or content; or as :meth:`from_text`.
         """
+        messages = build.with_thinking(messages)
         unlike = [message for message in messages if not isinstance(message, Mapping)]
         refuse({f"messages need role and content, got {unlike[:1]!r:.80}": bool(unlike)})
         empty = [
@@ -207,7 +209,7 @@ class Trace:
         ]
         said = f"messages {empty} of the user are empty"
         refuse({**_not_template(chat_template), said: bool(empty)})
-        cut = segment_messages(
+        cut = build.segment_messages(
             tokenizer, messages, format=format, splitter=splitter, chat_template=chat_template
         )
         asked = (message["content"] for message in messages[::-1] if message["role"] == "user")
@@ -247,7 +249,7 @@ class Trace:
         Raises:
             ValueError: An empty response, or as :meth:`from_text`.
         """
-        cut = segment_generation(
+        cut = build.segment_generation(
             tokenizer,
             prompt_tokens,
             response_tokens,

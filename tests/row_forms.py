@@ -93,6 +93,56 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
              "content": [{"type": "output_text", "text": SUMMARY}]}]},
         "answers of an API",
     ),
+    "details of reasoning": (
+        {"messages": [ASKED], "object": "chat.completion", "gold": "14", "choices": [
+            {"message": {"role": "assistant", "content": SUMMARY, "reasoning": None,
+                         "reasoning_details": [{"type": "reasoning.text", "text": THINKING}]}}]},
+        "chat completions",
+    ),
+    "Gemini": (
+        {"request": {"contents": [{"parts": [{"text": QUESTION}]}]}, "answer": 14,
+         "response": {"candidates": [{"content": {"role": "model", "parts": [
+             {"text": THINKING, "thought": True}, {"text": SUMMARY}]}}]}},
+        "results of an API batch",
+    ),
+    "Ollama": (
+        {"model": "m", "prompt": QUESTION, "response": SUMMARY, "thinking": THINKING, "done": True,
+         "done_reason": "stop", "gold": "14"},
+        "answers of an API",
+    ),
+    "vLLM requests": (
+        {"question": QUESTION, "outputs": [{"index": 0, "text": TEXT, "token_ids": [1]}],
+         "gt_answer": "14"},
+        "questions and responses",
+    ),
+    "lighteval": (
+        {"doc": {"query": QUESTION, "choices": ["14"], "gold_index": 0},
+         "model_response": {"text": [SUMMARY], "reasonings": [THINKING]}, "metric": {"em": 1.0}},
+        "details of lighteval",
+    ),
+    "SYNTHETIC-1": (
+        {"problem_id": "v", "prompt": QUESTION, "llm_response": TEXT, "task_type": "math",
+         "verification_info": "{\"ground_truth\": \"14\"}"},
+        "questions and responses",
+    ),
+    "AM-DeepSeek-R1": (
+        {"messages": [{**ASKED, "info": {"reference_answer": "14"}},
+                      {"role": "assistant", "content": TEXT, "info": {"reference_answer": None}}]},
+        "conversations (messages)",
+    ),
+    "Nemotron": (
+        {"input": [ASKED], "output": TEXT, "reasoning": "on", "generator": "R1",
+         "metadata": "{\"expected_answer\": \"14\"}"},
+        "verl prompts and responses",
+    ),
+    "Qwen2.5-Math": (
+        {"question": QUESTION, "gt": "14", "gt_cot": "18 - 4", "code": [TEXT], "pred": ["14"],
+         "score": [True]},
+        "outputs of Qwen2.5-Math's evaluation",
+    ),
+    "names in capitals": (
+        {"Problem": QUESTION, "Generated Solution": TEXT, "Answer": 14}, "NeMo-Skills generations",
+    ),
 }  # fmt: skip
 """Row of each form, and what the form is called."""
 

@@ -19,6 +19,7 @@ texts = st.lists(st.sampled_from(_FRAGMENTS.split("~")), max_size=24).map("".joi
 _MARKS = (
     "<|begin_of_thought|>~<|end_of_thought|>~<|begin_of_solution|>~<|end_of_solution|>~[THINK]~"
     "[/THINK]~◁think▷~◁/think▷~<thought>~</thought>~<seed:think>~</seed:think>~<thinking>~"
+    "<|START_THINKING|>~<|END_THINKING|>~<|im_start|>think~<|im_start|>answer~"
     "</thinking>~<reasoning>~</reasoning>~<answer>~</answer>~<think>~</think>~analysis~final~"
     "assistantfinal~assistantanalysis~<|channel|>~<|message|>~<|start|>~<|end|>~<|im_end|>~</s>~"
     "<|eot_id|>~`~``~```\n~\"~'~“~”~<~[~/~|~ ~\n~\n\n~.~We add 3. ~The answer is~ so 7~x = (1~"

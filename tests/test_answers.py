@@ -5,6 +5,8 @@ import re
 import signal
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -94,6 +96,18 @@ def test_gold_answers_equal_themselves_alone(shared_data: Path, name: str) -> No
         ("The answer is 0.333...", "1/3", None),
         ("The answer is 3 million dollars.", "3000000", True),
         ("The answer is 1.5 million.", "1.5", True),
+        # several numbers in a sentence or line
+        ("So the roots are 1, 2 and 3.", "1,2,3", True),
+        ("So x can be 3, 5 or 7.", "7", False),
+        ("First 3 was found.\nLater 5 was found.", "3,5", None),
+        ("```python\n[1, 2, 3]\n```", "[1, 2, 3]", True),
+        ("The point is\n(3, 4)", "(3,4)", True),
+        ("In all\n1,234", "1234", True),
+        ("After step 3, 29 stamps are left.", "29", True),
+        ("**42**\n\nNote: this took 3 steps.", "42", None),
+        ("**42**\n\nSo Ada has 42 stamps.", "42", True),
+        ("**1. Count**\n\n29 stamps are left.", "29", True),
+        ("It took 3 steps: <|begin_of_box|>29<|end_of_box|>, see 4.", "29", True),
         # boxes
         ("\\fbox{31}", "31", True),
         ("\\boxed {31}", "31", True),
@@ -267,6 +281,26 @@ def test_repeated_marks_take_no_time(text: str) -> None:
     for n in (100, 1000):
         same("7", text * n + "7")
     assert time.monotonic() - start < 10
+
+
+def test_gold_answers_of_tables() -> None:
+    for gold in (np.int64(29), np.float32(29), np.str_("29"), Decimal(29), Fraction(29)):
+        assert is_correct("\\boxed{29}", gold) is True
+    with pytest.raises(ValueError, match="got nan"):
+        is_correct("\\boxed{29}", float("nan"))
+
+
+def test_the_limit_is_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for its turn (here: sleeps) has not computed."""
+    monkeypatch.setattr(symbolic, "SECONDS", 2.0)
+    assert same_answer("u + u", "2u")  # the process has started
+    process = symbolic._WORKER._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    timer = threading.Timer(3.0, process.send_signal, [signal.SIGCONT])
+    timer.start()
+    assert same_answer("v + v", "2v")
+    timer.join()
 
 
 def test_bad_input_is_refused() -> None:

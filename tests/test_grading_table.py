@@ -186,6 +186,37 @@ FALSE_POSITIVES = [
     ("(3, \\infty)", "(4, \\infty)", False),
     ("\\mathbb{R}", "(-\\infty, \\infty)", None),
     ("\\emptyset", "\\varnothing", True),
+    # a choice with its value
+    ("\\textbf{(D)}\\ 24", "D", True),
+    ("\\textbf{(D)}\\ 24", "24", True),
+    ("\\textbf{(D)}\\ 24", "C", False),
+    ("\\textbf{(D)}\\ 24", "25", False),
+    ("24", "\\textbf{(D)}\\ 24", True),
+    ("D", "\\textbf{(D)}24", True),
+    # complex numbers
+    ("\\frac{1}{1+i}", "\\frac{1-i}{2}", True),
+    ("e^{i\\pi/3}", "\\frac12+\\frac{\\sqrt3}{2}i", True),
+    ("1+i", "1-i", False),
+    ("2i", "2k", False),
+    # numbers and sets in words
+    ("2/3", "two thirds", True),
+    ("3/4", "three-quarters", True),
+    ("109", "one hundred and nine", True),
+    ("2013", "two thousand thirteen", True),
+    ("20/5", "twenty-fifth", False),
+    ("3", "one two", False),
+    ("\\mathbb{R}", "\\text{all real numbers}", True),
+    ("\\emptyset", "\\text{no solutions}", True),
+    ("\\text{DNE}", "\\text{does not exist}", True),
+    ("0", "\\emptyset", False),
+    # a value and its rounding
+    ("\\frac{5}{6}", "5/6 \\approx 0.833", True),
+    ("0.833", "5/6 \\approx 0.833", True),
+    ("0.84", "5/6 \\approx 0.833", False),
+    ("5", "x \\approx 5", True),
+    # a point and a column
+    ("(1,2)", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", None),
+    ("€5", "5", True),
     # too deep to be read
     ("2", "(" * 1500 + "1" + ")" * 1500, None),
 ]

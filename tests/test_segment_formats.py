@@ -186,6 +186,19 @@ def test_each_turn_of_a_conversation_is_a_step():
     assert regions_and_texts(trace)[0] == ("template", "<bos>Be brief.<|start|>user")
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_thinking_in_a_field_of_its_own_is_read(field: str):
+    asked = {"role": "user", "content": QUESTION}
+    said = {"role": "assistant", "content": SUMMARY}
+    marked = f"<think>\n{THOUGHTS}\n</think>\n\n{SUMMARY}"
+    trace = Trace.from_messages(byte_level(), [asked, {**said, field: THOUGHTS}])
+    assert spoken(trace) == EXPECTED
+    assert trace.response == marked
+    twice = {"role": "assistant", "content": marked, field: THOUGHTS}
+    assert Trace.from_messages(byte_level(), [asked, twice]).response == marked
+    assert Trace.from_messages(byte_level(), [asked, {**said, field: ""}]).response == SUMMARY
+
+
 def test_generated_tokens_stay_what_they_are():
     tokenizer = byte_level()
     before = prompt_tokens(tokenizer, QUESTION)

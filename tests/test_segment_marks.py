@@ -50,6 +50,9 @@ RESPONSES = {
     "kimi": f"◁think▷{THOUGHTS}\n◁/think▷{SUMMARY}",
     "thought": f"<thought>\n{THOUGHTS}\n</thought>\n{SUMMARY}",
     "seed": f"<seed:think>{THOUGHTS}\n</seed:think>{SUMMARY}",
+    "cohere": f"<|START_THINKING|>{THOUGHTS}\n<|END_THINKING|><|START_RESPONSE|>{SUMMARY}\n"
+    "<|END_RESPONSE|>",
+    "s1": f"<|im_start|>think\n{THOUGHTS}\n<|im_start|>answer\n{SUMMARY}",
     "thinking": f"<thinking>\n{THOUGHTS}\n</thinking>\n\n<answer>{SUMMARY}\n</answer>",
     "reasoning": f"<reasoning>\n{THOUGHTS}\n</reasoning>\n<answer>\n{SUMMARY}\n</answer>\n",
     "think": f"<think>{THOUGHTS}\n</think> <answer>{SUMMARY}\n</answer>",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -124,6 +125,17 @@ def test_messages_that_are_none_are_refused():
     refusal = pytest.raises(ValueError, match="messages need role and content, got \\['hi'\\]")
     with unchecked_calls(), refusal:
         Trace.from_messages(None, ["hi"])
+
+
+def test_columns_of_a_table_that_was_cut_down():
+    table = pd.DataFrame({"start": [9, 0, 1, 3], "region": ["template", *THREE]})[1:]
+    message = pd.Series([{"role": "user", "content": "2?"}, {"role": "user", "content": "3?"}])[1:]
+    with unchecked_calls():
+        trace = Trace.from_tokens(range(5), starts=table["start"], regions=table["region"])
+        with pytest.raises(ValueError, match="got 1 messages"):
+            Trace.from_messages(None, message)
+    assert trace.starts == [0, 1, 3]
+    assert trace.regions == THREE
 
 
 def test_region_steps_selects_in_order():

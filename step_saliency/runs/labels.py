@@ -31,7 +31,7 @@ def labelled(trace: Trace, row: Row, name: str, *, grade: Grader | None = None) 
         RuntimeError: it failed.
     """
     stated = verdict(trace.meta.get("is_correct")) if row.stated is None else row.stated_correct
-    gold = trace.meta.get("gold_answer") if row.gold is None else gold_answer(row.gold)
+    gold = trace.meta.get("gold_answer") if row.gold is None else gold_answer(row.gold) or None
     if grade is None:
         graded = _graded(trace, row, gold)
     else:

@@ -4,7 +4,7 @@ Prompt and response become token ids once; the steps are those that a
 :class:`~step_saliency.segment.online.StepTracker` sees when it is fed these ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterLike
@@ -150,6 +150,28 @@ def _check_response(response: str) -> None:
         raise ValueError(
             f"the response is empty: {response!r}; a trace needs at least one token of it"
         )
+
+
+THINKING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message that hold the thinking before its content."""
+
+
+def with_thinking(messages: Iterable[Any]) -> list[Any]:
+    """Messages, the last with its thinking in its content where it stood in a field of its own.
+
+    Content with marks of a format has it already.
+    """
+    said = list(messages)
+    last = said[-1] if said else None
+    if not isinstance(last, Mapping):
+        return said
+    held = (last.get(name) for name in THINKING)
+    thought = next((text for text in held if isinstance(text, str) and text.strip()), "")
+    content = last.get("content") or ""
+    if thought and isinstance(content, str) and detect_format(response=content) == "plain":
+        inner = thought.strip().removeprefix("<think>").removesuffix("</think>").strip()
+        said[-1] = {**last, "content": f"<think>\n{inner}\n</think>\n\n{content.strip()}"}
+    return said
 
 
 def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:

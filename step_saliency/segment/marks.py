@@ -53,6 +53,13 @@ _TABLE: dict[str, FormatMarks] = {
         FormatMarks("kimi", "◁think▷", "◁/think▷"),
         FormatMarks("thought", "<thought>", "</thought>", _ANSWER),
         FormatMarks("seed", "<seed:think>", "</seed:think>"),
+        FormatMarks(
+            "cohere",
+            "<|START_THINKING|>",
+            "<|END_THINKING|>",
+            ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ),
+        FormatMarks("s1", "<|im_start|>think", "<|im_start|>answer"),
         FormatMarks("thinking", "<thinking>", "</thinking>", (*_ANSWER, *_RESPONSE)),
         FormatMarks("reasoning", "<reasoning>", "</reasoning>", _ANSWER, early=True),
         FormatMarks("answer", "", "<answer>", ("</answer>",)),

@@ -21,6 +21,7 @@ def steps_at(
     Raises:
         ValueError: starts out of order or out of range; lengths that differ; an unknown region.
     """
+    starts = list(starts)  # a column of pandas counts by its labels
     check_starts(starts, n_tokens)
     texts = [""] * len(starts) if texts is None else texts
     if not len(starts) == len(regions) == len(texts):

@@ -15,6 +15,8 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _TAG = re.compile(r"<(/?)([A-Za-z_][\w:.-]{1,40})>")
 _BRACKET = re.compile(r"\[(/?)([A-Z_]{3,40})\]")
 _SPECIAL = re.compile(r"<\|/?[A-Za-z_][\w ]{1,40}\|?>|◁/?\w{1,40}▷")
+_PHRASE = re.compile(r"^Here is my (?:thought process|response):", re.MULTILINE)
+"""Marks of Granite 3.2, which are words."""
 _HTML_NAMES = """
     a abbr article aside b big blockquote body br button caption center cite code col dd del
     details dfn div dl dt em figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i
@@ -52,7 +54,11 @@ def warn_of_unread_marks(cut: Segmentation, name: str) -> None:
 def tag_like_marks(text: str) -> list[str]:
     """Marks in a text that look like those of a format, each once, as they come."""
     prose = _CODE.sub(" ", text)
-    marks = {match.start(): match[0] for match in _SPECIAL.finditer(prose)}
+    marks = {
+        match.start(): match[0]
+        for pattern in (_SPECIAL, _PHRASE)
+        for match in pattern.finditer(prose)
+    }
     for pattern in (_TAG, _BRACKET):
         tags = [match for match in pattern.finditer(prose) if match[2].lower() not in _HTML]
         closed = {match[2] for match in tags if match[1]}

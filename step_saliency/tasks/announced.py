@@ -1,14 +1,15 @@
 r"""What does a text give as its final answer? Readings as they are written, the likeliest first.
 
     1. the last ``\boxed{...}`` or ``\fbox{...}`` (several side by side are one list)
-    2. ``<answer>...</answer>``, or ``#### 42``
+    2. ``<|begin_of_box|>...<|end_of_box|>``, ``<answer>...</answer>``, or ``#### 42``
     3. the last announcement: "The answer is 3/5.", "**Answer:** B", "答案：8"
     4. the last line that holds an answer by itself: "**5/9**", "(B)", "so $x = 5$", "8 coins"
 
 The first of these that is there is taken. Within it there may be several readings of the same
 words ("8 coins": the line, the number), of which the first that can be compared counts.
 
-When it misleads: without a box or an announcement the last number of the text is taken at its word.
+When it misleads: without a box or an announcement the last number of the text is taken at its word,
+unless another number stands in bold on a line of its own; then there is no answer.
 """
 
 import re
@@ -24,15 +25,18 @@ class Reading:
         text: The answer as it is written.
         explicit: Whether it was set apart by a mark (a box), so that all of it is the answer.
         certain: Whether it gives an answer at all; a whole sentence may say anything.
+        partial: Whether it is the last number of a sentence, which may give others before it.
     """
 
     text: str
     explicit: bool = False
     certain: bool = True
+    partial: bool = False
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))")
 _BETWEEN_BOXES = re.compile(r"[\s$,;.&\\()\[\]]*(?:and|or|und|et|y|和|或)?[\s$,;&\\()\[\]]*")
+_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _ANNOUNCEMENT = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+)?(?:answer|choice|option)"
@@ -77,6 +81,15 @@ _ASIDE = re.compile(r"\([^()]*\)")
 _LETTER_LINE = re.compile(
     r"\W*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?=\s*$|[.):]))", re.IGNORECASE
 )
+_ALONE = re.compile(r"(?:\*\*|__)\s*([-−$\\(\[]*\d(?!\d*[.)]\s)[^*_]*?)(?:\*\*|__)\.?")
+"""A line that is a number in bold and nothing else."""
+_WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
+_LIST_END = re.compile(
+    rf"{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern})*\s*,?\s+(?:and|or)\s+{_NUMBER.pattern}\Z"
+    rf"|{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern}){{2,}}\Z",
+    re.IGNORECASE,
+)
+"""Numbers in a row, as in 1, 2 and 3; "in step 2, 29 are left" has none."""
 _SHORT = 80
 _REACH = 4000
 """Characters that are read of the end of a text, or behind an announcement."""
@@ -166,7 +179,10 @@ def _tagged(text: str) -> Iterator[Reading]:
     stop = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(stop, 0))
     hashes = _HASHES.findall(text)
-    if start >= 0:
+    boxed = _GLM_BOX.findall(text)
+    if boxed and boxed[-1].strip():
+        yield Reading(boxed[-1].strip(), explicit=True)
+    elif start >= 0:
         yield Reading(text[start + len("<answer>") : stop].strip(), explicit=True)
     elif hashes:
         yield Reading(hashes[-1].strip(), explicit=True)
@@ -210,10 +226,13 @@ def _sentence(text: str) -> str:
 
 
 def _bare(text: str) -> Iterator[Reading]:
-    for line in reversed(_lines(text[-_REACH:])):
+    lines = _lines(text[-_REACH:])
+    for line in reversed(lines):
         readings = list(_line(line))
         if readings:
-            yield from readings
+            alone = [match[1] for match in map(_ALONE.fullmatch, lines) if match]
+            if not alone or readings[0].text.strip("$ ") == alone[-1].strip("$ "):
+                yield from readings
             return
     whole = _MARKUP.sub("", text).strip()
     if whole and len(whole) <= _SHORT and "\n" not in whole:
@@ -238,6 +257,8 @@ def _line(line: str) -> Iterator[Reading]:
             yield Reading(bold.strip())
             yield from _inside(bold)
             break
+    if "," in plain and re.search(r"\d", plain) and not _WORD.search(plain):
+        yield Reading(plain)
     yield from _inside(plain)
     if len(plain) <= _SHORT and re.search(r"\d", plain):
         yield Reading(plain)
@@ -252,4 +273,5 @@ def _inside(sentence: str) -> Iterator[Reading]:
     if formulas and (not numbers or numbers[-1].start() < formulas[-1].end()):
         yield Reading(next(group for group in formulas[-1].groups() if group).strip())
     elif numbers:
-        yield Reading(numbers[-1][0].strip())
+        listed = _LIST_END.search(sentence[: numbers[-1].end()])
+        yield Reading((listed or numbers[-1])[0].strip(), partial=listed is None)

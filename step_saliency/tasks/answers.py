@@ -8,11 +8,13 @@ words, numbers, lists, expressions. What cannot be read or compared is unknown, 
 import numbers
 import re
 from collections.abc import Callable
-from typing import Any
+from decimal import Decimal
+from typing import Any, SupportsFloat
 
 from step_saliency.tasks.announced import boxes, read_answers
 from step_saliency.tasks.comparison import same
 from step_saliency.tasks.graded_part import graded_part
+from step_saliency.tasks.several import read_several
 from step_saliency.tasks.written import tidy
 from step_saliency.trace import Trace
 
@@ -53,13 +55,14 @@ def gold_answer(answer: str) -> str:
 
 
 def is_correct(
-    response: str | Trace, gold: str | float, *, grade: Grader | None = None
+    response: str | Trace, gold: str | SupportsFloat, *, grade: Grader | None = None
 ) -> bool | None:
     """Whether a response ends in the gold answer.
 
     Args:
         response: Text of the response, or a trace.
-        gold: Gold answer: a number, expression, letter or word, or a worked solution with ``####``.
+        gold: Gold answer: a number (also of numpy or torch), expression, letter or word, or a
+            worked solution with ``####``.
         grade: Your own judgement in place of this one: a function of the part of the response that
             is graded and the gold answer as it was given, which returns True, False, or None for
             unknown.
@@ -75,9 +78,10 @@ def is_correct(
     if grade is not None:
         return read_verdict(grade(part, str(gold)))
     expected = _checked_gold(gold)
+    several = read_several(tidy(expected)) is not None
     for reading in read_answers(part):
         verdict = same(expected, reading.text, explicit=reading.explicit)
-        if verdict is not None:
+        if verdict is not None and not (reading.partial and verdict is False and several):
             return verdict
     return None
 
@@ -106,8 +110,10 @@ def same_answer(one: str, other: str) -> bool:
     return one == other or any(same(*pair, explicit=True) for pair in directions)
 
 
-def _checked_gold(gold: str | float) -> str:
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+def _checked_gold(gold: object) -> str:
+    if hasattr(gold, "item") and not getattr(gold, "shape", ()):
+        gold = gold.item()  # a number of numpy or torch
+    if isinstance(gold, bool) or not isinstance(gold, str | numbers.Real | Decimal) or gold != gold:
         raise ValueError(f"a gold answer is text or a number, got {gold!r:.80}")
     bare = gold_answer(str(gold))
     if not any(char.isalnum() or char in "∞" for char in tidy(bare)):

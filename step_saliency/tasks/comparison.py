@@ -1,6 +1,7 @@
 r"""Are two answers the same? True, False, or None where that cannot be said.
 
     letters      B, (B), \text{B}, "B: the second one"            by the letter
+    choices      \textbf{(D)}\ 24                                by the letter or by the value
     words        Evelyn, yes, no solution                          by the words
     numbers      3/5, 2 2/3, 1.5e3, 2516_7, 5 cm, 6.17\%           exactly, see `numbers`, `units`
     several      1, 2 · \{1, 2\} · (1, 2) · [1, 2) \cup (3, 4)     part by part, see `several`
@@ -27,6 +28,20 @@ _LED_LETTER = re.compile(
 _NAMED_LETTER = re.compile(
     r"(?:option|choice|answer)\s+\(?\s*([A-Ja-j])\b.*", re.DOTALL | re.IGNORECASE
 )
+_CHOICE = re.compile(r"\(([A-J])\)\s*(.*\w.*)", re.DOTALL)
+_MEANINGS = {
+    "dne": "nothing there",
+    "does not exist": "nothing there",
+    "all real number": "reals",
+    "all real": "reals",
+    "real number": "reals",
+    "any real number": "reals",
+    "mathbb r": "reals",
+    "empty set": "no solution",
+    "emptyset": "no solution",
+    "no solution": "no solution",
+}
+"""What some words and signs say, without their plural."""
 _TRUTH = {"yes": True, "no": False, "true": True, "false": False}
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{3,}")
 _FUNCTIONS = frozenset(
@@ -92,7 +107,7 @@ def same(gold: str, given: str, *, explicit: bool = False) -> bool | None:
     expected, text = tidy(gold), tidy(given)
     if not expected or not text:
         return None
-    if squeezed(expected) == squeezed(text):
+    if squeezed(expected) == squeezed(text) or _mean_the_same(expected, text):
         return True
     if max(depth(expected), depth(text)) > MAX_DEPTH:
         return None
@@ -101,13 +116,37 @@ def same(gold: str, given: str, *, explicit: bool = False) -> bool | None:
     return None if verdict is False and unclear else verdict
 
 
+def _mean_the_same(gold: str, given: str) -> bool:
+    meaning, other = (
+        _MEANINGS.get(re.sub(r"[\W_]+", " ", text).strip().casefold().removesuffix("s"))
+        for text in (gold, given)
+    )
+    return meaning is not None and meaning == other
+
+
 def _compared(expected: str, text: str, explicit: bool) -> bool | None:
+    sides = _sides(expected), _sides(text)
+    if max(map(len, sides)) > 1:
+        verdicts = [same(a, b, explicit=explicit) for a, b in product(*sides)]
+        return True if True in verdicts else False if False in verdicts else None
+    choice, given = _CHOICE.fullmatch(expected), _CHOICE.fullmatch(text)
+    if choice and not given:
+        is_letter = _LETTER.fullmatch(text) or re.match(r"[A-J][.):]\s", text)
+        return same(choice[1] if is_letter else choice[2], text, explicit=explicit)
+    if given and not choice and not _LETTER.fullmatch(expected):
+        return same(expected, given[2], explicit=explicit)
     for compare in (_letters, _truths, _words):
         if compare is not _words or _is_words(expected) or _is_words(text):
             verdict, applies = compare(expected, text, explicit)
             if applies:
                 return verdict
     return _mathematics(expected, text)
+
+
+def _sides(text: str) -> list[str]:
+    """An exact value and its rounding (5/6, which is about 0.833), or the answer alone."""
+    exact, sign, rounded = text.rpartition("\\approx ")
+    return [exact.strip(), rounded.strip()] if sign and exact.strip() else [text]
 
 
 def _one_is_solved(gold: str, given: str) -> bool:
@@ -299,6 +338,8 @@ def _part_alone(parts: Several | None, plain: str) -> bool | None:
     """Several parts against one: the same if the parts are one value, written several times."""
     if parts is not None and parts.kind == "tuple" and _numbers(",".join(parts.parts), plain)[0]:
         return None  # (1,234) against 1234: a pair, or a number in brackets
+    if parts is not None and parts.kind == "tuple" and "\\begin{" in plain:
+        return None  # a point, or the column of its coordinates
     if parts is not None and parts.kind in ("list", "set") and len(parts.parts) <= MAX_PARTS:
         verdicts = [_mathematics_or_words(plain, part) for part in parts.parts]
         if all(verdicts):

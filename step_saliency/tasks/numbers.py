@@ -53,6 +53,19 @@ _WORDS = [
     "twenty",
 ]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SIZES = {"thousand": 1000, "million": 10**6, "billion": 10**9}
+_PARTS = {
+    "half": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+}
 MAX_DIGITS = 1000
 MAX_EXPONENT = 4000
 ROUNDED_DIGITS = 6
@@ -100,13 +113,46 @@ def read_number(text: str) -> Number | None:
     return None
 
 
-def _number_in_words(text: str) -> int | None:
-    if text in _WORDS:
-        return _WORDS.index(text)
-    tens, _, ones = text.replace("-", " ").partition(" ")
-    if tens not in _TENS or (ones and ones not in _WORDS[1:10]):
-        return None
-    return 10 * (_TENS.index(tens) + 2) + (_WORDS.index(ones) if ones else 0)
+def _number_in_words(text: str) -> Fraction | None:
+    """A number such as ``one hundred and nine`` or ``two thirds``; None for anything else."""
+    words = text.replace("-", " ").split()
+    part = words[-1].removesuffix("s") if words else ""
+    if len(words) == 2 and words[0] in _WORDS[1:10] and part in _PARTS:
+        return Fraction(_WORDS.index(words[0]), _PARTS[part])
+    words = [word for word in words if word != "and"]
+    value = _sum_of_words(words)
+    return Fraction(value) if value is not None and words == _spelled(value).split() else None
+
+
+def _sum_of_words(words: list[str]) -> int | None:
+    total, group = 0, 0
+    for word in words:
+        if word in _WORDS:
+            group += _WORDS.index(word)
+        elif word in _TENS:
+            group += 10 * (_TENS.index(word) + 2)
+        elif word == "hundred":
+            group *= 100
+        elif word in _SIZES:
+            total, group = total + group * _SIZES[word], 0
+        else:
+            return None
+    return total + group if words else None
+
+
+def _spelled(value: int) -> str:
+    """A whole number in words, which is how a sum of words is checked."""
+    for word, size in reversed(_SIZES.items()):
+        if value >= size:
+            rest = _spelled(value % size) if value % size else ""
+            return f"{_spelled(value // size)} {word} {rest}".strip()
+    if value >= 100:
+        rest = _spelled(value % 100) if value % 100 else ""
+        return f"{_WORDS[value // 100]} hundred {rest}".strip()
+    if value <= 20:
+        return _WORDS[value]
+    tens = _TENS[value // 10 - 2]
+    return f"{tens} {_WORDS[value % 10]}" if value % 10 else tens
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:

@@ -32,7 +32,7 @@ _SIGNS = {
 }
 _DROPPED = re.compile(
     r"\\(?:left|right|bigl|bigr|big|Big|displaystyle|limits|quad|qquad)(?![a-zA-Z])"
-    r"|(?<!\\)\\[!,;:()\[\]]|(?<!\\)\\\s|\*\*|__|`|~|\\?\$"
+    r"|(?<!\\)\\[!,;:()\[\]]|(?<!\\)\\\s|\*\*|__|`|~|\\?\$|[€£](?=\s*\d)"
 )
 _WRAPPER = re.compile(
     r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mbox|operatorname|"

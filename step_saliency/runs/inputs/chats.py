@@ -1,12 +1,20 @@
-"""Conversations: ``messages``, ``conversations``, prompts that are lists of turns (verl)."""
+"""Conversations: ``messages``, ``conversations``, prompts that are lists of turns (verl), pairs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
+from step_saliency.runs.inputs.names import at_path, from_json, question_of
 from step_saliency.runs.inputs.reading import Reading, Turn, of_turns, with_thinking
-from step_saliency.runs.inputs.shapes import checked_text, described
-from step_saliency.runs.inputs.turns import REASONING, is_conversation, turns_of
+from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
+from step_saliency.runs.inputs.turns import (
+    REASONING,
+    is_conversation,
+    thinking_field,
+    turn_of,
+    turns_of,
+)
 
 RESPONSES = (
     "responses",
@@ -20,13 +28,27 @@ RESPONSES = (
 
 
 def _conversation(data: Mapping[str, Any], name: str) -> list[Reading]:
-    turns = turns_of(data[name], name)
-    system = data.get("system")
-    if isinstance(system, str) and system.strip() and not any(t.role == "system" for t in turns):
-        turns = (Turn("system", checked_text(system, "system")), *turns)
+    turns = _with_system(turns_of(data[name], name), data)
     if turns and turns[-1].role == "user":
         return _continued(turns, data, name)
-    return [of_turns(turns)]
+    return [replace(of_turns(turns), gold=_reference(data[name]))]
+
+
+def _with_system(turns: tuple[Turn, ...], data: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """The turns after the system prompt that stands in a field of its own, if one does."""
+    texts = (data.get(name) for name in ("system", "system_prompt"))
+    system = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    if system is None or any(turn.role == "system" for turn in turns):
+        return turns
+    return (Turn("system", checked_text(system, "system")), *turns)
+
+
+def _reference(messages: Any) -> str | None:
+    """The gold answer that the first message with one says beside its text (AM-DeepSeek-R1)."""
+    said: Any = from_json(messages)
+    told = (message for message in said if isinstance(message, Mapping))
+    golds = (scalar_text(at_path(message, "info.reference_answer")) for message in told)
+    return next(filter(None, golds), None)
 
 
 def _continued(turns: tuple[Turn, ...], data: Mapping[str, Any], name: str) -> list[Reading]:
@@ -41,8 +63,10 @@ def _continued(turns: tuple[Turn, ...], data: Mapping[str, Any], name: str) -> l
         return [of_turns((*turns, *turns_of(values, field)))]
     if field == "response" and isinstance(data[field], list):
         raise ValueError(f"response must be text, got {described(data[field])}")
-    thoughts = [data.get(key) for key in REASONING if isinstance(data.get(key), str)]
-    thinking = str(thoughts[0]) if len(values) == 1 and thoughts else ""
+    thought = thinking_field({key: data.get(key) for key in REASONING})
+    thinking = ""
+    if len(values) == 1 and thought is not None and isinstance(data[thought], str):
+        thinking = data[thought]
     readings: list[Reading] = []
     for i, value in enumerate(values):
         label = field if len(values) == 1 else f"{field}.{i}"
@@ -63,12 +87,56 @@ def _open(turns: tuple[Turn, ...], name: str) -> Reading:
     return Reading(kind="problem", question=turns[-1].content, notes=notes)
 
 
+PROMPTS = ("prompt", "input")
+CONVERSATION_NAMES = ("conversation", "contents")
+"""Fields that are conversations if turns stand in them."""
+PAIR = ("chosen", "rejected")
+
+
 def _is_turn_prompt(data: Mapping[str, Any]) -> bool:
-    return is_conversation(data.get("prompt"))
+    return any(is_conversation(data.get(name)) for name in PROMPTS)
 
 
 def _read_turn_prompt(data: Mapping[str, Any]) -> list[Reading]:
-    return _conversation(data, "prompt")
+    return _conversation(data, next(n for n in PROMPTS if is_conversation(data.get(n))))
+
+
+def _conversation_name(data: Mapping[str, Any]) -> str | None:
+    if "conversations" in data:
+        return "conversations"
+    return next((name for name in CONVERSATION_NAMES if is_conversation(data.get(name))), None)
+
+
+def _read_conversations(data: Mapping[str, Any]) -> list[Reading]:
+    return _conversation(data, str(_conversation_name(data)))
+
+
+def _is_pair(data: Mapping[str, Any]) -> bool:
+    there = all(isinstance(data.get(name), str | Mapping | list) for name in PAIR)
+    return there and not any(name in data for name in RESPONSES)
+
+
+def _read_pair(data: Mapping[str, Any]) -> list[Reading]:
+    """A preferred and a rejected response to the same turns, or whole conversations."""
+    places = ("prompt", "messages", _conversation_name(data))
+    held = next((name for name in places if name and data.get(name)), None)
+    asked: tuple[Turn, ...] = ()
+    if held is not None and not isinstance(data[held], str):
+        asked = turns_of(data[held], held)
+    else:
+        question = question_of(data) or checked_text(data.get(held or "", ""), "prompt")
+        asked = (Turn("user", question),) if question else ()
+    return [replace(of_turns(_answered(asked, data, name)), source=name) for name in PAIR]
+
+
+def _answered(asked: tuple[Turn, ...], data: Mapping[str, Any], name: str) -> tuple[Turn, ...]:
+    value = data[name]
+    if isinstance(value, str):
+        turns: tuple[Turn, ...] = (Turn("assistant", checked_text(value, name)),)
+    else:
+        turns = turns_of(value, name) if isinstance(value, list) else (turn_of(value, name),)
+    whole = any(turn.role == "user" for turn in turns)
+    return _with_system(turns if whole else (*asked, *turns), data)
 
 
 class _ChatForm(Form):
@@ -79,7 +147,9 @@ class _ChatForm(Form):
         return names if any(field in data for field in RESPONSES) else names - set(REASONING)
 
 
-READ = rf"messages|conversations|prompt|system|{'|'.join((*RESPONSES, *REASONING))}"
+READ = "|".join(
+    ("messages|conversations?|contents|prompt|input|system|system_prompt", *RESPONSES, *REASONING)
+)
 
 MESSAGES = _ChatForm(
     "conversations (messages)",
@@ -89,8 +159,9 @@ MESSAGES = _ChatForm(
 )
 CONVERSATIONS = _ChatForm(
     "OpenThoughts conversations",
-    lambda data: "conversations" in data,
-    lambda data: _conversation(data, "conversations"),
+    lambda data: _conversation_name(data) is not None,
+    _read_conversations,
     READ,
 )
+PAIRS = Form("chosen and rejected responses", _is_pair, _read_pair, f"{READ}|chosen|rejected")
 TURN_PROMPTS = _ChatForm("verl prompts and responses", _is_turn_prompt, _read_turn_prompt, READ)

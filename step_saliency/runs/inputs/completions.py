@@ -1,30 +1,47 @@
-"""What APIs answer: chat completions, the Responses and Messages APIs, results of batches."""
+"""What APIs answer: chat completions, the Responses and Messages APIs, Gemini, results of batches.
+
+Where a row holds a request beside its answer, the question is read from there.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.names import question_of
-from step_saliency.runs.inputs.reading import Reading, Turn, of_turns
+from step_saliency.runs.inputs.reading import Reading, Turn, of_response, of_turns
 from step_saliency.runs.inputs.shapes import checked_text, described
-from step_saliency.runs.inputs.turns import turn_of, turns_of
+from step_saliency.runs.inputs.turns import REASONING, turn_of, turns_of
 
 UNASKED = "no question stands in the row, so its response is read without one"
 
 
-def _asked(data: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """What was asked, where the request stands beside the answer."""
+def _request(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request, where it stands beside the answer, else the row."""
     places = (data.get(name) for name in ("request", "body", "params"))
     request = next((place for place in places if isinstance(place, Mapping)), data)
-    request = request["body"] if isinstance(request.get("body"), Mapping) else request
-    for name in ("messages", "input", "prompt"):
+    return request["body"] if isinstance(request.get("body"), Mapping) else request
+
+
+def _prompt(data: Mapping[str, Any]) -> str | None:
+    """The text that was completed."""
+    prompt = _request(data).get("prompt")
+    return checked_text(prompt, "prompt") if isinstance(prompt, str) and prompt else None
+
+
+def _asked(data: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """What was asked, where the request stands beside the answer."""
+    request = _request(data)
+    for name in ("messages", "input", "prompt", "contents"):
         if isinstance(request.get(name), list):
-            return turns_of(request[name], name)
-    question = question_of(request) or question_of(data)
-    prompt = request.get("prompt")
-    if not question and isinstance(prompt, str):
-        question = checked_text(prompt, "prompt")
+            return turns_of([_with_role(turn, "user") for turn in request[name]], name)
+    question = question_of(request) or question_of(data) or _prompt(data)
     return (Turn("user", question),) if question else ()
+
+
+def _with_role(turn: object, role: str) -> object:
+    """A turn of Gemini, which may leave its role out."""
+    is_bare = isinstance(turn, Mapping) and "parts" in turn and not turn.get("role")
+    return {**turn, "role": role} if isinstance(turn, Mapping) and is_bare else turn
 
 
 def _answered(asked: tuple[Turn, ...], answer: Turn) -> Reading:
@@ -42,7 +59,7 @@ def _answered(asked: tuple[Turn, ...], answer: Turn) -> Reading:
 
 
 def _read_completion(data: Mapping[str, Any]) -> list[Reading]:
-    return _read_body(data, _asked(data))
+    return _read_body(data, _asked(data), _prompt(data))
 
 
 def _choice(choice: object, name: str) -> Turn:
@@ -55,16 +72,42 @@ def _choice(choice: object, name: str) -> Turn:
     return turn_of(choice["message"], f"{name}.message")
 
 
-def _read_body(data: Mapping[str, Any], asked: tuple[Turn, ...]) -> list[Reading]:
-    """One answer of an API, whichever it is."""
+def _read_body(
+    data: Mapping[str, Any], asked: tuple[Turn, ...], prompt: str | None = None
+) -> list[Reading]:
+    """One answer of an API, whichever it is; texts complete the prompt as it stands."""
     if "choices" in data:
         choices = _list(data["choices"], "choices")
-        return [_answered(asked, _choice(one, f"choices.{i}")) for i, one in enumerate(choices)]
-    if isinstance(data.get("output"), list):
-        return [_answered(asked, _output_items(data["output"]))]
+        turns = [_choice(one, f"choices.{i}") for i, one in enumerate(choices)]
+        if prompt and not any(isinstance(one, Mapping) and "message" in one for one in choices):
+            return [of_response(turn.content, prompt=prompt) for turn in turns]
+        return [_answered(asked, turn) for turn in turns]
+    if "candidates" in data:
+        candidates = _list(data["candidates"], "candidates")
+        return [
+            _answered(asked, _candidate(c, f"candidates.{i}")) for i, c in enumerate(candidates)
+        ]
+    output = data.get("output")
+    if isinstance(output, list):
+        return [_answered(asked, _output_items(output))]
+    if isinstance(output, Mapping) and "message" in output:  # Bedrock
+        return [_answered(asked, turn_of(output["message"], "output.message"))]
     if data.get("role") == "assistant" or "message" in data:
         return [_answered(asked, turn_of(data.get("message", data), "message"))]
+    if isinstance(data.get("response"), str):  # Ollama, without a conversation
+        thinking = {name: data[name] for name in REASONING if name in data}
+        said = {"role": "assistant", "content": data["response"], **thinking}
+        return [_answered(asked, turn_of(said, "response"))]
     raise ValueError(f"the answer is in no known form, got {described(data)}")
+
+
+def _candidate(candidate: object, name: str) -> Turn:
+    if not isinstance(candidate, Mapping):
+        raise ValueError(f"{name} must be an object, got {described(candidate)}")
+    if not isinstance(candidate.get("content"), Mapping) or not candidate["content"].get("parts"):
+        reason = candidate.get("finishReason") or described(candidate)
+        raise ValueError(f"{name} has no text: {reason}")
+    return turn_of(_with_role(candidate["content"], "model"), f"{name}.content")
 
 
 def _list(value: object, name: str) -> list[Any]:
@@ -93,10 +136,10 @@ def _read_batch(data: Mapping[str, Any]) -> list[Reading]:
     if not isinstance(result, Mapping):
         raise ValueError(f"the request failed: {described(data.get('error') or result)}")
     body = result.get("body", result.get("message", result))
-    if not isinstance(body, Mapping) or body.get("error"):
-        raise ValueError(f"the request failed: {described(body)}")
+    if not isinstance(body, Mapping) or body.get("error") or set(body) == {"type"}:
+        raise ValueError(f"the request failed: {described(result.get('type') or body)}")
     rest = {name: value for name, value in data.items() if name not in ("response", "result")}
-    return _read_body(body, _asked(rest))
+    return _read_body(body, _asked(rest), _prompt(rest))
 
 
 def _is_completion(data: Mapping[str, Any]) -> bool:
@@ -112,15 +155,28 @@ def _is_completion(data: Mapping[str, Any]) -> bool:
 
 def _is_batch(data: Mapping[str, Any]) -> bool:
     held = data.get("response", data.get("result"))
-    return "custom_id" in data and (held is None or isinstance(held, Mapping))
+    if "custom_id" in data:
+        return held is None or isinstance(held, Mapping)
+    return isinstance(held, Mapping) and (_is_answer(held) or _is_completion(held))
 
 
 def _is_answer(data: Mapping[str, Any]) -> bool:
     if data.get("role") == "assistant" and "content" in data:
         return True
+    candidates, output = data.get("candidates"), data.get("output")
+    if isinstance(candidates, list) and any(_is_candidate(one) for one in candidates):
+        return True
+    if isinstance(output, Mapping) and isinstance(output.get("message"), Mapping):
+        return True
+    if isinstance(data.get("response"), str) and {"model", "done"} <= set(data):
+        return True
     if isinstance(data.get("message"), Mapping) and "model" in data:
         return True
     return data.get("object") == "response" and isinstance(data.get("output"), list)
+
+
+def _is_candidate(candidate: object) -> bool:
+    return isinstance(candidate, Mapping) and bool({"content", "finishReason"} & set(candidate))
 
 
 def _read_answer(data: Mapping[str, Any]) -> list[Reading]:
@@ -129,8 +185,8 @@ def _read_answer(data: Mapping[str, Any]) -> list[Reading]:
 
 
 READ = (
-    "choices|response|result|request|body|params|messages|prompt|output|message|content|"
-    "error|object"
+    "choices|candidates|response|result|request|body|params|messages|contents|prompt|output|"
+    "message|content|thinking|reasoning|error|object"
 )
 BATCH = Form("results of an API batch", _is_batch, _read_batch, READ)
 COMPLETION = Form("chat completions", _is_completion, _read_completion, READ)

@@ -1,4 +1,4 @@
-"""Rows of published data sets of reasoning: OpenThoughts, OpenR1, s1K."""
+"""Rows of published data sets of reasoning: OpenThoughts, OpenR1, s1K; outputs of Qwen2.5-Math."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,14 @@ from typing import Any
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.names import question_of
 from step_saliency.runs.inputs.reading import Reading, of_response
-from step_saliency.runs.inputs.shapes import Shape, Text, checked, checked_text, described
+from step_saliency.runs.inputs.shapes import (
+    Shape,
+    Text,
+    checked,
+    checked_text,
+    described,
+    scalar_text,
+)
 
 THINKING = re.compile(r"(\w+)_(?:reasoning|thinking_trajectory)")
 ANSWERS = ("solution", "attempt", "response", "answer")
@@ -103,10 +110,32 @@ def _pair_form(name: str, ending: str) -> Form:
         name,
         lambda data: any(thinking.endswith(ending) for _, thinking, _ in _pairs(data)),
         _read_pairs,
-        rf"\w+_(?:reasoning|thinking_trajectory|{'|'.join(ANSWERS)})",
+        rf"\w+_(?:reasoning|thinking_trajectory|grade|grade_reason|{'|'.join(ANSWERS)})",
     )
 
 
+class _Samples(Shape):
+    code: list[Text]
+
+
+def _read_qwen_eval(data: Mapping[str, Any]) -> list[Reading]:
+    texts, scores = checked(_Samples, data).code, data.get("score")
+    if not texts:
+        raise ValueError("code is an empty list")
+    judged = scores if isinstance(scores, list) and len(scores) == len(texts) else [None]
+    question = question_of(data)
+    return [
+        of_response(text, question=question, gold=scalar_text(data["gt"]), stated=stated)
+        for text, stated in zip(texts, judged * (len(texts) // len(judged)), strict=True)
+    ]
+
+
+QWEN_EVAL = Form(
+    "outputs of Qwen2.5-Math's evaluation",
+    lambda data: "gt" in data and isinstance(data.get("code"), list),
+    _read_qwen_eval,
+    "code|gt|gt_cot|score|pred|report|solution",
+)
 OPEN_R1 = Form(
     "OpenR1 generations",
     lambda data: "generations" in data,

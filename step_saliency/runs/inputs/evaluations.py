@@ -4,10 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
-from step_saliency.runs.inputs.names import gold_of, question_of
+from step_saliency.runs.inputs.names import (
+    GOLD,
+    QUESTIONS,
+    WORKED,
+    gold_of,
+    question_of,
+    with_plain_names,
+)
 from step_saliency.runs.inputs.reading import Reading, of_response, of_turns
 from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
 from step_saliency.runs.inputs.turns import turn_of, turns_of
+from step_saliency.tasks.verdicts import verdict
 
 METRICS = ("exact_match", "math_verify", "extractive_match", "acc", "is_correct")
 SCORES = {"C": True, "I": False}
@@ -24,6 +32,7 @@ def _read_lm_eval(data: Mapping[str, Any]) -> list[Reading]:
             "scored by likelihood have none"
         )
     doc = data["doc"] if isinstance(data["doc"], Mapping) else {}
+    doc = with_plain_names(doc, (*QUESTIONS, *GOLD, *WORKED))
     question = question_of(doc)
     prompt = None if question else _first_prompt(data.get("arguments"))
     metric = next((data[m] for m in METRICS if data.get(m) is not None), None)
@@ -71,10 +80,11 @@ def _read_inspect(data: Mapping[str, Any]) -> list[Reading]:
 
 
 def _score(scores: Any) -> Any:
-    """Judgement of the first scorer."""
-    first = next(iter(scores.values()), None) if isinstance(scores, Mapping) else None
-    value = first.get("value") if isinstance(first, Mapping) else None
-    return SCORES.get(value, value) if isinstance(value, str) else value
+    """Judgement of the first scorer that says right or wrong, or else what the first one says."""
+    given = list(scores.values()) if isinstance(scores, Mapping) else []
+    values = [score["value"] for score in given if isinstance(score, Mapping) and "value" in score]
+    said = [SCORES.get(value, value) if isinstance(value, str) else value for value in values]
+    return next((value for value in said if verdict(value) is not None), (said or [None])[0])
 
 
 def _resolved(value: Any, attachments: Any) -> Any:
@@ -95,6 +105,54 @@ def _is_inspect(data: Mapping[str, Any]) -> bool:
     )
 
 
+def _part(data: Mapping[str, Any], name: str) -> Any:
+    """A column of lighteval's details, whose names had underscores around them."""
+    return data.get(name, data.get(f"__{name}__"))
+
+
+def _read_lighteval(data: Mapping[str, Any]) -> list[Reading]:
+    doc, said = _part(data, "doc"), _part(data, "model_response")
+    texts = said.get("text")
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(
+            f"model_response.text must hold the texts of responses, got {described(texts)}; tasks "
+            "that are scored by likelihood have none"
+        )
+    thoughts = said.get("reasonings") or [None] * len(texts)
+    question = checked_text(doc.get("query"), "doc.query")
+    metric = _part(data, "metric")
+    metrics = list(metric.values()) if isinstance(metric, Mapping) else []
+    return [
+        of_response(
+            checked_text(text, f"model_response.text.{i}"),
+            checked_text(thought or "", f"model_response.reasonings.{i}"),
+            question=question,
+            gold=_choice(doc),
+            stated=metrics[0] if len(metrics) == len(texts) == 1 else None,
+        )
+        for i, (text, thought) in enumerate(zip(texts, thoughts, strict=True))
+    ]
+
+
+def _choice(doc: Mapping[str, Any]) -> str | None:
+    """The right one of the choices, if there is one only."""
+    index, choices = doc.get("gold_index"), doc.get("choices")
+    index = index[0] if isinstance(index, list) and len(index) == 1 else index
+    if not isinstance(index, int) or not isinstance(choices, list) or not index < len(choices):
+        return None
+    return scalar_text(choices[index])
+
+
+def _is_lighteval(data: Mapping[str, Any]) -> bool:
+    return all(isinstance(_part(data, name), Mapping) for name in ("doc", "model_response"))
+
+
+LIGHTEVAL = Form(
+    "details of lighteval",
+    _is_lighteval,
+    _read_lighteval,
+    "(__)?(doc|model_response|metric)(__)?",
+)
 LM_EVAL = Form(
     "lm-eval samples",
     lambda data: "resps" in data and "doc" in data,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from step_saliency.runs.inputs import chats, completions, datasets, evaluations, plain
+from step_saliency.runs.inputs import chats, completions, datasets, evaluations, plain, stepwise
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.saved import SAVED
 
@@ -12,12 +12,18 @@ FORMS: tuple[Form, ...] = (
     completions.BATCH,
     completions.COMPLETION,
     completions.ANSWER,
+    evaluations.LIGHTEVAL,
     evaluations.LM_EVAL,
     evaluations.INSPECT,
+    stepwise.PROCESS_BENCH,
+    stepwise.PRM,
+    stepwise.ROLLOUTS,
+    datasets.QWEN_EVAL,
     datasets.OPEN_R1,
     datasets.OPEN_THOUGHTS,
     datasets.S1K,
     datasets.S1K_FIRST,
+    chats.PAIRS,
     chats.MESSAGES,
     chats.CONVERSATIONS,
     chats.TURN_PROMPTS,

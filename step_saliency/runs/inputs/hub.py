@@ -1,24 +1,35 @@
 """Folders of data files and data sets of Hugging Face, from disk or by name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from step_saliency.runs.inputs.containers import Numbered, read_file
+from step_saliency.runs.inputs.containers import Numbered
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 """``owner/name``, with a split after a colon if there are several."""
-DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval)(\.gz)?")
+DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?")
+TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?")
 BOOKKEEPING = frozenset(
     {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
 )
-FILE_ENDS = frozenset({".jsonl", ".json", ".parquet", ".gz", ".eval", ".csv", ".txt"})
+FILE_ENDS = frozenset(
+    {".jsonl", ".json", ".parquet", ".gz", ".eval", ".csv", ".tsv", ".arrow", ".txt"}
+)
 
 
-def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
+def read_folder(
+    path: Path, read: Callable[[Path], Iterable[Numbered]]
+) -> Iterator[tuple[str, Numbered]]:
     """Values of a folder: a saved data set, or all its data files; each with its file's stem.
+
+    Tables (CSV, TSV, Arrow) are read where no other data files are: they may be about these.
+
+    Args:
+        path: The folder.
+        read: Values of a file.
 
     Raises:
         ValueError: it holds neither.
@@ -27,15 +38,18 @@ def read_folder(path: Path) -> Iterator[tuple[str, Numbered]]:
         yield from _numbered(path.name, _from_disk(path))
         return
     results = {place.parent for place in path.rglob("manifest.json") if _is_manifest(place)}
-    files = [
+    every = [
         file
         for file in sorted(path.rglob("*"))
         if file.is_file() and _is_data(file) and results.isdisjoint(file.parents)
     ]
+    files = [file for file in every if TABLE_FILES.fullmatch(file.name) is None] or every
     if not files:
-        raise ValueError(f"{path} is a folder without data files (.jsonl, .json, .parquet, .gz)")
+        raise ValueError(
+            f"{path} is a folder without data files (.jsonl, .json, .parquet, .csv, .gz)"
+        )
     for file in files:
-        for numbered in read_file(file):
+        for numbered in read(file):
             yield stem(file), numbered
 
 
@@ -54,7 +68,7 @@ def _is_data(file: Path) -> bool:
 def stem(path: Path) -> str:
     """Name of a file without what says how it is packed."""
     return (
-        path.stem.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
+        re.sub(r"\.(jsonl|json|parquet|csv|tsv)$", "", path.stem)
         if path.suffix == ".gz"
         else path.stem
     )

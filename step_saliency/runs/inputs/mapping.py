@@ -9,7 +9,17 @@ from step_saliency.runs.roles import ROLES
 TEXTS = frozenset({"prompt", "thinking", "response", "messages"})
 """Roles by which the response is found; with one of them a row is read as our own form."""
 
-KEPT = (*GOLD, "reward_model", *IDS, *QUESTIONS, *VERDICTS, "problem_id", "system")
+KEPT = (
+    *GOLD,
+    "reward_model",
+    "verification_info",
+    "metadata",
+    *IDS,
+    *QUESTIONS,
+    *VERDICTS,
+    "problem_id",
+    "system",
+)
 """Fields that keep their meaning where --field names the response."""
 
 

@@ -1,5 +1,6 @@
 """Names under which rows keep a question, a gold answer, a judgement; text that was not read."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from step_saliency.runs.inputs.reading import is_marked
 from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
 
-QUESTIONS = ("question", "problem", "query", "instruction", "input")
+QUESTIONS = ("question", "problem", "query", "instruction", "input", "question_content")
 GOLD = (
     "gold_answer",
     "gold",
@@ -15,15 +16,19 @@ GOLD = (
     "ground_truth",
     "reward_model.ground_truth",
     "reference_answer",
+    "verification_info.ground_truth",
+    "metadata.expected_answer",
     "correct_answer",
+    "gt_answer",
     "target",
     "gts",
+    "gt",
     "answer",
     "final_answer",
 )
 WORKED = ("ground_truth_solution", "solution")
 """Worked gold solutions, whose last boxed answer is taken where there is no gold answer."""
-VERDICTS = ("is_correct", "correct", "symbolic_correct")
+VERDICTS = ("is_correct", "correct", "symbolic_correct", "acc", "graded_list")
 IDS = ("id", "trace_id", "unique_id")
 HINTS = re.compile(
     r"respon|reason|think|thought|trac|traject|\bcot\b|_cot|cot_|chain|generat|output|complet|"
@@ -33,22 +38,53 @@ HINTS = re.compile(
 )
 """Names under which a trace may stand."""
 FACTS = re.compile(
-    r"_model$|_type$|_source$|^(model|source|url|license|usage|metadata|meta|"
-    r"extra_info|sampling_params|reward_model|is_reasoning_complete|finish_reasons?|"
+    r"_model$|_type$|_source$|_reason$|_is_\w+$|^(model|source|url|license|usage|metadata|meta|"
+    r"extra_info|sampling_params|reward_model|is_reasoning_complete|finish_reasons?|generator|"
+    r"predicted_answer|user_message|responseid|stopreason|"
     r"api_metadata|.*_count|.*_hash|n_\w+|num_\w+|.*_tokens|.*_id|id)$",
     re.IGNORECASE,
 )
 """Names of what is known about a row, whatever it looks like."""
 LONG = 200
 """Characters from which a text may be a trace whatever its name is."""
+_SWITCHES = frozenset({"on", "off", "true", "false", "yes", "no", "low", "medium", "high", "none"})
+"""What a field says that switches thinking on or off, or is a label."""
+
+
+def is_switch(value: object) -> bool:
+    """Whether a value says that there was thinking, or how much, and not what was thought."""
+    return isinstance(value, bool) or (
+        isinstance(value, str) and value.strip().lower() in _SWITCHES
+    )
+
+
+def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping[str, Any]:
+    """A row in which ``Problem`` or ``Correct Answer`` has its name in lower case, where known.
+
+    Args:
+        data: The row.
+        known: Names that are read.
+    """
+    plain = {name: "_".join(name.lower().split()) for name in data if isinstance(name, str)}
+    new = {name: to for name, to in plain.items() if to != name and to in known and to not in data}
+    if not new or len(set(new.values())) < len(new):
+        return data
+    return {new.get(name, name): value for name, value in data.items()}
 
 
 def at_path(data: Mapping[str, Any], path: str) -> Any:
-    """Value of a field, or of a field in it (``doc.question``, ``resps.0``); None if absent."""
+    """Value of a field, or of a field in it (``doc.question``, ``resps.0``); None if absent.
+
+    A field that holds JSON as text is looked into too (``verification_info.ground_truth``).
+    """
     if path in data:
         return data[path]
+    plain = "_".join(path.lower().split())
+    if plain in data:
+        return data[plain]
     value: Any = data
     for part in path.split("."):
+        value = from_json(value)
         if isinstance(value, Mapping):
             value = value.get(part)
         elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
@@ -56,6 +92,16 @@ def at_path(data: Mapping[str, Any], path: str) -> Any:
         else:
             return None
     return value
+
+
+def from_json(value: object) -> object:
+    """An object or list that is written as text; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def question_of(data: Mapping[str, Any], names: Collection[str] = QUESTIONS) -> str:
@@ -78,13 +124,20 @@ def gold_of(data: Mapping[str, Any]) -> str | None:
     """Gold answer, by the first field that has one."""
     for name in GOLD:
         value = at_path(data, name)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        listed = from_json(value)
+        if isinstance(listed, list) and len(listed) == 1 and (listed is value or '"' in value):
+            value = listed[0]
         text = scalar_text(value)
         if text is not None and text.strip() and not is_marked(text):
             return text
     texts = [data[name] for name in WORKED if isinstance(data.get(name), str)]
     return next(filter(None, map(_last_answer, filter(scalar_text, texts))), None)
+
+
+def unread_gold(data: Mapping[str, Any]) -> str | None:
+    """Field of a gold answer that is several or an object, of which none can be taken."""
+    values = ((name, at_path(data, name)) for name in GOLD)
+    return next((name for name, value in values if value and isinstance(value, list | dict)), None)
 
 
 def _last_answer(text: str) -> str | None:
@@ -106,7 +159,11 @@ def verdict_of(data: Mapping[str, Any]) -> Any:
     if value is not None and value == value:
         return value
     others = (data.get(name) for name in VERDICTS)
-    return next((v for v in others if isinstance(v, bool) or v in ("true", "false")), None)
+    return next((v for v in others if isinstance(v, bool) or _says_truth(v)), None)
+
+
+def _says_truth(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() in ("true", "false")
 
 
 def unread_texts(data: Mapping[str, Any], read: Collection[str]) -> list[str]:
@@ -124,6 +181,8 @@ def _may_be_trace(name: str, value: Any) -> bool:
     text = _longest_text(value, depth=4)
     if is_marked(text):
         return True
+    if is_switch(text) and re.search("reason|think", name, re.IGNORECASE):
+        return False
     if name in GOLD or name in WORKED or FACTS.search(name):
         return False
     return bool(text.strip()) and (len(text) > LONG or HINTS.search(name) is not None)

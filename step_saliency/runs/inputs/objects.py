@@ -8,15 +8,40 @@ from typing import Any
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.forms import OWN, form_of
 from step_saliency.runs.inputs.mapping import with_fields
-from step_saliency.runs.inputs.names import gold_of, named, unread_texts, verdict_of
-from step_saliency.runs.inputs.plain import ENDS, ONE, SEVERAL
+from step_saliency.runs.inputs.names import (
+    GOLD,
+    IDS,
+    QUESTIONS,
+    VERDICTS,
+    WORKED,
+    at_path,
+    gold_of,
+    named,
+    unread_gold,
+    unread_texts,
+    verdict_of,
+    with_plain_names,
+)
+from step_saliency.runs.inputs.plain import ENDS, ONE, PROBLEMS, SEVERAL, THINKING
 from step_saliency.runs.inputs.reading import Reading
 from step_saliency.runs.inputs.saved import SAVED
 from step_saliency.runs.inputs.turns import REASONING
 
 NEVER_NULL = (*ONE, *SEVERAL, "messages", "conversations", "generations", "resps")
 """Fields that hold the response; one that is null is no reason to have the model answer."""
+NAMES = frozenset(
+    (*QUESTIONS, *GOLD, *WORKED, *VERDICTS, *IDS, *ONE, *SEVERAL, *THINKING, *ENDS)
+) | {"prompt", "messages", "conversations", "conversation", "problem_id", "system"}
+"""Names of fields that may be written in capitals too."""
 NO_FIELDS: Mapping[str, str] = {}
+
+
+def is_row(data: Mapping[str, Any], fields: Mapping[str, str] = NO_FIELDS) -> bool:
+    """Whether an object has the fields of a row, or one of those that were named."""
+    plain = with_plain_names(data, NAMES)
+    if any(at_path(plain, name) is not None for name in fields.values()):
+        return True
+    return form_of(plain) is not PROBLEMS or any(n in plain for n in (*QUESTIONS, "prompt"))
 
 
 def read_object(
@@ -59,7 +84,9 @@ def _completed(reading: Reading, data: Mapping[str, Any]) -> Reading:
     """With the gold answer and the judgement of the row, where the form has none of its own."""
     gold = gold_of(data) if reading.gold is None else reading.gold
     stated = verdict_of(data) if reading.stated is None else reading.stated
-    return replace(reading, gold=gold, stated=stated)
+    several = unread_gold(data) if gold is None else None
+    note = (f"the gold answer in {several}, which is no single one",) if several else ()
+    return replace(reading, gold=gold, stated=stated, notes=(*reading.notes, *note))
 
 
 def _check_open(data: Mapping[str, Any], form: Form) -> None:
@@ -82,7 +109,8 @@ def _hint(data: Mapping[str, Any], unread: str) -> str:
     """What to write behind --field, where thinking may stand beside turns and an answer."""
     if unread not in REASONING:
         return f"response={unread}"
-    turns = next((name for name in ("messages", "conversations", "prompt") if name in data), None)
+    held = ("messages", "conversations", "conversation", "prompt", "input")
+    turns = next((name for name in held if isinstance(data.get(name), list)), None)
     answer = next((name for name in ENDS if name in data), "NAME")
     asked = f"messages={turns}," if turns else ""
     return f"{asked}thinking={unread},response={answer}"

@@ -1,12 +1,14 @@
 """A question and its response by plain names, NeMo-Skills among them, or a question alone."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
-from step_saliency.runs.inputs.names import VERDICTS, named, question_of
+from step_saliency.runs.inputs.names import HINTS, VERDICTS, named, question_of
 from step_saliency.runs.inputs.reading import Reading, is_marked, of_response
 from step_saliency.runs.inputs.shapes import checked_text, described
+from step_saliency.runs.inputs.turns import thinking_field
 
 ONE = (
     "response",
@@ -16,8 +18,13 @@ ONE = (
     "output",
     "model_output",
     "model_response",
+    "llm_response",
 )
-SEVERAL = ("responses", "completions", "outputs")
+SEVERAL = ("responses", "completions", "outputs", "output_list")
+CHAT_MARKS = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<｜User｜>|\[INST\]|<\|user\|>")
+"""By these a question shows that it is the whole prompt, in a model's own template."""
+TEXTS = ("text", "response", "generated_text", "content", "output")
+"""Fields of one of several responses that is an object."""
 THINKING = (
     "reasoning_content",
     "reasoning",
@@ -43,6 +50,10 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
     one, several = _field(data, ONE), _field(data, SEVERAL)
     prompt = None if data.get("prompt") in (None, "") else checked_text(data["prompt"], "prompt")
     question = question_of(data)
+    if prompt is None and CHAT_MARKS.search(question):
+        question, prompt = "", question
+    elif one == "llm_response" and not question:  # of SYNTHETIC-1, whose prompt is the question
+        question, prompt = prompt or "", None
     if one is None and several is None:
         return [_without_response(data, question, prompt)]
     if not question and prompt is None:
@@ -50,7 +61,7 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
             f"a response but no question ({', '.join(map(str, list(data)[:8]))}); name its "
             "field with --field question=NAME"
         )
-    facts: dict[str, Any] = {"question": question, "prompt": prompt}
+    facts: dict[str, Any] = {"question": question, "prompt": prompt, "notes": _left_out(data)}
     if one is not None:
         return [of_response(checked_text(data[one], one), _thinking(data), **facts)]
     texts = data[str(several)]
@@ -59,9 +70,22 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
     if not isinstance(texts, list) or not texts:
         raise ValueError(f"{several} must be a list of texts, got {described(texts)}")
     return [
-        of_response(checked_text(text, f"{several}.{i}"), stated=stated, **facts)
+        of_response(*_one_of_several(text, f"{several}.{i}"), stated=stated, **facts)
         for i, (text, stated) in enumerate(zip(texts, _judged(data, len(texts)), strict=True))
     ]
+
+
+def _one_of_several(value: Any, name: str) -> tuple[str, str]:
+    """Text and thinking of a response in a list: text, or an object as engines write it."""
+    field = _field(value, TEXTS) if isinstance(value, Mapping) else None
+    if field is None:
+        return checked_text(value, name), ""
+    return checked_text(value[field], f"{name}.{field}"), _thinking(value)
+
+
+def _left_out(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = [name for name in ("system", "system_prompt") if str(data.get(name) or "").strip()]
+    return tuple(f"the system prompt in {name}; store turns as messages" for name in names)
 
 
 def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
@@ -71,26 +95,44 @@ def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
 
 
 def _thinking(data: Mapping[str, Any]) -> str:
-    name = _field(data, THINKING)
-    return "" if name is None or data[name] is None else checked_text(data[name], name)
+    name = thinking_field(data, THINKING)
+    return "" if name is None else checked_text(data[name], name)
 
 
 def _without_response(data: Mapping[str, Any], question: str, prompt: str | None) -> Reading:
-    thinking = _field(data, THINKING)
-    if thinking is not None and data[thinking]:
+    thinking = thinking_field(data, THINKING)
+    if thinking is not None:
         ends = [name for name in ENDS if data.get(name) is not None]
         raise ValueError(
             f"thinking but no response: {named(data, [thinking, *ends])}; name the end of "
             f"the response with --field thinking={thinking},response=NAME, or read the thinking "
             f"alone with --field response={thinking}"
         )
-    if isinstance(data.get("answer"), str) and is_marked(data["answer"]):
-        return of_response(checked_text(data["answer"], "answer"), question=question, prompt=prompt)
+    marked = _marked_field(data)
+    if marked is not None and (question or prompt):
+        note = f"the response is read from {marked}, where its thinking is marked"
+        return of_response(
+            checked_text(data[marked], marked),
+            question=question,
+            prompt=prompt,
+            notes=() if marked == "answer" else (note,),
+        )
     asked = question or prompt or ""
     if not asked.strip():
         fields = ", ".join(map(str, data)) or "nothing"
-        raise ValueError(f"has no question, response or messages: {fields[:300]}")
+        raise ValueError(
+            f"has no question, response or messages: {fields[:300]}; name them with --field "
+            "question=NAME,response=NAME"
+        )
     return Reading(kind="problem", question=asked)
+
+
+def _marked_field(data: Mapping[str, Any]) -> str | None:
+    """The only field under whose name a response may stand that has its thinking marked in it."""
+    names = [name for name, value in data.items() if isinstance(value, str) and is_marked(value)]
+    if "answer" in names:
+        return "answer"
+    return names[0] if len(names) == 1 and HINTS.search(names[0]) else None
 
 
 def _is_nemo(data: Mapping[str, Any]) -> bool:
@@ -105,7 +147,7 @@ class _PlainForm(Form):
     def reads(self, data: Mapping[str, Any]) -> set[str]:
         one = _field(data, ONE)
         if one is None and _field(data, SEVERAL) is None:
-            one = "answer"
+            one = _marked_field(data) or "answer"
         return super().reads(data) | ({one} if one is not None else set())
 
 

@@ -4,18 +4,26 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from step_saliency.runs.inputs import hub
 from step_saliency.runs.inputs.containers import Numbered, read_file
 from step_saliency.runs.inputs.evaluations import LM_EVAL
-from step_saliency.runs.inputs.names import IDS, at_path
+from step_saliency.runs.inputs.names import IDS, at_path, with_plain_names
 from step_saliency.runs.inputs.naming import unique_names
-from step_saliency.runs.inputs.objects import NO_FIELDS, form_stamp, read_object, unread_fields
+from step_saliency.runs.inputs.objects import (
+    NAMES,
+    NO_FIELDS,
+    form_stamp,
+    is_row,
+    read_object,
+    unread_fields,
+)
 from step_saliency.runs.inputs.rows import Row
 from step_saliency.runs.inputs.shapes import checked_text, described
+from step_saliency.runs.inputs.tables import rows_of_object
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def read_input(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is below 1")
     lines: list[_Line] = []
-    for stem, (number, value) in _values(path):
+    for stem, (number, value) in _values(path, fields):
         if limit is not None and len(lines) == limit:
             break
         lines.append(_read_line(value, number, stem, fields, answer))
@@ -97,14 +105,26 @@ def _without_repeats(lines: list[_Line]) -> tuple[list[_Line], list[str]]:
     return kept, [note] if n else []
 
 
-def _values(path: Path) -> Iterator[tuple[str, Numbered]]:
+def _values(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, Numbered]]:
+    def read(file: Path) -> Iterator[Numbered]:
+        return _unfolded(read_file(file), fields)
+
     if path.is_file():
-        return ((hub.stem(path), numbered) for numbered in read_file(path))
+        return ((hub.stem(path), numbered) for numbered in read(path))
     if path.is_dir():
-        return hub.read_folder(path)
+        return hub.read_folder(path, read)
     if not path.exists() and hub.is_name(path):
         return hub.read_name(str(path))
     raise ValueError(f"there is no file {path}")
+
+
+def _unfolded(values: Iterator[Numbered], fields: Mapping[str, str]) -> Iterator[Numbered]:
+    """Values of a file, or, where they are one object that holds rows, these."""
+    first = list(islice(values, 2))
+    only = first[0][1] if len(first) == 1 else None
+    if isinstance(only, dict):
+        return enumerate(rows_of_object(only, lambda row: is_row(row, fields)), start=1)
+    return chain(first, values)
 
 
 def _read_line(
@@ -116,6 +136,7 @@ def _read_line(
     if not isinstance(value, dict):
         what = type(value).__name__
         return _Line([Row(name, number, {}, f"line {number} is a {what}, not an object")])
+    value = with_plain_names(value, NAMES)
     try:
         name = _id(value, fields, name)
         form, readings = read_object(value, fields, answer=answer)
@@ -144,7 +165,10 @@ def _id(data: Mapping[str, Any], fields: Mapping[str, str], fallback: str) -> st
         ValueError: it is neither text nor a number.
     """
     of_logs = ("custom_id", "doc_id") if {"custom_id", "resps"} & set(data) else ()
-    for key in filter(None, (fields.get("id"), *IDS, *of_logs)):
+    names = (*IDS, *of_logs)
+    if str(data.get("id")).startswith("batch_req"):  # the answer's; the request has its own
+        names = (*of_logs, *IDS)
+    for key in filter(None, (fields.get("id"), *names)):
         value = at_path(data, key)
         if value is None or value == "" or value != value:
             continue
@@ -182,7 +206,7 @@ def _notes(lines: Iterable[_Line]) -> Iterator[str]:
         fields = ", ".join(f"{name[:60]} ({_rows(n)})" for name, n in unread.most_common(8))
         yield f"not read, though it may hold a trace: {fields}; name the response with --field"
     for note, n in Counter(note for line in lines for note in line.notes).most_common(5):
-        yield f"{note} ({_rows(n)})" if "read without" in note else f"not read: {note} ({_rows(n)})"
+        yield f"{note} ({_rows(n)})" if " read " in note else f"not read: {note} ({_rows(n)})"
     unclear = [
         row
         for line in lines

@@ -100,6 +100,8 @@ END_MARKS = (
     "◁/think▷",
     "</thought>",
     "</seed:think>",
+    "<|END_THINKING|>",
+    "<|im_start|>answer",
     "</thinking>",
     "</reasoning>",
     "assistantfinal",

@@ -57,7 +57,7 @@ class Row:
     @property
     def gold(self) -> str | None:
         """Gold answer, if there is one."""
-        return self.says.gold if self.says.gold is not None else gold_of(self.data)
+        return self.says.gold or None if self.says.gold is not None else gold_of(self.data)
 
     @property
     def stated(self) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from step_saliency.runs.inputs.names import from_json, is_switch
 from step_saliency.runs.inputs.reading import Turn, with_thinking
 from step_saliency.runs.inputs.shapes import Shape, Text, checked, checked_text, described
 
@@ -15,14 +16,31 @@ ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
-REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
+REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_details")
 """Fields of a message that hold the thinking before its content."""
 TEXT_PARTS = frozenset({"text", "output_text", "input_text", "summary_text", "reasoning_text"})
-SILENT_PARTS = frozenset({"tool_use", "tool_call", "function_call", "refusal"})
+THINKING_PARTS = frozenset(
+    {"reasoning", "thinking", "thought", "reasoning.text", "reasoning.summary"}
+)
+SILENT_PARTS = frozenset(
+    {
+        "tool_use",
+        "tool_call",
+        "function_call",
+        "refusal",
+        "redacted_thinking",
+        "reasoning.encrypted",
+    }
+)
 
 
 class _Message(Shape):
     role: Text
+
+
+def thinking_field(data: Mapping[str, Any], names: Sequence[str] = REASONING) -> str | None:
+    """The first of these fields that holds thinking: not empty, and no switch such as ``on``."""
+    return next((n for n in names if data.get(n) and not is_switch(data[n])), None)
 
 
 def turns_of(messages: object, name: str) -> tuple[Turn, ...]:
@@ -33,8 +51,9 @@ def turns_of(messages: object, name: str) -> tuple[Turn, ...]:
         name: Its name, for messages.
 
     Raises:
-        ValueError: it is no list of messages.
+        ValueError: it is no list of messages, nor one that is written as JSON.
     """
+    messages = from_json(messages)
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError(f"{name} must be a list of messages, got {described(messages)}")
     return tuple(turn_of(message, f"{name}.{i}") for i, message in enumerate(messages))
@@ -61,9 +80,10 @@ def turn_of(message: object, name: str) -> Turn:
         )
     said = {"role": message.get("from"), **message} if "from" in message else message
     role = checked(_Message, said, name=name).role
-    content, inner = content_of(said.get("content", said.get("value")), f"{name}.content")
-    fields = [key for key in REASONING if said.get(key) is not None]
-    reasoning = content_of(said[fields[0]], f"{name}.{fields[0]}")[0] if fields else inner
+    held = next((said[key] for key in ("content", "value", "parts") if key in said), None)
+    content, inner = content_of(held, f"{name}.content")
+    field = thinking_field(said)
+    reasoning = inner if field is None else "".join(content_of(said[field], f"{name}.{field}"))
     text, composed = with_thinking(reasoning, content)
     return Turn(ROLES.get(role, role), text, composed)
 
@@ -99,13 +119,24 @@ def _part(part: object, name: str) -> tuple[str, str]:
         raise ValueError(f"{name}.type must be text, got {described(kind)}")
     if kind in SILENT_PARTS:
         return "", ""
-    if kind in ("reasoning", "thinking", "thought"):
+    if isinstance(part.get("reasoningContent"), Mapping):  # Bedrock
+        return "", _told(part["reasoningContent"].get("reasoningText") or "", name)
+    if kind in THINKING_PARTS or part.get("thought") is True:
+        if part.get("redacted") is True:
+            return "", _told(part.get("summary") or "", name)
         return "", _first_text(part, ("reasoning", "thinking", "text", "summary", "content"), name)
+    if kind is None and "functionCall" in part:
+        return "", ""
     if kind is None or kind in TEXT_PARTS:
         return _first_text(part, ("text", "content"), name), ""
     if kind == "tool_result":
         return content_of(part.get("content"), f"{name}.content")[0], ""
     raise ValueError(f"{name} is a part of type {described(kind)}; only text and thinking are read")
+
+
+def _told(held: object, name: str) -> str:
+    """Text, or that of one part or of parts."""
+    return content_of([held] if isinstance(held, Mapping) else held, name)[0]
 
 
 def _first_text(part: Mapping[str, Any], keys: Sequence[str], name: str) -> str:
