@@ -361,7 +361,7 @@ def _say_slower(reason: str) -> None:
 def _hooks_refusal(model: nn.Module) -> str | None:
     if not hasattr(model, "hook_dict"):
         return "a plain transformers model has no hook points; use method='streaming'"
-    attention: Any = getattr(model.blocks[0], "attn", None)  # type: ignore[index, union-attr]
+    attention: Any = getattr(model.blocks[0], "attn", None)  # type: ignore[index]
     if type(attention).__name__ == "AttentionBridge":
         return (
             "this bridge leaves attention to transformers, and its hooks only report it; use "
