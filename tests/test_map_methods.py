@@ -140,7 +140,13 @@ SHAPE: dict[str, Any] = {
 GROUPED = {**SHAPE, "num_key_value_heads": 2, "intermediate_size": 48}
 WINDOWED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {"n_routed_experts": 4, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
-LATENT = {"kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+}
 UNLIKE: dict[str, dict[str, Any]] = {
     "falcon": {**SHAPE, "multi_query": True, "parallel_attn": True},
     "bloom": SHAPE,
