@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+import step_saliency as ss
 from analyses.instruments.maps import all_maps, value_norms
+from step_saliency.models.convert import from_transformers, has_hooked
 from step_saliency.saliency.hooks import reduce_influence
 from step_saliency.saliency.objectives import LogOdds, NextToken
 from step_saliency.saliency.pooling import step_layout
 from step_saliency.trace import Trace
-from tests.tiny import BACKENDS, random_tokens, tiny_model
+from tests.brute import with_transformers
+from tests.tiny import BACKENDS, draw_weights, random_tokens, tiny_model, tiny_tokenizer
 
 N_TOKENS = 13
 STARTS = [0, 2, 6, 7, 10]
@@ -123,3 +127,63 @@ def test_baselines_are_pooled_like_attention(backend: Any, trace: Trace) -> None
     assert torch.equal(maps["key_length", None].maps[0, 0], lengths.expand(5, 5))
     layout = step_layout(trace.step_ids, rows="query")
     assert maps["score_gradient", "log_odds"].maps.shape[2:] == (layout.n_steps,) * 2
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**SHAPE, "num_key_value_heads": 2, "intermediate_size": 48}
+WINDOWED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"n_routed_experts": 4, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+}
+UNLIKE: dict[str, dict[str, Any]] = {
+    "falcon": {**SHAPE, "multi_query": True, "parallel_attn": True},
+    "bloom": SHAPE,
+    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "exaone4": {**GROUPED, **WINDOWED},
+    "olmo": {**GROUPED, "clip_qkv": 1.0},
+    "deepseek_v3": {**SHAPE, "intermediate_size": 48, **LATENT, **EXPERTS, "v_head_dim": 6},
+    "cohere": {**GROUPED, "logit_scale": 0.3},
+    "hunyuan_v1_dense": {**GROUPED, "head_dim": 12},
+}
+"""Architectures whose blocks, masks, keys or rotations are unlike those of Llama."""
+BY_STREAMING = {
+    "opt": "its hooks only report it",
+    "olmo": "clip_qkv=1.0",
+    "deepseek_v3": "after hook_k and hook_v",
+}
+"""Which hook points do not show as they are."""
+UNLIKE_TRANSFORMERS = ("cohere", "hunyuan_v1_dense")
+"""Which bridges of TransformerLens 3 compute otherwise than their checkpoints."""
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_maps_of_other_architectures_are_right_or_refused(kind: str) -> None:
+    config = AutoConfig.for_model(kind, **UNLIKE[kind])
+    model = draw_weights(AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    tokens = random_tokens(9)[0]
+    truth = with_transformers(model, tokens, NextToken())
+    trace = Trace.from_tokens(tokens, starts=list(range(9)), regions=["thinking"] * 9)
+    bridge: Any = from_transformers(model, tiny_tokenizer(), backend="bridge", name=kind)
+    if kind in UNLIKE_TRANSFORMERS and has_hooked():
+        for method in ("hooks", "streaming"):
+            with pytest.raises(ValueError, match=r"transformers_attention .*another version"):
+                ss.step_saliency(bridge, trace, method=method)
+        return
+    maps = ss.step_saliency(bridge, trace, pool="sum", per_head=True)
+    assert maps.method == ("streaming" if kind in BY_STREAMING else "hooks")
+    assert (maps.maps - truth).abs().max() < 1e-4 * truth.max()
+    if kind in BY_STREAMING:
+        with pytest.raises(ValueError, match=f"{BY_STREAMING[kind]}.*; use method='streaming'"):
+            ss.step_saliency(bridge, trace, method="hooks")

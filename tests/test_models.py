@@ -22,7 +22,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from step_saliency.models import facts, load_model, model_identity
 from step_saliency.models.bundled import SMOLLM2_HUB_ID, Source
-from step_saliency.models.convert import has_hooked, hooked_from_transformers
+from step_saliency.models.convert import (
+    bridge_from_transformers,
+    has_hooked,
+    hooked_config_fields,
+    hooked_from_transformers,
+)
 from step_saliency.models.sources import resolve_source
 from step_saliency.models.unpack import unpacked
 
@@ -218,6 +223,27 @@ class TestRefusals:
         tiny_tokenizer().save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=f"{message}.*backend='bridge'"):
             load_model(tmp_path, backend="hooked")
+
+    def test_what_transformers_ignores_is_ignored(self) -> None:
+        """It turns all of a head in Llama, and caps no scores in Gemma 3."""
+        from transformers import Gemma3TextConfig, LlamaConfig
+
+        rope = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+        llama = LlamaConfig(hidden_size=32, num_attention_heads=4, rope_parameters=rope)
+        fields = hooked_config_fields(llama, architecture="LlamaForCausalLM")
+        assert fields["rotary_dim"] == fields["d_head"] == 8
+        gemma = Gemma3TextConfig(attn_logit_softcapping=3.0, final_logit_softcapping=5.0)
+        fields = hooked_config_fields(gemma, architecture="Gemma3ForCausalLM")
+        assert (fields["attn_scores_soft_cap"], fields["output_logits_soft_cap"]) == (-1.0, 5.0)
+
+    def test_a_bridge_that_cannot_be_built(self) -> None:
+        from transformers import FalconConfig
+
+        shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+        config = FalconConfig(**shape, new_decoder_architecture=True, num_kv_heads=2)
+        model = AutoModelForCausalLM.from_config(config)
+        with pytest.raises(ValueError, match=r"'FalconForCausalLM'; TransformerLens says: split"):
+            bridge_from_transformers(model, tiny_tokenizer())
 
     @only_bridge
     def test_hooked_backend_needs_transformer_lens_3(self, tmp_path: Path) -> None:

@@ -172,6 +172,18 @@ def test_float16_is_refused_with_advice(method: Any) -> None:
     torch.testing.assert_close(pattern.sum(-1), torch.ones(20), atol=1e-2, rtol=0)
 
 
+def test_maps_are_made_in_inference_mode_but_not_of_weights_made_there() -> None:
+    model, trace = tiny_model("qwen2", n_layers=2), traced(torch.arange(20) + 5, 10)
+    expected = ss.step_saliency(model, trace).maps
+    with torch.inference_mode():
+        assert ss.step_saliency(model, trace).maps.equal(expected)
+        made_inside = tiny_model("qwen2", n_layers=2)
+    with pytest.raises(
+        ValueError, match=r"made under torch\.inference_mode.*load the model outside"
+    ):
+        ss.step_saliency(made_inside, trace)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_doctor_says_that_maps_refuse_float16(backend: Backend) -> None:
     model = tiny_model("qwen2", backend=backend, dtype=torch.float16)

@@ -205,10 +205,15 @@ def tiny_transformers(
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation="eager", **_exact_experts(arch)
         )
+    return draw_weights(model, seed=seed).to(dtype)
+
+
+def draw_weights(model: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
+    """The same model in evaluation mode, with weights that leave no gradient small by accident."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         _draw(name, parameter, generator)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 def _exact_experts(arch: Arch) -> dict[str, str]:

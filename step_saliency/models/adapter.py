@@ -61,7 +61,7 @@ def adapted_attention(
     with ExitStack() as stack:
         for block in () if bridge is None else bridge.blocks:
             own = bridged_attention(block)
-            stack.enter_context(replaced_methods(own, {"forward": _unbridged_forward(own)}))
+            stack.enter_context(replaced_methods(own, {"forward": unbridged_forward(own)}))
         stack.enter_context(_implementation(model, name))
         stack.callback(_current.reset, _current.set(owned(attention)))
         yield
@@ -149,7 +149,7 @@ def bridged_attention(block: Any) -> Any:
     return attention
 
 
-def _unbridged_forward(attention: Any) -> Callable[..., Any]:
+def unbridged_forward(attention: Any) -> Callable[..., Any]:
     """A bridge's attention computed by the transformers attention inside it."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:

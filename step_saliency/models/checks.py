@@ -13,6 +13,7 @@ Check = Literal[
     "windows",
     "finite_activations",
     "live_attention",
+    "transformers_attention",
     "score_edits",
     "score_softmax",
     "pattern_rows",
@@ -34,6 +35,7 @@ SOUND: tuple[Check, ...] = (
     "windows",
     "finite_activations",
     "live_attention",
+    "transformers_attention",
 )
 """What maps, decoding and attached edits need of every model."""
 
@@ -43,6 +45,7 @@ TOGETHER: tuple[frozenset[Check], ...] = (
         {
             "finite_activations",
             "live_attention",
+            "transformers_attention",
             "gradients",
             "value_gradients",
             "pattern_rows",
@@ -62,6 +65,10 @@ class Probe(NamedTuple):
 
 
 _OTHER_CLASS = "load the model as the other class, backend='hooked' or 'bridge'"
+_ANOTHER_TL = (
+    "TransformerLens' bridge computes this architecture otherwise than the checkpoint; try another "
+    "version of transformer-lens, or backend='hooked'"
+)
 _LOAD_AGAIN = "load the checkpoint anew; is the file whole, and of this architecture?"
 _WIDER = "load with dtype='bfloat16', or 'float32'"
 _STREAM = f"{_OTHER_CLASS}, or map with method='streaming'"
@@ -79,13 +86,14 @@ PROBES: Mapping[Check, Probe] = {
     "windows": Probe(probes.windows, "everything", f"mend the config's window, or {_OTHER_CLASS}"),
     "finite_activations": Probe(probes.finite_activations, "everything", _WIDER),
     "live_attention": Probe(probes.live_attention, "everything", _LOAD_AGAIN),
+    "transformers_attention": Probe(probes.transformers_attention, "everything", _ANOTHER_TL),
     "score_edits": Probe(
         probes.score_edits, "Odds-Equal Bridge, attention knockout, maps by hooks", _STREAM
     ),
     "score_softmax": Probe(probes.score_softmax, "Odds-Equal Bridge, streaming maps", _OTHER_CLASS),
     "pattern_rows": Probe(probes.pattern_rows, "Step-Saliency, attention maps", _OTHER_CLASS),
     "gradients": Probe(probes.gradients, "Step-Saliency", f"{_WIDER}, or {_OTHER_CLASS}"),
-    "value_gradients": Probe(probes.value_gradients, "streaming maps, maps by hooks", _OTHER_CLASS),
+    "value_gradients": Probe(probes.value_gradients, "maps by hooks", _STREAM),
     "local_gradients": Probe(
         probes.local_gradients, "next-token maps in one backward pass", _STREAM
     ),

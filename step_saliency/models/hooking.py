@@ -19,6 +19,7 @@ ROTATION_HOOKS = ("attn.hook_cos", "attn.hook_sin")
 OUTPUT_HOOKS = ("hook_attn_out", "hook_mlp_out")
 
 _FIRING: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+_RETURN_TUPLES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def firing_hooks(model: Any) -> frozenset[str]:
@@ -33,10 +34,27 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks)):
+
+        def note_kind(_block: Any, _args: Any, output: Any) -> None:
+            _RETURN_TUPLES[model] = isinstance(output, tuple)
+
+        with (
+            torch.no_grad(),
+            together(
+                silenced_hooks(model),
+                model.hooks(fwd_hooks=hooks),
+                module_hook(model.blocks[0].register_forward_hook, note_kind),
+            ),
+        ):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
+
+
+def return_tuples(model: Any) -> bool:
+    """Whether the blocks of a model return the residual as the first of a tuple."""
+    firing_hooks(model)
+    return _RETURN_TUPLES[model]
 
 
 def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:

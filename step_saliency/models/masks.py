@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from step_saliency.models.adapter import replaced_methods
 from step_saliency.models.facts import backend_of, device_of
+from step_saliency.models.hooking import return_tuples
 from step_saliency.models.interrupts import one_change
 
 HIDDEN = 4.0
@@ -41,7 +42,19 @@ def last_rows(model: Any, n_keys: int) -> Bool[Tensor, "layer key"]:
     with idle_blocks(model, rows):
         inner = model.original_model
         inner.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
-    return torch.stack([row if len(row) else torch.ones(n_keys, dtype=torch.bool) for row in rows])
+    seen = torch.ones(n_keys, dtype=torch.bool)
+    pairs = zip(rows, model.blocks, strict=True)
+    return torch.stack(
+        [(row if len(row) else seen) & _own_row(block, n_keys) for row, block in pairs]
+    )
+
+
+def _own_row(block: nn.Module, n_keys: int) -> Bool[Tensor, "key"]:
+    """What a module hides by a mask of its own (GPT-Neo)."""
+    for buffer in block.buffers():
+        if buffer.dtype == torch.bool and buffer.ndim == 4 and buffer.shape[-1] >= n_keys:
+            return buffer[0, 0, n_keys - 1, :n_keys].cpu()
+    return torch.ones(n_keys, dtype=torch.bool)
 
 
 def is_seen(scores: Tensor) -> Tensor:
@@ -58,12 +71,14 @@ def _hooked_row(attention: Any, n_keys: int) -> Bool[Tensor, "key"]:
 def idle_blocks(exits: ExitStack, bridge: Any, rows: list[Tensor]) -> None:
     """Context in which the blocks of a bridge do nothing but note the last row of their mask."""
 
-    def note(resid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    are_tuples = return_tuples(bridge)
+
+    def note(resid: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         masks = [x for x in (*args, kwargs.get("attention_mask")) if _is_mask(x, resid.shape[1])]
         rows.append(_row(masks[0]) if masks else torch.ones(0, dtype=torch.bool))
-        return resid
+        return (resid,) if are_tuples else resid
 
-    def stand_in(*args: Any, **kwargs: Any) -> Tensor:
+    def stand_in(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         resid = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
         return note(resid, *args[1:], **kwargs)
 

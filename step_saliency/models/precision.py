@@ -65,11 +65,17 @@ def _widen(value: Any) -> Any:
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Refuse a model in which gradients of sure predictions vanish.
+    """Refuse a model in which gradients of sure predictions vanish, or that can have none.
 
     Raises:
-        ValueError: the model is in float16, whose smallest number is 6e-8.
+        ValueError: the model is in float16, whose smallest number is 6e-8, or has weights that were
+            made under ``torch.inference_mode``.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "the model's weights were made under torch.inference_mode, where nothing can be "
+            "differentiated; load the model outside of it (maps themselves may be made inside)"
+        )
     if next(model.parameters()).dtype == torch.float16:
         raise ValueError(
             "the model is in float16, where gradients of sure predictions round to 0 and rows of "

@@ -13,12 +13,12 @@ meanwhile is not known.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from step_saliency.models.facts import stated_context
+from step_saliency.models.facts import stated_context, text_config_of
 from step_saliency.models.memory import free_bytes
 from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
 from step_saliency.saliency.cost.shape import model_shape
@@ -226,6 +226,9 @@ def choose_path(
             return candidate.chosen
     if method != "auto" and (reason := refusals[method]) is not None:
         raise ValueError(reason)
+    if all(refusals.values()):
+        neither = "; ".join(f"method={name!r}: {reason}" for name, reason in refusals.items())
+        raise ValueError(f"neither path takes this model: {neither}")
     raise ValueError(room.shortage([hooks[-1], streaming[-1]], refusals))
 
 
@@ -356,9 +359,26 @@ def _say_slower(reason: str) -> None:
 
 
 def _hooks_refusal(model: nn.Module) -> str | None:
-    if hasattr(model, "hook_dict"):
-        return None
-    return "a plain transformers model has no hook points; use method='streaming'"
+    if not hasattr(model, "hook_dict"):
+        return "a plain transformers model has no hook points; use method='streaming'"
+    attention: Any = getattr(model.blocks[0], "attn", None)  # type: ignore[index]
+    if type(attention).__name__ == "AttentionBridge":
+        return (
+            "this bridge leaves attention to transformers, and its hooks only report it; use "
+            "method='streaming'"
+        )
+    config = text_config_of(model)
+    if getattr(config, "kv_lora_rank", None):
+        return (
+            "keys and values of this architecture (MLA) are unpacked after hook_k and hook_v; use "
+            "method='streaming'"
+        )
+    if getattr(config, "clip_qkv", None):
+        return (
+            f"this model clips queries, keys and values (clip_qkv={config.clip_qkv}) after hook_k "
+            "and hook_v; use method='streaming'"
+        )
+    return None
 
 
 def _gigabytes(n_bytes: int) -> str:

@@ -67,7 +67,9 @@ def _gemma2_fields(config: Any) -> ConfigFields:
 
 
 def _gemma3_fields(config: Any) -> ConfigFields:
-    return {**_gemma2_fields(config), "use_qk_norm": True, **local_rope_fields(config)}
+    # transformers caps no scores of Gemma 3, whatever the config says
+    fields = {**_gemma2_fields(config), "attn_scores_soft_cap": -1.0}
+    return {**fields, "use_qk_norm": True, **local_rope_fields(config)}
 
 
 def _gpt_oss_fields(config: Any) -> ConfigFields:

@@ -46,6 +46,11 @@ def bridge_from_transformers(
         )
     except (KeyError, NotImplementedError) as error:
         raise ValueError(f"TransformerBridge has no adapter for {architecture!r}") from error
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"TransformerBridge cannot be built of this {architecture!r}; TransformerLens says: "
+            f"{error}"
+        ) from error
     attach_tokenizer(bridge, tokenizer)
     if process_weights:
         bridge.enable_compatibility_mode()

@@ -73,14 +73,20 @@ def _rope_scaling_fields(rope: Mapping[str, Any], config: Any) -> ConfigFields:
 
 def rotary_fields(config: Any) -> ConfigFields:
     rope = _global_rope(config)
-    partial = rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None)
     return {
         "positional_embedding_type": "rotary",
         "rotary_adjacent_pairs": False,
-        "rotary_dim": int(head_dim(config) * (partial or 1.0)),
+        "rotary_dim": int(head_dim(config) * _rotated_share(rope, config)),
         "rotary_base": rope.get("rope_theta") or getattr(config, "rope_theta", 10000.0),
         **_rope_scaling_fields(rope, config),
     }
+
+
+def _rotated_share(rope: Mapping[str, Any], config: Any) -> float:
+    """Share of a head that transformers turns; of Llama and its kin all, whatever a config says."""
+    if config.model_type != "gpt_neox":
+        return 1.0
+    return float(rope.get("partial_rotary_factor") or 1.0)
 
 
 def local_rope_fields(config: Any) -> ConfigFields:

@@ -6,7 +6,12 @@ standard deviation of the clean logits, so that thresholds depend on the data ty
 model.
 """
 
-from step_saliency.models.probes.attention import finite_activations, live_attention, windows
+from step_saliency.models.probes.attention import (
+    finite_activations,
+    live_attention,
+    transformers_attention,
+    windows,
+)
 from step_saliency.models.probes.edits import head_edits, residual_edits, score_edits
 from step_saliency.models.probes.examination import Examination
 from step_saliency.models.probes.gradients import gradients, local_gradients, value_gradients
@@ -33,6 +38,7 @@ __all__ = [
     "score_edits",
     "score_softmax",
     "trained_weights",
+    "transformers_attention",
     "transformers_logits",
     "value_gradients",
     "windows",

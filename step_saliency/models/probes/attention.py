@@ -6,11 +6,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from step_saliency.models.facts import n_ctx, window, window_of_config
+from step_saliency.models.facts import backend_of, n_ctx, window, window_of_config
 from step_saliency.models.identity import config_of_origin
 from step_saliency.models.masks import is_seen, last_rows
 from step_saliency.models.probes.examination import Examination
-from step_saliency.models.probes.measure import Measurement, no_fault, not_measured
+from step_saliency.models.probes.measure import (
+    AGREEMENT,
+    NAMED,
+    Measurement,
+    no_fault,
+    not_measured,
+    precision_of,
+)
 from step_saliency.models.windows import seen_keys
 
 PATTERN, SCORES = "attn.hook_pattern", "attn.hook_attn_scores"
@@ -74,6 +81,33 @@ def _told(layer: int, heads: Bool[Tensor, "head"], what: str) -> str:
     return f"in layer {layer} heads {', '.join(map(str, numbers))} {what}"
 
 
+def transformers_attention(examination: Examination) -> Measurement:
+    """Does the attention of a bridge put out what the transformers attention inside it does?
+
+    A bridge rotates, norms and scales queries and keys itself, for its hooks. Where it splits a
+    joint projection or has processed weights, the two have weights of their own.
+    """
+    model = examination.model
+    if backend_of(model) == "hooked":
+        return no_fault([], "a HookedTransformer has no other")
+    if getattr(model, "compatibility_mode", False):
+        return no_fault([], "the weights were processed")
+    worst, layers = 0.0, []
+    limit = max(AGREEMENT[precision_of(model)], AGREEMENT[torch.float32])
+    for layer, call in examination.observed.attention_calls.items():
+        try:
+            own, inner = call.outputs()
+        except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            return not_measured(f"the attention inside cannot be asked: {error}")
+        # neither a layer of zeros nor one that is not finite differs: other checks have those
+        difference = float(((own - inner).norm() / inner.norm()).nan_to_num(0.0))
+        worst = max(worst, difference)
+        layers += [layer] if difference > limit else []
+    where = f" (in layers {', '.join(map(str, layers[:NAMED]))})" if layers else ""
+    note = f"difference between the attention of the bridge and that of transformers{where}"
+    return Measurement(worst, limit, not layers, note)
+
+
 def windows(examination: Examination) -> Measurement:
     """Does every layer see the keys that its window says, within it and beyond?"""
     model = examination.model
@@ -105,9 +139,19 @@ def _by_scores(examination: Examination, sizes: list[int | None]) -> list[str]:
             continue
         n_queries, n_keys = scores.shape[-2:]
         declared = seen_keys(n_queries, n_keys, size, device=scores.device)
+        if _shows_no_mask(scores, shown.get(f"blocks.{layer}.{PATTERN}")):
+            continue
         if not (is_seen(scores) == declared).all():
             faults.append(f"the scores of layer {layer} hide other keys than a window of {size}")
     return faults
+
+
+def _shows_no_mask(
+    scores: Float[Tensor, "batch head query key"],
+    pattern: Float[Tensor, "batch head query key"] | None,
+) -> bool:
+    """Whether a point shows scores without the mask that the pattern obeys: nothing to compare."""
+    return pattern is not None and bool(is_seen(scores).all()) and not pattern.triu(1).any()
 
 
 def _by_number(model: Any, sizes: list[int | None]) -> list[str]:
@@ -116,6 +160,8 @@ def _by_number(model: Any, sizes: list[int | None]) -> list[str]:
     for layer, size in enumerate(sizes):
         inner = getattr(getattr(model.blocks[layer], "attn", None), "original_component", None)
         own = getattr(inner, "sliding_window", size)
+        if getattr(inner, "is_sliding", True) is False:  # EXAONE: every layer has the number
+            own = None
         if own != size:
             faults.append(f"the attention of layer {layer} has a window of {own}, not {size}")
     return faults

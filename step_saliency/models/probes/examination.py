@@ -19,6 +19,7 @@ from torch import Tensor
 from step_saliency.models.facts import n_layers
 from step_saliency.models.hooking import firing_hooks
 from step_saliency.models.interrupts import together
+from step_saliency.models.probes.inner import AttentionCall, attention_calls
 from step_saliency.models.probes.measure import probe_tokens, recorder, run
 from step_saliency.models.probes.passes import (
     decode_with_cache,
@@ -47,11 +48,13 @@ class Observed:
         logits: Those of the forward pass.
         activations: By full hook name, as far as hooks fire.
         gradients: Of the sum of all next-token losses, by full hook name, as far as they arrived.
+        attention_calls: By layer, what the attention of a bridge was called with.
     """
 
     logits: Float[Tensor, "batch pos d_vocab"]
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    attention_calls: dict[int, AttentionCall]
 
 
 class Examination:
@@ -103,10 +106,14 @@ class Examination:
             (name, recorder(gradients, name)) for name in live if name.endswith(DIFFERENTIATED)
         ]
         hooks = self.model.hooks(fwd_hooks=owned_hooks(forward), bwd_hooks=owned_hooks(backward))
-        with gradients_from_first_block(self.model), together(hooks):
+        calls: dict[int, AttentionCall] = {}
+        with (
+            gradients_from_first_block(self.model),
+            together(hooks, attention_calls(self.model, calls)),
+        ):
             logits = run(self.model, self.tokens)
             next_token_losses(logits, self.tokens).sum().backward()
-        return Observed(logits.detach(), activations, gradients)
+        return Observed(logits.detach(), activations, gradients, calls)
 
     @cached_property
     def local(self) -> Float[Tensor, "pos"]:

@@ -57,7 +57,13 @@ def _pattern_gradient(
     z_gradient: Float[Tensor, "batch query head d_head"],
     values: Float[Tensor, "batch key kv_head d_head"],
 ) -> Float[Tensor, "batch head query key"]:
-    group = z_gradient.shape[2] // values.shape[2]
+    n_heads, n_values = z_gradient.shape[2], values.shape[2]
+    if n_heads % n_values or values.shape[-1] != z_gradient.shape[-1]:
+        raise ValueError(
+            f"{VALUES} shows {list(values.shape)}, which are no values of the {n_heads} heads of "
+            f"{z_gradient.shape[-1]} dimensions"
+        )
+    group = n_heads // n_values
     ungrouped = repeat(values, "batch key kv_head d -> batch key (kv_head group) d", group=group)
     return einsum(
         z_gradient.double(),
