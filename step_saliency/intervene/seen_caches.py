@@ -11,13 +11,14 @@ When it misleads: a cache that was filled elsewhere and has as many positions as
 """
 
 import functools
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from jaxtyping import Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who is to hear of rows that change places."""
 
