@@ -1,12 +1,13 @@
 """Few changes: intervals and equivalence from counts, against formulas written out."""
 
+import itertools
 import math
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from step_saliency.stats.binary import binary_table
 from step_saliency.stats.counts import (
@@ -20,6 +21,7 @@ from step_saliency.stats.equivalence import detectable_effect, equivalence
 from step_saliency.stats.paired import paired_table
 from step_saliency.stats.problems import mean_table
 from step_saliency.stats.ranks import correlation_table
+from step_saliency.stats.score import equivalence_by_score, score
 
 Z = stats.norm.ppf(0.975)
 
@@ -204,12 +206,57 @@ def test_equivalence_of_rare_flips_at_the_margin_is_claimed_wrongly_five_percent
         assert chance <= 0.05
 
 
-def test_equivalence_with_spread_is_the_t_test_with_and_without_a_bound():
-    differences = flips(60, 8, 4)
+def test_equivalence_with_spread_is_the_t_test_where_differences_are_no_flips():
+    differences = flips(60, 8, 4) / 2
     bounded, free = (equivalence(differences, margin=0.3, bound=b) for b in (1.0, None))
     assert bounded == free
     with pytest.raises(ValueError, match="bound"):
-        equivalence(differences, margin=0.3, bound=0.5)
+        equivalence(differences, margin=0.3, bound=0.25)
+
+
+def likelihood_score(better, worse, n, difference):
+    """The score with the nuisance share found by a search, not by a formula."""
+
+    def loss(q):
+        shares = np.array([q + difference, q, 1 - difference - 2 * q])
+        return -special.xlogy([better, worse, n - better - worse], shares).sum()
+
+    ends = max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12
+    q = optimize.minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-13}).x
+    variance = n * (2 * q + difference - difference**2)
+    return (better - worse - n * difference) / math.sqrt(variance)
+
+
+@pytest.mark.parametrize("counts", [(7, 0, 1000), (21, 22, 660), (3, 5, 50), (0, 12, 80)])
+@pytest.mark.parametrize("difference", [0.012, -0.05, 0.3])
+def test_the_score_of_pairs_is_that_of_the_likelihood(counts, difference):
+    expected = likelihood_score(*counts, difference)
+    assert score(*counts, difference) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "margin"), [(1000, 0.012), (660, 0.03), (176, 0.05)])
+@pytest.mark.parametrize("both_ways", [0.0, 0.01, 0.05])
+def test_equivalence_of_flips_at_the_margin_is_claimed_wrongly_five_percent_at_most(
+    n, margin, both_ways
+):
+    shares = margin + both_ways, both_ways, 1 - margin - 2 * both_ways
+    most = int(stats.binom.isf(1e-6, n, shares[0]))
+    chance = 0.0
+    for better, worse in itertools.product(range(most), repeat=2):
+        if better + worse < FEW:
+            p = stats.binom.cdf(max(better, worse), n, margin)
+        else:
+            p = equivalence_by_score(better, worse, n, margin)
+        if p <= 0.05:
+            chance += stats.multinomial.pmf([better, worse, n - better - worse], n, shares)
+    assert chance <= 0.05
+
+
+def test_equivalence_of_flips_is_that_of_its_interval():
+    for better, worse in [(5, 0), (7, 0), (8, 4), (21, 22), (60, 0)]:
+        found = equivalence(flips(60, better, min(worse, 60 - better)), margin=0.2, bound=1.0)
+        assert (found.lower > -0.2 and found.upper < 0.2) == (found.p < 0.05)
+        assert found.lower < found.estimate <= found.upper
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, "True"])

@@ -2,8 +2,9 @@
 
     equivalence  two one-sided t-tests (TOST): a small p says that the mean difference is smaller
                  than the margin. A large p elsewhere says nothing of that kind
-    from counts  the same for right and wrong where few answers changed: exact
-                 (`step_saliency.stats.counts`), since a t-test of no spread knows nothing
+    by score     the same for pairs of right and wrong (`step_saliency.stats.score`): at the margin
+                 a t-test has the spread of what was seen, and with rare flips claims too much
+    from counts  the same where few answers changed: exact (`step_saliency.stats.counts`)
     detectable   delta such that a two-sided t-test of n differences with the observed spread finds
                  a mean of delta with the probability ``power``
 
@@ -21,6 +22,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from step_saliency.stats.counts import difference_from_counts, equivalence_from_counts
 from step_saliency.stats.resampling import Estimate
+from step_saliency.stats.score import equivalence_by_score, score_interval
 
 
 def equivalence(
@@ -30,15 +32,17 @@ def equivalence(
     alpha: float = 0.05,
     bound: float | None = None,
 ) -> Estimate:
-    """Two one-sided t-tests (TOST): is the mean difference within the margin?
+    """Two one-sided tests (TOST): is the mean difference within the margin?
 
     Args:
         differences: One per problem.
         margin: Largest difference, either way, that counts as none; set before looking.
-        alpha: The interval has level 1 - 2 alpha: it lies within the margin when a t-test's p is
-            below alpha.
+        alpha: The interval has level 1 - 2 alpha: it lies within the margin when p, of a t-test or
+            by score, is below alpha.
         bound: Largest difference that is possible, 1 for right and wrong. With it, fewer than
-            `step_saliency.stats.counts.FEW` problems that differ are judged by their number.
+            `step_saliency.stats.counts.FEW` problems that differ are judged by their number, and
+            more, where each differs by nothing or by the bound, by Tango's score; the rest and all
+            without a bound by t-tests.
 
     Returns:
         ``p`` is the larger of the two one-sided p-values: small means equivalent. Differences
@@ -59,6 +63,10 @@ def equivalence(
         if limits is not None:
             p = equivalence_from_counts(known / bound, margin / bound)
             return Estimate(mean, limits[0] * bound, limits[1] * bound, n, p=p)
+        if np.isin(known / bound, (-1, 0, 1)).all() and margin < bound:
+            counts = int((known > 0).sum()), int((known < 0).sum()), n
+            lower, upper = (bound * end for end in score_interval(*counts, 1 - 2 * alpha))
+            return Estimate(mean, lower, upper, n, p=equivalence_by_score(*counts, margin / bound))
     if _is_constant(known):
         return Estimate(mean, math.nan, math.nan, n)
     described = DescrStatsW(known)

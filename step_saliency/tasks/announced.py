@@ -84,12 +84,8 @@ _LETTER_LINE = re.compile(
 _ALONE = re.compile(r"(?:\*\*|__)\s*([-−$\\(\[]*\d(?!\d*[.)]\s)[^*_]*?)(?:\*\*|__)\.?")
 """A line that is a number in bold and nothing else."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
-_LIST_END = re.compile(
-    rf"{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern})*\s*,?\s+(?:and|or)\s+{_NUMBER.pattern}\Z"
-    rf"|{_NUMBER.pattern}(?:\s*,\s*{_NUMBER.pattern}){{2,}}\Z",
-    re.IGNORECASE,
-)
-"""Numbers in a row, as in 1, 2 and 3; "in step 2, 29 are left" has none."""
+_LAST_NUMBER = re.compile(rf"(?:{_NUMBER.pattern})\Z", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+", re.IGNORECASE)
 _SHORT = 80
 _REACH = 4000
 """Characters that are read of the end of a text, or behind an announcement."""
@@ -273,5 +269,18 @@ def _inside(sentence: str) -> Iterator[Reading]:
     if formulas and (not numbers or numbers[-1].start() < formulas[-1].end()):
         yield Reading(next(group for group in formulas[-1].groups() if group).strip())
     elif numbers:
-        listed = _LIST_END.search(sentence[: numbers[-1].end()])
-        yield Reading((listed or numbers[-1])[0].strip(), partial=listed is None)
+        listed = _listed(sentence[: numbers[-1].end()])
+        yield Reading((listed or numbers[-1][0]).strip(), partial=listed is None)
+
+
+def _listed(text: str) -> str | None:
+    """The numbers in a row that a text ends in ("1, 2 and 3"); "in step 2, 29" has none."""
+    separators = list(_SEPARATOR.finditer(text))
+    end, first = len(text), len(separators)
+    while first and _NUMBER.fullmatch(text, separators[first - 1].end(), end):
+        first -= 1
+        end = separators[first].start()
+    start = _LAST_NUMBER.search(text, separators[first - 1].end() if first else 0, end)
+    between = [separator[0].strip(" ,").lower() for separator in separators[first:]]
+    is_listed = len(between) > 1 or "and" in between or "or" in between
+    return text[start.start() :] if start and is_listed else None
