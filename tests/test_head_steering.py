@@ -63,7 +63,7 @@ def test_top_heads_come_from_their_half_alone() -> None:
     edits = hs.transfer_edits(spoilt, "odd", depth=DEPTH, n_heads=HEADS, tau_max=0.3, seed=0)
     top = edits["top-2"][0]
     assert isinstance(top, OddsEqualBridge)
-    assert top.heads == {0: [3], 1: [2]}
+    assert top.heads == {0: (3,), 1: (2,)}
     with pytest.raises(ValueError, match="no margins"):
         hs.top_heads(frame, half="even", k=1, way="ablated")
 

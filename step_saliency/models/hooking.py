@@ -34,27 +34,25 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-
-        def note_kind(_block: Any, _args: Any, output: Any) -> None:
-            _RETURN_TUPLES[model] = isinstance(output, tuple)
-
-        with (
-            torch.no_grad(),
-            together(
-                silenced_hooks(model),
-                model.hooks(fwd_hooks=hooks),
-                module_hook(model.blocks[0].register_forward_hook, note_kind),
-            ),
-        ):
+        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks)):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
 
 
-def return_tuples(model: Any) -> bool:
-    """Whether the blocks of a model return the residual as the first of a tuple."""
-    firing_hooks(model)
-    return _RETURN_TUPLES[model]
+def return_tuples(bridge: Any) -> bool:
+    """Whether the blocks of a bridge return the residual as the first of a tuple."""
+    if bridge not in _RETURN_TUPLES:
+
+        def note(_block: Any, _args: Any, output: Any) -> None:
+            _RETURN_TUPLES[bridge] = isinstance(output, tuple)
+
+        # the model inside, since the bridge keeps what it derives of a pass
+        token = torch.zeros(1, 1, dtype=torch.long, device=device_of(bridge))
+        hook = module_hook(bridge.blocks[0].register_forward_hook, note)
+        with torch.no_grad(), together(silenced_hooks(bridge), hook):
+            bridge.original_model(token)
+    return _RETURN_TUPLES[bridge]
 
 
 def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
