@@ -5,6 +5,7 @@ Both model classes install hooks by ``model.hooks``; this module adds what that 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,7 +35,8 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks)):
+        noted = _noted_kind(model)
+        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks), noted):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
@@ -43,16 +45,20 @@ def firing_hooks(model: Any) -> frozenset[str]:
 def return_tuples(bridge: Any) -> bool:
     """Whether the blocks of a bridge return the residual as the first of a tuple."""
     if bridge not in _RETURN_TUPLES:
-
-        def note(_block: Any, _args: Any, output: Any) -> None:
-            _RETURN_TUPLES[bridge] = isinstance(output, tuple)
-
         # the model inside, since the bridge keeps what it derives of a pass
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(bridge))
-        hook = module_hook(bridge.blocks[0].register_forward_hook, note)
-        with torch.no_grad(), together(silenced_hooks(bridge), hook):
+        with torch.no_grad(), together(silenced_hooks(bridge), _noted_kind(bridge)):
             bridge.original_model(token)
     return _RETURN_TUPLES[bridge]
+
+
+def _noted_kind(bridge: Any) -> AbstractContextManager[Any]:
+    """Context in which a pass says what the blocks return."""
+
+    def note(_block: Any, _args: Any, output: Any) -> None:
+        _RETURN_TUPLES[bridge] = isinstance(output, tuple)
+
+    return module_hook(bridge.blocks[0].register_forward_hook, note)
 
 
 def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
