@@ -373,6 +373,11 @@ def _hooks_refusal(model: nn.Module) -> str | None:
             "keys and values of this architecture (MLA) are unpacked after hook_k and hook_v; use "
             "method='streaming'"
         )
+    if str(getattr(config, "model_type", "")).startswith("hunyuan_v1"):
+        return (
+            "this architecture norms queries and keys after their rotation, behind hook_rot_q and "
+            "hook_rot_k; use method='streaming'"
+        )
     if getattr(config, "clip_qkv", None):
         return (
             f"this model clips queries, keys and values (clip_qkv={config.clip_qkv}) after hook_k "
