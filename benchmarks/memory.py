@@ -234,8 +234,11 @@ def measure(task: Task) -> dict[str, Any]:
     facts = {**asdict(task), "estimated": estimated(task)}
     require_sound(build(task.model, task.backend, task.device, task.dtype))
     if task.device == "cuda":
-        return facts | {"measured": measured(task)}
-    return facts | {"measured": int(median(in_a_copy(task) for _ in range(COPIES)))}
+        return facts | {"measured": measured(task), "copies": 1}
+    return facts | {
+        "measured": int(median(in_a_copy(task) for _ in range(COPIES))),
+        "copies": COPIES,
+    }
 
 
 def in_a_copy(task: Task) -> int:
@@ -274,8 +277,10 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: estimated and measured peaks, and their ratio."""
-    columns = "| model | class | dtype | path | tokens | estimated GB | measured GB | ratio |"
-    lines = [columns, "|" + "---|" * 8]
+    columns = (
+        "| model | class | dtype | path | tokens | estimated GB | measured GB | ratio | copies |"
+    )
+    lines = [columns, "|" + "---|" * 9]
     for row in rows:
         lengths = row["tokens"].split()
         same = len(lengths) > 1 and len(set(lengths)) == 1
@@ -288,7 +293,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
-    return [f"{row['estimated'] / 1e9:.3f}", f"{row['measured'] / 1e9:.3f}", f"{_ratio(row):.2f}"]
+    sizes = (f"{row[name] / 1e9:.3f}" for name in ("estimated", "measured"))
+    return [*sizes, f"{_ratio(row):.2f}", str(row.get("copies", 1))]
 
 
 def _ratio(row: dict[str, Any]) -> float:
@@ -306,7 +312,8 @@ def page(rows: Sequence[dict[str, Any]], device: str) -> str:
             f"# Estimated and measured memory of maps ({name})",
             "",
             "Peaks above the model's weights. Ratio: estimated over measured. "
-            f"{within} of {len(ratios)} within {TOLERANCE:.0%}{span}. See `benchmarks/memory.py`.",
+            f"{within} of {len(ratios)} within {TOLERANCE:.0%}{span}. Rows of one copy of "
+            "a process are older, and had glibc's threshold as it was. See `benchmarks/memory.py`.",
             "",
             table(rows),
             "",

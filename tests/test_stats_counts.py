@@ -252,6 +252,16 @@ def test_equivalence_of_flips_at_the_margin_is_claimed_wrongly_five_percent_at_m
     assert chance <= 0.05
 
 
+def test_a_t_test_of_rare_flips_claims_equivalence_too_often():
+    n, margin = 1000, 0.012
+    chance = sum(
+        stats.binom.pmf(k, n, margin)
+        for k in range(FEW, 40)
+        if equivalence(flips(n, k, 0), margin=margin).p <= 0.05
+    )
+    assert chance > 0.07
+
+
 def test_equivalence_of_flips_is_that_of_its_interval():
     for better, worse in [(5, 0), (7, 0), (8, 4), (21, 22), (60, 0)]:
         found = equivalence(flips(60, better, min(worse, 60 - better)), margin=0.2, bound=1.0)
