@@ -345,13 +345,20 @@ def test_auto_takes_hooks_where_streaming_cannot_honour_a_hook(backend: Backend)
 
 @pytest.mark.parametrize("method", ["auto", "hooks", "streaming"])
 def test_the_error_names_what_both_paths_need_and_how_much_fits(method: Any) -> None:
-    expected = (
-        r"100,000,000 tokens does not fit into the 1\.00 GiB free on cpu: method='hooks' needs "
-        r"[\d,.]+ GiB and would fit up to 2,\d{3} tokens; method='streaming' needs [\d.]+ GiB and "
-        r"would fit up to \d{3},\d{3} tokens"
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"100,000,000 tokens does not fit into the 1\.00 GiB free") as raised:
+        choose_path(model, 10**8, method=method, available_bytes=GIB)
+    said = re.findall(
+        r"method='(\w+)' needs ([\d,.]+) GiB and would fit up to ([\d,]+) tokens", str(raised.value)
     )
-    with pytest.raises(ValueError, match=expected):
-        choose_path(tiny_model(), 10**8, method=method, available_bytes=GIB)
+    assert [name for name, *_ in said] == ["hooks", "streaming"]
+    asked = estimate(model, 10**8, available_bytes=GIB)
+    for name, needed, most in said:
+        n_bytes = getattr(asked, name).peak_bytes
+        assert float(needed.replace(",", "")) == pytest.approx(n_bytes / GIB, rel=1e-3)
+        fitting = int(most.replace(",", ""))
+        assert estimate(model, fitting, available_bytes=GIB).fits(name)
+        assert not estimate(model, fitting + 1, available_bytes=GIB).fits(name)
 
 
 def test_step_saliency_takes_the_path_that_is_asked_for() -> None:
