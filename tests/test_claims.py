@@ -14,7 +14,7 @@ from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
 from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
 from analyses.claims.readings import READINGS, readings_of
-from analyses.claims.strata import gains_by_difficulty, strata_of
+from analyses.claims.strata import CONTRAST, gains_by_difficulty, strata_of
 from analyses.claims.table import (
     BEGIN,
     COLUMNS,
@@ -221,8 +221,28 @@ def test_a_gain_on_hard_problems_is_found_there_and_luck_is_none() -> None:
     table = gains_by_difficulty(answers, samples, n_resamples=500, n_permutations=499)
     rows = table.set_index(["condition", "stratum"])
     assert rows.loc[("both", "hard"), "lower"] > 0.2
+    contrast = rows.loc[("both", CONTRAST)]
+    means = rows.loc["both", "estimate"]
+    assert contrast["estimate"] == pytest.approx(means["hard"] - means["easy"])
+    assert contrast["lower"] > 0.2
+    assert contrast["p"] < 0.001
     idle = rows.loc["idle"]
     assert ((idle["lower"] < 0) & (idle["upper"] > 0)).all()
+
+
+def test_hard_minus_easy_without_a_flip_has_no_interval() -> None:
+    names = list("abcdef")
+    samples = pd.DataFrame({"problem": names, "is_correct": [0, 0, 0, 1, 1, 1]})
+    answers = pd.concat(
+        pd.DataFrame({"problem": names, "condition": condition, "is_correct": right})
+        for condition, right in (("baseline", 0.0), ("idle", 0.0), ("both", [1.0, 0, 0, 0, 0, 0]))
+    )
+    table = gains_by_difficulty(answers, samples, n_resamples=50, n_permutations=49)
+    rows = table[table["stratum"] == CONTRAST].set_index("condition")
+    assert rows.loc["idle", "interval"] == "none"
+    assert rows.loc["idle", ["lower", "upper", "p"]].isna().all()
+    assert rows.loc["both", "estimate"] == pytest.approx(1 / 3)
+    assert rows.loc["both", "lower"] < 0 < rows.loc["both", "upper"]
 
 
 def test_the_committed_table_is_what_the_tables_say() -> None:

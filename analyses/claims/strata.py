@@ -3,17 +3,21 @@
 Difficulty of a problem is the share of independent samples, drawn without the intervention, that
 solve it; gains are of other answers (greedy ones), so that luck in the samples is not luck in the
 gain. Strata: at most a quarter of the samples right, more than a quarter and less than three
-quarters, at least three quarters.
+quarters, at least three quarters. What the question asks is the difference between the outer two.
 """
 
+import math
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
+from step_saliency.options import Draws
 from step_saliency.stats.problems import mean_table
 
 STRATA = ("hard", "middling", "easy")
 EDGES = (0.25, 0.75)
+CONTRAST = "hard - easy"
 
 
 def strata_of(samples: pd.DataFrame) -> pd.Series:
@@ -44,7 +48,9 @@ def gains_by_difficulty(
         draws: As of `mean_table`.
 
     Returns:
-        One row per condition and stratum: ``estimate, lower, upper, n``, a p-value against 0.
+        One row per condition and stratum: ``estimate, lower, upper, n``, a p-value against 0. One
+        more per condition of the stratum `CONTRAST`: mean gain of hard problems minus that of easy
+        ones, with Welch's interval and test.
     """
     right = answers.groupby(["problem", "condition"])["is_correct"].mean().unstack()
     gains = right.drop(columns=baseline).sub(right[baseline], axis=0)
@@ -52,4 +58,26 @@ def gains_by_difficulty(
     long["stratum"] = long["problem"].map(strata_of(samples))
     known = long.dropna(subset=["stratum", "gain"])
     by = ["condition", "stratum"]
-    return mean_table(known, "gain", by=by, null=0.0, kind="difference", seed=seed, **draws)
+    table = mean_table(known, "gain", by=by, null=0.0, kind="difference", seed=seed, **draws)
+    confidence = draws.get("confidence", Draws().confidence)
+    contrasts = [
+        {"condition": condition, "stratum": CONTRAST, **_hard_minus_easy(of_one, confidence)}
+        for condition, of_one in known.groupby("condition", sort=False)
+    ]
+    return pd.concat([table, pd.DataFrame(contrasts)], ignore_index=True)
+
+
+def _hard_minus_easy(gains: pd.DataFrame, confidence: float) -> dict[str, Any]:
+    """Two sets of problems, so nothing is paired; without spread there is no interval."""
+    hard, easy = (gains.loc[gains["stratum"] == name, "gain"] for name in ("hard", "easy"))
+    row = {
+        "estimate": hard.mean() - easy.mean(), "lower": math.nan, "upper": math.nan,
+        "n": len(hard) + len(easy), "p": math.nan, "interval": "none", "interval_corrected": False,
+    }  # fmt: skip
+    if min(len(hard), len(easy)) < 2 or hard.nunique() == easy.nunique() == 1:
+        return row
+    test = stats.ttest_ind(hard.astype(float), easy.astype(float), equal_var=False)
+    lower, upper = test.confidence_interval(confidence)
+    return row | {
+        "lower": float(lower), "upper": float(upper), "p": float(test.pvalue), "interval": "welch",
+    }  # fmt: skip

@@ -28,8 +28,8 @@ An interval without width (no answer changed) says nothing about what could have
 When it misleads: Holm's correction is that of the table which a reading comes from, within a family
 of its rows. Over the readings of a claim there is none, nor in tables without that column (single
 contrasts, gains by difficulty), so that of many readings of a claim that is false some will be
-"supported". Gains by difficulty are read stratum by stratum: no reading holds hard problems against
-easy ones, so that "refuted" on easy ones says that nothing was gained there.
+"supported". Of gains by difficulty, hard problems against easy ones is what the claim says; the
+strata beside it say where something was gained, so that "refuted" on easy ones is no verdict on it.
 """
 
 from dataclasses import dataclass
