@@ -34,6 +34,7 @@ from step_saliency.models.convert import from_transformers
 from step_saliency.models.masks import last_rows
 from step_saliency.models.probes import logits
 from step_saliency.models.probes.weights import is_fresh
+from step_saliency.saliency.estimate import choose_path
 from step_saliency.trace import Region, Step
 
 examiner = importlib.import_module("step_saliency.models.doctor")
@@ -82,6 +83,13 @@ class WrongGradientHookPoint(HookPoint):
         return super().__call__(2 * activation - activation.detach())
 
 
+class NormingHookPoint(HookPoint):
+    """Keys that are normed behind the point that shows them."""
+
+    def __call__(self, activation: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(super().__call__(activation), dim=-1)
+
+
 def breaks(name: str, kind: type[HookPoint]) -> Callable[[Any], None]:
     def breaker(model: Any) -> None:
         hook_point(model, name).__class__ = kind
@@ -102,6 +110,15 @@ def test_every_hook_works_on_every_architecture(arch: Arch, backend: Backend) ->
     report = doctor(tiny_model(arch, backend=backend, n_layers=2), **SHORT)
     assert not report.failed, str(report)
     assert [result.check for result in report.results] == list(HOOK_CHECKS)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_keys_normed_behind_their_hook_are_mapped_by_streaming_or_refused(backend: Backend) -> None:
+    model = tiny_model("qwen2", backend=backend, n_layers=2)
+    BREAKAGES["keys normed behind the hook"][0](model)
+    with pytest.raises(ValueError, match=r"score_products .*in layers 1\)"):
+        choose_path(model, 10, method="hooks")
+    assert choose_path(model, 10).name == "streaming"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -133,9 +150,13 @@ BREAKAGES: dict[str, tuple[Callable[[Any], None], set[Check]]] = {
         {"gradients", "value_gradients"},
     ),
     "wrong gradient": (breaks(ATTENTION + "z", WrongGradientHookPoint), {"value_gradients"}),
+    "keys normed behind the hook": (
+        breaks(ATTENTION + "rot_k", NormingHookPoint),
+        {"score_products"},
+    ),
     "cache at odds": (breaks(ATTENTION + "v", LengthHookPoint), {"cached_decoding"}),
 }
-UNLIKE_TRANSFORMERS = ("attention not normalised",)
+UNLIKE_TRANSFORMERS = ("attention not normalised", "keys normed behind the hook")
 """Which change what a bridge's attention puts out, and not that inside it."""
 
 

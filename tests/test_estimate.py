@@ -302,7 +302,7 @@ def test_both_classes_of_model_are_estimated_alike(arch: Any) -> None:
 def test_it_prints_both_paths() -> None:
     text = str(ss.estimate(tiny_model(), 4096, available_bytes=GIB))
     assert "4,096 tokens, 1.00 GiB free on cpu" in text
-    assert re.search(r"hooks +peak +\d+\.\d\d GiB .* does not fit \(up to 2,\d{3} tokens", text)
+    assert re.search(r"hooks +peak +\d+\.\d\d GiB .* does not fit \(up to [23],\d{3} tokens", text)
     assert re.search(r"streaming +peak +0\.\d\d GiB .* fits", text)
 
 
@@ -346,7 +346,9 @@ def test_auto_takes_hooks_where_streaming_cannot_honour_a_hook(backend: Backend)
 @pytest.mark.parametrize("method", ["auto", "hooks", "streaming"])
 def test_the_error_names_what_both_paths_need_and_how_much_fits(method: Any) -> None:
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"100,000,000 tokens does not fit into the 1\.00 GiB free") as raised:
+    with pytest.raises(
+        ValueError, match=r"100,000,000 tokens does not fit into the 1\.00 GiB free"
+    ) as raised:
         choose_path(model, 10**8, method=method, available_bytes=GIB)
     said = re.findall(
         r"method='(\w+)' needs ([\d,.]+) GiB and would fit up to ([\d,]+) tokens", str(raised.value)

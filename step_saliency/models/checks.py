@@ -19,6 +19,7 @@ Check = Literal[
     "pattern_rows",
     "gradients",
     "value_gradients",
+    "score_products",
     "local_gradients",
     "head_edits",
     "residual_edits",
@@ -48,6 +49,7 @@ TOGETHER: tuple[frozenset[Check], ...] = (
             "transformers_attention",
             "gradients",
             "value_gradients",
+            "score_products",
             "pattern_rows",
             "score_softmax",
         }
@@ -94,6 +96,9 @@ PROBES: Mapping[Check, Probe] = {
     "pattern_rows": Probe(probes.pattern_rows, "Step-Saliency, attention maps", _OTHER_CLASS),
     "gradients": Probe(probes.gradients, "Step-Saliency", f"{_WIDER}, or {_OTHER_CLASS}"),
     "value_gradients": Probe(probes.value_gradients, "maps by hooks", _STREAM),
+    "score_products": Probe(
+        probes.score_products, "next-token maps by hooks in one backward pass", _STREAM
+    ),
     "local_gradients": Probe(
         probes.local_gradients, "next-token maps in one backward pass", _STREAM
     ),

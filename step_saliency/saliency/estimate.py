@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import stated_context, text_config_of
 from step_saliency.models.memory import free_bytes
 from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
@@ -194,7 +195,8 @@ def choose_path(
     """The path to take for one trace, or for several in one call.
 
     ``"auto"`` takes hooks up to `SHORT` tokens and where streaming refuses the model (for instance
-    because of hooks at attention scores), else streaming; and the other one if that alone fits.
+    because of hooks at attention scores), else streaming; and the other one if that alone fits, or
+    if the keys that hooks show are not those of the scores, which the doctor tells.
     ``offload="auto"`` offloads where streaming fits into a GPU's memory in no other way;
     ``keep="auto"`` keeps the most that takes no more than `SPARE` of what is free. A warning says
     why a long trace is mapped by hooks.
@@ -219,11 +221,16 @@ def choose_path(
     streaming = [Path("streaming", offloaded, keep) for offloaded in room.offloads(offload)]
     paths = hooks + streaming if max(room.lengths) <= SHORT else streaming + hooks
     for path in paths:
-        is_allowed = method in ("auto", path.name) and refusals[path.name] is None
-        if is_allowed and (candidate := _Candidate(room, path)).fits:
-            if method == "auto" and path.name == "hooks" and max(room.lengths) > SHORT:
+        candidate = _Candidate(room, path)
+        if method not in ("auto", path.name) or refusals[path.name] or not candidate.fits:
+            continue
+        if path.name == "hooks":
+            refusals["hooks"] = _hidden_keys(model)
+            if refusals["hooks"]:
+                continue
+            if method == "auto" and max(room.lengths) > SHORT:
                 _say_slower(refusals["streaming"] or "streaming does not fit")
-            return candidate.chosen
+        return candidate.chosen
     if method != "auto" and (reason := refusals[method]) is not None:
         raise ValueError(reason)
     if all(refusals.values()):
@@ -368,21 +375,20 @@ def _hooks_refusal(model: nn.Module) -> str | None:
             "method='streaming'"
         )
     config = text_config_of(model)
-    if getattr(config, "kv_lora_rank", None):
-        return (
-            "keys and values of this architecture (MLA) are unpacked after hook_k and hook_v; use "
-            "method='streaming'"
-        )
-    if str(getattr(config, "model_type", "")).startswith("hunyuan_v1"):
-        return (
-            "this architecture norms queries and keys after their rotation, behind hook_rot_q and "
-            "hook_rot_k; use method='streaming'"
-        )
     if getattr(config, "clip_qkv", None):
         return (
             f"this model clips queries, keys and values (clip_qkv={config.clip_qkv}) after hook_k "
             "and hook_v; use method='streaming'"
         )
+    return None
+
+
+def _hidden_keys(model: nn.Module) -> str | None:
+    """Why the keys that hooks show are not those of the scores; None if they are."""
+    try:
+        require_capabilities(model, ["score_products"])
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -47,7 +47,7 @@ Reduced = TypeVar("Reduced")
 
 DIFFERENTIATES = ("finite_activations", "pattern_rows", "gradients", "value_gradients")
 """What a model must be able to do, see `doctor`, for gradients at its patterns."""
-IS_LOCAL = ("score_edits", "head_edits", "local_gradients")
+IS_LOCAL = ("score_edits", "head_edits", "score_products", "local_gradients")
 """And for `position_local`."""
 
 

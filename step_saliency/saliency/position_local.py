@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from step_saliency.models.facts import attention_scale, n_layers, score_softcap
-from step_saliency.models.hooking import NamedHook, firing_hooks, live_names, prepended_hooks
+from step_saliency.models.hooking import NamedHook, live_names, prepended_hooks
 from step_saliency.models.interrupts import change, together
+from step_saliency.models.queries import query_key_hooks, rotation_hooks, stretched
 from step_saliency.models.turns import owned_hooks
 
 
@@ -55,9 +56,9 @@ def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
 def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[NamedHook]]:
     """Hooks that must run before those of others at the same point, and one that must run after."""
     prefix = f"blocks.{layer}.attn."
-    query_name, key_name = _query_key_names(model, layer)
-    names = [query_name, key_name, "hook_v", "hook_z", "hook_attn_scores", "hook_pattern"]
-    live_names(model, [prefix + name for name in names])
+    query_name, key_name = query_key_hooks(model, layer)
+    names = ["hook_v", "hook_z", "hook_attn_scores", "hook_pattern"]
+    live_names(model, [query_name, key_name, *(prefix + name for name in names)])
     scale, softcap = attention_scale(model, layer), score_softcap(model)
     seen: dict[str, Tensor] = {}
 
@@ -82,7 +83,7 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
     def pass_scores(
         scores: Float[Tensor, "batch head query key"], hook: Any
     ) -> Float[Tensor, "batch head query key"]:
-        dk = _stretch(seen.pop("dk"), seen.pop("length", None))
+        dk = stretched(seen.pop("dk"), seen.pop("length", None))
         return pass_key_diagonal(scores, seen.pop("q"), dk, scale, softcap)
 
     def keep_diagonal(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
@@ -94,26 +95,14 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
         return pass_value_diagonal(z, seen.pop("diagonal"), seen.pop("dv"))
 
     before: list[NamedHook] = [
-        (prefix + query_name, keep_query),
-        (prefix + key_name, detach_key),
+        (query_name, keep_query),
+        (key_name, detach_key),
         (prefix + "hook_v", detach_value),
         (prefix + "hook_attn_scores", pass_scores),
         (prefix + "hook_z", pass_values),
     ]
-    rotation = {prefix + "hook_cos", prefix + "hook_sin"} & firing_hooks(model)
-    if query_name == "hook_q":
-        before += [(name, keep_rotation) for name in sorted(rotation)]
+    before += [(name, keep_rotation) for name in rotation_hooks(model, layer)]
     return before, [(prefix + "hook_pattern", keep_diagonal)]
-
-
-def _stretch(
-    dk: Float[Tensor, "batch pos kv_head d_head"], length: Float[Tensor, "batch pos rotary"] | None
-) -> Float[Tensor, "batch pos kv_head d_head"]:
-    """Multiply by cos^2 + sin^2 of the rotation to come, which rounding leaves 1e-7 off one."""
-    if length is None:
-        return dk
-    factor = torch.nn.functional.pad(length, (0, dk.shape[-1] - length.shape[-1]), value=1.0)
-    return dk * factor.unsqueeze(2)
 
 
 def _own(rows: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query"]:
@@ -171,20 +160,3 @@ def _ungroup(
 ) -> Float[Tensor, "batch pos head d_head"]:
     group = n_heads // x.shape[2]
     return repeat(x, "batch pos kv_head d_head -> batch pos (kv_head group) d_head", group=group)
-
-
-def _query_key_names(model: Any, layer: int) -> tuple[str, str]:
-    """Where queries and keys enter the scores: after the rotation, or before it if need be.
-
-    On the diagonal the rotation makes no difference, because q_t and k_t are turned alike; a norm
-    of queries and keys would.
-    """
-    prefix = f"blocks.{layer}.attn."
-    if {prefix + "hook_rot_q", prefix + "hook_rot_k"} <= firing_hooks(model):
-        return "hook_rot_q", "hook_rot_k"
-    if getattr(model.cfg, "use_qk_norm", False):
-        raise ValueError(
-            f"{prefix}hook_rot_k does not fire on this {type(model).__name__}, whose keys are "
-            "normalised after hook_k: gradients cannot be kept position-local"
-        )
-    return "hook_q", "hook_k"

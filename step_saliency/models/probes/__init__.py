@@ -14,7 +14,12 @@ from step_saliency.models.probes.attention import (
 )
 from step_saliency.models.probes.edits import head_edits, residual_edits, score_edits
 from step_saliency.models.probes.examination import Examination
-from step_saliency.models.probes.gradients import gradients, local_gradients, value_gradients
+from step_saliency.models.probes.gradients import (
+    gradients,
+    local_gradients,
+    score_products,
+    value_gradients,
+)
 from step_saliency.models.probes.logits import cached_decoding, transformers_logits
 from step_saliency.models.probes.measure import Measurement
 from step_saliency.models.probes.patterns import pattern_rows, score_softmax
@@ -36,6 +41,7 @@ __all__ = [
     "pattern_rows",
     "residual_edits",
     "score_edits",
+    "score_products",
     "score_softmax",
     "trained_weights",
     "transformers_attention",

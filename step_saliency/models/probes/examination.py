@@ -28,6 +28,7 @@ from step_saliency.models.probes.passes import (
     local_gradient,
     next_token_losses,
 )
+from step_saliency.models.queries import query_key_hooks, rotation_hooks
 from step_saliency.models.turns import owned_hooks
 
 SHOWN = (
@@ -100,6 +101,8 @@ class Examination:
         gradients: dict[str, Tensor] = {}
         fires = firing_hooks(self.model)
         names = [f"blocks.{layer}.{hook}" for layer in range(self.n_layers) for hook in SHOWN]
+        for layer in range(self.n_layers):
+            names += [*query_key_hooks(self.model, layer), *rotation_hooks(self.model, layer)]
         live = [name for name in names if name in fires]
         forward = [(name, recorder(activations, name)) for name in live]
         backward = [

@@ -1,14 +1,15 @@
-"""Do gradients arrive, are they those of the values, and do they stay at their own position?"""
+"""Do gradients arrive, are they those of keys and values, do they stay at their own position?"""
 
 import torch
 from einops import einsum, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.models.facts import dtype_of
+from step_saliency.models.facts import attention_scale, dtype_of, score_softcap
 from step_saliency.models.probes.examination import Examination
 from step_saliency.models.probes.measure import (
     AGREEMENT,
+    NAMED,
     Measurement,
     at_least,
     at_most,
@@ -16,8 +17,10 @@ from step_saliency.models.probes.measure import (
     precision_of,
     worse,
 )
+from step_saliency.models.queries import query_key_hooks, rotation_hooks, stretched
 
 PATTERN, HEAD_OUTPUT, VALUES = "attn.hook_pattern", "attn.hook_z", "attn.hook_v"
+SCORES = "attn.hook_attn_scores"
 
 
 def gradients(examination: Examination) -> Measurement:
@@ -63,13 +66,55 @@ def _pattern_gradient(
             f"{VALUES} shows {list(values.shape)}, which are no values of the {n_heads} heads of "
             f"{z_gradient.shape[-1]} dimensions"
         )
-    group = n_heads // n_values
-    ungrouped = repeat(values, "batch key kv_head d -> batch key (kv_head group) d", group=group)
     return einsum(
         z_gradient.double(),
-        ungrouped.double(),
+        _ungrouped(values, n_heads).double(),
         "batch query head d, batch key head d -> batch head query key",
     )
+
+
+def _ungrouped(
+    keys: Float[Tensor, "batch key kv_head d"], n_heads: int
+) -> Float[Tensor, "batch key head d"]:
+    group = n_heads // keys.shape[2]
+    return repeat(keys, "batch key kv_head d -> batch key (kv_head group) d", group=group)
+
+
+def score_products(examination: Examination) -> Measurement:
+    """Are scores products of the queries and keys that hooks show, by the scale that is assumed?
+
+    On the diagonal, and but for what is added whatever the tokens are, as a bias by position is.
+    """
+    worst, layers = 0.0, []
+    limit = AGREEMENT[precision_of(examination.model)]
+    for layer, scores in enumerate(examination.activations(SCORES)):
+        own = scores.diagonal(dim1=-2, dim2=-1).double()
+        first, second = own - _own_products(examination, layer)
+        difference = float((first - second).abs().max() / own.abs().max())
+        worst = max(worst, difference)
+        layers += [] if difference <= limit else [layer]
+    where = f" (in layers {', '.join(map(str, layers[:NAMED]))})" if layers else ""
+    note = f"difference between scores and products of the queries and keys at hooks{where}"
+    return at_most(worst, limit, note)
+
+
+def _own_products(examination: Examination, layer: int) -> Float[Tensor, "batch head pos"]:
+    """Of each position's query and key, scaled and capped as scores are."""
+    model, shown = examination.model, examination.observed.activations
+    names = query_key_hooks(model, layer)
+    q, k = (shown[name].double() for name in names)
+    turns = [shown[name].double() ** 2 for name in rotation_hooks(model, layer)]
+    if q.ndim != 4 or k.ndim != 4 or q.shape[2] % k.shape[2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"{names[1]} shows {list(k.shape)}, which are no keys of the queries {list(q.shape)}"
+        )
+    k = stretched(k, turns[0] + turns[1] if turns else None)
+    product = einsum(
+        q, _ungrouped(k, q.shape[2]), "batch pos head d, batch pos head d -> batch head pos"
+    )
+    product = product * attention_scale(model, layer)
+    cap = score_softcap(model)
+    return product if cap is None else cap * torch.tanh(product / cap)
 
 
 def local_gradients(examination: Examination) -> Measurement:
