@@ -12,9 +12,10 @@ from analyses.claims import glance
 from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
+from analyses.claims.of_answers import difficult_gains
 from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
 from analyses.claims.readings import READINGS, readings_of
-from analyses.claims.strata import CONTRAST, gains_by_difficulty, strata_of
+from analyses.claims.strata import CONTRAST, gains_by_difficulty, hard_minus_easy, strata_of
 from analyses.claims.table import (
     BEGIN,
     COLUMNS,
@@ -243,6 +244,75 @@ def test_hard_minus_easy_without_a_flip_has_no_interval() -> None:
     assert rows.loc["idle", ["lower", "upper", "p"]].isna().all()
     assert rows.loc["both", "estimate"] == pytest.approx(1 / 3)
     assert rows.loc["both", "lower"] < 0 < rows.loc["both", "upper"]
+
+
+def flipped_gains(tmp_path: Path, right: dict[str, float]) -> pd.Series:
+    """The row of OEB's gains where each tenth answer of a stratum flips, whatever it was.
+
+    Args:
+        right: Share of greedy answers that is right in strata of 200 problems each.
+    """
+    names = {stratum: [f"{stratum}{i}" for i in range(200)] for stratum in ("hard", "easy")}
+    samples = pd.DataFrame(
+        [(name, stratum == "easy") for stratum, some in names.items() for name in some],
+        columns=["problem", "is_correct"],
+    )
+    plain = {
+        name: i < 200 * right[stratum]
+        for stratum, some in names.items()
+        for i, name in enumerate(some)
+    }
+    flipped = {name: is_right ^ (int(name[4:]) % 10 == 0) for name, is_right in plain.items()}
+    conditions = {BASELINE: plain, "oeb": flipped, "oeb-layers-kl": plain}
+    answers = pd.concat(
+        pd.DataFrame({"problem": list(some), "condition": name, "is_correct": list(some.values())})
+        for name, some in conditions.items()
+    ).astype({"is_correct": float})
+    tables = [
+        gains_by_difficulty(
+            answers, samples, baseline=reference, n_resamples=20, n_permutations=19
+        ).assign(reference=reference)
+        for reference in (BASELINE, "oeb-layers-kl")
+    ]
+    (tmp_path / "claims").mkdir(exist_ok=True)
+    pd.concat(tables).to_parquet(tmp_path / "claims" / "difficulty.parquet")
+    return claims_table(tmp_path, tuple(difficult_gains([("oeb", "oeb-layers-kl")]))).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("hard", "easy"), [(0.0, 1.0), (0.0, 0.6), (0.4, 1.0), (0.09, 0.6), (0.4, 0.91)]
+)
+def test_flips_of_answers_that_were_all_wrong_or_all_right_say_nothing(
+    tmp_path: Path, hard: float, easy: float
+) -> None:
+    row = flipped_gains(tmp_path, {"hard": hard, "easy": easy})
+    assert row["control_lower"] > 0
+    assert row["verdict"] == "not testable here"
+    assert f"{hard:.0%} of the answers to hard problems and {easy:.0%}" in row["reason"]
+
+
+def test_gains_are_judged_where_answers_leave_room(tmp_path: Path) -> None:
+    row = flipped_gains(tmp_path, {"hard": 0.5, "easy": 0.5})
+    assert (row["verdict"], row["estimate"]) == ("not shown", 0)
+    table = pd.read_parquet(tmp_path / "claims" / "difficulty.parquet")
+    rows = table[table["reference"] == BASELINE].set_index(["condition", "stratum"])
+    assert rows.loc[("oeb", CONTRAST), ["hard_share", "easy_share"]].tolist() == [0.5, 0.5]
+    assert rows["reference_share"].dropna().tolist() == [0.5] * 4
+
+
+def test_hard_minus_easy_rejects_as_often_as_it_says() -> None:
+    """Answers drawn twice by the same skill, 20% and 70% right: nothing is gained anywhere."""
+    rng = np.random.default_rng(3)
+    stratum = np.repeat(["hard", "easy"], 80)
+    skill = np.repeat([0.2, 0.7], 80)
+
+    def p_value() -> float:
+        plain, edited = (rng.random((2, 160)) < skill).astype(float)
+        gains = pd.DataFrame({"stratum": stratum, "gain": edited - plain, "reference": plain})
+        return hard_minus_easy(gains, 0.95)["p"]
+
+    rejected = sum(p_value() < 0.05 for _ in range(1000))
+    assert abs(rejected - 50) < 3 * np.sqrt(1000 * 0.05 * 0.95)
 
 
 def test_the_committed_table_is_what_the_tables_say() -> None:

@@ -175,6 +175,8 @@ def _changed(column: str, table: pd.DataFrame) -> pd.Series:
         return values * 0.7
     if column in ("real", "lowest", "highest"):
         return values * 0.7 + 0.05
+    if column == "reference_share":
+        return values * 0.6 + 0.1
     if column.startswith("p_") or column == "p":  # no p-value of the page stays as it was
         return 0.9 - 0.9 * values
     if column.endswith("_layers"):

@@ -13,7 +13,7 @@ from analyses.claims.reading import (
     Reading,
     at,
 )
-from analyses.claims.strata import CONTRAST, STRATA
+from analyses.claims.strata import CONTRAST
 from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
@@ -272,30 +272,27 @@ HARD_PLACEBOS = {
 
 
 def difficult_gains(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
-    """Gains of hard problems over those of easy ones, gains by stratum, and what placebos leave.
+    """Gains of hard problems over those of easy ones, and what placebos leave of them.
 
     Args:
         pairs: Condition (``oeb``, ``both``) and placebo of `HARD_PLACEBOS`.
     """
-    return [_difficult(stratum, *pair) for stratum in (CONTRAST, *STRATA) for pair in pairs]
+    return [_difficult(*pair) for pair in pairs]
 
 
-def _difficult(stratum: str, condition: str, placebo: str) -> Reading:
-    name, margin = {"oeb": ("OEB", OEB_GAIN), "both": ("both", BOTH_GAIN)}[condition]
-    place = {"condition": condition, "stratum": stratum}
+def _difficult(condition: str, placebo: str) -> Reading:
+    name = {"oeb": "OEB", "both": "both"}[condition]
+    place = {"condition": condition, "stratum": CONTRAST}
     matched = placebo.startswith(f"{condition}-")
-    by = "by 8 independent samples"
     return Reading(
         "gains are larger on hard problems",
-        f"gain of {name}, greedy, on hard problems - on easy ones, {by}"
-        if stratum == CONTRAST
-        else f"{name} - none, greedy, on problems that are {stratum} {by}",
+        f"gain of {name}, greedy, on hard problems - on easy ones, by 8 independent samples",
         "accuracy",
         at(DIFFICULTY, **place, reference="baseline"),
-        margin=0.0 if stratum == CONTRAST else margin,
         control=HARD_PLACEBOS[placebo] + ("" if matched else ", no momentum"),
         left=at(DIFFICULTY, **place, reference=placebo),
         matched=matched,
+        ends=("hard_share", "easy_share"),
         **(doses_of(condition, placebo) if matched else {}),
     )
 

@@ -40,6 +40,9 @@ class Reading:
             that solves next to nothing could show no gain.
         groups: Columns of the effect's row that count the groups it compares, and what they are
             of; none may have fewer than `verdict.FEWEST`.
+        ends: Columns of the effect's row with the shares that are right without an edit, where more
+            is said to be gained and where less; the effect says something only where both leave
+            room for gain and loss (`verdict.FLOOR`).
         gain: Table and row of what the edit does against no edit, where the effect is against a
             rival.
         dose: Table and row of the placebo's dose relative to that of what it stands for; a control
@@ -66,6 +69,7 @@ class Reading:
     untestable: str = ""
     floor: Place | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[str, str] | None = None
     gain: Place | None = None
     dose: Place | None = None
     other_dose: Place | None = None

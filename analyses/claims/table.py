@@ -115,16 +115,9 @@ def _judged(
     matched: bool,
     results: Results,
 ) -> Judgement:
-    if reading.untestable:
-        return Judgement("not testable here", reading.untestable)
-    floor, solved = _effect(reading.floor, results)
-    if floor is not None and floor.estimate < FLOOR and isinstance(solved, dict):
-        right = round(floor.estimate * solved["n"])
-        reason = f"the model solves {right} of {solved['n']} problems"
-        return Judgement("not testable here", reason)
-    few = _few(reading, results)
-    if few:
-        return Judgement("not testable here", few)
+    untestable = _untestable(reading, results)
+    if untestable:
+        return Judgement("not testable here", untestable)
     gain, missing = _effect(reading.gain, results)
     both, against_none = [
         [None if x is None else x.signed(reading.sign) for x in some]
@@ -134,6 +127,34 @@ def _judged(
     if judgement.verdict == "supported" and reading.gain is not None and gain is None:
         return Judgement("not shown", str(missing))
     return judgement
+
+
+def _untestable(reading: Reading, results: Results) -> str:
+    """Why model or task cannot test the reading; empty if they can."""
+    tests = (_unsolved, _few, _no_room)
+    return reading.untestable or next(filter(None, (test(reading, results) for test in tests)), "")
+
+
+def _unsolved(reading: Reading, results: Results) -> str:
+    """How little the model solves, where that is less than `FLOOR`; else nothing."""
+    floor, solved = _effect(reading.floor, results)
+    if floor is None or not isinstance(solved, dict) or floor.estimate >= FLOOR:
+        return ""
+    return f"the model solves {round(floor.estimate * solved['n'])} of {solved['n']} problems"
+
+
+def _no_room(reading: Reading, results: Results) -> str:
+    """Shares right that leave no room for gains of either sign; nothing where they do."""
+    _, found = _effect(reading.effect, results)
+    if reading.ends is None or not isinstance(found, dict):
+        return ""
+    hard, easy = (float(found[column]) for column in reading.ends)
+    if hard >= FLOOR and easy <= 1 - FLOOR:
+        return ""
+    return (
+        f"no room for gains of either sign: without an edit {hard:.0%} of the answers to hard "
+        f"problems and {easy:.0%} of those to easy ones are right"
+    )
 
 
 def _few(reading: Reading, results: Results) -> str:

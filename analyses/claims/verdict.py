@@ -8,7 +8,9 @@ stands for, or the pairs are alike in what they were matched by.
 
     not testable here    model or task lack what the claim speaks of, said beforehand with a reason;
                          or the model solves less than `FLOOR` of the problems, so that no gain in
-                         accuracy could show; or a group that is compared has fewer than `FEWEST`
+                         accuracy could show; or a group that is compared has fewer than `FEWEST`;
+                         or gains are compared between problems of which the answers were nearly
+                         all (1 - `FLOOR`) right or nearly all wrong, so that one sign is left
     refuted              the whole interval of the effect, or of what a matched control leaves of
                          it, lies at or below the margin: an effect of that size is ruled out
     supported            the whole interval of the effect, and of what a matched control leaves of
@@ -28,8 +30,7 @@ An interval without width (no answer changed) says nothing about what could have
 When it misleads: Holm's correction is that of the table which a reading comes from, within a family
 of its rows. Over the readings of a claim there is none, nor in tables without that column (single
 contrasts, gains by difficulty), so that of many readings of a claim that is false some will be
-"supported". Of gains by difficulty, hard problems against easy ones is what the claim says; the
-strata beside it say where something was gained, so that "refuted" on easy ones is no verdict on it.
+"supported".
 """
 
 from dataclasses import dataclass
