@@ -13,19 +13,12 @@ from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
 from analyses.claims.of_answers import difficult_gains
+from analyses.claims.page import BEGIN, END, quoted, table_lines, with_quote
 from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
 from analyses.claims.readings import READINGS, readings_of
 from analyses.claims.strata import CONTRAST, gains_by_difficulty, hard_minus_easy, strata_of
-from analyses.claims.table import (
-    BEGIN,
-    COLUMNS,
-    END,
-    claims_table,
-    measured,
-    quoted,
-    table_lines,
-    with_quote,
-)
+from analyses.claims.table import COLUMNS, claims_table, measured
+from analyses.claims.tally import ESTIMATE, one_each, one_verdict
 from analyses.claims.verdict import Effect, judge
 from analyses.findings.tables import Source
 from analyses.material.conditions import BASELINE
@@ -347,6 +340,8 @@ def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_
     )
     table = claims_table(RESULTS, readings).assign(estimate=[1.0, 1, 1, None, None, None])
     table["control_matched"] = [None, True, None, None, None, None]
+    for name, left in (("estimate", 2.0), ("lower", 1.0), ("upper", 3.0)):
+        table[f"control_{name}"] = [None, left, None, None, None, None]
     quote = quoted(table)
     rows = [line.strip("| ").split(" | ") for line in quote.splitlines()[2:]]
     assert [(row[0], row[2], row[-1]) for row in rows] == [
@@ -354,18 +349,61 @@ def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_
         ("b", "accuracy: measured", "1 not shown, 1 not testable here"),
         ("d", "accuracy: never", "1 not testable here"),
     ]
+    assert [row[4] for row in rows] == ["c +2 [+1, +3]", "", ""]
     page = f"x\n{BEGIN}old\n{END}y\n"
     assert with_quote(page, table) == f"x\n{BEGIN}{quote}{END}y\n"
     with pytest.raises(ValueError, match="has no lines '<!-- claims -->'"):
         with_quote("x\n", table)
 
 
+def controlled(*rows: tuple[Any, ...]) -> pd.DataFrame:
+    """A table of claims: verdict, control, whether it is matched and what it leaves, by row."""
+    columns = ["verdict", "control", "control_matched", "control_estimate"]
+    table = pd.DataFrame(rows, columns=columns).astype({"control_matched": object})
+    return table.assign(claim="a", model="x", statement="s", reading="loss", estimate=2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "decides"),
+    [
+        ([("supported", "c", True, 1.0), ("supported", "d", True, 1.0)], "supported", "c"),
+        ([("supported", "c", True, 1.0), ("not shown", "d", True, 0.1)], "not shown", "d"),
+        ([("supported", "c", True, 1.0), ("refuted", "d", True, -1.0)], "refuted", "d"),
+        ([("not shown", "c", False, 1.0), ("supported", "d", True, 1.0)], "supported", "d"),
+        ([("not shown", "c", None, None), ("supported", "d", True, 1.0)], "supported", "d"),
+        ([("not shown", "c", False, 1.0), ("not shown", "d", True, 0.1)], "not shown", "d"),
+        ([("refuted", "c", None, None), ("refuted", "d", True, 1.0)], "refuted", "d"),
+        ([("not testable here", "c", True, 1.0)] * 2, "not testable here", "c"),
+    ],
+)
+def test_controls_of_one_estimate_are_one_verdict(
+    rows: list[tuple[Any, ...]], verdict: str, decides: str
+) -> None:
+    table = controlled(*rows)
+    assert one_verdict(table) == verdict
+    (found,) = one_each(table).to_dict("records")
+    assert (found["verdict"], found["control"]) == (verdict, decides)
+    run = [control for _, control, _, left in rows if left is not None]
+    assert [one["control"] for one in found["controls"]] == run
+
+
+def test_readings_of_one_estimate_have_one_estimate() -> None:
+    """Nothing is lumped together that was measured apart."""
+    table = measured(claims_table(RESULTS))
+    assert (table.groupby(ESTIMATE)["estimate"].nunique() == 1).all()
+    assert (table.groupby(ESTIMATE)["table"].nunique() == 1).all()
+
+
 def test_all_verdicts_at_a_glance() -> None:
     rows = [
-        ("a", "x", "supported"), ("a", "x", "not shown"), ("a", "y", "refuted"),
-        ("b", "y", "not testable here"), ("c", "y", "not shown"), ("c", "y", "not testable here"),
+        ("a", "x", "s", "supported", 1.0), ("a", "x", "s", "not shown", 1.0),
+        ("a", "x", "t", "not shown", 1.0), ("a", "y", "s", "refuted", 1.0),
+        ("b", "y", "s", "not testable here", 1.0), ("c", "y", "s", "not shown", 1.0),
+        ("c", "y", "t", "not testable here", None), ("a", "y", "t", "not shown", None),
+        ("a", "z", "s", "not shown", None),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["claim", "model", "verdict"])
+    table = pd.DataFrame(rows, columns=["claim", "model", "statement", "verdict", "estimate"])
+    table = table.assign(reading="loss", control_matched=None, control_estimate=None)
     text = glance.at_a_glance(table)
     assert text.splitlines() == [
         "| claim | x | y |",

@@ -13,7 +13,7 @@ from jinja2 import nodes
 from safetensors import safe_open
 
 import step_saliency
-from analyses.claims.table import BEGIN, END
+from analyses.claims.page import BEGIN, END
 from analyses.findings import depth, facts, wording
 from analyses.findings.page import CLAIMS, TEMPLATES, environment, render, section
 from analyses.findings.sources import SOURCES
