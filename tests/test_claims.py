@@ -19,11 +19,20 @@ from analyses.claims.readings import READINGS, readings_of
 from analyses.claims.strata import CONTRAST, gains_by_difficulty, hard_minus_easy, strata_of
 from analyses.claims.table import COLUMNS, claims_table, measured
 from analyses.claims.tally import ESTIMATE, one_each, one_verdict
-from analyses.claims.verdict import Effect, judge
+from analyses.claims.verdict import ControlKind, Effect, judge
 from analyses.findings.tables import Source
 from analyses.material.conditions import BASELINE
 
 RESULTS = Path(__file__).parents[1] / "results"
+ROW = {"estimate": 0.05, "lower": 0.03, "upper": 0.07, "n": 60}
+PLACE = at(Source("some/summary"), condition="oeb")
+
+
+def one_row_of(path: Path, rows: list[dict[str, Any]], reading: Reading) -> pd.Series:
+    """The row of a reading, from a table ``some/summary`` with these rows."""
+    (path / "some").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path / "some" / "summary.parquet")
+    return claims_table(path, (reading,)).iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,67 @@ def test_supported_asks_for_holm_and_for_more_than_no_edit(
     pair = Effect(2, 1, 3, p_effect), Effect(2, 1, 3, p_left)
     against_none = None if gain is None else Effect(*gain)
     assert judge(*pair, matched=True, gain=against_none).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "matched", "verdict", "reason"),
+    [
+        ("placebo", (-2, -3, -1), True, "refuted", "the control does as much"),
+        ("placebo of harm", (-2, -3, -1), True, "not shown", "it harms, but so does the control"),
+        ("placebo of harm", (0.1, -1, 1), True, "not shown", "may be no more than the control"),
+        ("placebo of harm", (2, 1, 3), True, "supported", "more than the matched control"),
+        ("design", (-2, -3, -1), True, "not shown", "the designs disagree"),
+        ("design", (0.1, -1, 1), True, "not shown", "by one design alone"),
+        ("design", (2, 1, 3), True, "supported", "by both designs"),
+        ("design", (2, 1, 3), False, "not shown", "the control is not matched"),
+        ("design", (-2, -3, -1), False, "not shown", "the control is not matched"),
+    ],
+)
+def test_only_a_placebo_that_does_as_much_refutes(
+    kind: ControlKind, left: tuple[float, ...], matched: bool, verdict: str, reason: str
+) -> None:
+    found = judge(Effect(2, 1, 3), Effect(*left), matched=matched, kind=kind)
+    assert found.verdict == verdict
+    assert found.reason.startswith(reason)
+    assert judge(Effect(-2, -3, -1), Effect(*left), kind=kind).verdict == "refuted"
+    contrary = judge(Effect(-2, -3, -1), Effect(2, 1, 3), matched=True, kind=kind)
+    assert contrary.verdict == ("not shown" if kind == "design" else "refuted")
+    zero = judge(Effect(0, -1, 1), Effect(2, 1, 3), matched=True, kind=kind)
+    assert zero.reason == "the interval holds zero and more than the margin"
+
+
+def test_observed_differences_have_designs_and_planted_ones_placebos() -> None:
+    kinds = {reading.claim: set() for reading in READINGS}
+    for reading in READINGS:
+        if reading.left is not None:
+            kinds[reading.claim].add(reading.control_kind)
+    of_kind = {
+        kind: {claim for claim, some in kinds.items() if kind in some}
+        for kind in ("design", "placebo of harm")
+    }
+    assert of_kind["design"] == {"shallow lock-in marks errors", "deep decay marks errors"}
+    assert of_kind["placebo of harm"] == {
+        "shallow lock-in causes errors", "lock-in in deep layers harms",
+        "deep decay causes summary errors",
+    }  # fmt: skip
+    assert all(len(some) <= 1 for some in kinds.values())
+
+
+@pytest.mark.parametrize(
+    ("left_in_tokens", "verdict"), [((-2.4, -4.5, -0.4), "not shown"), ((-1, -3, 1), "supported")]
+)
+def test_pairs_that_still_differ_in_length_are_not_matched(
+    tmp_path: Path, left_in_tokens: tuple[float, ...], verdict: str
+) -> None:
+    tokens = dict(zip(("estimate", "lower", "upper"), left_in_tokens, strict=True))
+    rows = [{**ROW, "condition": "oeb"}, {**ROW, **tokens, "condition": "tokens"}]
+    balance = at(Source("some/summary"), condition="tokens")
+    reading = Reading("a", "x", "loss", PLACE, control="pairs", left=PLACE, matched=True,
+                      control_kind="design", balance=balance)  # fmt: skip
+    row = one_row_of(tmp_path, rows, reading)
+    assert (row["verdict"], row["control_matched"]) == (verdict, verdict == "supported")
+    still = "its pairs still differ in length, by -2.4 [-4.5, -0.4] tokens"
+    assert (still in row["reason"]) == (verdict == "not shown")
 
 
 def test_a_small_p_refutes_nothing_and_saves_nothing() -> None:
@@ -466,17 +536,6 @@ def test_a_model_that_solves_nothing_and_a_placebo_that_misses_its_dose(tmp_path
     assert verdict(matched=True, floor=at(source, condition="able"))[0] == "supported"
     found, reason, _ = verdict(matched=True, floor=at(source, condition="weak"))
     assert (found, reason) == ("not testable here", "the model solves 2 of 60 problems")
-
-
-ROW = {"estimate": 0.05, "lower": 0.03, "upper": 0.07, "n": 60}
-PLACE = at(Source("some/summary"), condition="oeb")
-
-
-def one_row_of(path: Path, rows: list[dict[str, Any]], reading: Reading) -> pd.Series:
-    """The row of a reading, from a table ``some/summary`` with these rows."""
-    (path / "some").mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path / "some" / "summary.parquet")
-    return claims_table(path, (reading,)).iloc[0]
 
 
 @pytest.mark.parametrize(("p_holm", "verdict"), [(0.04, "supported"), (0.061, "not shown")])

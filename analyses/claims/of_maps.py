@@ -37,6 +37,8 @@ def _index_readings(claim: str, index: str) -> list[Reading]:
                 control=LENGTH,
                 left=at(source, metric=index, control="length"),
                 matched=True,
+                control_kind="design",
+                balance=at(source, metric="n_tokens", control="length"),
                 unit="index",
             )
         )
@@ -65,6 +67,7 @@ def around_the_error(
             control="answers of other problems, same step",
             left=at(source, reading=kind, index=index, place=place, control="index"),
             matched=True,
+            control_kind="design",
             unit="index",
         )
         for place in places
@@ -90,6 +93,8 @@ LOCK_IN = (
         control="other problems, matched by length",
         left=at(BEFORE_THE_ERROR, index="lock_in_index", control="matched"),
         matched=True,
+        control_kind="design",
+        balance=at(BEFORE_THE_ERROR, index="n_tokens", control="matched"),
         unit="index",
     ),
 )
@@ -118,6 +123,7 @@ DECAY = (
             state="summary",
         ),
         matched=True,
+        control_kind="placebo of harm",
         only=("reporter",),
     ),
     Reading(
@@ -143,6 +149,7 @@ CAUSES = tuple(
             reference=f"random-{band}-{mass:g}-kl",
         ),
         matched=True,
+        control_kind="placebo of harm",
     )
     for band, mass in (("shallow", 0.5), ("shallow", 0.8), ("deep", 0.5))
     for name in (f"lock-in-{band}-{mass:g}",)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from analyses.claims.verdict import ControlKind
 from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
@@ -34,6 +35,10 @@ class Reading:
         control: What the control is; empty without one.
         left: Table and row of what the control leaves of the effect.
         matched: Whether the control is matched.
+        control_kind: Whether it is a placebo, one of a claim that something harms, or another
+            design.
+        balance: Table and row of the difference in tokens that is left among matched pairs; where
+            its interval leaves zero out, they are not matched.
         untestable: Why the claim cannot be tested on this model, if it cannot; an effect that was
             measured all the same is shown.
         floor: Table and row of the share of answers that is right without an edit, where a model
@@ -66,6 +71,8 @@ class Reading:
     control: str = ""
     left: Place | None = None
     matched: bool = False
+    control_kind: ControlKind = "placebo"
+    balance: Place | None = None
     untestable: str = ""
     floor: Place | None = None
     groups: Mapping[str, str] = field(default_factory=dict)

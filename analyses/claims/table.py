@@ -71,7 +71,8 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
         for name in ("estimate", "lower", "upper"):
             row[f"{prefix}{name}"] = None if interval is None else getattr(interval, name)
     ratio = row["dose_ratio"] = _dose_ratio(reading, results)
-    matched = reading.matched and (ratio is None or abs(ratio - 1) <= DOSE_TOLERANCE)
+    mismatch = _mismatch(reading, ratio, results)
+    matched = reading.matched and not mismatch
     if reading.dose is not None and ratio is None:
         row["control"] += f" ({UNCHECKED})"
     if left is not None:
@@ -80,8 +81,7 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
     if judgement.reason == NOT_RUN:
         judgement = judgement._replace(reason=str(found))
     if reading.matched and not matched and judgement.verdict == "not shown":
-        reason = f"{judgement.reason}; the control's dose is off by {(ratio or 1) - 1:+.0%}"
-        judgement = judgement._replace(reason=reason)
+        judgement = judgement._replace(reason=f"{judgement.reason}; {mismatch}")
     n = found.get("n") if isinstance(found, dict) else None
     return {**row, **judgement._asdict(), "n": n, "table": _table_of(reading, results)}
 
@@ -111,7 +111,13 @@ def _judged(
         [None if x is None else x.signed(reading.sign) for x in some]
         for some in ((effect, left), (gain,))
     ]
-    judgement = judge(*both, margin=reading.margin, matched=matched, gain=against_none[0])
+    judgement = judge(
+        *both,
+        margin=reading.margin,
+        matched=matched,
+        kind=reading.control_kind,
+        gain=against_none[0],
+    )
     if judgement.verdict == "supported" and reading.gain is not None and gain is None:
         return Judgement("not shown", str(missing))
     return judgement
@@ -164,6 +170,17 @@ def _share_of_residual(reading: Reading, results: Results) -> str:
         return ""
     percent = 100 * found["injected_norm"] * reading.alpha / found["alpha"]
     return f" (about {percent:.2g}% of the residual's norm)"
+
+
+def _mismatch(reading: Reading, ratio: float | None, results: Results) -> str:
+    """Why a control is not matched that was meant to be; empty if it is, as far as is known."""
+    if ratio is not None and abs(ratio - 1) > DOSE_TOLERANCE:
+        return f"the control's dose is off by {ratio - 1:+.0%}"
+    left, _ = _effect(reading.balance, results)
+    if left is None or left.lower <= 0 <= left.upper:
+        return ""
+    interval = f"{left.estimate:+.3g} [{left.lower:+.3g}, {left.upper:+.3g}]"
+    return f"its pairs still differ in length, by {interval} tokens"
 
 
 def _dose_ratio(reading: Reading, results: Results) -> float | None:

@@ -57,8 +57,9 @@ def one_each(table: pd.DataFrame) -> pd.DataFrame:
 def _decided(rows: pd.DataFrame) -> dict[str, Any]:
     deciding = rows[rows["verdict"] == one_verdict(rows)]
     with_control = deciding[has_matched_control(deciding)]
-    row = (deciding if with_control.empty else with_control).iloc[0].to_dict()
-    return {**row, "controls": rows[rows["control_estimate"].notna()].to_dict("records")}
+    row = (deciding if with_control.empty else with_control).iloc[0]
+    controls = rows[rows["control_estimate"].notna()].to_dict("records")
+    return {**{str(name): value for name, value in row.items()}, "controls": controls}
 
 
 def judged(estimates: pd.DataFrame) -> pd.DataFrame:
