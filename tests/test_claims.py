@@ -1,5 +1,7 @@
 """Claims: the rule of the verdicts, the table from tables, and the table that is committed."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
 from analyses.claims.of_answers import difficult_gains
 from analyses.claims.page import BEGIN, END, quoted, table_lines, with_quote
-from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
+from analyses.claims.reading import (
+    BOTH_GAIN,
+    OEB_GAIN,
+    SMI_GAIN,
+    UNCHECKED,
+    Reading,
+    against_rival,
+    at,
+)
 from analyses.claims.readings import READINGS, readings_of
 from analyses.claims.strata import CONTRAST, gains_by_difficulty, hard_minus_easy, strata_of
 from analyses.claims.table import COLUMNS, claims_table, measured
@@ -575,6 +585,115 @@ def test_better_than_a_rival_that_does_harm_is_not_better(tmp_path: Path) -> Non
     assert all(reading.gain is not None for reading in asked)
 
 
+def test_every_rival_has_the_gain_over_no_edit_beside_it() -> None:
+    rivals = [r for r in READINGS if r.control == "the rival itself"]
+    assert len({r.claim for r in rivals}) == 3
+    assert all(reading.gain is not None for reading in rivals)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [((0.03, 0.01, 0.05), "supported"), ((-0.01, -0.04, 0.02), "not shown")]
+)
+def test_a_wait_that_breaks_answers_makes_stepflow_no_better(
+    tmp_path: Path, gain: tuple[float, ...], verdict: str
+) -> None:
+    (tmp_path / "claims_qwen").mkdir()
+    intervals = {"StepFlow - 'Wait'": (0.7, 0.6, 0.8), "StepFlow - none": gain}
+    rows = [
+        {"contrast": name, "n": 300, **dict(zip(("estimate", "lower", "upper"), some, strict=True))}
+        for name, some in intervals.items()
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "claims_qwen" / "contrasts.parquet")
+    (reading,) = [r for r in readings_of("qwen") if "'Wait'" in r.statement]
+    (found,) = claims_table(tmp_path, (reading,)).to_dict("records")
+    assert (found["estimate"], found["verdict"]) == (pytest.approx(70), verdict)
+    assert ("the rival may only do harm" in found["reason"]) == (verdict == "not shown")
+
+
+@pytest.mark.parametrize(
+    ("upper", "verdict", "reason"),
+    [(0.07, "supported", ""), (0.01, "not testable here", "there is no gain to be robust")],
+)
+def test_what_is_no_gain_cannot_be_robust(
+    tmp_path: Path, upper: float, verdict: str, reason: str
+) -> None:
+    rows = [{**ROW, "condition": "strong"}, {**ROW, "condition": "oeb", "upper": upper}]
+    rows[1] |= {"lower": upper - 0.04, "estimate": upper - 0.02}
+    strong = at(Source("some/summary"), condition="strong")
+    own = Reading("a", "gain", "accuracy", PLACE, control="c", left=PLACE, matched=True)
+    reading = Reading("b", "x", "accuracy", strong, left=strong, matched=True, needs=(own,))
+    row = one_row_of(tmp_path, rows, reading)
+    assert row["verdict"] == verdict
+    assert row["reason"].startswith(reason)
+    unknown = replace(own, effect=at(Source("other/summary")))
+    row = one_row_of(tmp_path, rows, replace(reading, needs=(unknown,)))
+    assert row["verdict"] == "supported"
+
+
+def test_what_is_said_to_be_robust_is_said_of_a_gain() -> None:
+    robust = [r for r in READINGS if "robust" in r.claim]
+    assert {needed.claim for r in robust for needed in r.needs} == {"OEB helps", "SMI helps"}
+    assert all(r.needs for r in robust)
+
+
+def test_differences_between_ways_have_no_margin() -> None:
+    better = {
+        "both together help more than the sum", "a quarter of the layers is the right band",
+        "gains are larger on hard problems", "StepFlow is better than its rivals",
+        "StepFlow is worth more than as much compute",
+        "StepFlow is worth twice the samples or the length",
+    }  # fmt: skip
+    assert {r.claim for r in READINGS if r.claim in better} == better
+    assert {r.margin for r in READINGS if r.claim in better} == {0}
+    gains = {r.claim: r.margin for r in READINGS if r.margin}
+    assert (gains["OEB helps"], gains["SMI helps"]) == (OEB_GAIN, SMI_GAIN)
+    assert set(gains.values()) == {OEB_GAIN, SMI_GAIN, BOTH_GAIN}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdicts"),
+    [
+        ("attention", ["not testable here", "not testable here", "supported"]),
+        ("log-odds", ["supported"] * 3),
+    ],
+)
+def test_attention_in_edited_layers_moves_by_definition(
+    tmp_path: Path, kind: str, verdicts: list[str]
+) -> None:
+    readings = [r for r in readings_of("reporter") if "mends" in r.claim and r.reading == kind]
+    assert [r.claim.split()[-2] for r in readings] == ["shallow", "shallow", "deep"]
+    (tmp_path / "mediation_aggregates_reporter").mkdir()
+    rows = [
+        {"aggregate": r.effect[1]["aggregate"], "reading": kind, "condition": "both", "n": 100,
+         "estimate": 0.05 * r.sign, "lower": 0.05 * r.sign - 0.01, "upper": 0.05 * r.sign + 0.01}
+        for r in readings
+        if r.effect is not None
+    ]  # fmt: skip
+    for name in ("summary", "placebos"):
+        file = tmp_path / "mediation_aggregates_reporter" / f"{name}.parquet"
+        pd.DataFrame(rows).to_parquet(file)
+    found = claims_table(tmp_path, tuple(readings))
+    assert found["verdict"].tolist() == verdicts
+    assert found["estimate"].notna().all()
+
+
+def test_the_summary_and_the_depth_of_its_look_are_two_claims(tmp_path: Path) -> None:
+    """Deep layers look at the summary, those between more."""
+    readings = [r for r in readings_of("reporter") if "looks at itself" in r.claim]
+    readings = [r for r in readings if r.reading == "loss"]
+    (tmp_path / "mediation_aggregates_reporter").mkdir()
+    file = tmp_path / "mediation_aggregates_reporter" / "levels.parquet"
+    for n, verdicts in ((100, ["supported", "refuted"]), (4, ["not testable here"] * 2)):
+        rows = [
+            {"aggregate": "summary_self_last", "reading": "loss", "band": band, "n": n,
+             "estimate": x, "lower": x - 0.01, "upper": x + 0.01}
+            for band, x in (("deep", 0.1), ("middle", 0.15), ("difference", -0.05))
+        ]  # fmt: skip
+        pd.DataFrame(rows).to_parquet(file)
+        os.utime(file, ns=(n, n))
+        assert claims_table(tmp_path, tuple(readings))["verdict"].tolist() == verdicts
+
+
 def test_doses_of_halves_and_the_share_of_the_residual(tmp_path: Path) -> None:
     """The worse half counts; momentum adds in proportion to alpha; what is unknown says so."""
     (tmp_path / "some").mkdir()
@@ -687,7 +806,8 @@ def test_longer_answers_are_of_the_limit_that_was_asked_for() -> None:
         "both greedy-192": 1, "baseline greedy-259": -1,
     }  # fmt: skip
     assert contrasts["StepFlow - longer"]["baseline greedy-384"] == -1
-    assert len(length_contrasts(pd.DataFrame({"limit": [96, 192, 384]}))) == 2
+    assert contrasts["StepFlow - none"] == {"both greedy-192": 1, "baseline greedy-192": -1}
+    assert len(length_contrasts(pd.DataFrame({"limit": [96, 192, 384]}))) == 3
 
 
 def test_the_readme_quotes_a_control_that_leaves_a_working_model() -> None:

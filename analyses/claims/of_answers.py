@@ -119,7 +119,7 @@ def gradient_heads() -> list[Reading]:
     ]
 
 
-OEB = (
+OEB_AT_PAPER = (
     *matched_gains("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
     gain(
         "OEB helps",
@@ -138,6 +138,9 @@ OEB = (
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
+)
+OEB = (
+    *OEB_AT_PAPER,
     Reading(
         "OEB helps",
         "right token against the written one at the error, tau_max 0.3",
@@ -160,7 +163,7 @@ OEB = (
         for k in (2, 8)
     ),
 )
-SMI = (
+SMI_AT_PAPER = (
     gain(
         "SMI helps",
         "SMI - none, alpha 0.06",
@@ -179,6 +182,9 @@ SMI = (
         "norm",
         **strength(0.06),
     ),
+)
+SMI = (
+    *SMI_AT_PAPER,
     *(
         gain(
             "SMI helps",
@@ -228,7 +234,6 @@ INTERACTION = Reading(
     "both - OEB - SMI + none",
     "accuracy",
     at("interaction"),
-    margin=BOTH_GAIN,
 )
 BOTH = (*gains_of_both(), INTERACTION)
 BANDS = tuple(
@@ -237,7 +242,6 @@ BANDS = tuple(
         f"both, quarter - {band}",
         "accuracy",
         at(CONTRASTS, contrast=f"quarter - {band}"),
-        margin=BOTH_GAIN,
     )
     for band in ("third", "half")
 )
@@ -248,6 +252,7 @@ STRENGTHS = (
             f"OEB - none, tau_max {tau:g}",
             f"oeb-tau-{tau:g}",
             OEB_GAIN,
+            needs=OEB_AT_PAPER,
         )
         for tau in (0.05, 0.1, 0.3, 0.6)
     ),
@@ -257,6 +262,7 @@ STRENGTHS = (
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
+            needs=SMI_AT_PAPER,
             **strength(alpha),
         )
         for alpha in (0.01, 0.03)

@@ -40,8 +40,8 @@ def table_lines(table: pd.DataFrame) -> str:
 def quoted(table: pd.DataFrame) -> str:
     """What the README quotes: one row for each claim and model, and what its other readings say.
 
-    The reading is the first that was measured and has a matched control, else the first that was
-    measured, else the first that is not testable here. An estimate counts once, with all of its
+    The reading is the first that was tested and has a matched control, else the first that was
+    tested, else the first that is not testable here. An estimate counts once, with all of its
     controls beside it.
     """
     lines = [
@@ -49,8 +49,8 @@ def quoted(table: pd.DataFrame) -> str:
         "|---|---|---|---:|---|---|---|",
     ]
     for _, rows in judged(one_each(table)).groupby(["claim", "model"], sort=False):
-        known = rows["estimate"].notna()
-        for some in (has_matched_control(rows), known, ~known):
+        tested = rows["verdict"] != "not testable here"
+        for some in (tested & has_matched_control(rows), tested, ~tested):
             if some.any():
                 row = {str(name): value for name, value in rows[some].iloc[0].items()}
                 lines.append(_quoted_line(row, rows["verdict"]))

@@ -18,7 +18,7 @@ CONTRASTS = Source("claims/contrasts", scale=POINTS)
 UNCHECKED = "matched on other traces, not checked on these"
 """What is said of a placebo of equal dose that has no table of doses."""
 OEB_GAIN, SMI_GAIN, BOTH_GAIN = 1.5, 2.0, 0.8
-"""The smallest gains in accuracy that the paper reports, in points."""
+"""The smallest gains over no edit that the paper reports, in points of accuracy."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Reading:
         ends: Columns of the effect's row with the shares that are right without an edit, where more
             is said to be gained and where less; the effect says something only where both leave
             room for gain and loss (`verdict.FLOOR`).
+        needs: Readings of a gain without which the statement is about nothing.
         gain: Table and row of what the edit does against no edit, where the effect is against a
             rival.
         dose: Table and row of the placebo's dose relative to that of what it stands for; a control
@@ -77,6 +78,7 @@ class Reading:
     floor: Place | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[str, str] | None = None
+    needs: tuple["Reading", ...] = ()
     gain: Place | None = None
     dose: Place | None = None
     other_dose: Place | None = None
@@ -92,8 +94,10 @@ def at(*sources: str | Source, **where: Any) -> Place:
     return tuple(SOURCES[one] if isinstance(one, str) else one for one in sources), where
 
 
-def against_rival(claim: str, statement: str, effect: Place, **fields: Any) -> Reading:
-    """A difference to a rival, which is its own control."""
+def against_rival(
+    claim: str, statement: str, effect: Place, *, gain: Place, **fields: Any
+) -> Reading:
+    """A difference to a rival, which is its own control; and the gain over no edit beside it."""
     return Reading(
         claim,
         statement,
@@ -102,5 +106,6 @@ def against_rival(claim: str, statement: str, effect: Place, **fields: Any) -> R
         control="the rival itself",
         left=effect,
         matched=True,
+        gain=gain,
         **fields,
     )

@@ -8,6 +8,7 @@ import pandas as pd
 from analyses.claims.models import MODELS
 from analyses.claims.reading import UNCHECKED, Place, Reading
 from analyses.claims.readings import READINGS
+from analyses.claims.tally import one_verdict
 from analyses.claims.verdict import (
     DOSE_TOLERANCE,
     FEWEST,
@@ -125,7 +126,7 @@ def _judged(
 
 def _untestable(reading: Reading, results: Results) -> str:
     """Why model or task cannot test the reading; empty if they can."""
-    tests = (_unsolved, _few, _no_room)
+    tests = (_unsolved, _few, _no_room, _no_gain)
     return reading.untestable or next(filter(None, (test(reading, results) for test in tests)), "")
 
 
@@ -149,6 +150,14 @@ def _no_room(reading: Reading, results: Results) -> str:
         f"no room for gains of either sign: without an edit {hard:.0%} of the answers to hard "
         f"problems and {easy:.0%} of those to easy ones are right"
     )
+
+
+def _no_gain(reading: Reading, results: Results) -> str:
+    """That a gain which a reading takes for granted was measured and not found; else nothing."""
+    rows = pd.DataFrame([claim_row(needed, results) for needed in reading.needs])
+    if rows.empty or rows["estimate"].isna().all() or one_verdict(rows) == "supported":
+        return ""
+    return "there is no gain to be robust"
 
 
 def _few(reading: Reading, results: Results) -> str:
