@@ -147,6 +147,7 @@ def reduce_influences(
             frozen_parameters(model),
             prepended_hooks(model, owned_hooks([_leaf_hook(lowest)])),
             position_local(model, lowest) if objective.local else nullcontext(),
+            model.hooks(fwd_hooks=owned_hooks(map(_restart_hook, range(lowest, len(of_layers))))),
             model.hooks(fwd_hooks=forward, bwd_hooks=backward),
         ):
             total_loss(model, tokens, objective).backward()
@@ -220,3 +221,12 @@ def _leaf_hook(layer: int) -> NamedHook:
         return resid.detach().requires_grad_()
 
     return f"blocks.{layer}.hook_resid_pre", start_graph
+
+
+def _restart_hook(layer: int) -> NamedHook:
+    """Begin the graph anew where a hook put something without one in place of the residual."""
+
+    def restart_graph(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
+        return None if resid.requires_grad else resid.detach().requires_grad_()
+
+    return f"blocks.{layer}.hook_resid_pre", restart_graph

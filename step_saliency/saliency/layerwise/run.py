@@ -23,7 +23,8 @@ class AttentionRun:
         per_head: Whether totals keep heads apart.
         steps: Steps of rows and columns while a layer to be mapped is differentiated, else None.
         totals: Totals of the layer that was differentiated last, averaged over heads unless
-            `per_head`.
+            `per_head`; None if no gradient reached its attention.
+        n_heads: Heads of the layer that ran last.
         record: Takes head outputs and denominators of a block that will be run again; None where
             they are not kept.
         replay: Those of the block that is run again, which are not computed a second time.
@@ -35,6 +36,7 @@ class AttentionRun:
     per_head: bool = False
     steps: StepIndex | None = None
     totals: Float[Tensor, "batch heads_out step step"] | None = None
+    n_heads: int = 1
     record: "HeadOutputs | None" = None
     replay: "HeadOutputs" = field(default_factory=deque)
 
@@ -47,6 +49,7 @@ class AttentionRun:
         sinks: Float[Tensor, "head"] | None = None,
     ) -> Float[Tensor, "batch head pos d_value"]:
         """Head outputs, whose backward pass leaves `totals`."""
+        self.n_heads = q.shape[1]
         z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
         return z
 
