@@ -122,12 +122,12 @@ def test_log_odds_is_the_loss_row_over_the_chance_of_being_wrong() -> None:
         ({"layers": []}, r"layers=\[\] names no layer; the model has layers 0 to 2"),
         ({"keep": "most"}, "keep='most' is unknown"),
         ({"method": "streaming", "keep": "most"}, "keep='most' is unknown"),
+        ({"objective": ss.LogitDiff(3, 4), "rows": "target"}, "does not have"),
         ({"objective": ss.LogitDiff(320)}, "token 320 of .* outside the model's vocabulary of 320"),
         ({"objective": ss.LogitDiff(3, 320)}, "token 320 of .* outside"),
         ({"layers": [0, -3]}, "twice"),
         ({"objective": "answer", "answer": [0]}, "from 1 on"),
         ({"objective": "answer", "answer": [18]}, "beyond the trace"),
-        ({"objective": "logit_diff", "rows": "target"}, "does not have"),
         ({"objective": lambda logits, tokens: 1.0}, "a scalar tensor"),
         ({"objective": lambda logits, tokens: logits}, "a scalar tensor"),
     ],
@@ -160,3 +160,22 @@ def test_public_names() -> None:
     assert callable(ss.generate)
     with pytest.raises(AttributeError, match="no attribute"):
         ss.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_logit_at_an_earlier_position_can_be_filed_under_its_target(backend: Any) -> None:
+    model, trace = tiny_model(backend=backend), make_trace("_QTTTS")
+    by_name = ss.step_saliency(model, trace, objective="logit_diff", answer=[8], rows="target")
+    assert not by_name.last_row
+    by_object = ss.step_saliency(
+        model,
+        trace,
+        objective=ss.LogitDiff(int(trace.tokens[8]), position=7),
+        rows="target",
+    )
+    torch.testing.assert_close(by_name.maps, by_object.maps)
+    assert by_name.maps.any()
+    at_last = ss.step_saliency(model, trace, objective=ss.LogitDiff(3, 4))
+    assert at_last.last_row
+    with pytest.raises(ValueError, match="the correct token is the wrong one too"):
+        ss.LogitDiff(5, 5)

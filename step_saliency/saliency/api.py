@@ -166,7 +166,7 @@ def step_saliency(
             method=path.name,
             pool=pool,
             rows=rows,
-            last_row=job.objective.last_row,
+            last_row=job.objective.reads_last(len(job.trace)),
             windows=of_mapped,
         )
         for total, job in zip(totals, jobs, strict=True)
@@ -318,7 +318,7 @@ class _Job:
 
 
 def _job(trace: Trace, objective: Objective, rows: Rows) -> _Job:
-    layout = step_layout(trace.step_ids, rows=rows, last_row=objective.last_row)
+    layout = step_layout(trace.step_ids, rows=rows, last_row=objective.reads_last(len(trace)))
     return _Job(trace, objective, layout)
 
 

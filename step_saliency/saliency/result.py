@@ -17,7 +17,12 @@ from step_saliency.models.bands import spell_layers
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.frame import map_frame
 from step_saliency.saliency.map_files import read_maps, write_maps
-from step_saliency.saliency.pooling import StepLayout, defined_pairs, step_layout
+from step_saliency.saliency.pooling import (
+    StepLayout,
+    defined_pairs,
+    mean_over_layers,
+    step_layout,
+)
 from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:
@@ -159,7 +164,8 @@ class StepSaliency:
         Rows are query steps (what is being written), columns key steps (what is looked at).
 
         Args:
-            layer: Model layer, several of them (one panel each), or ``"mean"`` over those computed.
+            layer: Model layer, several of them (one panel each), or ``"mean"``: of each pair, over
+                the layers computed that see it.
             head: Head to show; the mean over heads by default.
             ax: Where to draw a single map; a new figure by default.
             log: Log colour scale; linear from 0 otherwise.
@@ -264,7 +270,7 @@ class StepSaliency:
 
         Args:
             query_step: Step whose row is shown, averaged over heads.
-            layer: Model layer, or the mean over those computed.
+            layer: Model layer, or of each pair the mean over those computed that see it.
             template: Show template steps too.
 
         Raises:
@@ -275,7 +281,7 @@ class StepSaliency:
         if not 0 <= query_step < len(self.trace.steps):
             raise ValueError(f"query_step={query_step} is not among {len(self.trace.steps)} steps")
         if layer == "mean":
-            row = self.mean_heads.mean(0)[query_step]
+            row = mean_over_layers(self.mean_heads, self.seen)[query_step]
         else:
             row = self.layer(layer)[..., query_step, :].reshape(-1, len(self.trace.steps)).mean(0)
         return step_view(row, self.trace.steps, template=template)
@@ -283,10 +289,12 @@ class StepSaliency:
     def _panel(
         self, layer: int | Literal["mean"], head: int | None = None
     ) -> Float[Tensor, "step step"]:
-        """One map to draw, in double precision: of one layer or the mean of all, of one head or the
-        mean of all."""
-        maps = self.maps if layer == "mean" else self.layer(layer).unsqueeze(0)
-        mean = maps.detach().double().mean(0)
+        """One map to draw, in double precision: of one layer or the mean of those that see a pair,
+        of one head or the mean of all."""
+        if layer == "mean":
+            mean = mean_over_layers(self.maps, self.seen)
+        else:
+            mean = self.layer(layer).detach().double()
         if not self.per_head:
             if head is not None:
                 raise ValueError(

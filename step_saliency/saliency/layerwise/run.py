@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ class AttentionRun:
         z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
         return z
 
+    def kernel_for(self, q: Tensor, v: Tensor) -> ModuleType:
+        """The implementation for these queries and values."""
+        widest = max(q.shape[-1], v.shape[-1])
+        return load_kernel(self.kernel, q.device, q.dtype, widest=widest)
+
     def head_outputs(
         self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head pos"]]:
@@ -60,7 +66,7 @@ class AttentionRun:
         if self.replay:
             z, lse = self.replay.popleft()
             return z.to(q.device), lse.to(q.device)
-        kernel = load_kernel(self.kernel, q.device, q.dtype)
+        kernel = self.kernel_for(q, v)
         z, lse = kernel.attention(q, k, v, spec, spans=self.spans, sinks=sinks)
         if self.record is not None:
             self.record.append((z, lse))
@@ -91,7 +97,7 @@ class _StepAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run = ctx.run
         q, k, v, z, lse = ctx.saved_tensors
-        result = load_kernel(run.kernel, q.device, q.dtype).pool_influence(
+        result = run.kernel_for(q, v).pool_influence(
             q,
             k,
             v,
