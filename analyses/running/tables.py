@@ -45,7 +45,11 @@ def tables_anew(path: Path) -> list[str]:
         raise ValueError(f"{path} keeps no values, so that its tables need the run itself")
     analysis = _analysis(str(name), path)
     values = pd.read_parquet(folder.table("values"))
-    tables = analysis.summarise(values, _settings(analysis, manifest["settings"], path))
+    settings = _settings(analysis, manifest["settings"], path)
+    try:
+        tables = analysis.summarise(values, settings)
+    except KeyError as error:
+        raise ValueError(f"{path} has values of before, without {error}; run it again") from error
     folder.write_tables(tables)
     facts = {**manifest, "tables": ["values", *tables], "tables_versions": package_versions()}
     write_text(path / "manifest.json", json.dumps(facts, indent=2))
