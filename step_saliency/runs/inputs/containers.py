@@ -5,6 +5,7 @@ read is an error of that line; objects over several lines may follow each other.
 """
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -97,11 +98,11 @@ def _arrow(path: Path) -> Iterator[Numbered]:
 
 
 def _csv(path: Path, *, tabs: bool, packed: bool) -> Iterator[Numbered]:
-    data = path.read_bytes()
-    try:
-        yield from csv_rows(gzip.decompress(data) if packed else data, tabs=tabs)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
+    with _opened(path, packed=packed) as file:
+        try:
+            yield from csv_rows(file, tabs=tabs)
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
 
 
 def _json(path: Path, *, packed: bool) -> Iterator[Numbered]:
@@ -128,8 +129,12 @@ def _json(path: Path, *, packed: bool) -> Iterator[Numbered]:
             yield n, _value(n, rest)
 
 
+def _opened(path: Path, *, packed: bool) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
 def _lines(path: Path, *, packed: bool) -> Iterator[tuple[int, bytes]]:
-    with gzip.open(path, "rb") if packed else path.open("rb") as file:
+    with _opened(path, packed=packed) as file:
         for number, line in enumerate(file, start=1):
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
