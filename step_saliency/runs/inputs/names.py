@@ -58,6 +58,11 @@ def is_switch(value: object) -> bool:
     )
 
 
+def plain_name(name: str) -> str:
+    """``correct_answer`` for ``Correct Answer``."""
+    return "_".join(name.lower().split())
+
+
 def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping[str, Any]:
     """A row in which ``Problem`` or ``Correct Answer`` has its name in lower case, where known.
 
@@ -65,7 +70,7 @@ def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping
         data: The row.
         known: Names that are read.
     """
-    plain = {name: "_".join(name.lower().split()) for name in data if isinstance(name, str)}
+    plain = {name: plain_name(name) for name in data if isinstance(name, str)}
     new = {name: to for name, to in plain.items() if to != name and to in known and to not in data}
     if not new or len(set(new.values())) < len(new):
         return data
@@ -79,7 +84,7 @@ def at_path(data: Mapping[str, Any], path: str) -> Any:
     """
     if path in data:
         return data[path]
-    plain = "_".join(path.lower().split())
+    plain = plain_name(path)
     if plain in data:
         return data[plain]
     value: Any = data
