@@ -189,6 +189,40 @@ def test_results_of_a_batch_have_the_names_of_their_requests(tmp_path: Path) -> 
     assert "the request failed: the text 'expired'" in str(rows[1].error)
 
 
+DOLPHIN = {
+    "messages": [{"role": "system", "content": "Think first."}, ASKED],
+    "reasoning": f"{THINKING}\n",
+    "answer": SUMMARY,
+    "model": "deepseek-reasoner",
+}
+
+
+def test_what_a_named_model_thought_and_answered_is_read_without_field(tmp_path: Path) -> None:
+    source = read(tmp_path, DOLPHIN)
+    assert source.summary == "1 row read as Dolphin-R1 reasoning and answers"
+    assert not source.notes
+    (row,) = source.rows
+    assert [turn.role for turn in row.says.turns] == ["system", "user", "assistant"]
+    assert (row.question, row.says.response, row.says.composed) == (QUESTION, TEXT, True)
+    assert row.gold is None, "the answer is the response's own"
+    assert one(tmp_path, {**DOLPHIN, "expected_answer": 14}).gold == "14"
+    as_text = one(tmp_path, {**DOLPHIN, "messages": json.dumps(DOLPHIN["messages"])})
+    assert as_text.says.turns == row.says.turns
+    assert one(tmp_path, {**DOLPHIN, "reasoning": ""}).says.response == SUMMARY
+
+
+def test_an_answer_that_may_be_the_gold_answer_is_not_the_response(tmp_path: Path) -> None:
+    said = {**DOLPHIN, "messages": [ASKED, {"role": "assistant", "content": WRONG}]}
+    row = one(tmp_path, {**said, "answer": "14"})
+    assert (row.says.response, row.gold) == (WRONG, "14")
+    beside = one(tmp_path, {**DOLPHIN, "response": WRONG, "answer": "14"})
+    assert (beside.says.response, beside.gold) == (WRONG, "14")
+    unnamed = {name: value for name, value in DOLPHIN.items() if name != "model"}
+    assert "--field" in str(read(tmp_path, unnamed).rows[0].error)
+    open_row = one(tmp_path, {**DOLPHIN, "reasoning": "on", "answer": "14"})
+    assert (open_row.kind, open_row.gold) == ("problem", "14")
+
+
 def test_a_pair_is_two_samples(tmp_path: Path) -> None:
     for row in (
         {"prompt": QUESTION, "chosen": TEXT, "rejected": WRONG},
