@@ -112,10 +112,11 @@ def test_one_indented_object(tmp_path: Path) -> None:
         (b"PK\x03\x04 and nothing", "cannot be unpacked"),
         (b"\x00" * 100, "binary"),
         (b"", "no rows"),
+        (b"[]", "no rows"),
     ],
     ids=[
         "utf-16", "utf-16 without mark", "zstandard", "cut gzip", "no gzip", "no parquet",
-        "cut json", "no zip", "zeros", "empty",
+        "cut json", "no zip", "zeros", "empty", "empty array",
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_are_refused_by_name(
@@ -130,6 +131,10 @@ def test_files_that_cannot_be_read_are_refused_by_name(
 def test_an_array_of_other_things_is_one_bad_row(tmp_path: Path) -> None:
     (row,) = read_input(written(tmp_path / "in.jsonl", "[1, 2]")).rows
     assert "a list, not an object" in str(row.error)
+    data = json.dumps([ROWS[0], None, 3])
+    _, none, number = read_input(written(tmp_path / "in.jsonl", data)).rows
+    assert none.error == "line 2 is null, not an object"
+    assert number.error == "line 3 is the number 3, not an object"
 
 
 def test_a_line_in_another_encoding_is_its_own_failure(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_tables_in_a_folder_are_read_where_nothing_else_is(tmp_path: Path) -> No
     [
         ("in.csv", 'question,response\n"cut', "no whole CSV"),
         ("in.csv", "just text\nof two lines", "names of its columns"),
-        ("in.csv", "question,question\na,b", "names of its columns"),
+        ("in.csv", "question,question\na,b", "more than one column 'question'"),
         ("in.csv", b"question,answer\n\xe9,1", "save it as UTF-8"),
         ("in.txt", "Some text.\nMore of it.", "no line begins an object; the first is 'Some"),
         ("in.yaml", "- question: a\n  answer: 1", "no line begins an object"),

@@ -10,8 +10,8 @@ from step_saliency.runs.inputs.containers import Numbered
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 """``owner/name``, with a split after a colon if there are several."""
-DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?")
-TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?")
+DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
+TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
 BOOKKEEPING = frozenset(
     {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
 )
@@ -67,11 +67,8 @@ def _is_data(file: Path) -> bool:
 
 def stem(path: Path) -> str:
     """Name of a file without what says how it is packed."""
-    return (
-        re.sub(r"\.(jsonl|json|parquet|csv|tsv)$", "", path.stem)
-        if path.suffix == ".gz"
-        else path.stem
-    )
+    inner = re.compile(r"\.(jsonl|json|parquet|csv|tsv|arrow)$", re.IGNORECASE)
+    return inner.sub("", path.stem) if path.suffix.lower() == ".gz" else path.stem
 
 
 def is_name(path: Path) -> bool:

@@ -140,9 +140,16 @@ def gold_of(data: Mapping[str, Any]) -> str | None:
 
 
 def unread_gold(data: Mapping[str, Any]) -> str | None:
-    """Field of a gold answer that is several or an object, of which none can be taken."""
+    """Field of a gold answer that is no single text or number, so that none can be taken."""
     values = ((name, at_path(data, name)) for name in GOLD)
-    return next((name for name, value in values if value and isinstance(value, list | dict)), None)
+    return next((name for name, value in values if _says_more(value)), None)
+
+
+def _says_more(value: Any) -> bool:
+    """Whether a value says something, but as no text or number; a missing value says nothing."""
+    if value is None or value in ("", [], {}) or (isinstance(value, float) and value != value):
+        return False
+    return scalar_text(value) is None
 
 
 def _last_answer(text: str) -> str | None:
