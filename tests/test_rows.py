@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from row_forms import FORMS, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
 from tiny import tiny_tokenizer
 
@@ -278,13 +280,23 @@ def test_fields_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "correct"),
     [(True, True), (False, False), ("true", True), ("False", False), (0, False), (1, True),
-     (1.0, True), ("yes", None), ([], None), (2, None), ({"a": 1}, None), ("", None), (0.5, None)],
+     (1.0, True), ("yes", None), ([], None), (2, None), ({"a": 1}, None), ("", None), (0.5, None),
+     ("1.0", True), (" 0.0", False), ("1.5", None)],
 )  # fmt: skip
 def test_judgements_are_read_strictly(stated: object, correct: bool | None, tmp_path: Path) -> None:
     assert verdict(stated) is correct
     source = read(tmp_path, {**OWN, "is_correct": stated})
     assert source.rows[0].stated_correct is correct
     assert any("neither true nor false" in note for note in source.notes) is (correct is None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "correct"),
+    [(np.bool_(True), True), (np.int64(0), False), (np.float32(1), True), (np.float64("nan"), None),
+     (torch.tensor(False), False), (np.array([True]), None), (np.str_("true"), True)],
+)  # fmt: skip
+def test_judgements_of_numpy_and_torch(stated: Any, correct: bool | None) -> None:
+    assert verdict(stated) is correct
 
 
 @pytest.mark.parametrize(
