@@ -59,6 +59,14 @@ TRIES: dict[str, Callable[[], Any]] = {
     "question is a number": lambda: text(question=5),
     "response is a list": lambda: text(response=[RESPONSE]),
     "system is a number": lambda: text(system=5),
+    **{
+        f"half a character in the {name}": lambda name=name: text(**{name: "a \ud800"})
+        for name in ("question", "response", "system")
+    },
+    "half a character in the prompt": lambda: text(prompt="Why? \ud800"),
+    "half a character in a message": lambda: messages("Why? \udc00", "42"),
+    "a splitter that returns nothing": lambda: text(splitter=lambda _: None),
+    "a splitter that returns fractions": lambda: text(splitter=lambda _: [0.5]),
     "meta is text": lambda: tokens(meta="x"),
     "empty user message": lambda: messages(" ", "42"),
     "empty last message": lambda: messages("Why?", ""),
