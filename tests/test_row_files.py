@@ -227,17 +227,23 @@ def test_saved_data_sets(tmp_path: Path) -> None:
 
 def test_a_data_set_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked: list[tuple[str, str | None]] = []
+    asked: list[tuple[str | None, ...]] = []
 
-    def load_dataset(name: str, split: str | None) -> Any:
-        asked.append((name, split))
-        if name == "nobody/nothing":
+    def load_dataset(path: str, name: str | None = None, *, split: str | None = None) -> Any:
+        asked.append((path, name, split))
+        if path == "nobody/nothing":
             raise FileNotFoundError("not on the hub")
+        if path == "somebody/several" and name is None:
+            raise ValueError("Config name is missing.\nPick one of ['plain', 'hard']\nExample: ...")
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     check(read_input(Path("somebody/traces:test")))
-    assert asked == [("somebody/traces", "test")]
+    assert asked == [("somebody/traces", None, "test")]
+    check(read_input(Path("somebody/several:hard:train")))
+    assert asked[1:] == [("somebody/several", "hard", "train")]
+    with pytest.raises(ValueError, match=r"\['plain', 'hard'\]; give one: NAME:CONFIG:SPLIT"):
+        read_input(Path("somebody/several"))
     with pytest.raises(ValueError, match="no data set of that name"):
         read_input(Path("nobody/nothing"))
 

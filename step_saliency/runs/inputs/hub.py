@@ -8,8 +8,9 @@ from typing import Any
 
 from step_saliency.runs.inputs.containers import Numbered
 
-NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
-"""``owner/name``, with a split after a colon if there are several."""
+NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
+"""``owner/name``, with a split after a colon if there are several: ``owner/name:train``; with a
+configuration before it if there are several of these: ``owner/name:main:train``."""
 DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
 TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
 BOOKKEEPING = frozenset(
@@ -86,13 +87,16 @@ def read_name(name: str) -> Iterator[tuple[str, Numbered]]:
     _need_package(name)
     from datasets import load_dataset
 
-    repository, _, split = name.partition(":")
+    repository, *parts = name.split(":")
+    config = {"name": parts[0]} if len(parts) == 2 else {}
     try:
-        data = load_dataset(repository, split=split or None)
+        data = load_dataset(repository, **config, split=parts[-1] if parts else None)
     except Exception as error:  # of many libraries below
+        said = " ".join(str(error).splitlines()[:2])
+        hint = "; give one: NAME:CONFIG:SPLIT" if "Config name is missing" in said else ""
         raise ValueError(
             f"there is no file or folder {name}, and no data set of that name can be loaded: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{type(error).__name__}: {said}{hint}"
         ) from None
     yield from _numbered(repository.rpartition("/")[2], _one_split(data, name))
 
