@@ -143,7 +143,7 @@ def _is_dolphin(data: Mapping[str, Any]) -> bool:
     beside = all(isinstance(data.get(name), str) for name in DOLPHIN_FIELDS[1:])
     if not beside or any(name in data for name in RESPONSES):
         return False
-    turns = from_json(data.get("messages"))
+    turns: Any = from_json(data.get("messages"))
     if not is_conversation(turns) or is_switch(data["reasoning"]):
         return False
     role = turns[-1].get("role", turns[-1].get("from"))
