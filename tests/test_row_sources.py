@@ -5,13 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from row_forms import ASKED, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
 from tiny import tiny_tokenizer
 
 from step_saliency.runs.inputs import Input, Row, read_input
 from step_saliency.runs.labels import labelled
+from step_saliency.tasks.verdicts import verdict
 from step_saliency.trace import Trace
 
 ROWS = [{**OWN, "id": "a"}, {**OWN, "id": "b", "response": WRONG}]
@@ -306,3 +309,12 @@ def test_gold_answers_in_lists_and_text(tmp_path: Path) -> None:
     assert several.rows[0].gold is None
     assert any("the gold answer in gold_answer" in note for note in several.notes)
     assert one(tmp_path, {**OWN, "correct": "False"}).stated_correct is False
+
+
+@pytest.mark.parametrize(
+    ("stated", "correct"),
+    [(np.bool_(True), True), (np.int64(0), False), (np.float32(1), True), (np.float64("nan"), None),
+     (torch.tensor(False), False), (np.array([True]), None), (np.str_("true"), True)],
+)  # fmt: skip
+def test_judgements_of_numpy_and_torch(stated: Any, correct: bool | None) -> None:
+    assert verdict(stated) is correct

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from row_forms import FORMS, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
 from tiny import tiny_tokenizer
 
@@ -288,15 +286,6 @@ def test_judgements_are_read_strictly(stated: object, correct: bool | None, tmp_
     source = read(tmp_path, {**OWN, "is_correct": stated})
     assert source.rows[0].stated_correct is correct
     assert any("neither true nor false" in note for note in source.notes) is (correct is None)
-
-
-@pytest.mark.parametrize(
-    ("stated", "correct"),
-    [(np.bool_(True), True), (np.int64(0), False), (np.float32(1), True), (np.float64("nan"), None),
-     (torch.tensor(False), False), (np.array([True]), None), (np.str_("true"), True)],
-)  # fmt: skip
-def test_judgements_of_numpy_and_torch(stated: Any, correct: bool | None) -> None:
-    assert verdict(stated) is correct
 
 
 @pytest.mark.parametrize(
