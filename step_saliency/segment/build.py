@@ -152,6 +152,18 @@ def _check_response(response: str) -> None:
         )
 
 
+def _check_characters(text: str) -> None:
+    """Raise ValueError for half a character, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.start + 20]
+        raise ValueError(
+            "the text holds half a character (a lone surrogate, "
+            f"U+{ord(text[error.start]):04X}) in {near!r}"
+        ) from None
+
+
 THINKING = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold the thinking before its content."""
 
@@ -219,6 +231,7 @@ def _plain_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[str, list[prom
 def _tokenized(
     tokenizer: Any, text: str, spans: Sequence[prompts.Span], *, add_special: bool
 ) -> Prompt:
+    _check_characters(text)
     table = TokenTable(tokenizer)
     tokens, n_added = prompts.tokenize_prompt(tokenizer, text, add_special=add_special)
     token_spans = prompts.align_prompt(tokenizer, table, text, tokens, n_added)
@@ -233,6 +246,7 @@ def _cut(
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
 ) -> Segmentation:
+    _check_characters(response)
     tail = _without_second_mark(prompt.text, response)
     tokens = prompts.tokenize_response(tokenizer, prompt.text, tail)
     return _cut_tokens(tokenizer, prompt, tokens, response, format, splitter)
