@@ -335,6 +335,8 @@ def test_a_short_question_is_not_part_of_a_mark(question: str):
         ({"question": " "}, "give a question"),
         ({"prompt": "Another question"}, "does not stand in the prompt"),
         ({"prompt": QUESTION, "system": "Be brief."}, "system prompt inside prompt"),
+        ({"prompt": QUESTION, "chat_template": True}, "chat_template=True with prompt"),
+        ({"prompt": QUESTION, "chat_template": "{{ 1 }}"}, "the prompt is taken as it is"),
         ({"chat_template": "{{ messages[0].content | upper }}"}, "does not write message 0"),
         (
             {"chat_template": "{{ raise_exception('roles must alternate') }}"},
