@@ -260,6 +260,9 @@ class TestReport:
             doctor(broken, n_tokens=3)
         with pytest.raises(ValueError, match="unknown checks"):
             require_capabilities(broken, ["mood"])
+        with pytest.raises(ValueError, match=r"unknown checks \['mood'\]"):
+            doctor(broken, checks="mood")
+        assert [r.check for r in doctor(broken, checks="windows").results] == ["windows"]
         with pytest.raises(ValueError, match="Linear"):
             doctor(torch.nn.Linear(1, 1))
 

@@ -56,8 +56,8 @@ def doctor(
     Args:
         model: HookedTransformer or TransformerBridge. Hooks that are on it are left out.
         n_tokens: Number of random tokens to run.
-        checks: Names out of ``CHECKS``; None for all. ``transformers_logits`` reads the weights
-            anew and costs as much as loading the model.
+        checks: Names out of ``CHECKS``, or one; None for all. ``transformers_logits`` reads the
+            weights anew and costs as much as loading the model.
 
     Returns:
         A report; print it, or ask ``report.passed``, ``report.table``, ``report.require(...)``.
@@ -81,7 +81,7 @@ def doctor(
 
 
 def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
-    names = tuple(checks)
+    names = (checks,) if isinstance(checks, str) else tuple(checks)
     unknown = [check for check in names if check not in CHECKS]
     if unknown:
         raise ValueError(f"unknown checks {unknown}; there are {', '.join(CHECKS)}")
