@@ -257,12 +257,22 @@ class Custom(Objective):
 
 
 def check_objective(objective: object) -> None:
-    """Raise ValueError for what is neither a name, an `Objective` nor a function."""
+    """Raise ValueError for what is neither a name, an `Objective` with one, nor a function."""
+    if isinstance(objective, type):
+        raise ValueError(
+            f"objective={objective.__name__} is a class; give {objective.__name__}(), an object"
+        )
     is_known = isinstance(objective, Objective) or callable(objective) or objective in OBJECTIVES
     if not is_known:
         raise ValueError(
             f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an "
             "Objective or a function of (logits, tokens)"
+        )
+    if isinstance(objective, Objective) and not isinstance(getattr(objective, "name", None), str):
+        kind = type(objective).__name__
+        raise ValueError(
+            f"objective={kind}() has no name for tables and files; set it: class {kind}: name = "
+            "'...'"
         )
 
 
