@@ -1,16 +1,17 @@
 """From an interval, a margin and a control to a verdict: one rule for all claims.
 
 An effect is signed so that the claim says "above zero"; ``margin`` is the smallest effect that
-would bear the claim out, fixed beforehand (for accuracies the smallest gain that the paper reports
-for it). ``left`` is what is left of the effect under a control: its difference to a placebo, or the
-effect itself by another design. A control is matched if the placebo has the dose of what it stands
-for, or the pairs of the other design are alike in what they were matched by.
+would bear the claim out, fixed beforehand (for gains over no edit the smallest that the paper
+reports, between two ways 0). ``left`` is what is left of the effect under a control: its difference
+to a placebo, or the effect itself by another design. A control is matched if the placebo has the
+dose of what it stands for, or the pairs of the other design are alike in what they were matched by.
 
     not testable here    model or task lack what the claim speaks of, said beforehand with a reason;
                          or the model solves less than `FLOOR` of the problems, so that no gain in
                          accuracy could show; or a group that is compared has fewer than `FEWEST`;
                          or gains are compared between problems of which the answers were nearly
-                         all (1 - `FLOOR`) right or nearly all wrong, so that one sign is left
+                         all (1 - `FLOOR`) right or nearly all wrong, so that one sign is left; or
+                         a gain that it takes for granted was measured and is not supported
     refuted              the whole interval of the effect, or of what a matched control leaves of
                          it, lies at or below the margin: an effect of that size is ruled out
     supported            the whole interval of the effect, and of what a matched control leaves of
@@ -29,7 +30,7 @@ are two designs, neither of which is a placebo of the other: where they disagree
 
 A placebo that was matched on some problems is held to its dose on others: off by more than
 `DOSE_TOLERANCE`, it is not matched. One whose dose on others was not measured counts as matched,
-and its row says so.
+and its row says so. Pairs that were matched by length are held to what difference is left in it.
 
 An interval without width (no answer changed) says nothing about what could have changed.
 
