@@ -215,7 +215,10 @@ def test_groups_grow_token_by_token(current: Any) -> None:
 @pytest.mark.parametrize("current", ["region", "step"])
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_follow_rows_that_leave_and_join(current: Any, seed: int) -> None:
-    """As they are read from the labels anew, whatever has become of the batch."""
+    """As they are read from the labels anew, whatever has become of the batch.
+
+    In some passes nobody asks for them, as where no edit acts on template tokens.
+    """
     draw = random.Random(seed)
     edit = OddsEqualBridge([0], current=current)
     waiting = [random_trace(number) for number in range(100 * seed, 100 * seed + 30)]
@@ -230,11 +233,12 @@ def test_groups_follow_rows_that_leave_and_join(current: Any, seed: int) -> None
         labels = left_padded_labels(rows, width)
         newest = newest_of(labels)
         grown = SharedGroups(labels, newest) if grown is None else grown.next_pass(labels, newest)
-        members = grown.of(edit, None, width, torch.float32).members
-        groups = key_groups(labels, n_queries=1, current=current)[:, 0]
-        expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
-        assert torch.equal(members, expected.float())
-        n_bridged += int(expected[..., 0].any())
+        if draw.random() < 0.8:
+            members = grown.of(edit, None, width, torch.float32).members
+            groups = key_groups(labels, n_queries=1, current=current)[:, 0]
+            expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
+            assert torch.equal(members, expected.float())
+            n_bridged += int(expected[..., 0].any())
         staying = [i for i, (trace, length) in enumerate(rows) if length < len(trace)]
         staying = staying[-1:] + staying[:-1] if draw.random() < 0.5 else staying
         rows = [rows[i] for i in staying]

@@ -93,7 +93,13 @@ class GrownMembers:
         self._held.view[index] = members.to(dtype)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only; others may come behind them."""
+        """Go on with these rows only; others may come behind them.
+
+        If one of them joined after the last pass that was asked for, all are read anew.
+        """
+        if any(row >= len(self._places) for row in rows):
+            self._held, self._places = Columns(), []
+            return
         self._places = [self._places[row] for row in rows]
         self._held.keep(rows)
 
