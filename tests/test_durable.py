@@ -15,9 +15,9 @@ from tiny import BACKENDS, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency.intervene.oeb import OddsEqualBridge
+from step_saliency.storage.described import described
 from step_saliency.storage.lines import append_line, mend, read_lines
 from step_saliency.storage.lock import LogLock
-from step_saliency.storage.manifest import described
 
 QUESTIONS = [f"What is {a} and {b}?" for a in range(4) for b in range(5)]
 OPTIONS: dict[str, Any] = {
