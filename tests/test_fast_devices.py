@@ -44,9 +44,7 @@ def session_of(edit: Edit) -> FastSession:
     session = FastSession(tiny_transformers("qwen2"), [edit], tokenizer)
     question, thought = (tokenizer(text)["input_ids"] for text in (QUESTION, "<think>\nFirst, "))
     prompt = [*question, *thought]
-    session.expect(
-        ExpectedRows(questions=[QUESTION] * 2, n_prompt=len(question), format="think")
-    )
+    session.expect(ExpectedRows(questions=[QUESTION] * 2, n_prompt=len(question), format="think"))
     passes = (torch.tensor([prompt] * 2), 0), (torch.tensor([[50], [60]]), len(prompt))
     for tokens, n_past in passes:
         session.read(tokens, torch.ones_like(tokens, dtype=torch.bool), n_past=n_past)

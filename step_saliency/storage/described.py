@@ -87,7 +87,9 @@ def _named_thing(value: Any, around: Sequence[Any]) -> Any:
         "function": getattr(value, "__func__", getattr(value, "__wrapped__", None)),
     }
     bound = {name: described(part, around) for name, part in parts.items() if part is not None}
-    return {"name": _name(value), **bound} if bound and not isinstance(value, type) else _name(value)
+    return (
+        {"name": _name(value), **bound} if bound and not isinstance(value, type) else _name(value)
+    )
 
 
 def _function(function: Any, around: Sequence[Any]) -> Any:
