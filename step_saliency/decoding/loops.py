@@ -90,15 +90,18 @@ def hooked_loop(job: Job) -> Loop:
     def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
         attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
-        with (
-            turn(job.model, alone=alone),
-            undisturbed(job.model),
-            attached as session,
-        ):
-            follower = session if isinstance(session, Follower) else None
-            reader = cached_reader(job.model, keep_all=follower is not None)
-            yield from decode(_slots(slots_job, reader, follower), rows)
-        _count(job, session)
+        session: Any = None
+        try:
+            with (
+                turn(job.model, alone=alone),
+                undisturbed(job.model),
+                attached as session,
+            ):
+                follower = session if isinstance(session, Follower) else None
+                reader = cached_reader(job.model, keep_all=follower is not None)
+                yield from decode(_slots(slots_job, reader, follower), rows)
+        finally:
+            _count(job, session)
 
     return decode_rows
 
@@ -122,14 +125,17 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
     assert edits is not None
 
     def decode_rows(rows: Sequence[Row]) -> Rows:
-        with (
-            turn(job.model),
-            undisturbed(reference),
-            _fast_session(job, reference, edits) as session,
-        ):
-            reader = TransformersReader(reference, keep_all=bool(edits), session=session)
-            yield from decode(_slots(job, reader, session), rows)
-        _count(job, session)
+        session: FastSession | None = None
+        try:
+            with (
+                turn(job.model),
+                undisturbed(reference),
+                _fast_session(job, reference, edits) as session,
+            ):
+                reader = TransformersReader(reference, keep_all=bool(edits), session=session)
+                yield from decode(_slots(job, reader, session), rows)
+        finally:
+            _count(job, session)
 
     return decode_rows
 
@@ -160,6 +166,7 @@ def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:
 
 
 def _count(job: Job, session: Any) -> None:
+    """Add what edits did, also where decoding was broken off."""
     # getattr with a default would take an error while effects are counted for none
     if job.effects is None or getattr_static(session, "effects", None) is None:
         return
