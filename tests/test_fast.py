@@ -19,7 +19,7 @@ from step_saliency.decoding.job import Job
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.fast import call
+from step_saliency.intervene.fast import FastSession, call
 from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
 from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
@@ -423,6 +423,32 @@ def test_the_checkpoints_own_wishes_are_not_heard() -> None:
     model.generation_config.max_length = 7
     model.generation_config.eos_token_id = plain[0][-1]
     assert decode(model, "fast", **options) == plain
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "gemma2", "gpt_oss"])
+def test_without_a_flow_a_plain_model_attends_as_where_edits_are_idle(
+    arch: Arch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one kernel, whose tokens in float32 are those of the model's own attention."""
+    model, idle = tiny_transformers(arch), EditGroup([HeadScale(["L0H1"], 1.0)])
+    options = {"temperature": 1.0, "tokenizer": tiny_tokenizer()}
+    calls: list[str] = []
+    attention = FastSession.attention
+
+    def counted(session: FastSession, module: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(module.config._attn_implementation)
+        return attention(session, module, *args, **kwargs)
+
+    monkeypatch.setattr(FastSession, "attention", counted)
+    plain = decode(model, "fast", **options)
+    assert calls
+    assert decode(model, "fast", flow=idle, **options) == plain
+    calls.clear()
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    assert decode(model, "fast", **options) == plain
+    assert not calls
+    with pytest.raises(ValueError, match="does not take its attention from transformers' registry"):
+        decode(model, "fast", flow=idle, **options)
 
 
 def test_what_cannot_be_decoded_so() -> None:

@@ -26,6 +26,7 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import FastSession, fast_session
 from step_saliency.intervene.session import is_attached_to
+from step_saliency.models.adapter import NotAdaptableError
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
 from step_saliency.models.interrupts import one_change
@@ -144,13 +145,20 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
 def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
-    """The session of the edits; None without edits."""
-    # In float64 the session attends itself, so that padding is masked, see `_one_at_a_time`.
-    if reference is job.model and not edits and reference.dtype != torch.float64:
-        return None
+    """The session of the edits; None without edits.
+
+    Without edits too the model attends by SDPA, as it does where edits are idle: what is compared
+    differs by the edits, and not by rounding in another kernel. In float64 padding is masked so,
+    see `_one_at_a_time`.
+    """
     bridge = job.model if is_inside(job.model, reference) else None
     exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
-    session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+    try:
+        session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+    except NotAdaptableError:
+        if edits or reference is not job.model:
+            raise
+        return None  # a model that can have no edits attends as it does by itself
     return session if edits else None
 
 
