@@ -18,6 +18,7 @@ from analyses import depth_curves as depth_analysis
 from analyses import example_traces
 from figures import (
     ablation,
+    ablation_matched,
     ablation_table,
     compute_matched,
     compute_matched_table,
@@ -51,7 +52,7 @@ from figures import (
     token_and_step,
 )
 from figures.__main__ import all_figures, main
-from figures.conditions import named
+from figures.conditions import named, placebo_note
 from figures.results import MissingResultsError, Results, read, setting
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
@@ -351,10 +352,36 @@ def test_ablation_dots_are_in_their_panels(analysed):
     }
     assert shown == {
         "Parts, outer quarters": (["OEB", "SMI", "StepFlow"], spread(0.02, 0.01, 0.03)),
-        "Placebos, outer quarters": (["OEB, random keys"], spread(0.005)),
+        "Placebos": (["OEB, random keys"], spread(0.005)),
         "StepFlow in other layers": (["halves", "other layers, draw 2"], spread(0, 0.04)),
         "Parts in one window": (["SMI, layers 3"], spread(0.06)),
     }
+
+
+def note_of(figure):
+    return figure.legends[0].get_title().get_text()
+
+
+def test_placebos_of_equal_dose_are_drawn_as_the_others_and_told_from_them(analysed):
+    figure, _ = ablation_matched.make(analysed)
+    _, placebos = (ax for ax in figure.axes if ax.axison)
+    assert rows_of(placebos) == ["OEB, random keys, same KL", "SMI, random directions, same norm"]
+    assert points(placebos.containers[0]) == spread(-0.7, 0.001)
+    assert placebos.get_xscale() == "symlog"
+    assert note_of(figure).startswith("placebos: dose matched on other solutions; scale: linear")
+    unmatched, _ = ablation.make(analysed)
+    assert unmatched.axes[0].get_xscale() == "linear"
+    assert note_of(unmatched).startswith("placebos: dose not matched; bars")
+    table, _ = ablation_table.make(analysed)
+    assert "Placebos: dose not matched." in cells(table)[-1][0]
+
+
+def test_the_note_of_doses_follows_the_table():
+    table = pd.DataFrame({"group": ["method", "placebo", "placebo"], "match": [None, "kl", "mass"]})
+    assert placebo_note(table) == "placebos: dose not matched, unless the name says so"
+    assert placebo_note(table[:2]) == "placebos: dose matched on other solutions"
+    assert placebo_note(table[2:]) == "placebos: dose not matched"
+    assert placebo_note(table[:1]) == ""
 
 
 def test_a_condition_under_two_names_is_drawn_once(analysed):
@@ -492,14 +519,18 @@ def test_prediction_tells_pairs_ties_and_test(analysed):
     assert told == ["n = 50, 25% ties, p = 0.040"] * 2
 
 
-def test_injection_keeps_conditions_apart(analysed):
+def test_injection_has_its_conditions_on_the_axis(analysed):
     figure, _ = mediation_injection.make(analysed)
-    accuracy, kinds = figure.axes
-    own, random = "own step, shallow, mass 0.5", "random keys, shallow, mass 0.5"
-    assert hued(accuracy) == {own: spread(-0.3), random: spread(-1.3)}
-    assert hued(kinds)[random] == spread(0.1, 0.1)
-    first, second = (container[0] for container in kinds.containers)
-    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+    accuracy, *kinds = [ax for ax in figure.axes if ax.axison]
+    assert rows_of(accuracy) == [
+        "own step, shallow, mass 0.5",
+        "random keys, shallow, mass 0.5",
+    ]
+    assert hued(accuracy) == {"own step": spread(-0.3), "random keys": spread(-1.3)}
+    assert [ax.get_title(loc="left") for ax in kinds] == ["Premise", "Format"]
+    assert hued(kinds[1])["random keys"] == spread(0.1)
+    assert kinds[0].get_xlim() == kinds[1].get_xlim()
+    assert not figure.legends[0].get_texts()
 
 
 def test_injection_is_drawn_from_its_own_folder_with_placebos_of_equal_dose(tmp_path):
@@ -509,7 +540,8 @@ def test_injection_is_drawn_from_its_own_folder_with_placebos_of_equal_dose(tmp_
     kinds = [{**row, "state": "premise"} for row in rows]
     write(tmp_path, "mediation_injection", "injection_kinds", kinds)
     figure, _ = mediation_injection.make(tmp_path)
-    assert hued(figure.axes[0])["random keys, deep, KL of 0.5"] == spread(-0.1)
+    assert rows_of(figure.axes[0])[1] == "random keys, deep, KL of 0.5"
+    assert hued(figure.axes[0])["random keys"] == spread(-0.1)
 
 
 def test_single_heads_are_layer_by_head_with_marks(analysed):
