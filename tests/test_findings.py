@@ -330,6 +330,7 @@ READINGS_OF = {
         "StepFlow helps a vote",
     ),
     "smollm2_edits": ("OEB helps", "SMI helps", "both together help"),
+    "qwen_edits": ("OEB helps", "SMI helps"),
     "smollm2_cut_edges": ("the map tells which edges matter",),
 }
 """Claims of the page, and those of the table of claims that ask the same."""
