@@ -31,7 +31,9 @@ NEWER = (
 CUT = {"scope": "all", "fraction": None, "measure": "rho_kl"}
 NUMBER = r"([+-][\d.e+-]+)"
 LINE = re.compile(rf"^\| (.+?) \| (?:estimate|control) \| {NUMBER} \[{NUMBER}, {NUMBER}\] ")
-NAMES = re.compile(r"R1-Distill|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values")
+NAMES = re.compile(
+    r"R1-Distill|Qwen2.5-Coder-0.5B-Instruct|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values"
+)
 IN_WORDS = r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twice|\w+teen"
 IN_WORDS += r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?"
 WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)

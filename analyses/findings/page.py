@@ -133,6 +133,7 @@ def claim_context(results: Results) -> dict[str, Any]:
         "known": lambda source, **where: results.has(SOURCES[source], **where),
         "settings": results.settings,
         "paper": facts.PAPER,
+        "qwen": facts.QWEN,
         "strong": facts.STRONG,
         "sampling_temperature": facts.SAMPLING_TEMPERATURE,
         "parameters": facts.parameters,
