@@ -21,6 +21,7 @@ from step_saliency.calibration.candidates import NO_FLOW, Candidate
 from step_saliency.calibration.folds import Intervals, best_of, cross_validated, fold_numbers
 from step_saliency.diagnosis import BandChoice, Bands, diagnose, find_bands
 from step_saliency.options import Decoding, Draws
+from step_saliency.storage.lock import FolderLock, InUseError
 from step_saliency.trace import Trace
 
 BANDS = {
@@ -178,26 +179,80 @@ def test_a_candidate_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     def chance(shallow: tuple[int, ...], deep: Any, tau: float, alpha: float) -> float:
         if shallow == (0,) or (tau, alpha) == (0.05, 0.12):
-            raise RuntimeError("out of memory")
+            raise ValueError("logits are not finite")
         return planted(shallow, deep, tau, alpha)
 
     answers(chance)
-    found = calibrate(None, stubs(60), bands=BANDS, **OPTIONS)
+    with pytest.warns(UserWarning, match=r"2 of 11 candidates failed .*: ValueError: logits are"):
+        found = calibrate(None, stubs(60), bands=BANDS, **OPTIONS)
+    assert "; 2 of 11 candidates failed" in str(found)
     failed = found.curve[found.curve["error"].notna()]
     assert set(zip(failed["bands"], failed["tau_max"], strict=True)) == {("a", 0.15), ("b", 0.05)}
     assert failed["estimate"].isna().all()
-    assert (failed["error"] == "RuntimeError: out of memory").all()
+    assert (failed["error"] == "ValueError: logits are not finite").all()
     assert found.chosen.bands == "b"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"
+        ),
+        InUseError("answers.jsonl is in use by process 3"),
+    ],
+)
+def test_what_is_no_fault_of_a_candidate_ends_the_call(
+    answers: Callable[..., Answers], error: Exception
+) -> None:
+    def chance(shallow: tuple[int, ...], *_: Any) -> float:
+        if shallow == (3,):
+            raise error
+        return 0.5
+
+    answers(chance)
+    with pytest.raises(type(error), match=str(error)[-12:]):
+        calibrate(None, stubs(10), bands=BANDS, **OPTIONS)
+
+
+def test_one_call_writes_a_folder_at_a_time(
+    answers: Callable[..., Answers], tmp_path: Path
+) -> None:
+    asked = answers(planted)
+    with FolderLock(tmp_path), pytest.raises(ValueError, match="is in use by process"):
+        calibrate(None, stubs(10), bands=BANDS, out=tmp_path, **OPTIONS)
+    assert not asked.asked
+    calibrate(None, stubs(10), bands=BANDS, out=tmp_path, **OPTIONS)
+    assert (tmp_path / "curve.parquet").exists()
+
+
+@pytest.mark.parametrize("search", ["full", "staged"])
+def test_bands_that_differ_in_idle_layers_are_one_candidate(
+    search: str, answers: Callable[..., Answers]
+) -> None:
+    pairs = {
+        name: Bands.named({"shallow": shallow, "deep": [7]}, 8)
+        for name, shallow in (("low", [0]), ("high", [1, 2]))
+    }
+    asked = answers(planted)
+    options: dict[str, Any] = {"bands": pairs, "search": search, "alphas": (0.02, 0.06), **OPTIONS}
+    found = calibrate(None, stubs(40), taus=(0,), **options)
+    assert len(asked.asked) == len(set(asked.asked)) == 1 + 2
+    assert found.curve["bands"].tolist() == ["none", "low", "low"]
+    asked = answers(planted)
+    calibrate(None, stubs(40), taus=(0, 0.3), **options)
+    assert len(asked.asked) == len(set(asked.asked))
 
 
 def test_without_any_candidate_left(answers: Callable[..., Answers]) -> None:
     def chance(shallow: tuple[int, ...], *_: Any) -> float:
         if shallow:
-            raise RuntimeError("out of memory")
+            raise ValueError("logits are not finite")
         return 0.5
 
     answers(chance)
-    with pytest.raises(ValueError, match=r"no candidate is left .*out of memory"):
+    with pytest.raises(ValueError, match=r"no candidate is left .*not finite"):
         calibrate(None, stubs(10), bands=BANDS, **OPTIONS)
     with pytest.raises(ValueError, match="which leaves no candidate"):
         calibrate(None, stubs(10), bands=BANDS, taus=[0.0], alphas=[0.0], **OPTIONS)
@@ -242,7 +297,7 @@ def test_the_label_free_choice_is_a_candidate(
 
 def test_label_free_bands_of_traces() -> None:
     model = load("qwen2", n_layers=4)
-    traces = [replace(a_trace(seed=seed), question=f"question {seed}") for seed in range(3)]
+    traces = [replace(a_trace(seed=seed), question=f"question {seed}") for seed in range(5)]
     cut = replace(a_trace(regions="_QT", lengths=(1, 3, 5)), question="cut")
     found = label_free(model, [*traces, cut])
     truth = find_bands([diagnose(ss.step_saliency(model, trace)) for trace in traces])

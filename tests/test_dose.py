@@ -25,7 +25,7 @@ from step_saliency.intervene.matching import effects_on, matched_strength
 from step_saliency.intervene.oeb import placebo_scores, random_block
 from step_saliency.intervene.oeb.equal_dose import share_at_divergence
 from step_saliency.intervene.oeb.permuted import permuted_bridge
-from step_saliency.storage.manifest import described
+from step_saliency.storage.described import described
 
 N_LAYERS = 4
 FLOW = StepFlow(oeb=OddsEqualBridge([0, 1], tau_max=0.3), smi=StepMomentumInjection([3], alpha=0.5))

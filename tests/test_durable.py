@@ -14,10 +14,12 @@ import pytest
 from tiny import BACKENDS, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
+from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.oeb import OddsEqualBridge
+from step_saliency.storage.described import described
 from step_saliency.storage.lines import append_line, mend, read_lines
 from step_saliency.storage.lock import LogLock
-from step_saliency.storage.manifest import described
+from step_saliency.storage.trace_log import TraceLog
 
 QUESTIONS = [f"What is {a} and {b}?" for a in range(4) for b in range(5)]
 OPTIONS: dict[str, Any] = {
@@ -102,6 +104,35 @@ def test_a_finished_file_needs_no_decoding_and_may_grow(
     monkeypatch.setattr(module, "choose_loop", lambda *_: pytest.fail("decodes"))
     again = ss.generate(model, QUESTIONS[:9], save_to=file, **{**OPTIONS, "n": 3})
     assert [t.to_dict() for t in again] == [t.to_dict() for t in more]
+
+
+@pytest.mark.parametrize("method", ["hooks", "fast"])
+def test_effects_of_a_run_that_is_broken_off_are_counted(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    """What is taken from the file afterwards adds nothing, and a warning says so."""
+    flow, file = OddsEqualBridge([0], tau_max=0.4, current="step"), tmp_path / "answers.jsonl"
+    options = {**OPTIONS, "format": "think", "method": method, "batch_size": 1, "n": 1}
+    append, before = TraceLog.append, Effects()
+
+    def stopped(log: TraceLog, trace: ss.Trace) -> None:
+        append(log, trace)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TraceLog, "append", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ss.generate(model, QUESTIONS[:2], flow=flow, save_to=file, effects=before, **options)
+    monkeypatch.setattr(TraceLog, "append", append)
+    assert rows_seen(before) > 0
+    after, whole = Effects(), Effects()
+    with pytest.warns(UserWarning, match=r"1 of 2 responses are taken from .* nothing to effects="):
+        ss.generate(model, QUESTIONS[:2], flow=flow, save_to=file, effects=after, **options)
+    ss.generate(model, QUESTIONS[:2], flow=flow, effects=whole, **options)
+    assert rows_seen(before) + rows_seen(after) == rows_seen(whole)
+
+
+def rows_seen(effects: Effects) -> int:
+    return int(effects.doses()["rows_seen"].sum())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from step_saliency.intervene.oeb.masses import group_sums, log_sum
 from step_saliency.intervene.once import once_per_labels
 from step_saliency.intervene.places import over_all_heads
 from step_saliency.segment import Region
-from step_saliency.storage.manifest import described
+from step_saliency.storage.described import described
 
 ROOT = Path(__file__).parents[1]
 MEANS = HeadMeans(z=torch.zeros(4, 3, 4, 8), counts=torch.ones(4, dtype=torch.long))

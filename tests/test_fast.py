@@ -19,7 +19,7 @@ from step_saliency.decoding.job import Job
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
-from step_saliency.intervene.fast import call
+from step_saliency.intervene.fast import FastSession, call
 from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
 from step_saliency.intervene.groups import KeyGroup, key_groups
 from step_saliency.intervene.heads import HeadRedirect, HeadScale
@@ -215,7 +215,10 @@ def test_groups_grow_token_by_token(current: Any) -> None:
 @pytest.mark.parametrize("current", ["region", "step"])
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_follow_rows_that_leave_and_join(current: Any, seed: int) -> None:
-    """As they are read from the labels anew, whatever has become of the batch."""
+    """As they are read from the labels anew, whatever has become of the batch.
+
+    In some passes nobody asks for them, as where no edit acts on template tokens.
+    """
     draw = random.Random(seed)
     edit = OddsEqualBridge([0], current=current)
     waiting = [random_trace(number) for number in range(100 * seed, 100 * seed + 30)]
@@ -230,11 +233,12 @@ def test_groups_follow_rows_that_leave_and_join(current: Any, seed: int) -> None
         labels = left_padded_labels(rows, width)
         newest = newest_of(labels)
         grown = SharedGroups(labels, newest) if grown is None else grown.next_pass(labels, newest)
-        members = grown.of(edit, None, width, torch.float32).members
-        groups = key_groups(labels, n_queries=1, current=current)[:, 0]
-        expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
-        assert torch.equal(members, expected.float())
-        n_bridged += int(expected[..., 0].any())
+        if draw.random() < 0.8:
+            members = grown.of(edit, None, width, torch.float32).members
+            groups = key_groups(labels, n_queries=1, current=current)[:, 0]
+            expected = torch.stack([groups == KeyGroup.BRIDGE, groups == KeyGroup.CURRENT], -1)
+            assert torch.equal(members, expected.float())
+            n_bridged += int(expected[..., 0].any())
         staying = [i for i, (trace, length) in enumerate(rows) if length < len(trace)]
         staying = staying[-1:] + staying[:-1] if draw.random() < 0.5 else staying
         rows = [rows[i] for i in staying]
@@ -419,6 +423,32 @@ def test_the_checkpoints_own_wishes_are_not_heard() -> None:
     model.generation_config.max_length = 7
     model.generation_config.eos_token_id = plain[0][-1]
     assert decode(model, "fast", **options) == plain
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "gemma2", "gpt_oss"])
+def test_without_a_flow_a_plain_model_attends_as_where_edits_are_idle(
+    arch: Arch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one kernel, whose tokens in float32 are those of the model's own attention."""
+    model, idle = tiny_transformers(arch), EditGroup([HeadScale(["L0H1"], 1.0)])
+    options = {"temperature": 1.0, "tokenizer": tiny_tokenizer()}
+    calls: list[str] = []
+    attention = FastSession.attention
+
+    def counted(session: FastSession, module: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(module.config._attn_implementation)
+        return attention(session, module, *args, **kwargs)
+
+    monkeypatch.setattr(FastSession, "attention", counted)
+    plain = decode(model, "fast", **options)
+    assert calls
+    assert decode(model, "fast", flow=idle, **options) == plain
+    calls.clear()
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    assert decode(model, "fast", **options) == plain
+    assert not calls
+    with pytest.raises(ValueError, match="does not take its attention from transformers' registry"):
+        decode(model, "fast", flow=idle, **options)
 
 
 def test_what_cannot_be_decoded_so() -> None:

@@ -234,6 +234,11 @@ def test_random_directions_are_even_and_have_the_norms() -> None:
     assert not zero.any()
 
 
+def test_directions_are_drawn_on_the_device_of_the_vectors() -> None:
+    like = torch.ones(3, 2, 6, device="meta")
+    assert random_directions(like, torch.arange(3), layer=2, seed=0).device == like.device
+
+
 def test_random_layers() -> None:
     drawn = {random_layers(8, 3, seed, avoid=(0, 1)) for seed in range(200)}
     assert all(len(set(layers)) == 3 and list(layers) == sorted(layers) for layers in drawn)

@@ -1,10 +1,11 @@
 """What lies on disk stays readable: folders and logs of the first version are taken up again."""
 
 import json
+import math
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import torch
 from analyses.running.folder import AnalysisFolder, Done
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.settings import MapSettings
+from step_saliency.storage.described import described
 from step_saliency.storage.files import replacing, write_text
-from step_saliency.storage.manifest import described
 from step_saliency.storage.tables import read_noted, write_table
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
@@ -188,6 +189,76 @@ def test_descriptions_tell_numbers_and_functions_apart() -> None:
     assert len(set(kinds)) == 6
     source = "lambda text: [part in {'a', 'b'} for part in map(lambda x: x + 'c', text)]"
     assert described(eval(source)) == described(eval(source)), "no addresses"
+
+
+def ramp(by: float) -> Any:
+    def strength(depth: float) -> float:
+        return by * depth
+
+    return strength
+
+
+class Ramp:
+    def __init__(self, by: float) -> None:
+        self.by = by
+        self.itself = self
+
+    def strength(self, depth: float) -> float:
+        return self.by * depth
+
+    @classmethod
+    def steep(cls, depth: float) -> float:
+        return 2 * depth
+
+
+def edited(source: str) -> Any:
+    """A function as a cell of a notebook defines it."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, names)
+    return names["f"]
+
+
+def test_descriptions_tell_functions_of_one_name_apart() -> None:
+    assert described(ramp(1.0)) == described(ramp(1.0))
+    assert described(ramp(1.0)) != described(ramp(2.0))
+    assert described(Ramp(1.0).strength) == described(Ramp(1.0).strength)
+    assert described(Ramp(1.0).strength) != described(Ramp(2.0).strength)
+    assert described(Ramp.steep) != described(Ramp(1.0).strength)
+    assert described(", ".join) != described("; ".join)
+    cells = ["def f(d): return d", "def f(d): return 2 * d", "def f(d, by=2): return by * d"]
+    kinds = [json.dumps(described(edited(cell))) for cell in cells]
+    assert len(set(kinds)) == 3
+    cached = [json.dumps(described(cache(edited(cell)))) for cell in cells]
+    assert len({*kinds, *cached}) == 6
+    assert described(edited(cells[0])) == described(edited("# the same\n\n" + cells[0]))
+
+
+def test_descriptions_look_into_what_a_function_captures() -> None:
+    def twice(inner: Any) -> Any:
+        def strength(depth: float) -> Any:
+            return inner(depth) if depth else strength
+
+        return strength
+
+    assert described(twice(ramp(1.0))) == described(twice(ramp(1.0)))
+    assert described(twice(ramp(1.0))) != described(twice(ramp(2.0)))
+    assert described(twice(np)) == described(twice(np)), "modules by name"
+    assert described(twice(Path("a"))) != described(twice(Path("b")))
+    assert described(twice(torch.float32)) != described(twice(torch.float16))
+
+
+def test_settings_of_maps_tell_functions_of_one_name_apart() -> None:
+    cells = ["def f(part, gold): return part == gold", "def f(part, gold): return gold in part"]
+    graded = [MapSettings(grade=edited(cell)).to_dict()["grade"] for cell in cells]
+    assert graded[0] != graded[1]
+    assert graded[0] == MapSettings(grade=edited(cells[0])).to_dict()["grade"]
+    cut = [MapSettings(splitter=ramp(by)).to_dict()["splitter"] for by in (1.0, 2.0)]
+    assert cut[0] != cut[1]
+
+
+def test_functions_of_the_package_and_builtin_ones_are_named() -> None:
+    assert described(described) == "step_saliency.storage.described.described"
+    assert described(math.sqrt) == "math.sqrt"
 
 
 def test_settings_of_a_log_without_a_line_are_written_anew(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Self-consistency: the counts by hand."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +76,27 @@ def test_problems_are_those_that_were_asked_in_any_order(as_rows: bool) -> None:
     frame = ss.vote(traces, problems=problems)
     assert frame["is_correct"].tolist() == [True] * 3
     assert frame["gold"].tolist() == frame["answer"].tolist()
+
+
+def test_no_answer_is_judged_by_the_gold_of_another_problem() -> None:
+    """A question that was reworded after decoding stands at the place of another problem."""
+    traces = [trace("It is 8.", question=1), trace("It is 9.", question=0)]
+    problems = [{"question": "reworded", "answer": "9"}, {"question": "question 1", "answer": "8"}]
+    with pytest.raises(ValueError, match="no problem asks 'question 0'"):
+        ss.vote(traces, problems=problems)
+    in_order = [{"question": "reworded", "answer": "8"}, {"question": "also", "answer": "9"}]
+    assert ss.vote(traces, problems=in_order)["is_correct"].tolist() == [True, True]
+
+
+def test_problems_read_and_judge_one_trace() -> None:
+    class Asked:
+        question, answer = "question 0", "8"
+
+        def grade(self, response: ss.Trace) -> Any:
+            assert isinstance(response, ss.Trace)
+            return SimpleNamespace(answer="8", is_correct=True)
+
+    assert ss.vote([trace("It is 8.")], problems=[Asked()])["is_correct"].tolist() == [True]
 
 
 def test_a_reader_of_ones_own() -> None:

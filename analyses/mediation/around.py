@@ -9,8 +9,9 @@ thinking step at the earliest) and x its index at some rows of the thinking,
                             is not: their k is at least their number of thinking steps
 
     risk set    answers to the same problem that are right up to and including step k (after, whole:
-                without a wrong step at all); x minus their mean, row by row: a row for which there
-                is no control counts nowhere (whole: the whole answers, whatever their length)
+                without a wrong step at all); x minus their mean, row by row (whole: minus that of
+                answers with as many steps, since indices drift along an answer); where there is no
+                control, nothing counts
     index       the same answers of all other problems (whole: those with as many steps)
 
 The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
@@ -238,9 +239,9 @@ def _held_against(rows: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
 
 
 def _within_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
-    """Each error answer minus the mean of the other answers to its problem, row by row."""
+    """Each error answer minus the mean of its problem's other answers, stratum by stratum."""
     errors, others = known[known["is_error"]], known[~known["is_error"]]
-    on = ["problem", "k", "step"]
+    on = ["problem", "k", "step", "stratum"]
     joined = errors.merge(others.groupby(on)[index].mean().rename("control").reset_index(), on=on)
     differences = joined.assign(value=joined[index] - joined["control"])
     of_answers = differences.groupby(["problem", "sample"], sort=False)["value"].mean()

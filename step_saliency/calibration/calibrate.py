@@ -20,6 +20,7 @@ calibrate for that kind. No candidate need be better than none: look at ``held_o
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -50,6 +51,8 @@ from step_saliency.options import (
     shows_keywords,
     with_keywords,
 )
+from step_saliency.storage.files import make_folder
+from step_saliency.storage.lock import FolderLock
 from step_saliency.tasks.answers import Grader
 
 Search = Literal["auto", "full", "staged"]
@@ -116,7 +119,8 @@ def calibrate(
         decoding: How responses are decoded; a `Decoding` of defaults if there is none.
         draws: How intervals are drawn; by default 2000 draws of problems by the seed of decoding.
         out: Folder to which every response is written as it is done, and the tables at the end; a
-            second call with the same settings goes on where the first was broken off.
+            second call with the same settings goes on where the first was broken off. One call
+            writes there at a time.
         progress: Show a progress bar, and say how many responses are to come.
         options: Fields of `Decoding`, and those below.
         method: As for `generate`.
@@ -129,7 +133,11 @@ def calibrate(
     Raises:
         TypeError: an unknown keyword.
         ValueError: too few problems, a problem without a gold answer, an option out of range, or no
-            candidate that could be evaluated.
+            candidate that could be evaluated; a folder that another call is writing.
+        RuntimeError: memory that is not enough; ``batch_size=`` says how much is decoded together.
+
+    Warns:
+        UserWarning: candidates that could not be evaluated, of which ``curve`` says why.
     """
     check_keywords("calibrate", options, CalibrationOptions)
     check_option("search", search, ("auto", "full", "staged"))
@@ -142,7 +150,10 @@ def calibrate(
     grid = Grid(tuple(map(float, taus)), tuple(map(float, alphas)))
     folder = None if out is None else Path(out)
     method = options.get("method", "auto")
-    with Trials(model, graded, decoding, method=method, out=folder, progress=progress) as trials:
+    with (
+        _alone_in(folder),
+        Trials(model, graded, decoding, method=method, out=folder, progress=progress) as trials,
+    ):
         traces = trials.run(NO_FLOW)
         choice, named = bands_to_try(trials, model, bands, traces[: n_label_free * decoding.n])
         small = len(grid.of_all(named)) <= FULL_GRID
@@ -150,10 +161,19 @@ def calibrate(
             choose = search_in_full(trials, grid, named)
         else:
             choose = search_in_stages(trials, grid, named, folds)
-    result = _judged(trials, folds, choose, Intervals(draws), choice)
-    if folder is not None:
-        result.save(folder)
+        trials.warn()
+        result = _judged(trials, folds, choose, Intervals(draws), choice)
+        if folder is not None:
+            result.save(folder)
     return result
+
+
+def _alone_in(folder: Path | None) -> AbstractContextManager[object]:
+    """The lock of a folder, which is made if it is not there."""
+    if folder is None:
+        return nullcontext()
+    make_folder(folder)
+    return FolderLock(folder)
 
 
 def _judged(

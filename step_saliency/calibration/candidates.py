@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,11 @@ class Candidate:
         if self.deep and self.alpha:
             smi = StepMomentumInjection(self.deep, alpha=self.alpha)
         return None if oeb is None and smi is None else StepFlow(oeb=oeb, smi=smi)
+
+    @property
+    def effect(self) -> tuple[tuple[int, ...], tuple[int, ...], float, float]:
+        """Layers and strengths: candidates with the same are one intervention under two names."""
+        return self.shallow, self.deep, self.tau_max, self.alpha
 
     @property
     def file_name(self) -> str:
@@ -91,8 +96,16 @@ class Grid:
         return [candidate for candidate in dict.fromkeys(every) if candidate.flow is not None]
 
     def of_all(self, named: Mapping[str, Bands]) -> list[Candidate]:
-        """The whole grid."""
-        return [candidate for name, bands in named.items() for candidate in self.of(name, bands)]
+        """The whole grid, no intervention twice."""
+        return distinct(c for name, bands in named.items() for c in self.of(name, bands))
+
+
+def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The first of those that are one intervention, as where bands differ in idle layers."""
+    by_effect: dict[object, Candidate] = {}
+    for candidate in candidates:
+        by_effect.setdefault(candidate.effect, candidate)
+    return list(by_effect.values())
 
 
 def _usual(strengths: Sequence[float], default: float) -> float:

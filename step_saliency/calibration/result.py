@@ -44,11 +44,13 @@ class Calibration:
 
     def __str__(self) -> str:
         gain = self.held_out.set_index("condition").loc["difference"]
+        n_failed = int(self.curve["error"].notna().sum())
+        failed = f"; {n_failed} of {len(self.curve) - 1} candidates failed" if n_failed else ""
         return (
             f"bands {self.chosen.bands} (OEB in {spelled(self.chosen.shallow)}, SMI in "
             f"{spelled(self.chosen.deep)}), tau_max {self.chosen.tau_max:g}, alpha "
             f"{self.chosen.alpha:g}; held-out gain {gain['estimate']:+.3f} "
-            f"[{gain['lower']:+.3f}, {gain['upper']:+.3f}] over {gain['n']:.0f} problems"
+            f"[{gain['lower']:+.3f}, {gain['upper']:+.3f}] over {gain['n']:.0f} problems{failed}"
         )
 
     def _repr_html_(self) -> str:

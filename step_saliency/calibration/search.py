@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from step_saliency.calibration.candidates import Candidate, Grid
+from step_saliency.calibration.candidates import Candidate, Grid, distinct
 from step_saliency.calibration.folds import Chooser, best_of
 from step_saliency.calibration.trials import Trials
 from step_saliency.models.bands import Bands
@@ -26,7 +26,7 @@ def search_in_stages(
 ) -> Chooser:
     """Evaluate bands, then strengths for the best of them; returns what chooses likewise."""
     defaults = [grid.default(name, bands) for name, bands in named.items()]
-    first = [candidate for candidate in defaults if candidate.flow is not None]
+    first = distinct(candidate for candidate in defaults if candidate.flow is not None)
     trials.run_all(first, "bands")
 
     def choose_bands(train: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """Candidates put to the problems, each once: their answers, their accuracy, or why they failed."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from tqdm.auto import tqdm
 from step_saliency.calibration.candidates import NO_FLOW, Candidate
 from step_saliency.calibration.problems import GradedQuestion
 from step_saliency.decoding.generate import generate
+from step_saliency.models.memory import is_out_of_memory
 from step_saliency.options import Decoding, DecodingMethod
+from step_saliency.storage.lock import InUseError
 from step_saliency.trace import Trace
 
 
@@ -93,15 +96,33 @@ class Trials:
         return accuracy
 
     def run_all(self, candidates: Iterable[Candidate], stage: str) -> None:
-        """Evaluate those that are new; one that fails stands with its error."""
+        """Evaluate those that are new; one that fails stands with its error.
+
+        Raises:
+            Exception: what is no fault of a candidate: memory that was not enough for the batch, a
+                file that somebody else writes.
+        """
         new = [candidate for candidate in candidates if candidate not in self.stages]
-        self._announce(len(new), f"of {len(new)} candidates ({stage})")
+        known = {candidate.effect: candidate for candidate in self.stages}
+        unknown = [candidate for candidate in new if candidate.effect not in known]
+        self._announce(len(unknown), f"of {len(unknown)} candidates ({stage})")
         for candidate in new:
             self.stages[candidate] = stage
+            if candidate.effect in known:
+                self._repeat(candidate, known[candidate.effect])
+                continue
             try:
                 self.run(candidate)
             except (ValueError, RuntimeError, ArithmeticError) as error:
+                if isinstance(error, InUseError) or is_out_of_memory(error):
+                    raise
                 self.fail(candidate, error)
+
+    def _repeat(self, candidate: Candidate, known: Candidate) -> None:
+        """Take what is known of the same intervention under another name."""
+        for found in (self.scores, self.errors):
+            if known in found:
+                found[candidate] = found[known]  # type: ignore[index]
 
     def fail(self, candidate: Candidate, error: Exception) -> None:
         """Note a candidate that could not be evaluated."""
@@ -109,3 +130,13 @@ class Trials:
         self.errors[candidate] = f"{type(error).__name__}: {error}"
         if not self._bar.disable:
             self._bar.write(f"calibrate: {candidate.bands} failed: {self.errors[candidate]}")
+
+    def warn(self) -> None:
+        """Say once how many candidates are missing from what is chosen from."""
+        if self.errors:
+            reasons = "; ".join(dict.fromkeys(self.errors.values()))
+            warnings.warn(
+                f"{len(self.errors)} of {len(self.stages) - 1} candidates failed and were not "
+                f"chosen from: {reasons:.300}",
+                stacklevel=3,
+            )

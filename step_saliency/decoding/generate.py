@@ -19,6 +19,7 @@ kernels add numbers in different orders) does not decide between two tokens.
 """
 
 import os
+import warnings
 from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import closing, nullcontext
 from typing import Any, Unpack
@@ -98,7 +99,9 @@ def generate(
             beside it. A second call with the same settings goes on where the first was broken off
             and decodes what is left; its texts are those of an unbroken run as they are those of
             decoding alone, see above. One call writes a file at a time.
-        effects: Counters of edits, to which those of this call are added.
+        effects: Counters of edits, to which those of this call are added: of all that it decodes,
+            also of responses that are broken off. Those that ``save_to`` holds already are not
+            decoded and add nothing, which a warning says.
         progress: Show a progress bar.
         options: Fields of `Decoding`, which change it.
 
@@ -160,6 +163,12 @@ def _all_traces(
     """Traces of all rows, those that the log holds among them; new ones are written to it."""
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
     traces = {} if log is None else answered(log, rows, job.decoding)
+    if traces and job.effects is not None:
+        warnings.warn(
+            f"{len(traces)} of {len(rows)} responses are taken from {save_to} as they are, and add "
+            "nothing to effects=",
+            stacklevel=3,
+        )
     with closing(_new_traces(job, method, rows, frozenset(traces), progress)) as new:
         for index, trace in new:
             traces[index] = trace

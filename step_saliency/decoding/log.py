@@ -10,7 +10,7 @@ from step_saliency.decoding.rows import Row
 from step_saliency.models.facts import backend_of
 from step_saliency.models.identity import origin_of, weights_digest
 from step_saliency.options import Decoding, DecodingMethod
-from step_saliency.storage.manifest import described
+from step_saliency.storage.described import described
 from step_saliency.storage.trace_log import TraceLog
 from step_saliency.trace import Trace
 from step_saliency.vllm.loaded import LoadedEngine

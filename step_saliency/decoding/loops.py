@@ -26,6 +26,7 @@ from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import FastSession, fast_session
 from step_saliency.intervene.session import is_attached_to
+from step_saliency.models.adapter import NotAdaptableError
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
 from step_saliency.models.interrupts import one_change
@@ -90,15 +91,18 @@ def hooked_loop(job: Job) -> Loop:
     def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
         attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
-        with (
-            turn(job.model, alone=alone),
-            undisturbed(job.model),
-            attached as session,
-        ):
-            follower = session if isinstance(session, Follower) else None
-            reader = cached_reader(job.model, keep_all=follower is not None)
-            yield from decode(_slots(slots_job, reader, follower), rows)
-        _count(job, session)
+        session: Any = None
+        try:
+            with (
+                turn(job.model, alone=alone),
+                undisturbed(job.model),
+                attached as session,
+            ):
+                follower = session if isinstance(session, Follower) else None
+                reader = cached_reader(job.model, keep_all=follower is not None)
+                yield from decode(_slots(slots_job, reader, follower), rows)
+        finally:
+            _count(job, session)
 
     return decode_rows
 
@@ -122,14 +126,17 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
     assert edits is not None
 
     def decode_rows(rows: Sequence[Row]) -> Rows:
-        with (
-            turn(job.model),
-            undisturbed(reference),
-            _fast_session(job, reference, edits) as session,
-        ):
-            reader = TransformersReader(reference, keep_all=bool(edits), session=session)
-            yield from decode(_slots(job, reader, session), rows)
-        _count(job, session)
+        session: FastSession | None = None
+        try:
+            with (
+                turn(job.model),
+                undisturbed(reference),
+                _fast_session(job, reference, edits) as session,
+            ):
+                reader = TransformersReader(reference, keep_all=bool(edits), session=session)
+                yield from decode(_slots(job, reader, session), rows)
+        finally:
+            _count(job, session)
 
     return decode_rows
 
@@ -138,13 +145,20 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
 def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
-    """The session of the edits; None without edits."""
-    # In float64 the session attends itself, so that padding is masked, see `_one_at_a_time`.
-    if reference is job.model and not edits and reference.dtype != torch.float64:
-        return None
+    """The session of the edits; None without edits.
+
+    Without edits too the model attends by SDPA, as it does where edits are idle: what is compared
+    differs by the edits, and not by rounding in another kernel. In float64 padding is masked so,
+    see `_one_at_a_time`.
+    """
     bridge = job.model if is_inside(job.model, reference) else None
     exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
-    session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+    try:
+        session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+    except NotAdaptableError:
+        if edits or reference is not job.model:
+            raise
+        return None  # a model that can have no edits attends as it does by itself
     return session if edits else None
 
 
@@ -160,6 +174,7 @@ def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:
 
 
 def _count(job: Job, session: Any) -> None:
+    """Add what edits did, also where decoding was broken off."""
     # getattr with a default would take an error while effects are counted for none
     if job.effects is None or getattr_static(session, "effects", None) is None:
         return

@@ -52,8 +52,9 @@ def vote(
         traces: Responses, `n` to a question, as `generate` returns them. Responses belong together
             that have the same ``question_index`` in their meta, or else the same question.
         problems: The problems asked, one a question: objects or mappings with a ``question``, by
-            which they are found, and an ``answer``; graders of their own read and judge answers.
-            Where none asks what was answered, they are in the order of the first responses.
+            which they are found, and an ``answer``; graders of their own read and judge answers
+            of a trace. Where none asks what was answered (as where prompts wrap the questions),
+            they are in the order of the first responses.
         gold: Gold answer of each question, in the order of the first responses to them, in place of
             problems; by default ``gold_answer`` of the traces' meta, where it is known.
         reader: From the text of a response to its answer, None without one; by default
@@ -69,7 +70,8 @@ def vote(
 
     Raises:
         ValueError: no trace; problems and gold together; as many of them as there are no questions;
-            two questions under one ``question_index``.
+            two questions under one ``question_index``; a question that no problem asks, while
+            problems ask others.
     """
     groups = _by_question(traces)
     if problems is not None and gold is not None:
@@ -77,15 +79,11 @@ def vote(
     for name, answers in (("problems", problems), ("gold answers", gold)):
         if answers is not None and len(answers) != len(groups):
             raise ValueError(f"{len(answers)} {name} for {len(groups)} questions; give one each")
+    asked = [None] * len(groups) if problems is None else _in_order(problems, groups)
+    golds = [_known_gold(group) for group in groups] if gold is None else gold
     rows = [
-        _count(
-            group,
-            None if problems is None else _problem_of(group, problems, i),
-            _known_gold(group) if gold is None else gold[i],
-            reader,
-            grade,
-        )
-        for i, group in enumerate(groups)
+        _count(group, problem, known, reader, grade)
+        for group, problem, known in zip(groups, asked, golds, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     return frame.astype({"is_correct": "boolean"})
@@ -108,10 +106,26 @@ def _by_question(traces: Sequence[Trace]) -> list[list[Trace]]:
     return list(groups.values())
 
 
-def _problem_of(group: Sequence[Trace], problems: Sequence[Any], place: int) -> Any:
-    """The problem that asks what the responses answer, if one does; else the one at this place."""
-    here, asked = problems[place], group[0].question
-    return next((one for one in (here, *problems) if _field(one, "question") == asked), here)
+def _in_order(problems: Sequence[Any], groups: Sequence[Sequence[Trace]]) -> list[Any]:
+    """The problem of each group: by its question, or all as they come if no question is asked.
+
+    Raises:
+        ValueError: some questions are asked by problems, and others are not.
+    """
+    answered = [group[0].question for group in groups]
+    by_question = {str(_field(problem, "question")): problem for problem in reversed(problems)}
+    unknown = [question for question in answered if question not in by_question]
+    if len(unknown) == len(answered):
+        return list(problems)
+    if unknown:
+        raise ValueError(
+            f"no problem asks {unknown[0]!r:.60}, while others ask what was answered; give the "
+            "problems with their questions as they were decoded"
+        )
+    return [
+        here if _field(here, "question") == question else by_question[question]
+        for here, question in zip(problems, answered, strict=True)
+    ]
 
 
 def _field(problem: Any, name: str, default: Any = None) -> Any:
@@ -181,7 +195,7 @@ def _judge(
         known = "" if expected is None else str(expected)
         return winner is not None and is_correct(winner.trace, known, grade=grade)
     if problem is not None and hasattr(problem, "grade") and reader is None:
-        return winner is not None and bool(problem.grade(winner.trace.response).is_correct)
+        return winner is not None and bool(problem.grade(winner.trace).is_correct)
     if expected is None:
         return None
     if winner is None:

@@ -5,18 +5,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 HASH_RANGE = 2.0**62
-"""Hashes are below."""
+"""Every hash is below this."""
 
 
 def hashed(*parts: Int[Tensor, "..."] | int) -> Int[Tensor, "..."]:
     """A number from 0 to 2^62 - 1 that looks random and depends on ``parts`` alone, broadcast.
 
     The same on every device and in every pass, unlike draws from a generator.
+
+    Args:
+        parts: What it depends on; those that have axes are on one device, on which the result is.
     """
-    state = torch.tensor(0, dtype=torch.long)
+    devices = (part.device for part in parts if isinstance(part, Tensor) and part.ndim)
+    state = torch.zeros((), dtype=torch.long, device=next(devices, None))
     for part in parts:
-        mixed = torch.as_tensor(part, dtype=torch.long) * -7046029254386353131
-        state = _scrambled(state.to(mixed.device) + mixed + 0x632BE59BD9B4E019)
+        mixed = torch.as_tensor(part, dtype=torch.long, device=state.device) * -7046029254386353131
+        state = _scrambled(state + mixed + 0x632BE59BD9B4E019)
     return state & (2**62 - 1)
 
 

@@ -5,6 +5,8 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
+
 from step_saliency.intervene.labels import StepLabels
 
 _Options = ParamSpec("_Options")
@@ -32,3 +34,13 @@ def once_per_labels(
         return of_labels[key]
 
     return shared
+
+
+def labels_on(labels: StepLabels, device: torch.device) -> StepLabels:
+    """The labels on a device: the same object for all layers that are there."""
+    return labels if labels.step.device == device else _moved(labels, device)
+
+
+@once_per_labels
+def _moved(labels: StepLabels, device: torch.device) -> StepLabels:
+    return labels.to(device)

@@ -30,6 +30,11 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 UNMASKED, MASKED = "step_saliency", "step_saliency_masked"
 """Names in transformers' registry, of attention without and with the mask that SDPA gets."""
 
+
+class NotAdaptableError(ValueError):
+    """A model has its attention from elsewhere than transformers' registry."""
+
+
 _current: ContextVar[AttentionFunction] = ContextVar("step_saliency_attention")
 
 
@@ -51,7 +56,7 @@ def adapted_attention(
         bridge: The TransformerBridge that the model is inside of, if it is.
 
     Raises:
-        ValueError: the model has its attention from elsewhere.
+        NotAdaptableError: the model has its attention from elsewhere.
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise _not_adaptable(model)
@@ -94,7 +99,7 @@ def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Have a model's layers look up their attention under another name for a while.
 
     Raises:
-        ValueError: they still look it up under the old one.
+        NotAdaptableError: they still look it up under the old one.
     """
     layers = decoder_layers(model)
     with ExitStack() as stack:
@@ -117,8 +122,8 @@ def _models_around(model: PreTrainedModel, layer: nn.Module) -> list[PreTrainedM
     return list({id(part.config): part for part in around}.values())
 
 
-def _not_adaptable(model: PreTrainedModel) -> ValueError:
-    return ValueError(
+def _not_adaptable(model: PreTrainedModel) -> NotAdaptableError:
+    return NotAdaptableError(
         f"{type(model).__name__} does not take its attention from transformers' registry; "
         "use method='hooks'"
     )

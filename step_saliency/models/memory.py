@@ -11,6 +11,8 @@ import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 UNLIMITED = 2**62
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What RuntimeErrors say where torch has no error of its own for it, as on the CPU."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -20,6 +22,13 @@ def free_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
     return max(0, min(int(psutil.virtual_memory().available), container_free_bytes()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, of a device or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def container_free_bytes(group: Path = CGROUP) -> int:

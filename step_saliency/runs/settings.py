@@ -64,9 +64,9 @@ class MapSettings(Decoding):
     figures: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in JSON types; functions of the user's by their names."""
+        """The settings in JSON types; functions of the user's with their code."""
         fields = asdict(replace(self, grade=None)) | {"grade": _named(self.grade)}
-        text = json.dumps(fields, default=lambda value: getattr(value, "__name__", str(value)))
+        text = json.dumps(fields, default=_described)
         settings: dict[str, Any] = json.loads(text)
         return {name: value for name, value in settings.items() if name not in UNSAID or value}
 
@@ -76,3 +76,9 @@ def _named(grade: Callable[[str, str], Any] | None) -> object:
     if isinstance(grade, UserFunction):
         return {"function": grade.name, "sha256": grade.sha256}
     return grade
+
+
+def _described(value: object) -> Any:
+    from step_saliency.storage.described import described
+
+    return described(value)

@@ -27,6 +27,10 @@ from step_saliency.storage.files import (
 NAME = ".lock"
 
 
+class InUseError(ValueError):
+    """Somebody else writes at a place; nothing is wrong with what was asked for."""
+
+
 class Lock:
     """A lock that is held from the start until `release`.
 
@@ -35,7 +39,7 @@ class Lock:
         place: What it stands for, for messages.
 
     Raises:
-        ValueError: another process, or another run of this one, holds it.
+        InUseError: another process, or another run of this one, holds it.
         WriteError: the folder cannot be written.
     """
 
@@ -48,7 +52,7 @@ class Lock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
+            raise InUseError(
                 f"{place} is in use by {_holder(file)}; wait until it has ended, or choose another "
                 "place"
             ) from None

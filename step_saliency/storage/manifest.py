@@ -1,23 +1,13 @@
 """What results say of themselves: format, settings, model, versions, in JSON types."""
 
-import hashlib
 import json
 import platform
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from functools import partial
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from numbers import Integral, Real
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
-import numpy as np
-from jaxtyping import Shaped
-from torch import Tensor
-
-from step_saliency.models.identity import tensor_digest
 from step_saliency.storage.files import is_file, read_bytes, write_text
 from step_saliency.storage.json_text import parse_json
 
@@ -89,13 +79,18 @@ def save_manifest(folder: Path, facts: Mapping[str, Any], started: float, *, kin
     manifest = {
         "format": kind,
         **facts,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2))
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what results depend on, by package."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def refuse_changes(
@@ -125,85 +120,6 @@ def refuse_changes(
         raise ValueError(
             f"{place} holds a run with other settings ({', '.join(changes)}); choose another place"
         )
-
-
-def described(value: Any) -> Any:
-    """An object in JSON types, the same in every process: class, public attributes, digests."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): described(item) for key, item in value.items()}
-    if isinstance(value, Sequence | frozenset | set | range):
-        items = sorted(value) if isinstance(value, frozenset | set) else value
-        return [described(item) for item in items]
-    if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "sha256": tensor_digest([value])}
-    if isinstance(value, np.ndarray):
-        return _array(value)
-    if isinstance(value, Real | np.generic):
-        return described(_plain_number(value))
-    if isinstance(value, partial):
-        parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
-        return {"class": "partial", **described(parts)}
-    name = getattr(value, "__qualname__", None)
-    if name is not None:
-        named = f"{getattr(value, '__module__', '')}.{name}"
-        return _unnamed_function(named, value) if name.endswith("<lambda>") else named
-    return {"class": type(value).__qualname__, **described(_attributes(value))}
-
-
-def _plain_number(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _array(value: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
-    """Shape, and a hash of all numbers; of objects what each is."""
-    facts: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
-    if value.dtype.hasobject:
-        return {**facts, "values": described(value.ravel().tolist())}
-    return {**facts, "sha256": hashlib.sha256(value.tobytes()).hexdigest()[:16]}
-
-
-def _unnamed_function(name: str, function: Any) -> dict[str, Any]:
-    """What tells two lambdas of one place apart: their code, defaults and captured values."""
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    return {
-        "function": name,
-        "sha256": hashlib.sha256(_code(function.__code__).encode()).hexdigest()[:16],
-        "defaults": described([function.__defaults__, function.__kwdefaults__]),
-        "captured": [
-            getattr(value, "__qualname__", None) or described(value)  # may capture itself
-            for value in cells
-        ],
-    }
-
-
-def _code(code: CodeType) -> str:
-    """Instructions, names and constants, without addresses and line numbers."""
-    constants = [
-        _code(item)
-        if isinstance(item, CodeType)
-        else str(sorted(map(repr, item)))  # sets have another order in every process
-        if isinstance(item, frozenset)
-        else repr(item)
-        for item in code.co_consts
-    ]
-    return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    known = fields(value) if is_dataclass(value) else ()
-    attributes = {field.name: getattr(value, field.name) for field in known}
-    attributes |= getattr(value, "__dict__", {})
-    unset = {
-        field.name
-        for field in known
-        if field.metadata.get("since_later") and attributes[field.name] == field.default
-    }
-    shown = (name for name in sorted(attributes) if not name.startswith("_"))
-    return {name: attributes[name] for name in shown if name not in unset}
 
 
 def _version(package: str) -> str | None:

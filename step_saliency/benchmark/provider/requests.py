@@ -10,7 +10,7 @@ from typing import Any
 from step_saliency.benchmark.provider.frame import Frame
 from step_saliency.decoding.continuation import Continuation
 from step_saliency.options import Decoding
-from step_saliency.storage.manifest import described
+from step_saliency.storage.described import described
 from step_saliency.trace import Trace
 
 

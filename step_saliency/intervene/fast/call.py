@@ -12,6 +12,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 SCORES_AT_A_TIME = 2**24
 """Entries of the scores that are formed together."""
+WIDENED_AT_A_TIME = 2**19
+"""Numbers of half precision that are widened together."""
+CUDA_SUMS_STAY = hasattr(torch.ops.aten.bmm, "dtype") and torch.version.hip is None
+"""Whether products of half precision on CUDA can give the sums of float32 that they are made by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +67,15 @@ class AttentionCall:
         return torch.cat(parts, dim=1)
 
     def scores(self, queries: slice) -> Float[Tensor, "batch head query key"]:
-        """Masked scores of some queries with the keys up to the last of them."""
+        """Masked scores of some queries with the keys up to the last of them, in float32 at least.
+
+        In half precision scores of 50 would be rounded by up to an eighth, and weights with them.
+        """
         n_queries = self.query.shape[2]
         stop = self.key.shape[2] - n_queries + queries.stop
         q = grouped(self.query[:, :, queries], self.key.shape[1])
-        scores = (q @ self.key[:, :, :stop].mT) * self.scale
+        keys = self.key[:, :, :stop].mT.flatten(0, 1)
+        scores = exact_product(q.flatten(0, 1), keys).mul_(self.scale).view(*q.shape[:3], stop)
         scores = self._capped(scores.unflatten(2, (-1, queries.stop - queries.start)).flatten(1, 2))
         if self.mask is not None:
             return masked(scores, self.mask[:, :, queries, :stop])
@@ -85,10 +93,10 @@ class AttentionCall:
         """
         keys = self.key.flatten(0, 1).mT
         q = self.query.reshape(len(keys), -1, self.query.shape[-1])
-        if bias is not None and self.options.get("softcap") is None:
-            scores = torch.baddbmm(bias.to(q.dtype), q, keys, alpha=self.scale)
+        if bias is not None and self.options.get("softcap") is None and keys.dtype == bias.dtype:
+            scores = torch.baddbmm(bias, q, keys, alpha=self.scale)
         else:
-            scores = self._capped(torch.bmm(q, keys) * self.scale)
+            scores = self._capped(exact_product(q, keys).mul_(self.scale))
             scores = scores if bias is None else scores.add_(bias)
         return self.pattern(scores.view(*self.query.shape[:2], -1))
 
@@ -108,7 +116,7 @@ class AttentionCall:
         self, scores: Float[Tensor, "batch head *query key"]
     ) -> Float[Tensor, "batch head *query key"]:
         """Attention weights; with sinks their rows sum to less than one."""
-        exact = torch.promote_types(scores.dtype, torch.float32)
+        exact = _exact(scores.dtype)
         if self.sinks is None:
             return scores.softmax(-1, dtype=exact)
         by_head = self.sinks.to(exact).view(-1, *[1] * (scores.ndim - 2))
@@ -124,6 +132,28 @@ class AttentionCall:
         return z.unflatten(2, (-1, pattern.shape[2])).flatten(1, 2).transpose(1, 2)
 
 
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def exact_product(
+    rows: Float[Tensor, "batch row inner"], columns: Float[Tensor, "batch inner column"]
+) -> Float[Tensor, "batch row column"]:
+    """Products in float32 at least.
+
+    Where half precision has to be widened first, that is done for some at a time, which stay in
+    the processor's cache.
+    """
+    exact = _exact(columns.dtype)
+    if columns.dtype == exact:
+        return torch.bmm(rows, columns)
+    if CUDA_SUMS_STAY and columns.device.type == "cuda":
+        return torch.bmm(rows, columns, out_dtype=exact)
+    n = max(1, WIDENED_AT_A_TIME // columns[0].numel())
+    parts = zip(rows.split(n), columns.split(n), strict=True)
+    return torch.cat([torch.bmm(a.to(exact), b.to(exact)) for a, b in parts])
+
+
 def grouped(
     by_head: Float[Tensor, "batch head query last"], n_kv_heads: int
 ) -> Float[Tensor, "batch kv_head rows last"]:
@@ -137,7 +167,10 @@ def masked(
     """Scores with the lowest number where a boolean mask is False, or with an additive mask."""
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores + mask
+    if mask.dtype == scores.dtype:
+        return scores + mask
+    hidden = mask < torch.finfo(mask.dtype).min / 4
+    return (scores + mask).masked_fill(hidden, torch.finfo(scores.dtype).min)
 
 
 def _causal(n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "1 1 query key"]:

@@ -93,7 +93,13 @@ class GrownMembers:
         self._held.view[index] = members.to(dtype)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only; others may come behind them."""
+        """Go on with these rows only; others may come behind them.
+
+        If one of them joined after the last pass that was asked for, all are read anew.
+        """
+        if any(row >= len(self._places) for row in rows):
+            self._held, self._places = Columns(), []
+            return
         self._places = [self._places[row] for row in rows]
         self._held.keep(rows)
 
@@ -181,6 +187,7 @@ class SharedGroups:
         n_keys: int,
         dtype: torch.dtype,
         n_kv_heads: int = 1,
+        device: torch.device | None = None,
     ) -> PassGroups:
         """The groups among the last keys.
 
@@ -190,24 +197,28 @@ class SharedGroups:
             n_keys: Keys that the layer holds.
             dtype: Type of the members.
             n_kv_heads: Heads that have keys of their own.
+            device: Device of the layer and its mask; by default that of the labels.
         """
-        kind = edit.bridge, edit.current, n_keys, n_kv_heads, dtype
+        device = device or self.labels.step.device
+        kind = edit.bridge, edit.current, n_keys, n_kv_heads, dtype, device
         for known, of_mask, groups in self._by_mask:
             if known == kind and of_mask is mask:
                 return groups
-        members = self._members_of(edit, dtype)
+        members = self._members_of(edit, dtype, device)
         groups = PassGroups.of(members[:, len(self.labels) - n_keys :], mask, n_kv_heads)
         self._by_mask.append((kind, mask, groups))
         return groups
 
     def _members_of(
-        self, edit: OddsEqualBridge, dtype: torch.dtype
+        self, edit: OddsEqualBridge, dtype: torch.dtype, device: torch.device
     ) -> Float[Tensor, "batch key 2"]:
         kind = edit.bridge, edit.current, dtype
         if kind not in self._members:
             grown = self._grown.setdefault(kind, GrownMembers(edit))
             self._members[kind] = grown.of(self.labels, self.newest, dtype)
-        return self._members[kind]
+        if (*kind, device) not in self._members:
+            self._members[(*kind, device)] = self._members[kind].to(device)
+        return self._members[(*kind, device)]
 
 
 def relative_changes(

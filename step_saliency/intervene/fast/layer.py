@@ -101,7 +101,8 @@ class FastLayer:
         return None if self._resid is None else self._resid[:, :n_keys]
 
     def resid_pre(self) -> Float[Tensor, "batch pos d_model"] | None:
-        return self._resid_pre
+        """What the block reads, which a model on several devices brings from another one."""
+        return None if self._resid_pre is None else self._resid_pre.to(self._device)
 
     def sinks(self) -> Float[Tensor, "head"] | None:
         return self._sinks

@@ -24,6 +24,7 @@ from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
 from step_saliency.intervene.fast.layer import FastLayer
 from step_saliency.intervene.labels import PADDING, StepLabels
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
+from step_saliency.intervene.once import labels_on
 from step_saliency.intervene.places import head_mask
 from step_saliency.intervene.stream import StepStream
 from step_saliency.segment.online import StepTracker
@@ -194,7 +195,7 @@ class FastSession:
             z = self._edited_scores(call, layer, on_scores)
         for named in layer.on_z:
             if named in self._acting:
-                z = named.edit.apply(z, self._context(named, layer, n_queries)).to(z.dtype)
+                z = named.edit.apply(z, self._context(named, layer, z, n_queries)).to(z.dtype)
         return z
 
     def _projected(
@@ -211,7 +212,8 @@ class FastSession:
         assert self._groups is not None
         dtype = torch.promote_types(call.query.dtype, torch.float32)
         n_kv_heads, n_keys = call.key.shape[1:3]
-        groups = self._groups.of(edit, call.mask, n_keys, dtype, n_kv_heads)
+        device = call.key.device
+        groups = self._groups.of(edit, call.mask, n_keys, dtype, n_kv_heads, device)
         pattern = call.single_pattern(groups.bias)
         sums = pattern @ groups.members
         changes = relative_changes(sums, groups.floor.clamp(max=tau))
@@ -233,7 +235,8 @@ class FastSession:
         ) -> Float[Tensor, "batch head query key"]:
             length = len(self._all_labels) - n_later + queries.stop
             for named in edits:
-                context = self._context(named, layer, queries.stop - queries.start, length=length)
+                n_queries = queries.stop - queries.start
+                context = self._context(named, layer, scores, n_queries, length=length)
                 scores = named.edit.apply(scores, context)
             return scores
 
@@ -249,7 +252,7 @@ class FastSession:
             layer.see_output(resid, len(self.labels))
         for named in layer.on_resid:
             if named in self._acting:
-                context = self._context(named, layer, resid.shape[1])
+                context = self._context(named, layer, resid, resid.shape[1])
                 resid = named.edit.apply(resid, context).to(resid.dtype)
         return resid
 
@@ -259,9 +262,15 @@ class FastSession:
         return self.labels
 
     def _context(
-        self, named: NamedEdit, layer: FastLayer, n_queries: int, *, length: int | None = None
+        self,
+        named: NamedEdit,
+        layer: FastLayer,
+        activation: Tensor,
+        n_queries: int,
+        *,
+        length: int | None = None,
     ) -> EditContext:
-        labels = self._all_labels
+        labels = labels_on(self._all_labels, activation.device)
         return context_for(
             named.edit,
             layer,

@@ -29,7 +29,9 @@ A key that a layer's sliding window hides, or padding, is in no group: it neithe
 
 When it misleads: a row that is shifted has more mass on the bridge, whatever stands there. The
 placebos tell what is due to the bridge (`placebos`); at the dose of the bridge, which without
-``dose`` only ``placebo="smooth"`` has.
+``dose`` only ``placebo="smooth"`` has. In half precision a model shows its hooks rounded scores and
+takes back such, so that by hooks a row's mass is tau_B up to that rounding; while decoding fast it
+is not, see `fast`.
 """
 
 from collections.abc import Sequence, Set
