@@ -44,17 +44,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analyses.instruments.step_maps import READINGS, WRITTEN_HELP, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, read_items
 from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong, is_told
+from analyses.mediation.reach import reach
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
-from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
 from step_saliency.options import Pool, PoolName, Rows, RowsName
 from step_saliency.saliency.result import StepSaliency
@@ -77,8 +76,8 @@ def step_rows(saliency: StepSaliency) -> pd.DataFrame:
     bands = Bands.quarters(saliency.n_layers)
     thinking = trace.region_steps(Region.THINKING)
     lock_in = diagnosis.rows.lock_in[list(bands.shallow)].mean(0)
-    reach = _reach(saliency, thinking)[list(bands.deep)].mean(0)
-    rows = pd.DataFrame({"step": range(len(thinking)), "lock_in": lock_in, "reach": reach})
+    reached = reach(saliency)[list(bands.deep)].mean(0)
+    rows = pd.DataFrame({"step": range(len(thinking)), "lock_in": lock_in, "reach": reached})
     whole = {
         "step": WHOLE,
         "lock_in": rows["lock_in"].mean(),
@@ -86,14 +85,6 @@ def step_rows(saliency: StepSaliency) -> pd.DataFrame:
         "decay": diagnosis.decay_index,
     }
     return pd.concat([rows, pd.DataFrame([whole])], ignore_index=True)
-
-
-def _reach(saliency: StepSaliency, thinking: Sequence[int]) -> torch.Tensor:
-    """Share of each thinking row on earlier thinking steps, ``layer step``; NaN at the first."""
-    shares = row_shares(saliency.maps, saliency.trace.regions).cpu()[:, thinking][..., thinking]
-    reach = shares.tril(-1).sum(-1)
-    reach[:, :1] = torch.nan
-    return reach
 
 
 def around(
