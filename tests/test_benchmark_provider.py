@@ -308,6 +308,9 @@ def test_models_that_accelerate_spreads_decode_the_same(
     [
         (GenerateConfig(logprobs=True), "do not take logprobs"),
         (GenerateConfig(num_choices=2), "num_choices"),
+        (GenerateConfig(best_of=3), "best_of"),
+        (GenerateConfig(reasoning_tokens=1024), "do not take reasoning_tokens"),
+        (GenerateConfig(extra_body={"min_p": 0.1}), "do not take extra_body"),
         (GenerateConfig(temperature=-1.0), "temperature=-1"),
     ],
 )
@@ -316,6 +319,15 @@ def test_requests_that_are_refused(config: GenerateConfig, match: str) -> None:
     messages: list[Any] = [ChatMessageUser(content="q")]
     with pytest.raises(ValueError, match=match):
         asyncio.run(model.api.generate(messages, [], "none", config))
+
+
+def test_requests_that_ask_for_what_is_done_anyway() -> None:
+    config = GenerateConfig(
+        num_choices=1, best_of=1, frequency_penalty=0.0, logprobs=False, extra_body={}, max_tokens=3
+    )
+    model = get_model("step-saliency/reasoner", memoize=False)
+    messages: list[Any] = [ChatMessageUser(content="q")]
+    assert asyncio.run(model.api.generate(messages, [], "none", config)).choices
 
 
 def test_tools_are_refused() -> None:

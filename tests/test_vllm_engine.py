@@ -161,6 +161,44 @@ def test_what_a_flow_left_in_the_cache_serves_no_other_request(model, expected):
         assert (edited[ids] - want[ids]).abs().max() > 0.01
 
 
+def test_a_turn_is_the_same_whatever_the_cache_holds(model, expected):
+    """What was decoded under a flow is prompt in the next turn, where nothing acts on it."""
+    small = small_engine()
+    asked = vllm.SamplingParams(
+        temperature=0, max_tokens=1, logprobs=4, extra_args={KEY: {"flow": "oeb", "tau_max": 0.9}}
+    )
+    spoken = [[*prompt(trace), *response(trace)] for trace in expected["off"][:4]]
+    turns = [[*tokens, *prompt_tokens(model.tokenizer, "r=4; ?r")] for tokens in spoken]
+    assert small.reset_prefix_cache()
+    cold = logits_of(small, turns, asked)
+    assert small.reset_prefix_cache()
+    logits_of(small, spoken, asked)
+    for before, after in zip(cold, logits_of(small, turns, asked), strict=True):
+        assert list(before) == list(after)
+        values = [[one.logprob for one in each.values()] for each in (before, after)]
+        torch.testing.assert_close(*map(torch.tensor, values), atol=1e-4, rtol=0)
+
+
+def test_a_plug_in_that_failed_is_registered_by_the_next_call(monkeypatch):
+    """And nothing that it had changed before is changed twice."""
+    plugin.register()
+    owners = [(plugin.GPUModelRunner, "_prepare_inputs"), (plugin.InputProcessor, "process_inputs")]
+    before = [getattr(owner, name) for owner, name in owners]
+    monkeypatch.setattr(plugin.InputProcessor, "_has_stepflow", False)
+
+    def fails() -> None:
+        raise RuntimeError("no such backend")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plugin, "_register_backends", fails)
+        with pytest.raises(RuntimeError, match="no such backend"):
+            plugin.register()
+        assert not plugin.InputProcessor._has_stepflow
+    plugin.register()
+    assert plugin.InputProcessor._has_stepflow
+    assert [getattr(owner, name) for owner, name in owners] == before
+
+
 def logits_of(llm: Any, prompts: list[list[int]], asked: Any) -> list[dict[int, Any]]:
     """Log-probabilities of the most likely next tokens."""
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)

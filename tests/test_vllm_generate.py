@@ -255,6 +255,27 @@ def test_workers_that_do_not_know_stepflow_decode_without_it_alone(engine):
     assert len(ss.generate(engine, QUESTIONS, progress=False)) == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("Method 'stepflow_weights' is not implemented."),
+        RuntimeError("Worker failed with error 'Method 'stepflow_weights' is not implemented.'"),
+    ],
+)
+def test_a_missing_method_is_told_from_one_that_failed(engine, monkeypatch, error):
+    def fails(raised: Exception) -> None:
+        def call(method: str, *, args: tuple[Any, ...] = ()) -> list[Any]:
+            raise raised
+
+        monkeypatch.setattr(engine, "collective_rpc", call)
+
+    fails(error)
+    assert LoadedEngine(engine).facts["weights"] is None
+    fails(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        LoadedEngine(engine).require_flows()
+
+
 def test_an_engine_whose_attention_takes_no_edits_decodes_without_them_alone(engine):
     engine.other_backends = ["FLASHINFER"]
     with pytest.raises(ValueError, match="attention by FLASHINFER, which leaves out edits"):

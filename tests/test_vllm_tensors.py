@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -449,6 +450,65 @@ def test_a_pass_edits_the_rows_that_ask_and_no_other(tokenizer, monkeypatch, pai
         (norm,) = layers.written(7, 0.5 * mean.unsqueeze(0)).norm(dim=-1) / residuals[0].norm()
         assert both.injected_norm.dropna().tolist() == pytest.approx([float(norm)])
     assert flows.counts.fetch() == {}
+
+
+def test_single_queries_gather_so_many_keys_at_a_time(tokenizer, monkeypatch):
+    """Requests of about one length together; each is moved as if all were gathered at once."""
+    trace = traced(tokenizer)
+    tokens = trace.tokens.tolist()
+    n_prompt = tokens.index(tokenizer.convert_tokens_to_ids("<think>")) + 1
+    n_keys = [n_prompt + more for more in (20, 4, 19, 5, 18)]
+    cache = torch.randn(20, 2, 16, 2 * 4, dtype=torch.float64)
+    table = torch.arange(20).view(5, 4)
+    query, plain = torch.randn(2, 5, 4, 4, dtype=torch.float64)
+
+    def edited(limit: int) -> tuple[torch.Tensor, list[list[int]], pd.DataFrame]:
+        monkeypatch.setattr(plan, "KEYS_AT_A_TIME", limit)
+        flows, output = engine(tokenizer), plain.clone()
+        scheduled = []
+        for row, n in enumerate(n_keys):
+            flows.add(str(row), {"flow": "oeb", "tau_max": 0.6}, tokens[:n_prompt])
+            flows._steps[str(row)].read(n_prompt, tokens[n_prompt : n - 1])
+            scheduled.append(Scheduled(str(row), row, n - 1, tokens[n - 1 : n], row))
+        with passes():
+            flows.begin_pass(scheduled)
+            (batch,) = running().plan.batches(0)
+            LayerCall(0, query, output, SplitPages(cache), table, scale=0.5).edit(running())
+        parts = [[row.stop for row in part.rows] for part in batch.gathered]
+        effects = flows.counts.fetch()
+        frames = [effects[str(row)].to_frame() for row in range(5)]
+        return output, parts, pd.concat(frames)
+
+    whole, (all_together,), counted = edited(10**6)
+    assert all_together == n_keys
+    assert not torch.equal(whole, plain)
+    for limit in (3 * max(n_keys), max(n_keys) - 1):
+        parted, parts, counted_in_parts = edited(limit)
+        assert len(parts) > 1
+        assert all(len(part) * max(part) <= limit or len(part) == 1 for part in parts)
+        assert sorted(n for part in parts for n in part) == sorted(n_keys)
+        torch.testing.assert_close(parted, whole)
+        pd.testing.assert_frame_equal(counted_in_parts, counted)
+
+
+def test_the_length_of_a_prompt_is_part_of_what_is_cached(tokenizer):
+    """What is response in one turn is prompt in the next, where nothing acts on it."""
+    flows, trace = engine(tokenizer), traced(tokenizer)
+    tokens = trace.tokens.tolist()
+    n_prompt = tokens.index(tokenizer.convert_tokens_to_ids("<think>"))
+    first, options = prompt_tokens(tokenizer, trace.question), FlowOptions.of("oeb")
+    messages = [
+        {"role": "user", "content": trace.question},
+        {"role": "assistant", "content": trace.response},
+        {"role": "user", "content": "r=4; ?r"},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    second = tokenizer(text, add_special_tokens=False)["input_ids"]
+    lengths = [flows.check(options, prompt).n_prompt for prompt in (first, second)]
+    assert lengths == [len(first), len(second)]
+    assert n_prompt <= lengths[0] < lengths[1]
+    asked = FlowOptions.of({"flow": "oeb", "n_prompt": 5, "question": None})
+    assert flows.check(asked, tokens).n_prompt == 5
 
 
 def first_of_a_step(trace: ss.Trace, after: int) -> int:

@@ -7,7 +7,8 @@ newest token, with padding on the left that is as long as the longest row asks f
 
 Prompts are read some thousand tokens at a time. Where a model keeps something else than keys and
 values (recurrent layers), or an intervention follows rows but cannot have them join, the slots are
-filled again when all of them are free.
+filled again when all of them are free, and the prompts of all slots are read in one pass, however
+long they are: there it is ``batch_size`` that bounds memory.
 """
 
 import warnings
@@ -27,7 +28,8 @@ from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.segment.online import StepTracker
 
 PROMPT_TOKENS = 8192
-"""Tokens of prompts, padding included, that are read in one pass; a longer prompt is read alone."""
+"""Tokens of prompts, padding included, that are read in one pass where rows can join a batch; a
+longer prompt is read alone."""
 
 
 @runtime_checkable
@@ -225,8 +227,9 @@ def decode(slots: Slots, rows: Sequence[Row]) -> Iterator[Row]:
     waiting = deque(rows)
     if len(rows) > slots.n_slots and not slots.joins:
         warnings.warn(
-            "slots are refilled only when all of them are free, which is slower: this model keeps "
-            "more than keys and values, or what follows its rows cannot have others join",
+            "slots are refilled only when all of them are free, which is slower, and all their "
+            "prompts are read in one pass: this model keeps more than keys and values, or what "
+            "follows its rows cannot have others join",
             stacklevel=2,
         )
     while waiting or slots.rows:

@@ -113,6 +113,11 @@ class TrackedRow:
     def tracker(self) -> StepTracker:
         return self._tracker
 
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of its prompt, as far as they were read: as given, or by the chat template."""
+        return self._n_prompt
+
     def read(self, ids: Sequence[int]) -> list[Label]:
         if self.ids or not ids:
             return self._follow(ids)

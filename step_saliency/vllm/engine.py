@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import local
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -135,12 +135,15 @@ class EngineFlows:
             self.layers.watch(flow.smi.layers)
         self._steps[request] = RequestSteps(flow, self._row(options), prompt)
 
-    def check(self, options: FlowOptions, prompt: Sequence[int]) -> None:
+    def check(self, options: FlowOptions, prompt: Sequence[int]) -> FlowOptions:
         """See that the prompt of a request with a flow can be read.
 
         Args:
             options: Its flow.
             prompt: Its prompt; empty where it is given as embeddings.
+
+        Returns:
+            The flow with the length of the prompt as it was read.
 
         Raises:
             ValueError: it has no tokens, fewer than ``n_prompt``, some that the tokenizer does not
@@ -152,7 +155,9 @@ class EngineFlows:
             raise ValueError(
                 f"n_prompt={options.n_prompt} is more than the {len(prompt)} there are"
             )
-        self._row(options).read(prompt)
+        row = self._row(options)
+        row.read(prompt)
+        return replace(options, n_prompt=row.n_prompt)
 
     def _row(self, options: FlowOptions) -> TrackedRow:
         tracker = StepTracker(self.tokenizer(), format=options.format, splitter=options.splitter)

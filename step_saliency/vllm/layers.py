@@ -60,9 +60,10 @@ class LayerCall:
         if pages is not None and batch.newest is not None:
             self._bridge_in_place(pages, batch, counts)
             return
-        result = self._bridged(batch)
-        self._add(batch.queries.flatten(), result.added.flatten(0, 1))
-        counts.moved(self.layer, batch, result.sums, result.counts)
+        for part in batch.gathered:
+            result = self._bridged(part)
+            self._add(part.queries.flatten(), result.added.flatten(0, 1))
+            counts.moved(self.layer, part, result.sums, result.counts)
 
     def _bridged(self, batch: PlannedBatch) -> Bridged:
         width = batch.width

@@ -121,8 +121,10 @@ class LoadedEngine:
         """What all workers say; None where they do not know the method."""
         try:
             return list(self.engine.collective_rpc(method))
-        except Exception:  # over processes, a missing method is an error of any class
-            return None
+        except Exception as error:  # over processes, a missing method is an error of any class
+            if _says_that_it_lacks(error, method):
+                return None
+            raise
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -151,6 +153,12 @@ class LoadedEngine:
             for counter, reason in self.engine.collective_rpc("stepflow_not_counted")[0].items():
                 warnings.warn(f"effects have no {counter}: {reason}", stacklevel=2)
         return effects
+
+
+def _says_that_it_lacks(error: Exception, method: str) -> bool:
+    """Whether a worker does not know a method, or the method itself has failed."""
+    is_unknown = isinstance(error, AttributeError | NotImplementedError)
+    return method in str(error) and (is_unknown or "is not implemented" in str(error))
 
 
 def _lacks_norms(sums: Mapping[str, Any]) -> bool:

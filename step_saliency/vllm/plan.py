@@ -15,6 +15,8 @@ from step_saliency.vllm.requests import Injection, RequestSteps
 
 PAIRS_AT_A_TIME = 2**19
 """Pairs of queries and keys whose weights, in every head, are formed together."""
+KEYS_AT_A_TIME = 2**16
+"""Keys, padding included, that are gathered together for requests with one query each."""
 
 
 class PlannedRow(NamedTuple):
@@ -79,6 +81,22 @@ class PlannedBatch:
     def width(self) -> int:
         """Places for keys."""
         return max(row.stop for row in self.rows)
+
+    @cached_property
+    def gathered(self) -> "tuple[PlannedBatch, ...]":
+        """The same in parts whose gathered keys, of rows of about one length, are few enough."""
+        if self.newest is None or len(self.rows) * self.width <= KEYS_AT_A_TIME:
+            return (self,)
+        parts: list[list[int]] = [[]]
+        for place in sorted(range(len(self.rows)), key=lambda place: -self.rows[place].stop):
+            longest = self.rows[parts[-1][0]].stop if parts[-1] else 0
+            if longest * (len(parts[-1]) + 1) > KEYS_AT_A_TIME:
+                parts.append([])
+            parts[-1].append(place)
+        return tuple(
+            PlannedBatch(tuple(self.rows[i] for i in part), self.table, self.newest[part])
+            for part in parts
+        )
 
     @cached_property
     def in_place(self) -> Int[np.ndarray, "row 5"]:

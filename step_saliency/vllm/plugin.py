@@ -48,10 +48,12 @@ class FlowError(VLLMValidationError, ValueError):
 
 
 def register() -> None:
-    """Entry point ``vllm.general_plugins``; may be called more than once in a process."""
+    """Entry point ``vllm.general_plugins``; may be called more than once in a process.
+
+    A call that fails has registered nothing for good: the next one does what is missing.
+    """
     if getattr(InputProcessor, "_has_stepflow", False):
         return
-    InputProcessor._has_stepflow = True
     if is_tested(vllm.__version__):
         _register_backends()
         _wrap(GPUModelRunner, "_prepare_inputs", _prepare_inputs)
@@ -65,12 +67,15 @@ def register() -> None:
     else:
         logger.warning("%s", untested(vllm.__version__))
     _wrap(InputProcessor, "process_inputs", _process_inputs)
+    InputProcessor._has_stepflow = True
 
 
 def _register_backends() -> None:
     register_backend(AttentionBackendEnum.CPU_ATTN)(backends.StepFlowCPUBackend)
     for name in (name for name in BACKENDS if name != "CPU_ATTN"):
         path, _, kind = AttentionBackendEnum[name].get_path().rpartition(".")
+        if path == backends.__name__:
+            continue
         try:
             backend = getattr(importlib.import_module(path), kind)
         except ImportError:
@@ -83,11 +88,14 @@ def _register_backends() -> None:
 
 def _wrap(owner: Any, name: str, around: Any) -> None:
     inner = getattr(owner, name)
+    if getattr(inner, "_is_stepflow", False):
+        return
 
     @functools.wraps(inner)
     def outer(*args: Any, **kwargs: Any) -> Any:
         return around(inner, *args, **kwargs)
 
+    outer._is_stepflow = True  # type: ignore[attr-defined]
     setattr(owner, name, outer)
 
 
@@ -125,11 +133,13 @@ def salted(salt: str | None, options: FlowOptions) -> str:
     """Salt of the prefix cache of a request with a flow.
 
     Keys and values above an edited layer are not those of the same tokens without the flow, or with
-    another one; so they are shared among requests of one flow alone.
+    another one, nor of tokens that are response to one request and prompt to another, as in the
+    next turn of a conversation; so they are shared among requests of one flow and one length of the
+    prompt alone.
 
     Args:
         salt: The request's own.
-        options: Its flow.
+        options: Its flow, with the length of its prompt.
     """
     return f"{salt or ''} {KEY} {options!r}"
 
@@ -144,7 +154,7 @@ def _process_inputs(
     request = inner(self, request_id, prompt, params, *args, **kwargs)
     if options is not None:
         try:
-            _prompt_flows(self).check(options, request.prompt_token_ids or ())
+            options = _prompt_flows(self).check(options, request.prompt_token_ids or ())
         except ValueError as error:
             raise FlowError(f"{KEY}={options.flow!r}: {error}") from error
         request.cache_salt = salted(request.cache_salt, options)

@@ -33,11 +33,20 @@ UNREAD = (
     "presence_penalty",
     "logit_bias",
     "logprobs",
+    "prompt_logprobs",
     "num_choices",
     "best_of",
     "response_schema",
+    "reasoning_tokens",
+    "reasoning_mode",
+    "verbosity",
+    "effort",
+    "modalities",
+    "extra_body",
 )
 """Options of a request that would change it and that are not taken."""
+DONE_ANYWAY = {"num_choices": (None, 1), "best_of": (None, 1), "reasoning_tokens": (None,)}
+"""Values that ask for nothing, of options of which these are others than none or 0."""
 LONGEST_PAUSE = 0.5
 
 
@@ -156,7 +165,7 @@ class StepSaliencyAPI(ModelAPI):
         return Request(group, question, number, sample, continued)
 
     def _decoding(self, config: GenerateConfig, seed: int) -> Decoding:
-        unread = [name for name in UNREAD if getattr(config, name, None) not in (None, {}, False)]
+        unread = [name for name in UNREAD if _asks(config, name)]
         if unread:
             raise ValueError(f"step-saliency models do not take {', '.join(unread)}")
         given = {
@@ -172,6 +181,11 @@ class StepSaliencyAPI(ModelAPI):
             format=self.settings.format,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
+
+
+def _asks(config: GenerateConfig, name: str) -> bool:
+    """Whether an option of a request asks for something that is not done."""
+    return getattr(config, name, None) not in DONE_ANYWAY.get(name, (None, {}, [], 0))
 
 
 def _seed(seed: int, spoken: Sequence[str]) -> int:
