@@ -32,7 +32,9 @@ CUT = {"scope": "all", "fraction": None, "measure": "rho_kl"}
 NUMBER = r"([+-][\d.e+-]+)"
 LINE = re.compile(rf"^\| (.+?) \| (?:estimate|control) \| {NUMBER} \[{NUMBER}, {NUMBER}\] ")
 MARKED = re.compile(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->\n", re.DOTALL)
-NAMES = re.compile(r"R1-Distill|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values")
+NAMES = re.compile(
+    r"R1-Distill|Qwen2.5-Coder-0.5B-Instruct|SmolLM2-135M|smollm2-135m|smollm2|SmolLM2|GSM8K|p-values"
+)
 IN_WORDS = r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twice|\w+teen"
 IN_WORDS += r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?"
 WORD = re.compile(rf"\b(?:{IN_WORDS})\b", re.IGNORECASE)
@@ -328,6 +330,7 @@ READINGS_OF = {
         "StepFlow helps a vote",
     ),
     "smollm2_edits": ("OEB helps", "SMI helps", "both together help"),
+    "qwen_edits": ("OEB helps", "SMI helps"),
     "smollm2_cut_edges": ("the map tells which edges matter",),
 }
 """Claims of the page, and those of the table of claims that ask the same."""

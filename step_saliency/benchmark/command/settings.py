@@ -246,6 +246,13 @@ def read_settings(out: Path) -> BenchmarkSettings:
     return BenchmarkSettings.from_dict(_facts(out)["settings"])
 
 
+def resolved_dtype(out: Path) -> str | None:
+    """Data type of the weights of a run, as the machine of its command made it; None if unknown."""
+    facts = _facts(out) if is_file(out / SETTINGS) else {}
+    dtype = facts.get("resolved", {}).get("dtype")
+    return None if dtype is None else str(dtype)
+
+
 def _facts(out: Path) -> Mapping[str, Any]:
     file = out / SETTINGS
     if not is_file(file):

@@ -1,9 +1,9 @@
 """Hands units of a run to workers: processes of this machine, Ray, or jobs of Slurm.
 
-local   so many processes of submitit on this machine
+local   so many processes of submitit on this machine, each with cards of its own
 slurm   one array of jobs of submitit; each job does its share of the units
 ray     one actor a worker with a model of its own; an actor that dies is started again and its
-        unit is done again
+        unit is done again, up to `RETRIES` times
 """
 
 import importlib
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from tqdm.auto import tqdm
 
 from step_saliency.benchmark.command.settings import BenchmarkSettings
-from step_saliency.benchmark.scale.units import open_units
+from step_saliency.benchmark.provider.settings import device_of
+from step_saliency.benchmark.scale.cards import cards_each, slices, visible_cards
+from step_saliency.benchmark.scale.units import Unit, open_units
 from step_saliency.benchmark.scale.worker import Worker, do_share
 from step_saliency.options import check_option
 
@@ -25,6 +27,8 @@ else:
 
 CLUSTERS = ("local", "ray", "slurm")
 MINUTES = 24 * 60
+RETRIES = 10
+"""Deaths of its worker after which a unit is given up: a unit that kills workers would for ever."""
 HELP = "pip install 'step-saliency[benchmarks]'"
 HELP_RAY = "pip install 'step-saliency[ray]'"
 
@@ -51,8 +55,10 @@ def spread(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: an unknown cluster, fewer than one worker, or a library that is missing.
-        RuntimeError: a unit that could not be finished.
+        ValueError: an unknown cluster, fewer than one worker, more workers than there are cards
+            for, or a library that is missing.
+        RuntimeError: a unit that could not be finished, or a worker that would decode on another
+            kind of device or in another data type than the run.
     """
     check_option("cluster", cluster, CLUSTERS)
     if workers < 1:
@@ -75,18 +81,51 @@ def _by_submitit(
     progress: bool,
 ) -> None:
     submitit = _library("submitit", HELP)
-    executor = submitit.AutoExecutor(folder=str(out / "submitit"), cluster=cluster)
-    executor.update_parameters(**{"timeout_min": MINUTES, **_numbers(parameters)})
-    facts = settings.to_dict()
-    with executor.batch():
-        jobs = [
-            executor.submit(do_share, str(out), facts, number, workers) for number in range(workers)
-        ]
+    parameters = {"timeout_min": MINUTES, **_numbers(parameters)}
+    start = _processes if cluster == "local" else _array
+    jobs = start(submitit, out, settings, workers, parameters)
     for job in tqdm(jobs, desc="workers", disable=not progress):
         try:
             job.result()
         except Exception as error:
             raise RuntimeError(f"a worker failed: {str(error)[-500:]}") from error
+
+
+def _array(
+    submitit: Any,
+    out: Path,
+    settings: BenchmarkSettings,
+    workers: int,
+    parameters: dict[str, Any],
+) -> list[Any]:
+    """Jobs of Slurm, whose parameters say how many cards each has."""
+    executor = submitit.AutoExecutor(folder=str(out / "submitit"), cluster="slurm")
+    executor.update_parameters(**parameters)
+    facts = settings.to_dict()
+    with executor.batch():
+        return [
+            executor.submit(do_share, str(out), facts, number, workers) for number in range(workers)
+        ]
+
+
+def _processes(
+    submitit: Any,
+    out: Path,
+    settings: BenchmarkSettings,
+    workers: int,
+    parameters: dict[str, Any],
+) -> list[Any]:
+    """Processes of this machine, each with its slice of the cards; submitit alone shows none."""
+    cards = visible_cards()
+    each = cards_each(settings, len(cards), workers)
+    executor = submitit.LocalExecutor(folder=str(out / "submitit"))
+    device = device_of(settings.provider_settings("none")).type
+    jobs = []
+    for number, own in enumerate(slices(cards, each, workers)):
+        executor.update_parameters(**{**parameters, "gpus_per_node": each, "visible_gpus": own})
+        share = (str(out), settings.to_dict(), number, workers, device)
+        jobs.append(executor.submit(do_share, *share))
+    return jobs
 
 
 def _numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,23 +152,43 @@ def _by_ray(
 def _on_actors(
     ray: Any, out: Path, settings: BenchmarkSettings, workers: int, progress: bool
 ) -> None:
-    has_gpus = ray.cluster_resources().get("GPU", 0) and settings.device != "cpu"
-    gpus = settings.tensor_parallel if has_gpus else 0
-    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Worker)
-    actors = [actor.remote(str(out), settings.to_dict()) for _ in range(workers)]
+    gpus = cards_each(settings, int(ray.cluster_resources().get("GPU", 0)), workers)
+    device = "cuda" if gpus else None
+    options = {"num_gpus": gpus, "max_restarts": -1, "max_task_retries": RETRIES}
+    actor = ray.remote(num_cpus=1, **options)(Worker)
+    actors = [actor.remote(str(out), settings.to_dict(), device) for _ in range(workers)]
     waiting = list(reversed(open_units(out, settings)))
-    running: dict[Any, Any] = {}
+    running: dict[Any, tuple[Any, Unit]] = {}
+
+    def give(one: Any) -> None:
+        if waiting:
+            unit = waiting.pop()
+            running[one.do.remote(unit)] = one, unit
+
     with tqdm(total=len(waiting), desc="units", disable=not progress) as bar:
         for one in actors:
-            if waiting:
-                running[one.do.remote(waiting.pop())] = one
+            give(one)
         while running:
             (finished,), _ = ray.wait(list(running), num_returns=1)
-            free = running.pop(finished)
-            ray.get(finished)
+            free, unit = running.pop(finished)
+            _result(ray, finished, unit)
             bar.update()
-            if waiting:
-                running[free.do.remote(waiting.pop())] = free
+            give(free)
+
+
+def _result(ray: Any, finished: Any, unit: Unit) -> None:
+    """See that a unit was done.
+
+    Raises:
+        RuntimeError: it failed, or its worker died too often; naming it.
+    """
+    try:
+        ray.get(finished)
+    except Exception as error:
+        raise RuntimeError(
+            f"{unit.suite} under {unit.condition}, problems {unit.ids[0]} to {unit.ids[-1]}: "
+            f"{str(error)[-500:]}"
+        ) from error
 
 
 def _library(name: str, help: str) -> Any:  # noqa: A002

@@ -11,7 +11,8 @@ from typing import Any
 from inspect_ai import eval as evaluate
 
 from step_saliency.benchmark.command.run import tasks_of
-from step_saliency.benchmark.command.settings import BenchmarkSettings
+from step_saliency.benchmark.command.settings import BenchmarkSettings, resolved_dtype
+from step_saliency.benchmark.provider.settings import device_of, dtype_of
 from step_saliency.benchmark.scale.units import Unit, done_keys, note_done, units_of
 
 
@@ -21,12 +22,29 @@ class Worker:
     Args:
         out: Folder of the run.
         settings: Settings of the run, in JSON types.
+        device: Kind of device that it is to decode on; None for any.
+
+    Raises:
+        ValueError: it would decode on another, or in another data type than the run, so that nobody
+            would find its responses.
     """
 
-    def __init__(self, out: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, out: str, settings: Mapping[str, Any], device: str | None = None) -> None:
         self.out = Path(out)
         self.settings = BenchmarkSettings.from_dict(settings)
+        self._check_machine(device)
         self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def _check_machine(self, device: str | None) -> None:
+        options = self.settings.provider_settings("none")
+        own_device, own_dtype = device_of(options).type, str(dtype_of(options))
+        dtype = resolved_dtype(self.out) or own_dtype
+        if own_dtype != dtype or own_device != (device or own_device):
+            raise ValueError(
+                f"this worker on {platform.node()} would decode in {own_dtype} on {own_device}, "
+                f"and the run is in {dtype} on {device or 'any device'}; name dtype= (--dtype) in "
+                "the settings of the run, or have workers on machines of one kind"
+            )
 
     def do(self, unit: Unit) -> str:
         """Decode a unit; returns its key.
@@ -55,13 +73,15 @@ class Worker:
         return os.getpid()
 
 
-def do_share(out: str, settings: Mapping[str, Any], number: int, workers: int) -> Sequence[str]:
+def do_share(
+    out: str, settings: Mapping[str, Any], number: int, workers: int, device: str | None = None
+) -> Sequence[str]:
     """Do every ``workers``-th unit from ``number`` on that is open; returns their keys.
 
     For workers that nobody hands units to, such as jobs of Slurm. Units that another worker is at
     are done twice at worst, which changes nothing.
     """
-    worker = Worker(out, settings)
+    worker = Worker(out, settings, device)
     keys = []
     for unit in units_of(worker.settings)[number::workers]:
         if unit.key not in done_keys(worker.out):
