@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 
 from analyses.running.runner import parser_for
 from analyses.running.settings import Settings, from_arguments
-from docs.quotes import commands
+from docs.quotes import commands, costs, gold_maps
 from docs.quotes.__main__ import parts
 from docs.quotes.marked import part, with_part
 from step_saliency import cli
@@ -210,6 +211,32 @@ def test_no_command_writes_into_the_committed_results():
 def test_pages_quote_what_the_results_say():
     for (page, name), text in parts().items():
         assert part(page.read_text(encoding="utf-8"), name) == text, (page.name, name)
+
+
+def test_tables_of_the_readme_have_the_numbers_of_their_files():
+    table = pd.read_parquet(ROOT / "results" / "gold_graph" / "summary.parquet")
+    best = table[
+        (table["method"] == "attention")
+        & (table["pool"] == "mass")
+        & (table["head"] == "best")
+        & (table["edge"] == "premise")
+        & (table["ranking"] == "problem")
+        & (table["metric"] == "average_precision")
+        & (table["family"] == "symbols")
+        & table["layer"].isna()
+    ]
+    row = next(line for line in gold_maps.table_text().splitlines() if "| attention |" in line)
+    assert row.split("|")[4].split()[0] == f"{best['estimate'].item():.3f}"
+    lines = costs.table_text().splitlines()
+    of_map = next(line for line in lines if "map, 4,096 tokens" in line and costs.CPU in line)
+    cpu = pd.read_csv(ROOT / "benchmarks" / "results" / "smollm2-135m-cpu.csv")
+    ratio = cpu[(cpu["method"] == "streaming") & (cpu["n_tokens"] == 4096)]["ratio"].item()
+    assert f"| {ratio:.2f} [" in of_map
+    mixed = pd.read_csv(ROOT / "benchmarks" / "results" / "reasoner-mixed-lengths.csv")
+    static = mixed[(mixed["way"] == "refill") & (mixed["beside"] == "static")].iloc[0]
+    shown = next(line for line in lines if "| static batches |" in line)
+    slowest, fastest = 1 / static["faster_lowest"], 1 / static["faster_highest"]
+    assert f"{1 / static['faster']:.2f} [{fastest:.2f}, {slowest:.2f}]" in shown
 
 
 def test_written_commands_are_those_of_the_manifests(monkeypatch):

@@ -1,9 +1,12 @@
 """Figures: what is drawn is what the tables say, nothing global changes, and all can be read."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,9 +16,11 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analyses import depth_curves as depth_analysis
 from analyses import example_traces
+from docs.quotes import gallery
 from figures import (
     ablation,
     ablation_matched,
@@ -724,12 +729,38 @@ def test_importing_figures_loads_no_pyplot_and_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_kept_results_can_be_drawn():
+@dataclass(frozen=True)
+class Recorded(Results):
+    """Results that remember which folders were read."""
+
+    folders: list[str] = field(default_factory=list)
+
+    def __truediv__(self, folder):
+        self.folders.append(folder)
+        return super().__truediv__(folder)
+
+
+def test_the_kept_results_can_be_drawn_and_the_gallery_shows_them():
     """Every figure whose results are in the repository."""
+    drawn = {"cost_over_length"}  # it reads what is kept beside the benchmarks
     for name, make in all_figures().items():
-        try:
-            figure, data = make(RESULTS)
-        except MissingResultsError:
-            continue
-        assert not data.empty, name
-        figure.draw_without_rendering()
+        results = Recorded(RESULTS)
+        with suppress(MissingResultsError):
+            figure, data = make(results)
+            assert not data.empty, name
+            figure.draw_without_rendering()
+            drawn.add(name)
+        assert set(results.folders) == set(gallery.FOLDERS[name]), name
+    assert gallery.FOLDERS.keys() == all_figures().keys()
+    pictures = list(gallery.PICTURES.iterdir())
+    assert {file.stem for file in pictures} == drawn
+    assert sum(file.stat().st_size for file in pictures) <= gallery.MOST_BYTES
+
+
+def test_a_picture_of_the_gallery_is_small_and_of_its_figure():
+    figure = style.new_figure(style.COLUMN, 1.5)
+    figure.subplots().plot([0, 1], [1, 0])
+    image = Image.open(io.BytesIO(gallery.small(figure)))
+    assert image.width == round(gallery.PER_INCH * style.COLUMN)
+    assert image.height / image.width == pytest.approx(1.5 / style.COLUMN, abs=0.01)
+    assert len(image.getcolors()) <= gallery.COLOURS

@@ -29,7 +29,7 @@ by how unsure the model is: an index that is higher by the loss and not by log-o
 says that predictions were unsure, not that attention was elsewhere.
 
 Where a file's worked solutions say which step is wrong, two rules that err to opposite sides can be
-asked of the same maps (``--second-rule``, table ``second``): what both have hangs on neither.
+asked of the same maps (``--second-rule``, table ``second``): what both have depends on neither.
 
 When it misleads: the wrong step is itself part of row k, and a wrong sentence part of the summary,
 so that what is different there can be where the error shows as well as why it came. An answer with

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from docs.quotes import commands
+from docs.quotes import commands, costs, gallery, gold_maps
 from docs.quotes.marked import write_part
 
 
 def parts() -> dict[tuple[Path, str], str]:
     """What is written into pages, by page and name of the mark."""
-    return commands.parts()
+    return commands.parts() | gallery.parts() | gold_maps.parts() | costs.parts()
 
 
 def main() -> None:
