@@ -106,8 +106,12 @@ def test_a_bad_byte_is_named_with_its_line(tmp_path: Path) -> None:
         next(rows)
 
 
-def test_long_cells_are_read_and_the_limit_of_others_stays(tmp_path: Path) -> None:
-    limit = csv.field_size_limit()
+def test_long_cells_are_read_and_the_limit_of_others_stays(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    limit = 2**17
+    of_others = csv.field_size_limit(limit)
+    request.addfinalizer(lambda: csv.field_size_limit(of_others))
     file = write(tmp_path / "in.csv", f"question,answer\n{'q' * (limit + 1)},1\nq,2\n")
     rows = read_file(file)
     assert len(next(rows)[1]["question"]) == limit + 1

@@ -204,15 +204,16 @@ def defined_pairs(
 
 
 def mean_over_layers(
-    maps: Float[Tensor, "layer *head step step"], seen: Bool[Tensor, "layer step step"]
+    maps: Float[Tensor, "layer *head step step"], seen: Bool[Tensor, "*layer step step"]
 ) -> Float[Tensor, "*head step step"]:
     """Mean of each pair of steps over the layers that see it, in double precision.
 
     Args:
         maps: Maps, zero where a layer sees no pair.
-        seen: Pairs that each layer sees, as of `defined_pairs`.
+        seen: Pairs that each layer sees, or all of them, as of `defined_pairs`.
 
     Returns:
         The means; zero where no layer sees the pair.
     """
-    return maps.detach().double().sum(0) / seen.sum(0).clamp(min=1)
+    n_seen = seen.expand(len(maps), -1, -1).sum(0)
+    return maps.detach().double().sum(0) / n_seen.clamp(min=1)

@@ -136,13 +136,21 @@ class Through:
 
     def take_back(self, made: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Zeros whose gradient is that of what was made of the copy, taken as one of the given."""
-        given, leaf = self.given, self.leaf
-        is_unchanged = made is self.copy and made._version == self.version
+        given, leaf, is_unchanged = self.given, self.leaf, self._is_unchanged(made)
         del self.given, self.leaf, self.copy
         if is_unchanged:
             return given - given.detach()
         zeros: Tensor = _Remade.apply(given, (leaf, made))
         return zeros
+
+    def _is_unchanged(self, made: Float[Tensor, "..."]) -> bool:
+        """Whether it is the copy, or a view of all of it, as bridges make around their hooks."""
+        return (
+            made.requires_grad
+            and made.data_ptr() == self.copy.data_ptr()
+            and (made.shape, made.stride()) == (self.copy.shape, self.copy.stride())
+            and made._version == self.version
+        )
 
 
 class _Remade(torch.autograd.Function):
