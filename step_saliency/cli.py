@@ -60,15 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say_what_failed(error: Exception, again: str) -> None:
     """Want of memory and failed workers are no faults of the program; all else is."""
-    from step_saliency.models.memory import is_out_of_memory
-
-    if is_out_of_memory(error):
+    if _is_out_of_memory(error):
         print(f"step-saliency: {error}\n{NO_MEMORY}{again}", file=sys.stderr)
     elif isinstance(error, WorkerError):
         print(f"step-saliency: {error}{again}", file=sys.stderr)
     else:
         traceback.print_exc()
         print(FAULT, file=sys.stderr)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from step_saliency.models.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _parser() -> argparse.ArgumentParser:
