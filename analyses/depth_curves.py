@@ -7,7 +7,7 @@ thinking in the deep ones, than correct traces of the same problems? Each proble
 (`step_saliency.diagnosis.mean_curves`), differences are within problems
 (`step_saliency.diagnosis.compare`).
 
-Both indices hang on how the map is read: ``--objective``, ``--pool`` and ``--rows`` are those of
+Both indices depend on how the map is read: ``--objective``, ``--pool`` and ``--rows`` are those of
 `step_saliency`. The defaults are the paper's; ``--objective log_odds --pool mass --rows target``
 is the reading that agrees best with known step graphs (`analyses.gold_graph`).
 

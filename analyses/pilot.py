@@ -23,11 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 
 from analyses.instruments.forced import forced_logits
+from analyses.instruments.masses import groups_of, keep_pattern, mass, rows_in
 from analyses.material.answers import AnswerSettings, answers, chunks, greedy_answers
 from analyses.material.conditions import BASELINE, METHODS, DepthSettings, check_depth
 from analyses.material.flows import model_flow
@@ -35,8 +37,7 @@ from analyses.material.problems import TASK, Item, read_items
 from analyses.material.worked import Rule, agreement, first_wrong_of, worked_values
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
-from step_saliency.intervene.groups import KeyGroup, key_groups
-from step_saliency.intervene.labels import StepLabels
+from step_saliency.intervene.groups import KeyGroup
 from step_saliency.intervene.matching import effects_on
 from step_saliency.models.facts import n_layers
 from step_saliency.stats.problems import mean_table
@@ -106,23 +107,21 @@ def mass_table(model: Any, traces: Sequence[Trace]) -> pd.DataFrame:
 
 
 def _masses(model: Any, trace: Trace) -> pd.DataFrame:
-    groups = key_groups(StepLabels.from_traces([trace]), n_queries=len(trace))[0]
-    regions = np.array([trace.regions[i].value for i in trace.step_ids.tolist()])
-    rows: list[dict[str, Any]] = []
-
-    def read(pattern: Any, hook: Any) -> None:
-        heads = pattern[0].float().mean(0).cpu()
-        for region in ("thinking", "summary"):
-            at = regions == region
-            row = {"layer": hook.layer(), "region": region, "n_rows": int(at.sum())}
-            for name, group in _GROUPS.items():
-                mass = (heads * (groups == int(group))).sum(-1)[at]
-                row[name] = float(mass.mean()) if at.any() else 0.0
-            rows.append(row)
-
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers(model))]
-    forced_logits(model, trace, None, [(name, read) for name in names])
-    return pd.DataFrame(rows)
+    patterns: dict[int, Float[Tensor, "query key"]] = {}
+    hooks = [keep_pattern(patterns, layer) for layer in range(n_layers(model))]
+    forced_logits(model, trace, None, hooks)
+    groups = groups_of(trace)
+    rows = {region: rows_in(trace, region) for region in (Region.THINKING, Region.SUMMARY)}
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "region": region.value,
+            "n_rows": int(at.sum()),
+            **{name: mass(pattern, groups == group, at) for name, group in _GROUPS.items()},
+        }
+        for layer, pattern in patterns.items()
+        for region, at in rows.items()
+    )
 
 
 _GROUPS = {"bridge": KeyGroup.BRIDGE, "current": KeyGroup.CURRENT, "other": KeyGroup.OTHER}

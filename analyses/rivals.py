@@ -16,8 +16,11 @@ no language, and "Wait" is four letters to them. What the steerings need, layers
 found on problems that are not answered. A second outcome is the loss of worked solutions, of those
 that need no other text: it moves where no answer flips.
 
-When it misleads: one setting each, the authors'; none was tuned on this model, and StepFlow's was
-not either. A model that solves next to nothing tells no ways apart by accuracy.
+When it misleads: rivals in words have one setting each, the authors'. The steerings are fitted to
+the model, by the loss of up to `N_PROFILED` worked solutions: attention steering its layers,
+activation steering its vector, its layer (of three) and its strength (`COEFFICIENTS`). StepFlow has
+the paper's setting and was fitted to nothing, so that losses of worked solutions favour the
+steerings. A model that solves next to nothing tells no ways apart by accuracy.
 """
 
 import math

@@ -1,29 +1,37 @@
 """What each part of StepFlow does to accuracy: halves, layer bands, windows, placebos.
 
 Results: `analyses.ablation`. The published table gives accuracies of other models, without
-intervals.
+intervals. Placebos here keep the strengths of what they stand for and not its dose;
+`figures.ablation_matched` has those of equal dose.
 """
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from figures.conditions import named
-from figures.parts import dots, note_below
+from figures.conditions import named, placebo_note
+from figures.parts import INTERVALS, dots, note_below, number
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
 NAME = "ablation"
 PANELS = {
     "method": "Parts, outer quarters",
-    "placebo": "Placebos, outer quarters",
+    "placebo": "Placebos",
     "bands": "StepFlow in other layers",
     "sliding": "Parts in one window",
 }
 
+LINEAR = 0.02
+"""Where an effect is so large that others could not be seen beside it, the scale is linear up to
+here and logarithmic beyond."""
+TICKS = (-0.5, -0.1, -LINEAR, 0.0, LINEAR, 0.1, 0.5)
 
-def load(results: AnyResults) -> pd.DataFrame:
+
+def load(results: AnyResults, folder: str = NAME) -> pd.DataFrame:
     """Differences in accuracy from the baseline, in the groups that are drawn."""
-    table = read(results, "ablation")
+    table = read(results, folder)
     return named(table[table["group"].isin(PANELS)])
 
 
@@ -34,10 +42,10 @@ def draw(table: pd.DataFrame) -> Figure:
     rows = [groups[i : i + 2] for i in range(0, len(groups), 2)]
     heights = [int(max(sizes[group] for group in row)) for row in rows]
     with style():
-        figure = new_figure(PAGE, sum(0.62 + 0.17 * height for height in heights))
+        figure = new_figure(PAGE, 0.3 + sum(0.62 + 0.17 * height for height in heights))
         axes = figure.subplots(
             len(rows), 2, squeeze=False, sharex=True, height_ratios=[2 + h for h in heights]
-        ).flat
+        ).flatten()
         for ax, group in zip(axes, groups, strict=False):
             of_panel = table[table["group"] == group]
             n = of_panel["n"].max()
@@ -45,10 +53,25 @@ def draw(table: pd.DataFrame) -> Figure:
             dots(ax, of_panel, names="name", reference=0.0, xlabel=xlabel)
             ax.set_title(PANELS[group])
             ax.xaxis.set_tick_params(labelbottom=True)
-        for ax in list(axes)[len(groups) :]:
+        for ax in axes[len(groups) :]:
             ax.set_axis_off()
-        note_below(figure)
+        said = [note for note in (placebo_note(table), _widened(axes[0], table)) if note]
+        lines = ["; ".join(said), INTERVALS] if len(said) > 1 else ["; ".join([*said, INTERVALS])]
+        note_below(figure, "\n".join(lines))
     return figure
+
+
+def _widened(ax: Axes, table: pd.DataFrame) -> str:
+    """Make room for small effects beside large ones, in all panels; what is to be said of it."""
+    if table["estimate"].abs().max() < 10 * LINEAR:
+        return ""
+    ends = ax.get_xlim()
+    ax.set_xscale("symlog", linthresh=LINEAR)
+    ax.set_xticks([tick for tick in TICKS if ends[0] <= tick <= ends[1]])
+    ax.xaxis.set_major_formatter(lambda value, _: number(value, 2))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(1.2 * ends[0], max(ends[1], 1.5 * LINEAR))
+    return f"scale: linear up to {LINEAR}, logarithmic beyond"
 
 
 def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:

@@ -7,7 +7,7 @@ intervals and without placebos.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.conditions import named
+from figures.conditions import named, placebo_note
 from figures.parts import effects_figure, with_interval
 from figures.results import AnyResults, read
 from figures.style import style
@@ -34,6 +34,8 @@ def draw(table: pd.DataFrame) -> Figure:
         f"{table['n'].max():,} problems; 95% intervals over problems. "
         "p: sign flips of problems against no edit, Holm within each block."
     )
+    if doses := placebo_note(table):
+        note += f"\n{doses.capitalize()}."
     with style():
         return effects_figure(
             table,

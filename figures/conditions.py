@@ -45,3 +45,20 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with ``name``, the condition in words; what stands there twice is rows once."""
     rows = table.drop_duplicates([name for name in table.columns if name != "condition"])
     return rows.assign(name=[condition_name(row) for _, row in rows.iterrows()])
+
+
+def placebo_note(table: pd.DataFrame) -> str:
+    """What is to be said of the doses of a table's placebos; nothing without placebos.
+
+    A placebo has the dose of what it stands for where ``match`` is ``"kl"``, and only its strength
+    otherwise.
+    """
+    placebos = table[table["group"] == "placebo"]
+    if placebos.empty:
+        return ""
+    is_matched = placebos["match"] == "kl" if "match" in placebos else pd.Series([False])
+    if not is_matched.any():
+        return "placebos: dose not matched"
+    if is_matched.all():
+        return "placebos: dose matched on other solutions"
+    return "placebos: dose not matched, unless the name says so"

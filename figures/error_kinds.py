@@ -7,7 +7,7 @@ under any change.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, legend_below
+from figures.parts import INTERVALS, dots, legend_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, label, new_figure, style
 
@@ -61,7 +61,8 @@ def draw(table: pd.DataFrame) -> Figure:
             row[0].set_yticks(range(len(order)), [_counted(of_setting, kind) for kind in order])
             if len(settings) > 1:
                 row[0].set_title(f"{title}\n{setting}")
-        legend_below(figure, axes[0], ncols=len(hues))
+        note = f"random keys, moved boundaries: placebos, dose not matched; {INTERVALS}"
+        legend_below(figure, axes[0], ncols=len(hues), note=note)
     return figure
 
 

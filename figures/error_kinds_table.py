@@ -1,7 +1,7 @@
 """Errors of the baseline by kind, how many each half corrects, and errors of the flow as a whole.
 
 Results: `analyses.error_kinds`. The paper tells errors of propagation from conceptual ones, by hand
-on other models; the kinds here are edit by a grader that knows the step graph.
+on other models; the kinds here are assigned by a grader that knows the step graph.
 """
 
 import math
@@ -71,9 +71,9 @@ def draw(table: pd.DataFrame) -> Figure:
     states = list(table["state"])
     note = (
         f"{table['n'].max():,.0f} problems; 95% intervals over problems. "
-        "Pairs: errors of the kind corrected / right answers\nthat get such an error. "
+        "Pairs: errors of the kind corrected / right answers that get such an error.\n"
         "Flow between steps: premise, order, recall, summary. "
-        "Random keys, moved: placebos of OEB and SMI."
+        "Random keys, moved: placebos of OEB and SMI, dose not matched."
     )
     columns = {
         "first error": lambda row: label(row["state"]),

@@ -6,8 +6,8 @@ It moves where no answer flips. Results: `analyses.ablation`, of every model tha
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.conditions import named
-from figures.parts import dots, note_below
+from figures.conditions import named, placebo_note
+from figures.parts import INTERVALS, dots, note_below
 from figures.results import AnyResults, read_all
 from figures.style import PAGE, new_figure, style
 
@@ -43,7 +43,8 @@ def draw(table: pd.DataFrame) -> Figure:
             for i in range(1, len(groups)):
                 if groups[i] != groups[i - 1]:
                     ax.axhline(i - 0.5, color="#cccccc", linewidth=0.5)
-        note_below(figure)
+        doses = placebo_note(table)
+        note_below(figure, f"{doses}; {INTERVALS}" if doses else INTERVALS)
     return figure
 
 

@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame) -> Figure:
         f"{table['n'].max():,} problems; accuracy without an edit "
         f"{number(table['mean_reference'].iloc[0])}; 95% intervals over problems.\n"
         "p: sign flips of problems against no edit; Holm within the group that a condition was run "
-        "in (quarters: the parts)."
+        "in (quarters: the parts).\nOther layers: at random, dose not matched."
     )
     with style():
         return effects_figure(

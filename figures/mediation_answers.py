@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.mediation_paths import CONDITIONS
-from figures.parts import dots, note_below
+from figures.parts import RANDOM_KEYS, dots, note_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -40,7 +40,7 @@ def draw(table: pd.DataFrame) -> Figure:
             dots(ax, of_reference, names="name", reference=0.0)
             n = of_reference["n"].max()
             ax.set(title=f"Against {against}", xlabel=f"difference in accuracy ({n:,} problems)")
-        note_below(figure)
+        note_below(figure, RANDOM_KEYS)
     return figure
 
 

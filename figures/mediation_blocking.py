@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.mediation_paths import CONDITIONS, PANELS, in_unit
-from figures.parts import dots, legend_below
+from figures.parts import RANDOM_KEYS, dots, legend_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -23,7 +23,7 @@ BLOCKS = {
     "bridge total": "OEB: total",
     "bridge with its gain diverted": "OEB: gain diverted",
     "bridge through the bridge": "OEB: through the bridge",
-    "bridge against keys by lot": "OEB: − random keys",
+    "bridge against random keys": "OEB: − random keys",
     "momentum total": "SMI: total",
     "momentum with the summary cut": "SMI: summary cut",
     "momentum through the summary": "SMI: through the summary",
@@ -76,7 +76,7 @@ def draw(blocks: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
                 of_outcome,
             )
             axes[1, column].set_xlim(-1.02, 1.02)
-        legend_below(figure, axes[1], ncols=3)
+        legend_below(figure, axes[1], ncols=3, note=RANDOM_KEYS)
     return figure
 
 

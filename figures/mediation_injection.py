@@ -4,13 +4,15 @@ Results: `analyses.mediation.injection`, in a folder of its own (``mediation_inj
 there is none, as the part ``injection`` of `analyses.mediation`.
 """
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.error_kinds import KINDS
-from figures.parts import dots, legend_below
+from figures.parts import INTERVALS, dots, note_below
 from figures.results import AnyResults, read
-from figures.style import PAGE, new_figure, style
+from figures.style import PAGE, label, new_figure, style
 
 NAME = "mediation_injection"
 CONDITIONS = {
@@ -24,6 +26,8 @@ CONDITIONS = {
     "random-deep-0.5-kl": "random keys, deep, KL of 0.5",
 }
 """Planted lock-in, and random keys that hold as much mass or move rows as far (KL)."""
+KEYS = ("own step", "random keys")
+N_COLUMNS = 4
 FOLDERS = ("mediation_injection", "mediation")
 
 
@@ -39,35 +43,43 @@ def load(results: AnyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def draw(accuracy: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
-    """Accuracy on the left, kinds of error on the right; conditions keep colour and marker."""
-    hues = [name for name in CONDITIONS.values() if (accuracy["name"] == name).any()]
+    """Accuracy, then each kind of first error, on one scale; conditions are the rows."""
+    order = [name for name in CONDITIONS.values() if (accuracy["name"] == name).any()]
+    panels = {"Accuracy": accuracy} | {
+        label(kind).capitalize(): kinds[kinds["state"] == kind]
+        for kind in KINDS
+        if (kinds["state"] == kind).any()
+    }
+    n_rows = math.ceil(len(panels) / N_COLUMNS)
     with style():
-        figure = new_figure(PAGE, 1.0 + 0.55 * len(hues))
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-        n = accuracy["n"].max()
-        dots(
-            left,
-            accuracy.assign(outcome=""),
-            names="outcome",
-            hue="name",
-            hues=hues,
-            reference=0.0,
-            xlabel=f"accuracy − no edit ({n:,} problems)",
-        )
-        left.set(title="Accuracy", yticks=[])
-        dots(
-            right,
-            kinds,
-            names="state",
-            hue="name",
-            order=KINDS,
-            hues=hues,
-            reference=0.0,
-            xlabel="share of answers with this first error − no edit",
-        )
-        right.set_title("First errors")
-        legend_below(figure, [right], ncols=3)
+        figure = new_figure(PAGE, 0.4 + n_rows * (0.62 + 0.15 * len(order)))
+        axes = figure.subplots(n_rows, N_COLUMNS, squeeze=False, sharey=True).flatten()
+        for ax in axes[2 : len(panels)]:
+            ax.sharex(axes[1])
+        for ax, (title, table) in zip(axes, panels.items(), strict=False):
+            xlabel = "accuracy − no edit" if table is accuracy else "share − no edit"
+            marked = table.assign(keys=[_keys(name) for name in table["name"]])
+            dots(
+                ax,
+                marked,
+                names="name",
+                hue="keys",
+                order=order,
+                hues=KEYS,
+                reference=0.0,
+                xlabel=xlabel,
+            )
+            ax.set_title(title)
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        n = f"{accuracy['n'].max():,} problems"
+        note_below(figure, f"{n}; shares: answers whose first error is of the kind; {INTERVALS}")
     return figure
+
+
+def _keys(name: str) -> str:
+    """Which keys hold the mass: colours and markers tell the placebos from what is planted."""
+    return name.partition(", ")[0]
 
 
 def make(results: AnyResults) -> tuple[Figure, pd.DataFrame]:

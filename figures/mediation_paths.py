@@ -6,7 +6,7 @@ Results: `analyses.mediation`, part ``forced``. The paper states the path and do
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.parts import dots, note_below
+from figures.parts import RANDOM_KEYS, dots, note_below
 from figures.results import AnyResults, read
 from figures.style import PAGE, new_figure, style
 
@@ -54,7 +54,7 @@ def draw(table: pd.DataFrame) -> Figure:
             n = 0 if of_variable.empty else of_variable["n"].max()
             ax.set_title(title)
             ax.set_xlabel(f"{unit} (n = {n:,})")
-        note_below(figure)
+        note_below(figure, RANDOM_KEYS)
     return figure
 
 

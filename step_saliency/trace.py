@@ -137,15 +137,15 @@ class Trace:
                 the offsets (or spans) of its steps.
             system: System prompt.
             chat_template: ``"auto"`` takes the tokenizer's template if it has one, False none, True
-                insists on it; any other string is a template itself.
+                insists on it; any other string is a template itself. A ``prompt`` has none.
             id: Name of the trace.
             meta: Anything else that is known, in JSON types.
 
         Raises:
             ValueError: An empty response; neither question nor prompt; a prompt together with a
-                system prompt; an unknown format or splitter; a template asked for that is not
-                there; a question that cannot be found in the prompt or, for want of offsets, in its
-                tokens.
+                system prompt or a template; an unknown format or splitter; a template asked for
+                that is not there; a question that cannot be found in the prompt or, for want of
+                offsets, in its tokens.
         """
         refuse(
             {
@@ -188,8 +188,11 @@ class Trace:
         Args:
             tokenizer: The tokenizer of the model.
             messages: Dictionaries with ``role`` and ``content``, as chat templates take them; of
-                the last one also thinking in a field of its own (``reasoning_content``, ...).
-            format: As for :meth:`from_text`.
+                the last one also thinking in a field of its own (``reasoning_content``,
+                ``reasoning`` or ``thinking``), which is written before the content.
+            format: As for :meth:`from_text`. Its marks stand around thinking of a field of its own;
+                ``"auto"`` takes those that the end of the prompt or the chat template speaks of,
+                else ``<think>``.
             splitter: As for :meth:`from_text`.
             chat_template: As for :meth:`from_text`.
             id: Name of the trace.
@@ -197,18 +200,13 @@ class Trace:
 
         Raises:
             ValueError: Fewer than two messages; the last is not the assistant's; a message without
-                role or content; or as :meth:`from_text`.
+                role or content; thinking in a field of its own and a format without marks for it;
+                or as :meth:`from_text`.
         """
-        messages = build.with_thinking(messages)
-        unlike = [message for message in messages if not isinstance(message, Mapping)]
-        refuse({f"messages need role and content, got {unlike[:1]!r:.80}": bool(unlike)})
-        empty = [
-            index
-            for index, message in enumerate(messages)
-            if message.get("role") == "user" and not str(message.get("content", "absent")).strip()
-        ]
-        said = f"messages {empty} of the user are empty"
-        refuse({**_not_template(chat_template), said: bool(empty)})
+        refuse(_not_template(chat_template))
+        messages = build.with_thinking(
+            tokenizer, messages, format=format, chat_template=chat_template
+        )
         cut = build.segment_messages(
             tokenizer, messages, format=format, splitter=splitter, chat_template=chat_template
         )

@@ -15,6 +15,8 @@ from tiny import tiny_model, tiny_tokenizer
 import step_saliency as ss
 from step_saliency.intervene import HeadMean, HeadRedirect, HeadScale, ValueProjection
 from step_saliency.options import Decoding, Draws
+from step_saliency.tasks import make_problems
+from step_saliency.tasks.answers import final_answer, is_correct
 from step_saliency.trace import Step
 
 NAN = float("nan")
@@ -25,6 +27,7 @@ trace = ss.Trace.from_text(tokenizer, question="What is 3 + 4 + 5?", response=RE
 beyond = ss.Trace.from_tokens([5, 10**6, 7], starts=[0, 1], regions=["question", "thinking"])
 flow = ss.StepFlow.for_model(model)
 saliency = ss.step_saliency(model, trace)
+problem = make_problems(n=1)[0]
 
 
 def text(**change: Any) -> Any:
@@ -52,10 +55,19 @@ TRIES: dict[str, Callable[[], Any]] = {
     "prompt is a number": lambda: text(prompt=3),
     "chat template is a number": lambda: text(chat_template=1),
     "chat template is empty": lambda: text(chat_template=""),
+    "prompt and a chat template": lambda: text(prompt="Why?", question="", chat_template=True),
     "id is a number": lambda: text(id=5),
     "question is a number": lambda: text(question=5),
     "response is a list": lambda: text(response=[RESPONSE]),
     "system is a number": lambda: text(system=5),
+    **{
+        f"half a character in the {name}": lambda name=name: text(**{name: "a \ud800"})
+        for name in ("question", "response", "system")
+    },
+    "half a character in the prompt": lambda: text(prompt="Why? \ud800"),
+    "half a character in a message": lambda: messages("Why? \udc00", "42"),
+    "a splitter that returns nothing": lambda: text(splitter=lambda _: None),
+    "a splitter that returns fractions": lambda: text(splitter=lambda _: [0.5]),
     "meta is text": lambda: tokens(meta="x"),
     "empty user message": lambda: messages(" ", "42"),
     "empty last message": lambda: messages("Why?", ""),
@@ -76,6 +88,11 @@ TRIES: dict[str, Callable[[], Any]] = {
     "layers as a number": lambda: maps(layers=1),
     "no layers": lambda: maps(layers=[]),
     "keep of no path": lambda: maps(keep="foo"),
+    "keep by hooks": lambda: maps(method="hooks", keep="inputs"),
+    "offload by hooks": lambda: maps(method="hooks", offload=True),
+    "objective is a class": lambda: maps(objective=ss.LogitDiff),
+    "layer of a result is a truth value": lambda: saliency.layer(True),
+    "answer of several traces": lambda: maps(trace=[trace, trace], objective="answer", answer=[3]),
     "answer as a number": lambda: maps(objective="answer", answer=5),
     "answer tokens as a number": lambda: maps(objective="logit_diff", answer_tokens=5),
     **{
@@ -286,6 +303,21 @@ TRIES: dict[str, Callable[[], Any]] = {
             "half a layer": {"bands": {"deep": [0.0]}},
         }.items()
     },
+    **{
+        f"a grade of {response!r}": lambda response=response: problem.grade(response)
+        for response in (None, 3, b"x", ["x"])
+    },
+    "a graph of nothing": lambda: problem.graph_of(None),
+    "the answer of a number": lambda: final_answer(14),
+    **{
+        f"right by {gold!r}": lambda gold=gold: is_correct("14", gold)
+        for gold in (None, True, "", NAN, "nan", [14], b"14", 14j, np.array([14]))
+    },
+    **{
+        f"problems with {options}": lambda options=options: make_problems(**options)
+        for options in ({"n": 1.5}, {"n": "2"}, {"n": True}, {"seed": None}, {"level": 3})
+    },
+    "an error of no kind": lambda: problem.corrupt("typo"),
     "compare within less than nothing": lambda: ss.compare([], caliper=-1),
     "compare within NaN": lambda: ss.compare([], caliper=NAN),
     "alpha NaN": lambda: ss.StepMomentumInjection([1], alpha=NAN),

@@ -56,6 +56,21 @@ def write_ablation(folder: Path) -> None:
     write(folder, "ablation", "losses", losses)
 
 
+def write_matched(folder: Path) -> None:
+    """Parts, and placebos of their dose; one of them breaks nearly all answers."""
+    columns = ("condition", "group", "edit", "estimate", "placebo", "match")
+    cases = [
+        ("oeb", "method", "oeb", 0.002, None, None),
+        ("smi", "method", "smi", -0.001, None, None),
+        ("oeb-bridge-kl", "placebo", "oeb", -0.7, "bridge", "kl"),
+        ("smi-direction-kl", "placebo", "smi", 0.001, "direction", "kl"),
+    ]
+    rows = [dict(zip(columns, case, strict=True)) for case in cases]
+    more = {"bands": "quarter", "lot": 0, "oeb_layers": "0", "smi_layers": "3"}
+    rows = [{**row, **more, **measured(row["estimate"])} for row in rows]
+    write(folder, "ablation_matched", "summary", rows)
+
+
 def write_compute_matched(folder: Path) -> None:
     """Two limits, a sample and two votes, with and without StepFlow."""
     ways = [("greedy", 1, 96.0), ("greedy", 1, 192.0), ("sample", 1, MISSING)]
@@ -386,6 +401,7 @@ def write_all(folder: Path) -> Path:
     """Results of every analysis."""
     for made in (
         write_ablation,
+        write_matched,
         write_compute_matched,
         write_error_kinds,
         write_mediation,

@@ -135,6 +135,11 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
          "metadata": "{\"expected_answer\": \"14\"}"},
         "verl prompts and responses",
     ),
+    "Dolphin-R1": (
+        {"messages": [ASKED], "reasoning": THINKING, "answer": SUMMARY, "model": "m",
+         "gold_answer": "14"},
+        "Dolphin-R1 reasoning and answers",
+    ),
     "Qwen2.5-Math": (
         {"question": QUESTION, "gt": "14", "gt_cot": "18 - 4", "code": [TEXT], "pred": ["14"],
          "score": [True]},

@@ -19,6 +19,7 @@ from step_saliency.tasks import make_problems, symbolic
 from step_saliency.tasks.announced import read_answers
 from step_saliency.tasks.answers import final_answer, gold_answer, is_correct, same_answer
 from step_saliency.tasks.comparison import same
+from step_saliency.tasks.numbers import read_number
 from step_saliency.trace import Trace
 
 
@@ -286,8 +287,18 @@ def test_repeated_marks_take_no_time(text: str) -> None:
 def test_gold_answers_of_tables() -> None:
     for gold in (np.int64(29), np.float32(29), np.str_("29"), Decimal(29), Fraction(29)):
         assert is_correct("\\boxed{29}", gold) is True
-    with pytest.raises(ValueError, match="got nan"):
-        is_correct("\\boxed{29}", float("nan"))
+    for missing in (float("nan"), "nan", "NaN", Decimal("NaN"), Decimal("sNaN"), np.float32("nan")):
+        with pytest.raises(ValueError, match=r"is text or a number, got .*(?i:nan)"):
+            is_correct("\\boxed{29}", missing)
+    with pytest.raises(ValueError, match="more digits than Python writes"):
+        is_correct("\\boxed{29}", 10**5000)
+    assert is_correct("\\boxed{29}", "1" + "0" * 5000) is None
+
+
+@pytest.mark.parametrize("given", ["1_000", "1000_0", "1000_1", "12_00"])
+def test_a_base_below_two_is_none(given: str) -> None:
+    assert read_number(given) is None
+    assert same("1", given) is not True
 
 
 def test_the_limit_is_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,24 @@ def test_an_index_that_drifts_alike_differs_nowhere_whatever_the_lengths() -> No
     assert found["estimate"].to_numpy() == pytest.approx(0, abs=1e-12)
 
 
+def test_whole_answers_are_held_against_those_of_as_many_steps() -> None:
+    """Errors are shorter, and the index grows along an answer: as long ones do not differ."""
+    lengths = {0: (4, 2), 1: (4, None), 2: (8, None), 3: (9, None), 4: (6, 1)}
+    rows = [
+        {"problem": problem, "sample": sample, "reading": "loss", "n_steps": n_steps,
+         "is_correct": first is None, "first_wrong_step": first, "step": step,
+         "lock_in": lock_in, "reach": 2 * lock_in, "decay": 0.3 * n_steps}
+        for problem in ("a", "b", "c")
+        for sample, (n_steps, first) in lengths.items()
+        for step, lock_in in [*((i, 0.1 * i) for i in range(n_steps)), (WHOLE, 0.05 * n_steps)]
+    ]  # fmt: skip
+    values = pd.DataFrame(rows).astype({"first_wrong_step": "Int64"})
+    table = around_table(values, **FAST).set_index(["control", "place", "index"]).sort_index()
+    whole = table.loc[("risk set", "whole")]
+    assert whole["estimate"].to_numpy() == pytest.approx([0, 0, 0], abs=1e-12)
+    assert (whole["n"] == 3).all(), "the error of six steps has no control"
+
+
 def test_answers_that_went_wrong_before_are_no_controls() -> None:
     """By hand: one error at step 2; of its controls one is right and one goes wrong at step 3."""
     rows = []

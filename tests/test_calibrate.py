@@ -297,7 +297,7 @@ def test_the_label_free_choice_is_a_candidate(
 
 def test_label_free_bands_of_traces() -> None:
     model = load("qwen2", n_layers=4)
-    traces = [replace(a_trace(seed=seed), question=f"question {seed}") for seed in range(3)]
+    traces = [replace(a_trace(seed=seed), question=f"question {seed}") for seed in range(5)]
     cut = replace(a_trace(regions="_QT", lengths=(1, 3, 5)), question="cut")
     found = label_free(model, [*traces, cut])
     truth = find_bands([diagnose(ss.step_saliency(model, trace)) for trace in traces])

@@ -8,6 +8,7 @@ import torch
 from maps import make_saliency, make_trace
 
 from step_saliency.diagnosis import Bands, Diagnosis, diagnose, find_bands
+from step_saliency.diagnosis.change_points import FEWEST
 
 N_LAYERS = 12
 
@@ -45,7 +46,7 @@ def test_planted_changes_are_found(some_diagnosis: Diagnosis) -> None:
 def test_single_curves_against_all_pairs_of_levels(some_diagnosis: Diagnosis) -> None:
     """The search by hand: every allowed pair of changes, least squares by numpy."""
     rng = np.random.default_rng(1)
-    curves = rng.normal(size=(2, 1, N_LAYERS))
+    curves = np.repeat(rng.normal(size=(2, 1, N_LAYERS)), FEWEST, axis=1)
     choice = find_bands(diagnoses(some_diagnosis, *curves), confidence=1e-9, n_resamples=1)
 
     def share(x: np.ndarray, change: int) -> float:
@@ -97,6 +98,9 @@ def test_bad_input(some_diagnosis: Diagnosis) -> None:
         find_bands([replace(some_diagnosis, layers=(0, 1), problem="p")])
     with pytest.raises(ValueError, match="confidence=2"):
         find_bands([replace(some_diagnosis, problem="p")], confidence=2)
+    few = [replace(some_diagnosis, problem=str(i)) for i in range(FEWEST - 1)]
+    with pytest.raises(ValueError, match=f"traces of {FEWEST - 1} problems"):
+        find_bands([*few, *few])
     nothing = replace(some_diagnosis, lock_in=torch.full((N_LAYERS,), torch.nan), problem="p")
     with pytest.raises(ValueError, match="no trace has both"):
         find_bands([nothing])

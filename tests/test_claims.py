@@ -1,5 +1,7 @@
 """Claims: the rule of the verdicts, the table from tables, and the table that is committed."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +14,35 @@ from analyses.claims import glance
 from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
-from analyses.claims.reading import UNCHECKED, Reading, against_rival, at
-from analyses.claims.readings import READINGS, readings_of
-from analyses.claims.strata import CONTRAST, gains_by_difficulty, strata_of
-from analyses.claims.table import (
-    BEGIN,
-    COLUMNS,
-    END,
-    claims_table,
-    measured,
-    quoted,
-    table_lines,
-    with_quote,
+from analyses.claims.of_answers import difficult_gains
+from analyses.claims.page import BEGIN, END, quoted, table_lines, with_quote
+from analyses.claims.reading import (
+    BOTH_GAIN,
+    OEB_GAIN,
+    SMI_GAIN,
+    UNCHECKED,
+    Reading,
+    against_rival,
+    at,
 )
-from analyses.claims.verdict import Effect, judge
+from analyses.claims.readings import READINGS, readings_of
+from analyses.claims.strata import CONTRAST, gains_by_difficulty, hard_minus_easy, strata_of
+from analyses.claims.table import COLUMNS, claims_table, measured
+from analyses.claims.tally import ESTIMATE, one_each, one_verdict
+from analyses.claims.verdict import ControlKind, Effect, judge
 from analyses.findings.tables import Source
 from analyses.material.conditions import BASELINE
 
 RESULTS = Path(__file__).parents[1] / "results"
+ROW = {"estimate": 0.05, "lower": 0.03, "upper": 0.07, "n": 60}
+PLACE = at(Source("some/summary"), condition="oeb")
+
+
+def one_row_of(path: Path, rows: list[dict[str, Any]], reading: Reading) -> pd.Series:
+    """The row of a reading, from a table ``some/summary`` with these rows."""
+    (path / "some").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path / "some" / "summary.parquet")
+    return claims_table(path, (reading,)).iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,67 @@ def test_supported_asks_for_holm_and_for_more_than_no_edit(
     pair = Effect(2, 1, 3, p_effect), Effect(2, 1, 3, p_left)
     against_none = None if gain is None else Effect(*gain)
     assert judge(*pair, matched=True, gain=against_none).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "matched", "verdict", "reason"),
+    [
+        ("placebo", (-2, -3, -1), True, "refuted", "the control does as much"),
+        ("placebo of harm", (-2, -3, -1), True, "not shown", "it harms, but so does the control"),
+        ("placebo of harm", (0.1, -1, 1), True, "not shown", "may be no more than the control"),
+        ("placebo of harm", (2, 1, 3), True, "supported", "more than the matched control"),
+        ("design", (-2, -3, -1), True, "not shown", "the designs disagree"),
+        ("design", (0.1, -1, 1), True, "not shown", "by one design alone"),
+        ("design", (2, 1, 3), True, "supported", "by both designs"),
+        ("design", (2, 1, 3), False, "not shown", "the control is not matched"),
+        ("design", (-2, -3, -1), False, "not shown", "the control is not matched"),
+    ],
+)
+def test_only_a_placebo_that_does_as_much_refutes(
+    kind: ControlKind, left: tuple[float, ...], matched: bool, verdict: str, reason: str
+) -> None:
+    found = judge(Effect(2, 1, 3), Effect(*left), matched=matched, kind=kind)
+    assert found.verdict == verdict
+    assert found.reason.startswith(reason)
+    assert judge(Effect(-2, -3, -1), Effect(*left), kind=kind).verdict == "refuted"
+    contrary = judge(Effect(-2, -3, -1), Effect(2, 1, 3), matched=True, kind=kind)
+    assert contrary.verdict == ("not shown" if kind == "design" else "refuted")
+    zero = judge(Effect(0, -1, 1), Effect(2, 1, 3), matched=True, kind=kind)
+    assert zero.reason == "the interval holds zero and more than the margin"
+
+
+def test_observed_differences_have_designs_and_planted_ones_placebos() -> None:
+    kinds = {reading.claim: set() for reading in READINGS}
+    for reading in READINGS:
+        if reading.left is not None:
+            kinds[reading.claim].add(reading.control_kind)
+    of_kind = {
+        kind: {claim for claim, some in kinds.items() if kind in some}
+        for kind in ("design", "placebo of harm")
+    }
+    assert of_kind["design"] == {"shallow lock-in marks errors", "deep decay marks errors"}
+    assert of_kind["placebo of harm"] == {
+        "shallow lock-in causes errors", "lock-in in deep layers harms",
+        "deep decay causes summary errors",
+    }  # fmt: skip
+    assert all(len(some) <= 1 for some in kinds.values())
+
+
+@pytest.mark.parametrize(
+    ("left_in_tokens", "verdict"), [((-2.4, -4.5, -0.4), "not shown"), ((-1, -3, 1), "supported")]
+)
+def test_pairs_that_still_differ_in_length_are_not_matched(
+    tmp_path: Path, left_in_tokens: tuple[float, ...], verdict: str
+) -> None:
+    tokens = dict(zip(("estimate", "lower", "upper"), left_in_tokens, strict=True))
+    rows = [{**ROW, "condition": "oeb"}, {**ROW, **tokens, "condition": "tokens"}]
+    balance = at(Source("some/summary"), condition="tokens")
+    reading = Reading("a", "x", "loss", PLACE, control="pairs", left=PLACE, matched=True,
+                      control_kind="design", balance=balance)  # fmt: skip
+    row = one_row_of(tmp_path, rows, reading)
+    assert (row["verdict"], row["control_matched"]) == (verdict, verdict == "supported")
+    still = "its pairs still differ in length, by -2.4 [-4.5, -0.4] tokens"
+    assert (still in row["reason"]) == (verdict == "not shown")
 
 
 def test_a_small_p_refutes_nothing_and_saves_nothing() -> None:
@@ -245,6 +319,75 @@ def test_hard_minus_easy_without_a_flip_has_no_interval() -> None:
     assert rows.loc["both", "lower"] < 0 < rows.loc["both", "upper"]
 
 
+def flipped_gains(tmp_path: Path, right: dict[str, float]) -> pd.Series:
+    """The row of OEB's gains where each tenth answer of a stratum flips, whatever it was.
+
+    Args:
+        right: Share of greedy answers that is right in strata of 200 problems each.
+    """
+    names = {stratum: [f"{stratum}{i}" for i in range(200)] for stratum in ("hard", "easy")}
+    samples = pd.DataFrame(
+        [(name, stratum == "easy") for stratum, some in names.items() for name in some],
+        columns=["problem", "is_correct"],
+    )
+    plain = {
+        name: i < 200 * right[stratum]
+        for stratum, some in names.items()
+        for i, name in enumerate(some)
+    }
+    flipped = {name: is_right ^ (int(name[4:]) % 10 == 0) for name, is_right in plain.items()}
+    conditions = {BASELINE: plain, "oeb": flipped, "oeb-layers-kl": plain}
+    answers = pd.concat(
+        pd.DataFrame({"problem": list(some), "condition": name, "is_correct": list(some.values())})
+        for name, some in conditions.items()
+    ).astype({"is_correct": float})
+    tables = [
+        gains_by_difficulty(
+            answers, samples, baseline=reference, n_resamples=20, n_permutations=19
+        ).assign(reference=reference)
+        for reference in (BASELINE, "oeb-layers-kl")
+    ]
+    (tmp_path / "claims").mkdir(exist_ok=True)
+    pd.concat(tables).to_parquet(tmp_path / "claims" / "difficulty.parquet")
+    return claims_table(tmp_path, tuple(difficult_gains([("oeb", "oeb-layers-kl")]))).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("hard", "easy"), [(0.0, 1.0), (0.0, 0.6), (0.4, 1.0), (0.09, 0.6), (0.4, 0.91)]
+)
+def test_flips_of_answers_that_were_all_wrong_or_all_right_say_nothing(
+    tmp_path: Path, hard: float, easy: float
+) -> None:
+    row = flipped_gains(tmp_path, {"hard": hard, "easy": easy})
+    assert row["control_lower"] > 0
+    assert row["verdict"] == "not testable here"
+    assert f"{hard:.0%} of the answers to hard problems and {easy:.0%}" in row["reason"]
+
+
+def test_gains_are_judged_where_answers_leave_room(tmp_path: Path) -> None:
+    row = flipped_gains(tmp_path, {"hard": 0.5, "easy": 0.5})
+    assert (row["verdict"], row["estimate"]) == ("not shown", 0)
+    table = pd.read_parquet(tmp_path / "claims" / "difficulty.parquet")
+    rows = table[table["reference"] == BASELINE].set_index(["condition", "stratum"])
+    assert rows.loc[("oeb", CONTRAST), ["hard_share", "easy_share"]].tolist() == [0.5, 0.5]
+    assert rows["reference_share"].dropna().tolist() == [0.5] * 4
+
+
+def test_hard_minus_easy_rejects_as_often_as_it_says() -> None:
+    """Answers drawn twice by the same skill, 20% and 70% right: nothing is gained anywhere."""
+    rng = np.random.default_rng(3)
+    stratum = np.repeat(["hard", "easy"], 80)
+    skill = np.repeat([0.2, 0.7], 80)
+
+    def p_value() -> float:
+        plain, edited = (rng.random((2, 160)) < skill).astype(float)
+        gains = pd.DataFrame({"stratum": stratum, "gain": edited - plain, "reference": plain})
+        return hard_minus_easy(gains, 0.95)["p"]
+
+    rejected = sum(p_value() < 0.05 for _ in range(1000))
+    assert abs(rejected - 50) < 3 * np.sqrt(1000 * 0.05 * 0.95)
+
+
 def test_the_committed_table_is_what_the_tables_say() -> None:
     for name, frame in derived_tables(RESULTS).items():
         pd.testing.assert_frame_equal(frame, pd.read_parquet(RESULTS / f"{name}.parquet"))
@@ -277,6 +420,8 @@ def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_
     )
     table = claims_table(RESULTS, readings).assign(estimate=[1.0, 1, 1, None, None, None])
     table["control_matched"] = [None, True, None, None, None, None]
+    for name, left in (("estimate", 2.0), ("lower", 1.0), ("upper", 3.0)):
+        table[f"control_{name}"] = [None, left, None, None, None, None]
     quote = quoted(table)
     rows = [line.strip("| ").split(" | ") for line in quote.splitlines()[2:]]
     assert [(row[0], row[2], row[-1]) for row in rows] == [
@@ -284,18 +429,61 @@ def test_a_quote_has_one_row_of_each_claim_and_model_and_takes_the_place_of_the_
         ("b", "accuracy: measured", "1 not shown, 1 not testable here"),
         ("d", "accuracy: never", "1 not testable here"),
     ]
+    assert [row[4] for row in rows] == ["c +2 [+1, +3]", "", ""]
     page = f"x\n{BEGIN}old\n{END}y\n"
     assert with_quote(page, table) == f"x\n{BEGIN}{quote}{END}y\n"
     with pytest.raises(ValueError, match="has no lines '<!-- claims -->'"):
         with_quote("x\n", table)
 
 
+def controlled(*rows: tuple[Any, ...]) -> pd.DataFrame:
+    """A table of claims: verdict, control, whether it is matched and what it leaves, by row."""
+    columns = ["verdict", "control", "control_matched", "control_estimate"]
+    table = pd.DataFrame(rows, columns=columns).astype({"control_matched": object})
+    return table.assign(claim="a", model="x", statement="s", reading="loss", estimate=2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "decides"),
+    [
+        ([("supported", "c", True, 1.0), ("supported", "d", True, 1.0)], "supported", "c"),
+        ([("supported", "c", True, 1.0), ("not shown", "d", True, 0.1)], "not shown", "d"),
+        ([("supported", "c", True, 1.0), ("refuted", "d", True, -1.0)], "refuted", "d"),
+        ([("not shown", "c", False, 1.0), ("supported", "d", True, 1.0)], "supported", "d"),
+        ([("not shown", "c", None, None), ("supported", "d", True, 1.0)], "supported", "d"),
+        ([("not shown", "c", False, 1.0), ("not shown", "d", True, 0.1)], "not shown", "d"),
+        ([("refuted", "c", None, None), ("refuted", "d", True, 1.0)], "refuted", "d"),
+        ([("not testable here", "c", True, 1.0)] * 2, "not testable here", "c"),
+    ],
+)
+def test_controls_of_one_estimate_are_one_verdict(
+    rows: list[tuple[Any, ...]], verdict: str, decides: str
+) -> None:
+    table = controlled(*rows)
+    assert one_verdict(table) == verdict
+    (found,) = one_each(table).to_dict("records")
+    assert (found["verdict"], found["control"]) == (verdict, decides)
+    run = [control for _, control, _, left in rows if left is not None]
+    assert [one["control"] for one in found["controls"]] == run
+
+
+def test_readings_of_one_estimate_have_one_estimate() -> None:
+    """Nothing is lumped together that was measured apart."""
+    table = measured(claims_table(RESULTS))
+    assert (table.groupby(ESTIMATE)["estimate"].nunique() == 1).all()
+    assert (table.groupby(ESTIMATE)["table"].nunique() == 1).all()
+
+
 def test_all_verdicts_at_a_glance() -> None:
     rows = [
-        ("a", "x", "supported"), ("a", "x", "not shown"), ("a", "y", "refuted"),
-        ("b", "y", "not testable here"), ("c", "y", "not shown"), ("c", "y", "not testable here"),
+        ("a", "x", "s", "supported", 1.0), ("a", "x", "s", "not shown", 1.0),
+        ("a", "x", "t", "not shown", 1.0), ("a", "y", "s", "refuted", 1.0),
+        ("b", "y", "s", "not testable here", 1.0), ("c", "y", "s", "not shown", 1.0),
+        ("c", "y", "t", "not testable here", None), ("a", "y", "t", "not shown", None),
+        ("a", "z", "s", "not shown", None),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["claim", "model", "verdict"])
+    table = pd.DataFrame(rows, columns=["claim", "model", "statement", "verdict", "estimate"])
+    table = table.assign(reading="loss", control_matched=None, control_estimate=None)
     text = glance.at_a_glance(table)
     assert text.splitlines() == [
         "| claim | x | y |",
@@ -360,17 +548,6 @@ def test_a_model_that_solves_nothing_and_a_placebo_that_misses_its_dose(tmp_path
     assert (found, reason) == ("not testable here", "the model solves 2 of 60 problems")
 
 
-ROW = {"estimate": 0.05, "lower": 0.03, "upper": 0.07, "n": 60}
-PLACE = at(Source("some/summary"), condition="oeb")
-
-
-def one_row_of(path: Path, rows: list[dict[str, Any]], reading: Reading) -> pd.Series:
-    """The row of a reading, from a table ``some/summary`` with these rows."""
-    (path / "some").mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path / "some" / "summary.parquet")
-    return claims_table(path, (reading,)).iloc[0]
-
-
 @pytest.mark.parametrize(("p_holm", "verdict"), [(0.04, "supported"), (0.061, "not shown")])
 def test_p_after_holm_is_read_from_the_table(tmp_path: Path, p_holm: float, verdict: str) -> None:
     reading = Reading("a", "x", "accuracy", PLACE, control="c", left=PLACE, matched=True)
@@ -406,6 +583,115 @@ def test_better_than_a_rival_that_does_harm_is_not_better(tmp_path: Path) -> Non
     asked = [r for r in READINGS if r.claim == "StepFlow is better than its rivals" and r.effect]
     assert asked
     assert all(reading.gain is not None for reading in asked)
+
+
+def test_every_rival_has_the_gain_over_no_edit_beside_it() -> None:
+    rivals = [r for r in READINGS if r.control == "the rival itself"]
+    assert len({r.claim for r in rivals}) == 3
+    assert all(reading.gain is not None for reading in rivals)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [((0.03, 0.01, 0.05), "supported"), ((-0.01, -0.04, 0.02), "not shown")]
+)
+def test_a_wait_that_breaks_answers_makes_stepflow_no_better(
+    tmp_path: Path, gain: tuple[float, ...], verdict: str
+) -> None:
+    (tmp_path / "claims_qwen").mkdir()
+    intervals = {"StepFlow - 'Wait'": (0.7, 0.6, 0.8), "StepFlow - none": gain}
+    rows = [
+        {"contrast": name, "n": 300, **dict(zip(("estimate", "lower", "upper"), some, strict=True))}
+        for name, some in intervals.items()
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "claims_qwen" / "contrasts.parquet")
+    (reading,) = [r for r in readings_of("qwen") if "'Wait'" in r.statement]
+    (found,) = claims_table(tmp_path, (reading,)).to_dict("records")
+    assert (found["estimate"], found["verdict"]) == (pytest.approx(70), verdict)
+    assert ("the rival may only do harm" in found["reason"]) == (verdict == "not shown")
+
+
+@pytest.mark.parametrize(
+    ("upper", "verdict", "reason"),
+    [(0.07, "supported", ""), (0.01, "not testable here", "there is no gain to be robust")],
+)
+def test_what_is_no_gain_cannot_be_robust(
+    tmp_path: Path, upper: float, verdict: str, reason: str
+) -> None:
+    rows = [{**ROW, "condition": "strong"}, {**ROW, "condition": "oeb", "upper": upper}]
+    rows[1] |= {"lower": upper - 0.04, "estimate": upper - 0.02}
+    strong = at(Source("some/summary"), condition="strong")
+    own = Reading("a", "gain", "accuracy", PLACE, control="c", left=PLACE, matched=True)
+    reading = Reading("b", "x", "accuracy", strong, left=strong, matched=True, needs=(own,))
+    row = one_row_of(tmp_path, rows, reading)
+    assert row["verdict"] == verdict
+    assert row["reason"].startswith(reason)
+    unknown = replace(own, effect=at(Source("other/summary")))
+    row = one_row_of(tmp_path, rows, replace(reading, needs=(unknown,)))
+    assert row["verdict"] == "supported"
+
+
+def test_what_is_said_to_be_robust_is_said_of_a_gain() -> None:
+    robust = [r for r in READINGS if "robust" in r.claim]
+    assert {needed.claim for r in robust for needed in r.needs} == {"OEB helps", "SMI helps"}
+    assert all(r.needs for r in robust)
+
+
+def test_differences_between_ways_have_no_margin() -> None:
+    better = {
+        "both together help more than the sum", "a quarter of the layers is the right band",
+        "gains are larger on hard problems", "StepFlow is better than its rivals",
+        "StepFlow is worth more than as much compute",
+        "StepFlow is worth twice the samples or the length",
+    }  # fmt: skip
+    assert {r.claim for r in READINGS if r.claim in better} == better
+    assert {r.margin for r in READINGS if r.claim in better} == {0}
+    gains = {r.claim: r.margin for r in READINGS if r.margin}
+    assert (gains["OEB helps"], gains["SMI helps"]) == (OEB_GAIN, SMI_GAIN)
+    assert set(gains.values()) == {OEB_GAIN, SMI_GAIN, BOTH_GAIN}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdicts"),
+    [
+        ("attention", ["not testable here", "not testable here", "supported"]),
+        ("log-odds", ["supported"] * 3),
+    ],
+)
+def test_attention_in_edited_layers_moves_by_definition(
+    tmp_path: Path, kind: str, verdicts: list[str]
+) -> None:
+    readings = [r for r in readings_of("reporter") if "mends" in r.claim and r.reading == kind]
+    assert [r.claim.split()[-2] for r in readings] == ["shallow", "shallow", "deep"]
+    (tmp_path / "mediation_aggregates_reporter").mkdir()
+    rows = [
+        {"aggregate": r.effect[1]["aggregate"], "reading": kind, "condition": "both", "n": 100,
+         "estimate": 0.05 * r.sign, "lower": 0.05 * r.sign - 0.01, "upper": 0.05 * r.sign + 0.01}
+        for r in readings
+        if r.effect is not None
+    ]  # fmt: skip
+    for name in ("summary", "placebos"):
+        file = tmp_path / "mediation_aggregates_reporter" / f"{name}.parquet"
+        pd.DataFrame(rows).to_parquet(file)
+    found = claims_table(tmp_path, tuple(readings))
+    assert found["verdict"].tolist() == verdicts
+    assert found["estimate"].notna().all()
+
+
+def test_the_summary_and_the_depth_of_its_look_are_two_claims(tmp_path: Path) -> None:
+    """Deep layers look at the summary, those between more."""
+    readings = [r for r in readings_of("reporter") if "looks at itself" in r.claim]
+    readings = [r for r in readings if r.reading == "loss"]
+    (tmp_path / "mediation_aggregates_reporter").mkdir()
+    file = tmp_path / "mediation_aggregates_reporter" / "levels.parquet"
+    for n, verdicts in ((100, ["supported", "refuted"]), (4, ["not testable here"] * 2)):
+        rows = [
+            {"aggregate": "summary_self_last", "reading": "loss", "band": band, "n": n,
+             "estimate": x, "lower": x - 0.01, "upper": x + 0.01}
+            for band, x in (("deep", 0.1), ("middle", 0.15), ("difference", -0.05))
+        ]  # fmt: skip
+        pd.DataFrame(rows).to_parquet(file)
+        os.utime(file, ns=(n, n))
+        assert claims_table(tmp_path, tuple(readings))["verdict"].tolist() == verdicts
 
 
 def test_doses_of_halves_and_the_share_of_the_residual(tmp_path: Path) -> None:
@@ -520,7 +806,8 @@ def test_longer_answers_are_of_the_limit_that_was_asked_for() -> None:
         "both greedy-192": 1, "baseline greedy-259": -1,
     }  # fmt: skip
     assert contrasts["StepFlow - longer"]["baseline greedy-384"] == -1
-    assert len(length_contrasts(pd.DataFrame({"limit": [96, 192, 384]}))) == 2
+    assert contrasts["StepFlow - none"] == {"both greedy-192": 1, "baseline greedy-192": -1}
+    assert len(length_contrasts(pd.DataFrame({"limit": [96, 192, 384]}))) == 3
 
 
 def test_the_readme_quotes_a_control_that_leaves_a_working_model() -> None:

@@ -218,6 +218,36 @@ def test_an_empty_layer_is_missing_and_the_others_are_not():
     assert "1 of 4 layers" in diagnosis.reasons["lock_in"]
 
 
+def test_a_summary_row_that_sees_thinking_alone_leaves_no_room_for_an_excess():
+    trace = make_trace("TTTS", [3, 2, 2, 1])  # the summary's token is predicted while thinking
+    maps = random_maps(trace, 4)
+    maps[:, 3, 3] = 0
+    diagnosis = diagnose(make_saliency(maps, trace, rows="target"))
+    assert diagnosis.decay.tolist() == [1, 1, 1, 1]
+    frame = diagnosis.to_frame().set_index("metric")
+    assert frame.loc["decay", "reason"].isna().all()
+    for metric in ("decay_normalised", "decay_normalised_index"):
+        assert frame.loc[[metric], "value"].isna().all()
+        reason = "no summary row sees thinking and more, and is not empty in 4 of 4 layers"
+        assert set(frame.loc[[metric], "reason"]) == {reason}
+
+
+def test_blocks_and_rows_of_nothing_have_reasons_of_their_own():
+    trace = make_trace("QTTSS")
+    maps = random_maps(trace, 4, 2)
+    maps[1, :, 1:3, 1:3] = 0
+    maps[2, 1, 1:3] = 0
+    maps[3, :, 0] = 0
+    frame = diagnose(make_saliency(maps, trace)).to_frame().set_index(["metric", "layer"])
+    ratio = frame.loc["block_ratio"]
+    assert ratio["value"].isna().tolist() == [False, True, False, False]
+    assert ratio.loc[1, "reason"] == "the intensity of thinking on thinking is 0 in 1 of 4 layers"
+    heads = frame.loc[("lock_in", 2)].set_index("head")
+    assert heads.loc[1, "reason"] == "no row of this head that counts is not empty"
+    share = frame.loc[("share", 3)].set_index("query_region")
+    assert set(share["reason"].dropna()) == {"the trace has no question row that is not empty"}
+
+
 @pytest.mark.parametrize(
     ("n_layers", "shallow", "deep"),
     [
@@ -293,6 +323,20 @@ def test_each_head_is_diagnosed_on_its_own_map_and_the_layer_on_their_mean():
     averaged = diagnose(make_saliency(maps.mean(1), trace))
     assert torch.allclose(diagnosis.lock_in, averaged.lock_in, atol=1e-6)
     assert averaged.lock_in_heads is None
+
+
+@pytest.mark.parametrize(
+    ("meta", "problem"),
+    [
+        ({"problem": "p7", "problem_id": "p8"}, "p7"),
+        ({"problem": None, "problem_id": 7}, "7"),
+        ({"problem": None, "problem_id": None}, "How many?"),
+        ({}, "How many?"),
+    ],
+)
+def test_a_name_that_is_none_is_no_problem_s(meta, problem):
+    trace = make_trace("QTS", question="How many?", meta=meta)
+    assert diagnose(make_saliency(random_maps(trace, 2), trace)).problem == problem
 
 
 def test_the_table_holds_the_numbers_of_the_diagnosis():

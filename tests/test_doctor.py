@@ -260,6 +260,9 @@ class TestReport:
             doctor(broken, n_tokens=3)
         with pytest.raises(ValueError, match="unknown checks"):
             require_capabilities(broken, ["mood"])
+        with pytest.raises(ValueError, match=r"unknown checks \['mood'\]"):
+            doctor(broken, checks="mood")
+        assert [r.check for r in doctor(broken, checks="windows").results] == ["windows"]
         with pytest.raises(ValueError, match="Linear"):
             doctor(torch.nn.Linear(1, 1))
 
@@ -643,3 +646,38 @@ def test_smollm2_passes(backend: Backend) -> None:
     model = load_model("smollm2-135m-instruct", backend=backend)
     report = doctor(model)
     assert [result.status for result in report.results] == ["pass"] * len(CHECKS), str(report)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried to")]
+)
+def test_lack_of_memory_is_no_fault_of_the_model(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("qwen2", n_layers=2)
+    probe = examiner.PROBES["gradients"]
+
+    def fail(_examination: Any) -> Any:
+        raise error
+
+    failing = {**examiner.PROBES, "gradients": probe._replace(measure=fail)}
+    monkeypatch.setattr(examiner, "PROBES", failing)
+    with pytest.raises(type(error)):
+        require_capabilities(model, ["gradients"])
+    monkeypatch.undo()
+    require_capabilities(model, ["gradients"])
+
+
+def test_what_was_raised_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen2", n_layers=2)
+    probe = examiner.PROBES["gradients"]
+
+    def fail(_examination: Any) -> Any:
+        raise RuntimeError("the network is gone")
+
+    failing = {**examiner.PROBES, "gradients": probe._replace(measure=fail)}
+    monkeypatch.setattr(examiner, "PROBES", failing)
+    with pytest.raises(ValueError, match="the network is gone"):
+        require_capabilities(model, ["gradients"])
+    monkeypatch.undo()
+    require_capabilities(model, ["gradients"])

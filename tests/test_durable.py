@@ -189,7 +189,7 @@ OLD_SETTINGS = """{
     "stop_texts": ["x"]
   }
 }"""
-"""As version 0.1.0 wrote them when `generate` had a parameter for every option."""
+"""As they were written when `generate` had a parameter for every option."""
 OLD_OEB = """{
   "class": "OddsEqualBridge",
   "bridge": "auto",

@@ -363,6 +363,17 @@ def test_the_error_names_what_both_paths_need_and_how_much_fits(method: Any) -> 
         assert not estimate(model, fitting + 1, available_bytes=GIB).fits(name)
 
 
+def test_what_is_kept_of_blocks_is_never_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain shortage is said, and not an option that nobody set."""
+    model = tiny_model()
+    monkeypatch.setattr(Work, "can_offload", True)
+    least = estimate(model, 5000, keep="heads", offload=False).streaming.peak_bytes
+    with pytest.raises(ValueError, match="does not fit"):
+        choose_path(model, 5000, method="streaming", keep="heads", available_bytes=least - 1)
+    with pytest.raises(ValueError, match="keep='heads' with offload=True"):
+        choose_path(model, 5000, method="streaming", keep="heads", offload=True)
+
+
 def test_step_saliency_takes_the_path_that_is_asked_for() -> None:
     model, trace = tiny_model(), make_trace(40)
     by_hooks = ss.step_saliency(model, trace)

@@ -125,6 +125,46 @@ def test_copied_numbers_of_such_a_text() -> None:
     assert copied == {"12", "30", "8"}
 
 
+@pytest.mark.parametrize(
+    "number", ["2.5", "0.25", "1,234", "1,234.5", "3/4", "2 1/2", "10/3", "37", "5", "50"]
+)
+@pytest.mark.parametrize("behind", [".", ",", "%", " pens", "km", "-day rest"])
+def test_a_copied_number_is_changed_as_a_whole(number: str, behind: str) -> None:
+    tokenizer = build_tokenizer()
+    trace = a_trace(f"Ann walks {number}{behind} Why?", f"Ann walks {number}{behind} So what.")
+    pairs = [premise_pair(tokenizer, trace, seed=seed) for seed in range(3)]
+    for pair in pairs:
+        assert pair is not None
+        clean, corrupted = (tokenizer.decode(t.tokens) for t in (pair.clean, pair.corrupted))
+        assert clean.endswith("\nAnn walks "), "read at the number's first token"
+        form = re.sub(r"\d", "[0-9]", re.escape(number))
+        (other,) = re.findall(rf"walks ({form}){re.escape(behind)} Why", corrupted)
+        assert tokenizer.decode([pair.correct]) == number[0]
+        assert tokenizer.decode([pair.wrong]) == other[0] != number[0]
+        assert corrupted == clean.replace(number, other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("Ann walks 2.5 miles.", "She has 2 legs and 5 toes."),
+        ("Ann has 2 legs and 5 toes.", "She walks 2.5 miles."),
+        ("Ann has 1,234 pens.", "Of 1 pen and 234 pens."),
+        ("Ann has 34 pens.", "She has 1,234 pens, or 34,567."),
+        ("Ann eats 3/4 of it.", "3 of 4 parts."),
+        ("Ann eats 2 1/2 of 4.", "2 and 1/2."),
+        ("Ann eats \\frac{3}{4} of it.", "3 of 4 parts."),
+        ("Ann comes at 3:30.", "At 3:30 she comes, so 3 and 30."),
+        ("Ann was born on 4/12/2001.", "On 4/12/2001, so 4 and 12."),
+        ("Ann has x2 and 1.5e3 pens.", "2 and 1 and 5 and 3."),
+        ("Ann has 2.5 and again 2.5 pens.", "2.5 pens."),
+    ],
+)
+def test_parts_of_numbers_are_no_numbers(asked: str, written: str) -> None:
+    trace = a_trace(asked, f"{written}\n</think>\nDone.")
+    assert premise_pair(build_tokenizer(), trace, seed=0) is None
+
+
 def test_layers_sites_and_directions_of_a_run() -> None:
     settings = PatchingSettings(layers=(5, 1, 3), layer_stride=2)
     assert list(settings.layers_of(6)) == [1, 5]

@@ -1,9 +1,12 @@
 """Figures: what is drawn is what the tables say, nothing global changes, and all can be read."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,11 +16,14 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analyses import depth_curves as depth_analysis
 from analyses import example_traces
+from docs.quotes import gallery
 from figures import (
     ablation,
+    ablation_matched,
     ablation_table,
     compute_matched,
     compute_matched_table,
@@ -51,7 +57,7 @@ from figures import (
     token_and_step,
 )
 from figures.__main__ import all_figures, main
-from figures.conditions import named
+from figures.conditions import named, placebo_note
 from figures.results import MissingResultsError, Results, read, setting
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
@@ -351,10 +357,36 @@ def test_ablation_dots_are_in_their_panels(analysed):
     }
     assert shown == {
         "Parts, outer quarters": (["OEB", "SMI", "StepFlow"], spread(0.02, 0.01, 0.03)),
-        "Placebos, outer quarters": (["OEB, random keys"], spread(0.005)),
+        "Placebos": (["OEB, random keys"], spread(0.005)),
         "StepFlow in other layers": (["halves", "other layers, draw 2"], spread(0, 0.04)),
         "Parts in one window": (["SMI, layers 3"], spread(0.06)),
     }
+
+
+def note_of(figure):
+    return figure.legends[0].get_title().get_text()
+
+
+def test_placebos_of_equal_dose_are_drawn_as_the_others_and_told_from_them(analysed):
+    figure, _ = ablation_matched.make(analysed)
+    _, placebos = (ax for ax in figure.axes if ax.axison)
+    assert rows_of(placebos) == ["OEB, random keys, same KL", "SMI, random directions, same norm"]
+    assert points(placebos.containers[0]) == spread(-0.7, 0.001)
+    assert placebos.get_xscale() == "symlog"
+    assert note_of(figure).startswith("placebos: dose matched on other solutions; scale: linear")
+    unmatched, _ = ablation.make(analysed)
+    assert unmatched.axes[0].get_xscale() == "linear"
+    assert note_of(unmatched).startswith("placebos: dose not matched; bars")
+    table, _ = ablation_table.make(analysed)
+    assert "Placebos: dose not matched." in cells(table)[-1][0]
+
+
+def test_the_note_of_doses_follows_the_table():
+    table = pd.DataFrame({"group": ["method", "placebo", "placebo"], "match": [None, "kl", "mass"]})
+    assert placebo_note(table) == "placebos: dose not matched, unless the name says so"
+    assert placebo_note(table[:2]) == "placebos: dose matched on other solutions"
+    assert placebo_note(table[2:]) == "placebos: dose not matched"
+    assert placebo_note(table[:1]) == ""
 
 
 def test_a_condition_under_two_names_is_drawn_once(analysed):
@@ -492,14 +524,18 @@ def test_prediction_tells_pairs_ties_and_test(analysed):
     assert told == ["n = 50, 25% ties, p = 0.040"] * 2
 
 
-def test_injection_keeps_conditions_apart(analysed):
+def test_injection_has_its_conditions_on_the_axis(analysed):
     figure, _ = mediation_injection.make(analysed)
-    accuracy, kinds = figure.axes
-    own, random = "own step, shallow, mass 0.5", "random keys, shallow, mass 0.5"
-    assert hued(accuracy) == {own: spread(-0.3), random: spread(-1.3)}
-    assert hued(kinds)[random] == spread(0.1, 0.1)
-    first, second = (container[0] for container in kinds.containers)
-    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+    accuracy, *kinds = [ax for ax in figure.axes if ax.axison]
+    assert rows_of(accuracy) == [
+        "own step, shallow, mass 0.5",
+        "random keys, shallow, mass 0.5",
+    ]
+    assert hued(accuracy) == {"own step": spread(-0.3), "random keys": spread(-1.3)}
+    assert [ax.get_title(loc="left") for ax in kinds] == ["Premise", "Format"]
+    assert hued(kinds[1])["random keys"] == spread(0.1)
+    assert kinds[0].get_xlim() == kinds[1].get_xlim()
+    assert not figure.legends[0].get_texts()
 
 
 def test_injection_is_drawn_from_its_own_folder_with_placebos_of_equal_dose(tmp_path):
@@ -509,7 +545,8 @@ def test_injection_is_drawn_from_its_own_folder_with_placebos_of_equal_dose(tmp_
     kinds = [{**row, "state": "premise"} for row in rows]
     write(tmp_path, "mediation_injection", "injection_kinds", kinds)
     figure, _ = mediation_injection.make(tmp_path)
-    assert hued(figure.axes[0])["random keys, deep, KL of 0.5"] == spread(-0.1)
+    assert rows_of(figure.axes[0])[1] == "random keys, deep, KL of 0.5"
+    assert hued(figure.axes[0])["random keys"] == spread(-0.1)
 
 
 def test_single_heads_are_layer_by_head_with_marks(analysed):
@@ -692,12 +729,38 @@ def test_importing_figures_loads_no_pyplot_and_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_kept_results_can_be_drawn():
+@dataclass(frozen=True)
+class Recorded(Results):
+    """Results that remember which folders were read."""
+
+    folders: list[str] = field(default_factory=list)
+
+    def __truediv__(self, folder):
+        self.folders.append(folder)
+        return super().__truediv__(folder)
+
+
+def test_the_kept_results_can_be_drawn_and_the_gallery_shows_them():
     """Every figure whose results are in the repository."""
+    drawn = {"cost_over_length"}  # it reads what is kept beside the benchmarks
     for name, make in all_figures().items():
-        try:
-            figure, data = make(RESULTS)
-        except MissingResultsError:
-            continue
-        assert not data.empty, name
-        figure.draw_without_rendering()
+        results = Recorded(RESULTS)
+        with suppress(MissingResultsError):
+            figure, data = make(results)
+            assert not data.empty, name
+            figure.draw_without_rendering()
+            drawn.add(name)
+        assert set(results.folders) == set(gallery.FOLDERS[name]), name
+    assert gallery.FOLDERS.keys() == all_figures().keys()
+    pictures = list(gallery.PICTURES.iterdir())
+    assert {file.stem for file in pictures} == drawn
+    assert sum(file.stat().st_size for file in pictures) <= gallery.MOST_BYTES
+
+
+def test_a_picture_of_the_gallery_is_small_and_of_its_figure():
+    figure = style.new_figure(style.COLUMN, 1.5)
+    figure.subplots().plot([0, 1], [1, 0])
+    image = Image.open(io.BytesIO(gallery.small(figure)))
+    assert image.width == round(gallery.PER_INCH * style.COLUMN)
+    assert image.height / image.width == pytest.approx(1.5 / style.COLUMN, abs=0.01)
+    assert len(image.getcolors()) <= gallery.COLOURS

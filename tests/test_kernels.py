@@ -358,6 +358,8 @@ def test_auto_takes_triton_only_for_half_precision_on_cuda() -> None:
     assert load_kernel("auto", torch.device("cuda"), torch.float32) is chunked
     if find_spec("triton") is not None:
         assert load_kernel("auto", torch.device("cuda"), torch.bfloat16) is triton_kernel()
+    wide = load_kernel("auto", torch.device("cuda"), torch.bfloat16, widest=512)
+    assert wide is chunked, "Triton takes heads of up to 256 dimensions"
 
 
 BAD_INPUTS = {

@@ -1,6 +1,8 @@
 """Pooling: against loops over pairs of positions, and by hand."""
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from step_saliency.saliency.pooling import (
     defined_pairs,
+    mean_over_layers,
     normalise,
     step_layout,
     sum_tokens,
@@ -139,3 +142,28 @@ def test_bad_pool() -> None:
     layout = step_layout(torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="choose one of mean, mass"):
         normalise(torch.zeros(2, 2), layout, "max")
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 8, 13, 14, 100])
+@pytest.mark.parametrize("rows", ["query", "target"])
+def test_pairs_within_a_window_are_those_that_are_counted_one_by_one(
+    rows: Any, window: int | None
+) -> None:
+    step_ids = torch.tensor([0, 0, 1, 2, 2, 2, 2, 3, 4, 4, 4, 4, 4, 5])
+    layout = step_layout(step_ids, rows=rows, last_row=rows == "query")
+    padded = replace(layout, key_steps=torch.where(torch.arange(14) < 2, -1, layout.key_steps))
+    for each in (layout, padded):
+        counted = torch.zeros(6, 6, dtype=torch.long)
+        for t, k in itertools.product(range(14), repeat=2):
+            i, j = int(each.row_steps[t]), int(each.key_steps[k])
+            if i >= 0 and j >= 0 and k <= t and t - k < (window or 14):
+                counted[i, j] += 1
+        assert each.pairs_within(window).equal(counted)
+
+
+def test_the_mean_over_layers_is_of_those_that_see_a_pair() -> None:
+    """Two layers, the second with a window of one position: the far pair is the first one's."""
+    layout = step_layout(torch.tensor([0, 1, 2]), last_row=True)
+    maps = torch.tensor([[[1.0, 0, 0], [2, 4, 0], [6, 8, 3]], [[3.0, 0, 0], [0, 2, 0], [0, 0, 5]]])
+    mean = mean_over_layers(maps, defined_pairs(layout, [None, 1]))
+    assert mean.tolist() == [[2, 0, 0], [2, 3, 0], [6, 8, 4]]

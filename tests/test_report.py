@@ -146,7 +146,7 @@ def test_a_map_goes_into_axes_that_are_given(sal):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer": 9}, "layer 9 was not computed"),
+        ({"layer": 9}, "the model has layers 0 to 3"),
         ({"layer": 0, "head": 3}, "head=3 is not among the 3 heads"),
         ({"layer": [0, 1], "title": "a"}, "single map"),
     ],

@@ -1,11 +1,14 @@
 """Tables, files and text of a map."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from maps import make_saliency, make_trace, random_maps
 from safetensors.torch import save_file
+from segment_tokenizers import unchecked_calls
 
 from step_saliency.saliency import map_files
 from step_saliency.saliency.result import StepSaliency
@@ -56,6 +59,50 @@ def test_the_table_names_regions_and_lacks_heads_of_averaged_maps():
         names = [TRACE.steps[step].region.value for step in frame[f"{axis}_step"]]
         assert frame[f"{axis}_region"].tolist() == names
     assert frame["saliency"].dtype == np.float32
+
+
+def titles(figure) -> list[str]:
+    return [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
+
+
+def shown(view) -> str:
+    """A view without the name of its place in a page, which is drawn anew each time."""
+    return re.sub(r"circuits-vis-[\w-]+", "", view.cdn_src)
+
+
+@pytest.mark.parametrize("layer", [-3, 9, np.int64(9), torch.tensor(9)], ids=repr)
+def test_a_layer_is_named_in_any_way_that_step_saliency_takes(layer):
+    sal = make_saliency(random_maps(TRACE, 2), TRACE, layers=[4, 9], n_layers=12)
+    with unchecked_calls():
+        assert torch.equal(sal.layer(layer), sal.maps[1])
+        assert titles(sal.plot(layer)) == ["Layer 9"]
+        tokens = sal.plot_tokens(torch.ones(len(TRACE), len(TRACE)), layer)
+        assert titles(tokens) == ["Layer 9, tokens", "Layer 9, steps"]
+        assert shown(sal.view(layer)) == shown(sal.view(9)) != shown(sal.view(4))
+        assert shown(sal.view_step(3, layer)) == shown(sal.view_step(3, 9))
+
+
+@pytest.mark.parametrize("layers", [[-8, 9], np.array([4, 9]), torch.tensor([4, -3])], ids=repr)
+def test_several_layers_are_drawn_in_panels(layers):
+    sal = make_saliency(random_maps(TRACE, 2), TRACE, layers=[4, 9], n_layers=12)
+    with unchecked_calls():
+        assert titles(sal.plot(layers)) == ["Layer 4", "Layer 9"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (-1, "layer -1 was not computed; there are \\[4, 9\\]"),
+        (12, "the model has layers 0 to 11"),
+        (9.0, "whole numbers"),
+        ("max", "whole numbers"),
+    ],
+)
+def test_layers_that_are_not_there(layer, message):
+    sal = make_saliency(random_maps(TRACE, 2), TRACE, layers=[4, 9], n_layers=12)
+    for call in (sal.layer, sal.plot, sal.view):
+        with unchecked_calls(), pytest.raises(ValueError, match=message):
+            call(layer)
 
 
 def test_low_precision_maps_make_tables_too():

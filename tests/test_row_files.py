@@ -112,10 +112,11 @@ def test_one_indented_object(tmp_path: Path) -> None:
         (b"PK\x03\x04 and nothing", "cannot be unpacked"),
         (b"\x00" * 100, "binary"),
         (b"", "no rows"),
+        (b"[]", "no rows"),
     ],
     ids=[
         "utf-16", "utf-16 without mark", "zstandard", "cut gzip", "no gzip", "no parquet",
-        "cut json", "no zip", "zeros", "empty",
+        "cut json", "no zip", "zeros", "empty", "empty array",
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_are_refused_by_name(
@@ -130,6 +131,10 @@ def test_files_that_cannot_be_read_are_refused_by_name(
 def test_an_array_of_other_things_is_one_bad_row(tmp_path: Path) -> None:
     (row,) = read_input(written(tmp_path / "in.jsonl", "[1, 2]")).rows
     assert "a list, not an object" in str(row.error)
+    data = json.dumps([ROWS[0], None, 3])
+    _, none, number = read_input(written(tmp_path / "in.jsonl", data)).rows
+    assert none.error == "line 2 is null, not an object"
+    assert number.error == "line 3 is the number 3, not an object"
 
 
 def test_a_line_in_another_encoding_is_its_own_failure(tmp_path: Path) -> None:
@@ -222,17 +227,23 @@ def test_saved_data_sets(tmp_path: Path) -> None:
 
 def test_a_data_set_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked: list[tuple[str, str | None]] = []
+    asked: list[tuple[str | None, ...]] = []
 
-    def load_dataset(name: str, split: str | None) -> Any:
-        asked.append((name, split))
-        if name == "nobody/nothing":
+    def load_dataset(path: str, name: str | None = None, *, split: str | None = None) -> Any:
+        asked.append((path, name, split))
+        if path == "nobody/nothing":
             raise FileNotFoundError("not on the hub")
+        if path == "somebody/several" and name is None:
+            raise ValueError("Config name is missing.\nPick one of ['plain', 'hard']\nExample: ...")
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     check(read_input(Path("somebody/traces:test")))
-    assert asked == [("somebody/traces", "test")]
+    assert asked == [("somebody/traces", None, "test")]
+    check(read_input(Path("somebody/several:hard:train")))
+    assert asked[1:] == [("somebody/several", "hard", "train")]
+    with pytest.raises(ValueError, match=r"\['plain', 'hard'\]; give one: NAME:CONFIG:SPLIT"):
+        read_input(Path("somebody/several"))
     with pytest.raises(ValueError, match="no data set of that name"):
         read_input(Path("nobody/nothing"))
 

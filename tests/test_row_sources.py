@@ -5,13 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from row_forms import ASKED, OWN, QUESTION, SUMMARY, TEXT, THINKING, WRONG, lines
 from tiny import tiny_tokenizer
 
 from step_saliency.runs.inputs import Input, Row, read_input
 from step_saliency.runs.labels import labelled
+from step_saliency.tasks.verdicts import verdict
 from step_saliency.trace import Trace
 
 ROWS = [{**OWN, "id": "a"}, {**OWN, "id": "b", "response": WRONG}]
@@ -86,7 +89,7 @@ def test_tables_in_a_folder_are_read_where_nothing_else_is(tmp_path: Path) -> No
     [
         ("in.csv", 'question,response\n"cut', "no whole CSV"),
         ("in.csv", "just text\nof two lines", "names of its columns"),
-        ("in.csv", "question,question\na,b", "names of its columns"),
+        ("in.csv", "question,question\na,b", "more than one column 'question'"),
         ("in.csv", b"question,answer\n\xe9,1", "save it as UTF-8"),
         ("in.txt", "Some text.\nMore of it.", "no line begins an object; the first is 'Some"),
         ("in.yaml", "- question: a\n  answer: 1", "no line begins an object"),
@@ -189,6 +192,40 @@ def test_results_of_a_batch_have_the_names_of_their_requests(tmp_path: Path) -> 
     assert "the request failed: the text 'expired'" in str(rows[1].error)
 
 
+DOLPHIN = {
+    "messages": [{"role": "system", "content": "Think first."}, ASKED],
+    "reasoning": f"{THINKING}\n",
+    "answer": SUMMARY,
+    "model": "deepseek-reasoner",
+}
+
+
+def test_what_a_named_model_thought_and_answered_is_read_without_field(tmp_path: Path) -> None:
+    source = read(tmp_path, DOLPHIN)
+    assert source.summary == "1 row read as Dolphin-R1 reasoning and answers"
+    assert not source.notes
+    (row,) = source.rows
+    assert [turn.role for turn in row.says.turns] == ["system", "user", "assistant"]
+    assert (row.question, row.says.response, row.says.composed) == (QUESTION, TEXT, True)
+    assert row.gold is None, "the answer is the response's own"
+    assert one(tmp_path, {**DOLPHIN, "expected_answer": 14}).gold == "14"
+    as_text = one(tmp_path, {**DOLPHIN, "messages": json.dumps(DOLPHIN["messages"])})
+    assert as_text.says.turns == row.says.turns
+    assert one(tmp_path, {**DOLPHIN, "reasoning": ""}).says.response == SUMMARY
+
+
+def test_an_answer_that_may_be_the_gold_answer_is_not_the_response(tmp_path: Path) -> None:
+    said = {**DOLPHIN, "messages": [ASKED, {"role": "assistant", "content": WRONG}]}
+    row = one(tmp_path, {**said, "answer": "14"})
+    assert (row.says.response, row.gold) == (WRONG, "14")
+    beside = one(tmp_path, {**DOLPHIN, "response": WRONG, "answer": "14"})
+    assert (beside.says.response, beside.gold) == (WRONG, "14")
+    unnamed = {name: value for name, value in DOLPHIN.items() if name != "model"}
+    assert "--field" in str(read(tmp_path, unnamed).rows[0].error)
+    open_row = one(tmp_path, {**DOLPHIN, "reasoning": "on", "answer": "14"})
+    assert (open_row.kind, open_row.gold) == ("problem", "14")
+
+
 def test_a_pair_is_two_samples(tmp_path: Path) -> None:
     for row in (
         {"prompt": QUESTION, "chosen": TEXT, "rejected": WRONG},
@@ -272,3 +309,12 @@ def test_gold_answers_in_lists_and_text(tmp_path: Path) -> None:
     assert several.rows[0].gold is None
     assert any("the gold answer in gold_answer" in note for note in several.notes)
     assert one(tmp_path, {**OWN, "correct": "False"}).stated_correct is False
+
+
+@pytest.mark.parametrize(
+    ("stated", "correct"),
+    [(np.bool_(True), True), (np.int64(0), False), (np.float32(1), True), (np.float64("nan"), None),
+     (torch.tensor(False), False), (np.array([True]), None), (np.str_("true"), True)],
+)  # fmt: skip
+def test_judgements_of_numpy_and_torch(stated: Any, correct: bool | None) -> None:
+    assert verdict(stated) is correct

@@ -249,6 +249,18 @@ def test_thinking_beside_an_answer_is_not_guessed_at(tmp_path: Path) -> None:
     assert one(tmp_path, row, fields=fields).says.response == "We add."
 
 
+@pytest.mark.parametrize("name", ["answer", "Answer", "final_answer"])
+def test_a_field_that_is_named_as_the_response_is_not_its_gold_answer(
+    name: str, tmp_path: Path
+) -> None:
+    row = {"question": "q", name: "It is 8."}
+    assert one(tmp_path, row, fields={"response": name}).gold is None
+    assert one(tmp_path, {**row, "gold": "7"}, fields={"response": name}).gold == "7"
+    turns = {"messages": [{"role": "user", "content": "q"}], "reasoning": "We add.", name: "8"}
+    fields = {"messages": "messages", "thinking": "reasoning", "response": name}
+    assert one(tmp_path, turns, fields=fields).gold is None
+
+
 def test_fields_by_name(tmp_path: Path) -> None:
     row = {"id": 5, "asked": {"text": "q"}, "outs": [{"t": TEXT}], "right": "14", "answer": "no"}
     fields = {"question": "asked.text", "response": "outs.0.t", "gold": "right"}
@@ -266,7 +278,8 @@ def test_fields_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "correct"),
     [(True, True), (False, False), ("true", True), ("False", False), (0, False), (1, True),
-     (1.0, True), ("yes", None), ([], None), (2, None), ({"a": 1}, None), ("", None), (0.5, None)],
+     (1.0, True), ("yes", None), ([], None), (2, None), ({"a": 1}, None), ("", None), (0.5, None),
+     ("1.0", True), (" 0.0", False), ("1.5", None)],
 )  # fmt: skip
 def test_judgements_are_read_strictly(stated: object, correct: bool | None, tmp_path: Path) -> None:
     assert verdict(stated) is correct

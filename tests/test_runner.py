@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 import step_saliency as ss
-from analyses.running import runner, workers
+from analyses.running import runner, tables, workers
 from analyses.running.cost import Cost, counted
 from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
@@ -436,3 +437,36 @@ def test_analysis_without_a_model(tmp_path):
         summarise=lambda values, settings: {},
     )
     assert run_analysis(plain, Settings(), out=tmp_path, progress=False).values["model"].all()
+
+
+def test_tables_are_made_anew_from_kept_values(finished, tmp_path, capsys):
+    folder = tmp_path / "toy"
+    shutil.copytree(finished, folder)
+    before = bytes_of(folder)
+    facts = json.loads((folder / "manifest.json").read_text())
+    pd.DataFrame({"estimate": [7.0]}).to_parquet(folder / "summary.parquet")
+    facts["analysis"] = "toy_analysis"
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    sys.modules["analyses.toy_analysis"] = toy_analysis
+    try:
+        tables.main([str(folder)])
+    finally:
+        del sys.modules["analyses.toy_analysis"]
+    assert bytes_of(folder) == before
+    anew = json.loads((folder / "manifest.json").read_text())
+    assert anew.pop("tables_versions") == anew["versions"]
+    assert anew == facts
+    assert "summary" in capsys.readouterr().out
+
+
+def test_tables_of_what_has_not_ended_or_is_not_here_are_refused(finished, tmp_path, capsys):
+    folder = tmp_path / "toy"
+    shutil.copytree(finished, folder)
+    with pytest.raises(SystemExit):
+        tables.main([str(folder), str(tmp_path / "none")])
+    said = capsys.readouterr().err
+    assert "'toy', which is not here" in said
+    assert "holds no manifest.json" in said
+    (folder / "values.parquet").unlink()
+    with pytest.raises(ValueError, match="keeps no values"):
+        tables.tables_anew(folder)

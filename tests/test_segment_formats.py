@@ -6,6 +6,7 @@ import pytest
 import torch
 from segment_tokenizers import MARKS, Slow, byte_level, ids, metaspace, smollm2, word_piece
 from tokenizers import normalizers
+from tokenizers.processors import TemplateProcessing
 
 from step_saliency.segment import StepTracker
 from step_saliency.segment.build import prompt_tokens
@@ -138,8 +139,6 @@ def test_the_chat_template_is_used_once_and_without_a_second_bos():
 def test_bos_is_added_to_a_prompt_that_lacks_it_only(prompt: str):
     # a tokenizer that frames what it reads: [CLS] ... [SEP]; a copy, since others share it
     tokenizer = copy.deepcopy(word_piece())
-    from tokenizers.processors import TemplateProcessing
-
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
@@ -148,6 +147,21 @@ def test_bos_is_added_to_a_prompt_that_lacks_it_only(prompt: str):
     assert (tokens[0], tokens.count(1), tokens.count(2)) == (1, 1, 0)
     assert trace.steps[0].region == "template"
     assert len(trace.steps[0]) == 1
+
+
+@pytest.mark.parametrize("adds_end", [False, True])
+@pytest.mark.parametrize("written", ["", "<bos>"])
+@pytest.mark.parametrize("first", ["", "<|start|>", "<eos>"])
+def test_bos_stands_before_another_special_token(first: str, written: str, adds_end: bool):
+    """As of Gemma: the tokenizer adds BOS, the prompt begins with the mark of a turn."""
+    tokenizer = copy.deepcopy(byte_level())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"<bos> $A{' <eos>' * adds_end}",
+        special_tokens=[("<bos>", tokenizer.bos_token_id), ("<eos>", tokenizer.eos_token_id)],
+    )
+    prompt = f"{first}user\nThree and four?"
+    trace = Trace.from_text(tokenizer, prompt=written + prompt, response=SUMMARY)
+    assert trace.tokens.tolist() == ids(tokenizer, f"<bos>{prompt}") + ids(tokenizer, SUMMARY)
 
 
 def test_without_a_template_the_question_is_a_line():
@@ -321,6 +335,8 @@ def test_a_short_question_is_not_part_of_a_mark(question: str):
         ({"question": " "}, "give a question"),
         ({"prompt": "Another question"}, "does not stand in the prompt"),
         ({"prompt": QUESTION, "system": "Be brief."}, "system prompt inside prompt"),
+        ({"prompt": QUESTION, "chat_template": True}, "chat_template=True with prompt"),
+        ({"prompt": QUESTION, "chat_template": "{{ 1 }}"}, "the prompt is taken as it is"),
         ({"chat_template": "{{ messages[0].content | upper }}"}, "does not write message 0"),
         (
             {"chat_template": "{{ raise_exception('roles must alternate') }}"},

@@ -4,7 +4,9 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_texts import texts
@@ -148,6 +150,17 @@ def test_a_function_of_the_user_cuts_too():
     for wrong in ([4, 2], [4, 4], [11], [-1]):
         with pytest.raises(ValueError, match="starts must strictly increase"):
             split_text(text, lambda _, wrong=wrong: wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [None], [0.5], ["a"], "ab", [True], [()], [(0.0, 4)]])
+def test_what_a_function_returns_must_be_starts(wrong):
+    with pytest.raises(ValueError, match=r"the splitter returned .*as whole numbers"):
+        split_text("aaa|bbb", lambda _: wrong)
+
+
+def test_starts_of_numpy_and_torch():
+    for starts in (np.array([0, 4]), torch.tensor([4]), [np.int64(4)], [(torch.tensor(4), 7)]):
+        assert split_text("aaa|bbb", lambda _, starts=starts: starts) == [0, 4]
 
 
 def test_an_unknown_splitter_is_named():

@@ -200,6 +200,42 @@ def test_rank_correlation_is_within_rows_then_problems():
     assert between_rows > expected + 0.2
 
 
+def with_groups_that_cannot_be_ranked() -> pd.DataFrame:
+    """Two groups with values and, between and before them, too few keys, ties, no values."""
+    frame = correlated(5, 3, slope=1.0)
+    frame["data_set"] = frame["data_set"].map(dict(enumerate("ABCDE")))
+    short = (frame["data_set"] == "A") & (frame["key_step"] > 1)
+    frame.loc[frame["data_set"] == "C", "score"] = 1.5
+    frame.loc[frame["data_set"] == "D", "effect"] = math.nan
+    return frame[~short]
+
+
+def test_groups_that_cannot_be_ranked_are_named_and_leave_the_others_as_they_are():
+    frame = with_groups_that_cannot_be_ranked()
+    options = {"row": ["query_step"], "n_resamples": 50, "n_permutations": 99}
+    with pytest.warns(UserWarning, match="can be ranked") as warned:
+        table = correlation_table(frame, "score", "effect", by=["data_set"], **options)
+    (warning,) = warned
+    assert "3 of 5 groups" in str(warning.message)
+    assert "data_set='A'; data_set='C'; data_set='D'" in str(warning.message)
+    assert list(table["data_set"]) == list("ABCDE")
+    bad = table[table["data_set"].isin(list("ACD"))]
+    assert (bad[["n", "n_rows"]] == 0).all(axis=None)
+    assert bad[["estimate", "lower", "upper", "p"]].isna().all(axis=None)
+    assert set(bad["interval"]) == {"none"}
+    for name in "BE":
+        alone = correlation_table(frame[frame["data_set"] == name], "score", "effect", **options)
+        both = table[table["data_set"] == name].drop(columns="data_set").reset_index(drop=True)
+        pd.testing.assert_frame_equal(both, alone)
+
+
+def test_where_no_group_can_be_ranked_there_is_no_table():
+    frame = with_groups_that_cannot_be_ranked()
+    frame = frame[frame["data_set"].isin(list("AC"))]
+    with pytest.raises(ValueError, match=r"no row of \['problem', 'query_step'\] has 3 entries"):
+        correlation_table(frame, "score", "effect", row=["query_step"], by=["data_set"])
+
+
 def test_rank_correlation_matches_scipy_with_ties_and_is_missing_for_constants():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, size=(5, 9)).astype(float)

@@ -59,13 +59,24 @@ def table(frame: pd.DataFrame, **options):
 def test_few_flips_have_newcombes_interval(n, better, worse):
     (low_b, high_b), (low_c, high_c) = wilson(better, n), wilson(worse, n)
     b, c = better / n, worse / n
-    lower = b - c - math.hypot(b - low_b, high_c - c)
-    upper = b - c + math.hypot(high_b - b, c - low_c)
+    r = math.sqrt(b * c / ((1 - b) * (1 - c))) if b < 1 else 0.0
+    lower = (
+        b - c - math.sqrt((b - low_b) ** 2 + (high_c - c) ** 2 + 2 * r * (b - low_b) * (high_c - c))
+    )
+    upper = (
+        b - c + math.sqrt((high_b - b) ** 2 + (c - low_c) ** 2 + 2 * r * (high_b - b) * (c - low_c))
+    )
     row = table(answers(n, better, worse))
     assert (row["lower"], row["upper"]) == pytest.approx((max(lower, -1), min(upper, 1)), abs=1e-7)
     assert row["lower"] <= row["estimate"] <= row["upper"]
     assert row["upper"] - row["lower"] > 0.05
     assert (row["interval"], row["interval_corrected"]) == ("newcombe", False)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(6, 2), (4, 4), (1, 7)])
+def test_where_all_flip_the_difference_is_a_share_of_one_direction(better, worse):
+    limits = difference_from_counts(flips(8, better, worse), 0.95)
+    assert limits == pytest.approx([2 * limit - 1 for limit in wilson(better, 8)])
 
 
 def test_more_flips_have_the_bootstrap_as_before():
@@ -171,6 +182,8 @@ def test_few_hits_of_two_groups_have_an_interval():
     assert limits == pytest.approx((-wilson(0, 20)[1], wilson(0, 20)[1]))
     hits[:FEW, 0] = 1
     assert unpaired_from_counts(hits, sizes, 0.95) is None
+    low, high = unpaired_from_counts(sizes, sizes, 0.95)
+    assert (low, high) == pytest.approx((wilson(20, 20)[0] - 1, 1 - wilson(20, 20)[0]))
 
 
 def test_one_problem_has_no_interval_and_says_so():

@@ -9,7 +9,8 @@ from maps import make_trace
 from tiny import BACKENDS, random_tokens, tiny_model
 
 import step_saliency as ss
-from step_saliency.saliency.objectives import NextToken
+from step_saliency.saliency.estimate import estimate
+from step_saliency.saliency.objectives import LogOdds, NextToken
 from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
 from step_saliency.trace import Trace
 
@@ -19,6 +20,12 @@ LENGTHS = [1, 4, 3, 5, 2, 3]
 def trace_of(regions: str = "_QTTTS", lengths: list[int] = LENGTHS, **fields: Any) -> Trace:
     trace = make_trace(regions, lengths, **fields)
     return Trace(random_tokens(sum(lengths))[0], trace.steps, **fields)
+
+
+class Nameless(LogOdds):
+    """An objective whose author forgot its name."""
+
+    name = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -87,6 +94,48 @@ def test_the_first_token_of_a_trace_is_none_of_the_answer(objective: str) -> Non
         ss.step_saliency(model, trace_of("ST", [1, 4]), objective=objective)
 
 
+def test_an_answer_is_of_one_trace() -> None:
+    model, short, long = tiny_model("qwen2"), trace_of("_QTS", [1, 4, 3, 2]), trace_of()
+    options: dict[str, Any] = {"objective": "answer", "pool": "sum"}
+    with pytest.raises(ValueError, match=r"answer=\[8, 9\] gives positions in one trace, and 2"):
+        ss.step_saliency(model, [short, long], answer=[8, 9], **options)
+    (alone,) = ss.step_saliency(model, [short], answer=[8, 9], **options)
+    both = ss.step_saliency(model, [short, long], **options)
+    torch.testing.assert_close(both[0].maps, alone.maps)
+
+
+def test_attention_needs_no_objective() -> None:
+    """Neither a summary nor a gradient."""
+    model, trace = tiny_model("qwen2"), trace_of("_QT", [1, 4, 3])
+    plain = ss.token_map(model, trace, layer=1, quantity="attention")
+    assert torch.allclose(plain.sum(-1), torch.ones(8))
+    for objective in ("answer", lambda logits, tokens: logits.amax()):
+        read = ss.token_map(model, trace, layer=1, quantity="attention", objective=objective)
+        assert torch.equal(read, plain)
+    with pytest.raises(ValueError, match="objective='loss' is unknown"):
+        ss.token_map(model, trace, layer=1, quantity="attention", objective="loss")  # type: ignore[arg-type]
+
+
+def test_attention_of_logits_that_are_not_finite_is_refused() -> None:
+    model = tiny_model("qwen2")
+    broken = ("blocks.2.hook_resid_post", lambda resid, hook: resid * float("nan"))
+    with (
+        model.hooks(fwd_hooks=[broken]),
+        pytest.raises(ValueError, match="logits are not finite from position 0"),
+    ):
+        ss.token_map(model, trace_of(), layer=0, quantity="attention")
+
+
+def test_a_token_map_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, trace = tiny_model("qwen2"), trace_of()
+    needed = estimate(model, len(trace), layers=[2]).hooks.peak_bytes
+    monkeypatch.setattr("step_saliency.saliency.estimate.free_bytes", lambda device: needed)
+    ss.token_map(model, trace, layer=-1)
+    with pytest.raises(ValueError, match=r"18 tokens does not fit into .* free"):
+        ss.token_map(model, trace, layer=0)
+    ss.token_map(model, trace, layer=0, quantity="attention")
+
+
 def test_objectives_have_names_in_the_result() -> None:
     model = tiny_model("qwen2")
     trace = trace_of()
@@ -122,14 +171,19 @@ def test_log_odds_is_the_loss_row_over_the_chance_of_being_wrong() -> None:
         ({"layers": []}, r"layers=\[\] names no layer; the model has layers 0 to 2"),
         ({"keep": "most"}, "keep='most' is unknown"),
         ({"method": "streaming", "keep": "most"}, "keep='most' is unknown"),
+        ({"objective": ss.LogitDiff(3, 4), "rows": "target"}, "does not have"),
         ({"objective": ss.LogitDiff(320)}, "token 320 of .* outside the model's vocabulary of 320"),
         ({"objective": ss.LogitDiff(3, 320)}, "token 320 of .* outside"),
         ({"layers": [0, -3]}, "twice"),
         ({"objective": "answer", "answer": [0]}, "from 1 on"),
         ({"objective": "answer", "answer": [18]}, "beyond the trace"),
-        ({"objective": "logit_diff", "rows": "target"}, "does not have"),
         ({"objective": lambda logits, tokens: 1.0}, "a scalar tensor"),
         ({"objective": lambda logits, tokens: logits}, "a scalar tensor"),
+        ({"objective": NextToken}, r"NextToken is a class; give NextToken\(\), an object"),
+        ({"objective": Nameless()}, r"objective=Nameless\(\) has no name for tables and files"),
+        ({"method": "hooks", "keep": "heads"}, "keep='heads' is of the streaming path"),
+        ({"method": "hooks", "keep": "most"}, "keep='most' is unknown"),
+        ({"method": "hooks", "offload": False}, "offload=False is of the streaming path"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:
@@ -160,3 +214,22 @@ def test_public_names() -> None:
     assert callable(ss.generate)
     with pytest.raises(AttributeError, match="no attribute"):
         ss.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_logit_at_an_earlier_position_can_be_filed_under_its_target(backend: Any) -> None:
+    model, trace = tiny_model(backend=backend), make_trace("_QTTTS")
+    by_name = ss.step_saliency(model, trace, objective="logit_diff", answer=[8], rows="target")
+    assert not by_name.last_row
+    by_object = ss.step_saliency(
+        model,
+        trace,
+        objective=ss.LogitDiff(int(trace.tokens[8]), position=7),
+        rows="target",
+    )
+    torch.testing.assert_close(by_name.maps, by_object.maps)
+    assert by_name.maps.any()
+    at_last = ss.step_saliency(model, trace, objective=ss.LogitDiff(3, 4))
+    assert at_last.last_row
+    with pytest.raises(ValueError, match="the correct token is the wrong one too"):
+        ss.LogitDiff(5, 5)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import step_saliency as ss
 from step_saliency.models.hooking import module_hook
 from step_saliency.saliency import hooks, padding, streaming
 from step_saliency.saliency.kernels.step_attention import chunked
@@ -363,9 +364,50 @@ def test_hooks_at_projections_and_head_outputs_act_as_on_the_reference_path(
     with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", shrink)]):
         got = stream(model, trace)
         want = reference(model, trace, NextToken(), layout)
-    if name in ("hook_q", "hook_z"):
-        assert_close(got, want)
+    assert_close(got, want)
     assert (got - without).abs().max() > 1e-3 * without.max()
+
+
+def in_place(x: Tensor, hook: Any) -> Tensor:
+    x[:, 3:9] *= -0.5
+    return x
+
+
+def constant(x: Tensor, hook: Any) -> Tensor:
+    return torch.full_like(x, 0.3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "change", [in_place, constant, lambda x, hook: 0 * x, lambda x, hook: x**2]
+)
+@pytest.mark.parametrize("name", ["hook_k", "hook_v"])
+def test_whatever_hooks_make_of_keys_and_values_is_differentiated(
+    name: str, change: Callable[..., Tensor], backend: Backend
+) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(30)
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", change)]):
+        got = stream(model, trace)
+        want = reference(model, trace, NextToken(), step_layout(trace.step_ids))
+    assert_close(got, want)
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["attn.hook_z", "hook_attn_out", "hook_resid_post"])
+def test_a_layer_that_is_cut_off_has_a_map_of_zeros(
+    name: str, backend: Backend, per_head: bool
+) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(30)
+    with model.hooks(fwd_hooks=[(f"blocks.1.{name}", lambda x, hook: torch.zeros_like(x))]):
+        maps = [
+            ss.step_saliency(model, trace, method=method, per_head=per_head).maps
+            for method in ("hooks", "streaming")
+        ]
+    assert_close(*maps)
+    lowest = 0 if name == "hook_resid_post" else 1
+    assert not maps[1][lowest:2].any()
+    assert maps[1][2].any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

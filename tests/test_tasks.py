@@ -240,6 +240,20 @@ def test_any_response_can_be_cut_graded_and_graphed(text, tokenizer):
     assert problem.grade(trace).error_kind is not None
 
 
+@pytest.mark.parametrize("family", ["symbols", "words", "report"])
+def test_a_number_without_end_is_no_step(family):
+    """Python refuses to read more than 4,300 digits, which a model may well write."""
+    problem = make_problems(n=1, family=family)[0]
+    lines = problem.solution.split("\n")
+    for place in (0, 2, -1):
+        long = [*lines]
+        long[place] = re.sub(r"\d+(?=\D*$)", "7" * 5000, lines[place])
+        assert long != lines
+        text = "\n".join(long)
+        assert problem.grade(text).error_kind == "format"
+        assert len(problem.graph_of(text).steps) == len(problem.gold_graph.steps)
+
+
 def test_edges_refuse_an_unsplit_question(tokenizer):
     problem = make_problems(n=1)[0]
     with pytest.raises(ValueError, match="split_question=True"):
@@ -276,6 +290,10 @@ def test_dials_do_what_they_say(dials):
         ({"split": "dev"}, "split='dev'"),
         ({"family": "latin"}, "family='latin'"),
         ({"n": -1}, "n=-1"),
+        ({"n": 1.5}, "n=1.5"),
+        ({"n": "2"}, "n='2'"),
+        ({"n": True}, "n=True"),
+        ({"seed": None}, "seed=None"),
     ],
 )
 def test_bad_options_are_named(options, message):

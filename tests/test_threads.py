@@ -21,6 +21,7 @@ from tiny import BACKENDS, Backend, tiny_model, tiny_transformers
 from torch import Tensor, nn
 
 import step_saliency as ss
+from step_saliency.models import turns
 from step_saliency.models.checks import Probe
 from step_saliency.models.interrupts import together
 from step_saliency.models.probes import Measurement
@@ -286,6 +287,18 @@ def test_one_thread_may_nest(backend: Backend) -> None:
         assert ss.generate(model, ["3 + 4?"], max_new_tokens=3, method="hooks", progress=False)
     assert state(model) == before
     assert turn_of(model).holder is None
+
+
+def test_a_turn_inside_of_another_looks_for_no_entries_anew(monkeypatch) -> None:
+    searched = []
+    search = turns.entries
+    monkeypatch.setattr(turns, "entries", lambda model: searched.append(model) or search(model))
+    model = tiny_model("qwen2", n_layers=1)
+    with turn(model, alone="waits"), turn(model, alone="refuses"), turn(model, alone="waits"):
+        (guard,) = turn_of(model).guards.values()
+        assert (guard.uses, guard.alone) == (3, "waits")
+    assert searched == [model]
+    assert not turn_of(model).guards
 
 
 def test_edits_left_in_another_order_or_thread_leave_nothing() -> None:

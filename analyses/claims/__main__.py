@@ -6,7 +6,9 @@ from pathlib import Path
 
 import analyses.claims
 from analyses.claims.derived import derived_tables
-from analyses.claims.table import claims_table, page, with_quote
+from analyses.claims.page import page, with_quote
+from analyses.claims.table import claims_table
+from analyses.claims.tally import judged, one_each
 from step_saliency.storage.files import make_folder, write_text
 from step_saliency.storage.tables import write_csv, write_frame
 
@@ -38,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.page is not None:
         text = options.page.read_text(encoding="utf-8")
         write_text(options.page, with_quote(text, table))
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in table["verdict"].value_counts().items())
-    print(f"wrote {folder.name}/claims.csv and claims.md: {len(table)} readings, {counts}")
+    estimates = judged(one_each(table))
+    verdicts = estimates["verdict"].value_counts().items()
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts)
+    print(
+        f"wrote {folder.name}/claims.csv and claims.md: {len(table)} rows, of {len(estimates)} "
+        f"readings that were run or cannot be tested {counts}"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ difficulty    gain of each condition by stratum (`analyses.claims.strata`); the 
 whole         both halves against no edit and against random layers, over the rows of two runs on
               one file (``ablation`` and ``ablation_rest``)
 contrasts     quarter of the layers against other bands; votes with StepFlow against twice as
-              many without; StepFlow against "Wait", and against answers of up to `LONGER` times and
+              many without; StepFlow against none, "Wait", and answers of up to `LONGER` times and
               of up to twice the length
 """
 
@@ -111,12 +111,13 @@ def _votes(temperature: str) -> dict[str, Mapping[str, float]]:
 
 
 def length_contrasts(values: pd.DataFrame) -> dict[str, Mapping[str, float]]:
-    """StepFlow's greedy answers of half the longest limit against what makes answers longer."""
+    """StepFlow's greedy answers of half the longest limit against none, and against longer ones."""
     limits = sorted(values["limit"].dropna().astype(int).unique())
     own = limits[-1] // 2
     mine = f"both greedy-{own}"
     near = min(limits, key=lambda limit: abs(limit - LONGER * own))
     contrasts: dict[str, Mapping[str, float]] = {
+        "StepFlow - none": {mine: 1, f"baseline greedy-{own}": -1},
         "StepFlow - 'Wait'": {mine: 1, "baseline wait-1": -1},
         "StepFlow - longer": {mine: 1, f"baseline greedy-{limits[-1]}": -1},
     }

@@ -13,7 +13,7 @@ from analyses.claims.reading import (
     Reading,
     at,
 )
-from analyses.claims.strata import CONTRAST, STRATA
+from analyses.claims.strata import CONTRAST
 from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
@@ -119,7 +119,7 @@ def gradient_heads() -> list[Reading]:
     ]
 
 
-OEB = (
+OEB_AT_PAPER = (
     *matched_gains("OEB helps", "OEB - none, tau_max 0.15", "oeb", OEB_GAIN, OEB_PLACEBOS, "KL"),
     gain(
         "OEB helps",
@@ -138,6 +138,9 @@ OEB = (
         control="random keys (not matched in dose)",
         left=at("placebo", condition="oeb", reference="oeb-bridge"),
     ),
+)
+OEB = (
+    *OEB_AT_PAPER,
     Reading(
         "OEB helps",
         "right token against the written one at the error, tau_max 0.3",
@@ -160,7 +163,7 @@ OEB = (
         for k in (2, 8)
     ),
 )
-SMI = (
+SMI_AT_PAPER = (
     gain(
         "SMI helps",
         "SMI - none, alpha 0.06",
@@ -179,6 +182,9 @@ SMI = (
         "norm",
         **strength(0.06),
     ),
+)
+SMI = (
+    *SMI_AT_PAPER,
     *(
         gain(
             "SMI helps",
@@ -228,7 +234,6 @@ INTERACTION = Reading(
     "both - OEB - SMI + none",
     "accuracy",
     at("interaction"),
-    margin=BOTH_GAIN,
 )
 BOTH = (*gains_of_both(), INTERACTION)
 BANDS = tuple(
@@ -237,7 +242,6 @@ BANDS = tuple(
         f"both, quarter - {band}",
         "accuracy",
         at(CONTRASTS, contrast=f"quarter - {band}"),
-        margin=BOTH_GAIN,
     )
     for band in ("third", "half")
 )
@@ -248,6 +252,7 @@ STRENGTHS = (
             f"OEB - none, tau_max {tau:g}",
             f"oeb-tau-{tau:g}",
             OEB_GAIN,
+            needs=OEB_AT_PAPER,
         )
         for tau in (0.05, 0.1, 0.3, 0.6)
     ),
@@ -257,6 +262,7 @@ STRENGTHS = (
             f"SMI - none, alpha {alpha:g}",
             f"smi-alpha-{alpha:g}",
             SMI_GAIN,
+            needs=SMI_AT_PAPER,
             **strength(alpha),
         )
         for alpha in (0.01, 0.03)
@@ -272,30 +278,27 @@ HARD_PLACEBOS = {
 
 
 def difficult_gains(pairs: Sequence[tuple[str, str]]) -> list[Reading]:
-    """Gains of hard problems over those of easy ones, gains by stratum, and what placebos leave.
+    """Gains of hard problems over those of easy ones, and what placebos leave of them.
 
     Args:
         pairs: Condition (``oeb``, ``both``) and placebo of `HARD_PLACEBOS`.
     """
-    return [_difficult(stratum, *pair) for stratum in (CONTRAST, *STRATA) for pair in pairs]
+    return [_difficult(*pair) for pair in pairs]
 
 
-def _difficult(stratum: str, condition: str, placebo: str) -> Reading:
-    name, margin = {"oeb": ("OEB", OEB_GAIN), "both": ("both", BOTH_GAIN)}[condition]
-    place = {"condition": condition, "stratum": stratum}
+def _difficult(condition: str, placebo: str) -> Reading:
+    name = {"oeb": "OEB", "both": "both"}[condition]
+    place = {"condition": condition, "stratum": CONTRAST}
     matched = placebo.startswith(f"{condition}-")
-    by = "by 8 independent samples"
     return Reading(
         "gains are larger on hard problems",
-        f"gain of {name}, greedy, on hard problems - on easy ones, {by}"
-        if stratum == CONTRAST
-        else f"{name} - none, greedy, on problems that are {stratum} {by}",
+        f"gain of {name}, greedy, on hard problems - on easy ones, by 8 independent samples",
         "accuracy",
         at(DIFFICULTY, **place, reference="baseline"),
-        margin=0.0 if stratum == CONTRAST else margin,
         control=HARD_PLACEBOS[placebo] + ("" if matched else ", no momentum"),
         left=at(DIFFICULTY, **place, reference=placebo),
         matched=matched,
+        ends=("hard_share", "easy_share"),
         **(doses_of(condition, placebo) if matched else {}),
     )
 

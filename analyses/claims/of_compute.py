@@ -1,10 +1,19 @@
-"""Claims about compute and rivals: is StepFlow worth more than what else could be done?"""
+"""Claims about compute and rivals: is StepFlow worth more than what else could be done?
+
+StepFlow costs about 1.35 times the compute (the paper). Answers of up to 1.35 times the length, and
+"Wait" up to there, cost as much; twice the samples and twice the length cost more, so that to be
+behind them says nothing about equal compute, and a vote of as many samples costs less.
+"""
+
+from dataclasses import replace
 
 from analyses.claims.reading import BOTH_GAIN, CONTRASTS, Reading, against_rival, at
 from analyses.findings.sources import MILLI, POINTS
 from analyses.findings.tables import Source
 
 COMPUTE_CLAIM = "StepFlow is worth more than as much compute"
+TWICE_CLAIM = "StepFlow is worth twice the samples or the length"
+VOTES_CLAIM = "StepFlow helps a vote"
 RIVAL_CLAIM = "StepFlow is better than its rivals"
 COLDER = Source("compute_matched_t06/comparisons", scale=POINTS)
 NO_LANGUAGE = "the model has read no language, so that no word tells it anything"
@@ -20,28 +29,35 @@ STEERINGS = {
 SOLVED = at(Source("rivals/accuracy"), condition="baseline")
 GAIN = at(Source("rivals/summary", scale=POINTS), condition="both")
 GAIN_IN_LOSS = at(Source("rivals/losses", {"outcome": "loss"}, MILLI), condition="both")
+GREEDY_GAIN = at(CONTRASTS, contrast="StepFlow - none")
+"""Of the answers that are held against longer ones."""
 
 
 def votes(source: str | Source, temperature: str, only: tuple[str, ...] = ()) -> list[Reading]:
     """StepFlow or none, the same votes; and against twice as many without."""
+    gains = {
+        k: at(source, method="vote", k=k, condition="both", question="same way") for k in (2, 4, 8)
+    }
     same = [
-        against_rival(
-            COMPUTE_CLAIM,
+        Reading(
+            VOTES_CLAIM,
             f"vote of {k} at temperature {temperature}, StepFlow - none",
-            at(source, method="vote", k=k, condition="both", question="same way"),
+            "accuracy",
+            gain,
             margin=BOTH_GAIN,
             only=only,
         )
-        for k in (2, 4, 8)
+        for k, gain in gains.items()
     ]
     twice = [
         against_rival(
-            COMPUTE_CLAIM,
+            TWICE_CLAIM,
             f"vote of {k} with StepFlow - vote of {2 * k} without, temperature {temperature}",
             at(
                 CONTRASTS,
                 contrast=f"vote of {k} with StepFlow - vote of {2 * k}, temperature {temperature}",
             ),
+            gain=gains[k],
             only=only,
         )
         for k in (2, 4)
@@ -53,29 +69,23 @@ RIVAL_OF_WAIT = against_rival(
     COMPUTE_CLAIM,
     "StepFlow - 'Wait' (budget forcing) at 1.35 times the tokens",
     at(CONTRASTS, contrast="StepFlow - 'Wait'"),
+    gain=GREEDY_GAIN,
 )
 COMPUTE = (
     *votes("decoding", "1", only=("reasoner",)),
     *votes(COLDER, "0.6"),
-    Reading(
+    replace(RIVAL_OF_WAIT, untestable=f"{NO_LANGUAGE}: 'Wait' is four letters"),
+    against_rival(
         COMPUTE_CLAIM,
-        "StepFlow - 'Wait' (budget forcing) at 1.35 times the tokens",
-        "accuracy",
-        at(CONTRASTS, contrast="StepFlow - 'Wait'"),
-        untestable=f"{NO_LANGUAGE}: 'Wait' is four letters",
+        "StepFlow - answers of up to 1.35 times the length",
+        at(CONTRASTS, contrast="StepFlow - 1.35 times as long"),
+        gain=GREEDY_GAIN,
     ),
-    *(
-        Reading(
-            COMPUTE_CLAIM,
-            f"StepFlow - answers of up to {times} the length",
-            "accuracy",
-            at(CONTRASTS, contrast=f"StepFlow - {contrast}"),
-            margin=BOTH_GAIN,
-            control="longer answers alone",
-            left=at(CONTRASTS, contrast=f"StepFlow - {contrast}"),
-            matched=True,
-        )
-        for times, contrast in (("1.35 times", "1.35 times as long"), ("twice", "longer"))
+    against_rival(
+        TWICE_CLAIM,
+        "StepFlow - answers of up to twice the length",
+        at(CONTRASTS, contrast="StepFlow - longer"),
+        gain=GREEDY_GAIN,
     ),
 )
 _STEERED = tuple(

@@ -37,6 +37,8 @@ def _index_readings(claim: str, index: str) -> list[Reading]:
                 control=LENGTH,
                 left=at(source, metric=index, control="length"),
                 matched=True,
+                control_kind="design",
+                balance=at(source, metric="n_tokens", control="length"),
                 unit="index",
             )
         )
@@ -65,6 +67,7 @@ def around_the_error(
             control="answers of other problems, same step",
             left=at(source, reading=kind, index=index, place=place, control="index"),
             matched=True,
+            control_kind="design",
             unit="index",
         )
         for place in places
@@ -90,6 +93,8 @@ LOCK_IN = (
         control="other problems, matched by length",
         left=at(BEFORE_THE_ERROR, index="lock_in_index", control="matched"),
         matched=True,
+        control_kind="design",
+        balance=at(BEFORE_THE_ERROR, index="n_tokens", control="matched"),
         unit="index",
     ),
 )
@@ -118,6 +123,7 @@ DECAY = (
             state="summary",
         ),
         matched=True,
+        control_kind="placebo of harm",
         only=("reporter",),
     ),
     Reading(
@@ -143,19 +149,22 @@ CAUSES = tuple(
             reference=f"random-{band}-{mass:g}-kl",
         ),
         matched=True,
+        control_kind="placebo of harm",
     )
     for band, mass in (("shallow", 0.5), ("shallow", 0.8), ("deep", 0.5))
     for name in (f"lock-in-{band}-{mass:g}",)
 )
+BY_DEFINITION = "an edit of the scores moves attention in its own layers by its own definition"
 _AGGREGATES = {
-    "thinking_self": ("shallow self-intensity of the thinking", -1),
-    "summary_self": ("deep self-intensity of the summary", -1),
-    "question_mass": ("shallow mass from the thinking on the question", 1),
+    "thinking_self": ("shallow", "self-intensity of the thinking", -1),
+    "question_mass": ("shallow", "mass from the thinking on the question", 1),
+    "summary_self": ("deep", "self-intensity of the summary", -1),
 }
+_PROBLEMS = {"n": "problems"}
 AGGREGATES = tuple(
     Reading(
-        "StepFlow mends the pattern that it names",
-        f"{text}, StepFlow - none, the same answers",
+        f"StepFlow mends the pattern in {band} layers",
+        f"{text}, {band} layers, StepFlow - none, the same answers",
         kind,
         at(Source("mediation_aggregates/summary"), aggregate=name, reading=kind, condition="both"),
         sign=sign,
@@ -167,37 +176,52 @@ AGGREGATES = tuple(
             condition="both",
         ),
         matched=True,
+        untestable=BY_DEFINITION if (band, kind) == ("shallow", "attention") else "",
+        groups=_PROBLEMS,
         dose=at(DOSES, condition="oeb-bridge-kl"),
         other_dose=at(DOSES, condition="smi-direction-kl"),
         unit="share",
     )
-    for name, (text, sign) in _AGGREGATES.items()
+    for name, (band, text, sign) in _AGGREGATES.items()
     for kind in READINGS_OF_MAPS
 )
+_LEVELS = {
+    "deep": (
+        "the summary looks at itself and at the last steps",
+        "deep layers, beyond a uniform row",
+        "a uniform row",
+    ),
+    "difference": (
+        "the summary looks at itself more in deep layers than between",
+        "beyond a uniform row, deep layers - those between",
+        "the layers between",
+    ),
+}
 SUMMARY_LOOKS = tuple(
     Reading(
-        "the summary looks at itself and at the last steps",
-        "share of summary rows on the summary and the last two thinking steps, deep layers, beyond "
-        "a uniform row",
+        claim,
+        f"share of summary rows on the summary and the last two thinking steps, {where}",
         kind,
+        level,
+        control=control,
+        left=level,
+        matched=True,
+        groups=_PROBLEMS,
+        unit="share",
+    )
+    for band, (claim, where, control) in _LEVELS.items()
+    for kind in READINGS_OF_MAPS
+    for level in (
         at(
             Source("mediation_aggregates/levels"),
             aggregate="summary_self_last",
             reading=kind,
-            band="deep",
+            band=band,
         ),
-        control="the same rows in the middle layers",
-        left=at(
-            Source("mediation_aggregates/levels"),
-            aggregate="summary_self_last",
-            reading=kind,
-            band="difference",
-        ),
-        matched=True,
-        unit="share",
     )
-    for kind in READINGS_OF_MAPS
 )
+"""Differences to what they are held against, so that effect and control are one row; a uniform row
+is the weakest control, which any attention to what is near exceeds."""
 _MAPS_OF_CUTS: tuple[tuple[Kind, str, str], ...] = (
     ("loss", "saliency next_token mass", "attention mass"),
     ("log-odds", "saliency log_odds mass", "attention mass"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from analyses.claims.verdict import ControlKind
 from analyses.findings.sources import POINTS, SOURCES
 from analyses.findings.tables import Source
 
@@ -17,7 +18,7 @@ CONTRASTS = Source("claims/contrasts", scale=POINTS)
 UNCHECKED = "matched on other traces, not checked on these"
 """What is said of a placebo of equal dose that has no table of doses."""
 OEB_GAIN, SMI_GAIN, BOTH_GAIN = 1.5, 2.0, 0.8
-"""The smallest gains in accuracy that the paper reports, in points."""
+"""The smallest gains over no edit that the paper reports, in points of accuracy."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,20 @@ class Reading:
         control: What the control is; empty without one.
         left: Table and row of what the control leaves of the effect.
         matched: Whether the control is matched.
+        control_kind: Whether it is a placebo, one of a claim that something harms, or another
+            design.
+        balance: Table and row of the difference in tokens that is left among matched pairs; where
+            its interval leaves zero out, they are not matched.
         untestable: Why the claim cannot be tested on this model, if it cannot; an effect that was
             measured all the same is shown.
         floor: Table and row of the share of answers that is right without an edit, where a model
             that solves next to nothing could show no gain.
         groups: Columns of the effect's row that count the groups it compares, and what they are
             of; none may have fewer than `verdict.FEWEST`.
+        ends: Columns of the effect's row with the shares that are right without an edit, where more
+            is said to be gained and where less; the effect says something only where both leave
+            room for gain and loss (`verdict.FLOOR`).
+        needs: Readings of a gain without which the statement is about nothing.
         gain: Table and row of what the edit does against no edit, where the effect is against a
             rival.
         dose: Table and row of the placebo's dose relative to that of what it stands for; a control
@@ -63,9 +72,13 @@ class Reading:
     control: str = ""
     left: Place | None = None
     matched: bool = False
+    control_kind: ControlKind = "placebo"
+    balance: Place | None = None
     untestable: str = ""
     floor: Place | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[str, str] | None = None
+    needs: tuple["Reading", ...] = ()
     gain: Place | None = None
     dose: Place | None = None
     other_dose: Place | None = None
@@ -81,8 +94,10 @@ def at(*sources: str | Source, **where: Any) -> Place:
     return tuple(SOURCES[one] if isinstance(one, str) else one for one in sources), where
 
 
-def against_rival(claim: str, statement: str, effect: Place, **fields: Any) -> Reading:
-    """A difference to a rival, which is its own control."""
+def against_rival(
+    claim: str, statement: str, effect: Place, *, gain: Place, **fields: Any
+) -> Reading:
+    """A difference to a rival, which is its own control; and the gain over no edit beside it."""
     return Reading(
         claim,
         statement,
@@ -91,5 +106,6 @@ def against_rival(claim: str, statement: str, effect: Place, **fields: Any) -> R
         control="the rival itself",
         left=effect,
         matched=True,
+        gain=gain,
         **fields,
     )

@@ -2,8 +2,11 @@
 
 A `Reading` names a row of a results table and, as its control, another; how large an effect has to
 be (``margin``, in the unit of the estimate), which sign the claim has, and whether the control is
-matched. Accuracies are in points. The margins of accuracies are the smallest gains that the paper
-reports (GPT-OSS-20B: OEB 1.5, SMI 2.0; all models and sets: both together 0.8).
+matched. Accuracies are in points. The margins of gains over no edit are the smallest that the
+paper reports (GPT-OSS-20B: OEB 1.5, SMI 2.0; all models and sets: both together 0.8). Where one way
+is said to be better than another (both halves than their sum, a quarter of the layers than a third,
+hard problems than easy ones, StepFlow than a rival) the margin is 0: any difference bears the claim
+out, and to rule out one as large as a whole gain rules out little.
 """
 
 from dataclasses import replace

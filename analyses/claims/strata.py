@@ -4,6 +4,12 @@ Difficulty of a problem is the share of independent samples, drawn without the i
 solve it; gains are of other answers (greedy ones), so that luck in the samples is not luck in the
 gain. Strata: at most a quarter of the samples right, more than a quarter and less than three
 quarters, at least three quarters. What the question asks is the difference between the outer two.
+
+When it misleads: an answer that is wrong can only be mended, one that is right only be broken. Any
+change that flips answers, whatever it does, so seems to gain more where fewer of the answers that
+it changes were right; where these are all wrong on one side or all right on the other, the
+difference can have one sign only. The shares of answers that were right stand beside the gains;
+between the ends, a placebo that flips as many answers shows what flips alone do.
 """
 
 import math
@@ -48,31 +54,42 @@ def gains_by_difficulty(
         draws: As of `mean_table`.
 
     Returns:
-        One row per condition and stratum: ``estimate, lower, upper, n``, a p-value against 0. One
-        more per condition of the stratum `CONTRAST`: mean gain of hard problems minus that of easy
-        ones, with Welch's interval and test.
+        One row per condition and stratum: ``estimate, lower, upper, n``, a p-value against 0, and
+        ``reference_share``, the baseline's answers that are right. One more per condition of the
+        stratum `CONTRAST`: mean gain of hard problems minus that of easy ones, with Welch's
+        interval and test; ``hard_share, easy_share`` are the baseline's shares in both.
     """
     right = answers.groupby(["problem", "condition"])["is_correct"].mean().unstack()
     gains = right.drop(columns=baseline).sub(right[baseline], axis=0)
     long = gains.reset_index().melt(id_vars="problem", value_name="gain")
     long["stratum"] = long["problem"].map(strata_of(samples))
+    long["reference"] = long["problem"].map(right[baseline])
     known = long.dropna(subset=["stratum", "gain"])
     by = ["condition", "stratum"]
     table = mean_table(known, "gain", by=by, null=0.0, kind="difference", seed=seed, **draws)
+    shares = known.groupby(by)["reference"].mean().rename("reference_share")
+    table = table.merge(shares.reset_index(), on=by)
     confidence = draws.get("confidence", Draws().confidence)
     contrasts = [
-        {"condition": condition, "stratum": CONTRAST, **_hard_minus_easy(of_one, confidence)}
+        {"condition": condition, "stratum": CONTRAST, **hard_minus_easy(of_one, confidence)}
         for condition, of_one in known.groupby("condition", sort=False)
     ]
     return pd.concat([table, pd.DataFrame(contrasts)], ignore_index=True)
 
 
-def _hard_minus_easy(gains: pd.DataFrame, confidence: float) -> dict[str, Any]:
-    """Two sets of problems, so nothing is paired; without spread there is no interval."""
-    hard, easy = (gains.loc[gains["stratum"] == name, "gain"] for name in ("hard", "easy"))
+def hard_minus_easy(gains: pd.DataFrame, confidence: float) -> dict[str, Any]:
+    """Two sets of problems, so nothing is paired; without spread there is no interval.
+
+    Args:
+        gains: Columns ``stratum, gain, reference`` of one condition, one row a problem.
+        confidence: Of the interval.
+    """
+    sides = [gains[gains["stratum"] == name] for name in ("hard", "easy")]
+    hard, easy = (side["gain"] for side in sides)
     row = {
         "estimate": hard.mean() - easy.mean(), "lower": math.nan, "upper": math.nan,
         "n": len(hard) + len(easy), "p": math.nan, "interval": "none", "interval_corrected": False,
+        "hard_share": sides[0]["reference"].mean(), "easy_share": sides[1]["reference"].mean(),
     }  # fmt: skip
     if min(len(hard), len(easy)) < 2 or hard.nunique() == easy.nunique() == 1:
         return row

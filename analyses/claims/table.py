@@ -1,15 +1,14 @@
 """The table of claims, from the tables of the analyses."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
-from analyses.claims import glance
 from analyses.claims.models import MODELS
 from analyses.claims.reading import UNCHECKED, Place, Reading
 from analyses.claims.readings import READINGS
+from analyses.claims.tally import one_verdict
 from analyses.claims.verdict import (
     DOSE_TOLERANCE,
     FEWEST,
@@ -17,20 +16,10 @@ from analyses.claims.verdict import (
     NOT_RUN,
     Effect,
     Judgement,
-    Verdict,
     judge,
 )
 from analyses.findings.tables import NotRunError, Results
 
-HEAD = """# Claims
-
-Written by `python -m analyses.claims` from the tables beside it; the rule of the verdicts is in
-`analyses/claims/verdict.py`, the rows that are read in `analyses/claims/readings.py`. Estimates
-have 95% intervals over problems; *left* is what the control leaves of the effect, *dose* the dose
-of the control over that of the edit, on traces that took no part in matching, where it was
-measured.
-"""
-BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"
 COLUMNS = (
     "claim",
     "statement",
@@ -83,7 +72,8 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
         for name in ("estimate", "lower", "upper"):
             row[f"{prefix}{name}"] = None if interval is None else getattr(interval, name)
     ratio = row["dose_ratio"] = _dose_ratio(reading, results)
-    matched = reading.matched and (ratio is None or abs(ratio - 1) <= DOSE_TOLERANCE)
+    mismatch = _mismatch(reading, ratio, results)
+    matched = reading.matched and not mismatch
     if reading.dose is not None and ratio is None:
         row["control"] += f" ({UNCHECKED})"
     if left is not None:
@@ -92,8 +82,7 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
     if judgement.reason == NOT_RUN:
         judgement = judgement._replace(reason=str(found))
     if reading.matched and not matched and judgement.verdict == "not shown":
-        reason = f"{judgement.reason}; the control's dose is off by {(ratio or 1) - 1:+.0%}"
-        judgement = judgement._replace(reason=reason)
+        judgement = judgement._replace(reason=f"{judgement.reason}; {mismatch}")
     n = found.get("n") if isinstance(found, dict) else None
     return {**row, **judgement._asdict(), "n": n, "table": _table_of(reading, results)}
 
@@ -115,25 +104,60 @@ def _judged(
     matched: bool,
     results: Results,
 ) -> Judgement:
-    if reading.untestable:
-        return Judgement("not testable here", reading.untestable)
-    floor, solved = _effect(reading.floor, results)
-    if floor is not None and floor.estimate < FLOOR and isinstance(solved, dict):
-        right = round(floor.estimate * solved["n"])
-        reason = f"the model solves {right} of {solved['n']} problems"
-        return Judgement("not testable here", reason)
-    few = _few(reading, results)
-    if few:
-        return Judgement("not testable here", few)
+    untestable = _untestable(reading, results)
+    if untestable:
+        return Judgement("not testable here", untestable)
     gain, missing = _effect(reading.gain, results)
     both, against_none = [
         [None if x is None else x.signed(reading.sign) for x in some]
         for some in ((effect, left), (gain,))
     ]
-    judgement = judge(*both, margin=reading.margin, matched=matched, gain=against_none[0])
+    judgement = judge(
+        *both,
+        margin=reading.margin,
+        matched=matched,
+        kind=reading.control_kind,
+        gain=against_none[0],
+    )
     if judgement.verdict == "supported" and reading.gain is not None and gain is None:
         return Judgement("not shown", str(missing))
     return judgement
+
+
+def _untestable(reading: Reading, results: Results) -> str:
+    """Why model or task cannot test the reading; empty if they can."""
+    tests = (_unsolved, _few, _no_room, _no_gain)
+    return reading.untestable or next(filter(None, (test(reading, results) for test in tests)), "")
+
+
+def _unsolved(reading: Reading, results: Results) -> str:
+    """How little the model solves, where that is less than `FLOOR`; else nothing."""
+    floor, solved = _effect(reading.floor, results)
+    if floor is None or not isinstance(solved, dict) or floor.estimate >= FLOOR:
+        return ""
+    return f"the model solves {round(floor.estimate * solved['n'])} of {solved['n']} problems"
+
+
+def _no_room(reading: Reading, results: Results) -> str:
+    """Shares right that leave no room for gains of either sign; nothing where they do."""
+    _, found = _effect(reading.effect, results)
+    if reading.ends is None or not isinstance(found, dict):
+        return ""
+    hard, easy = (float(found[column]) for column in reading.ends)
+    if hard >= FLOOR and easy <= 1 - FLOOR:
+        return ""
+    return (
+        f"no room for gains of either sign: without an edit {hard:.0%} of the answers to hard "
+        f"problems and {easy:.0%} of those to easy ones are right"
+    )
+
+
+def _no_gain(reading: Reading, results: Results) -> str:
+    """That a gain which a reading takes for granted was measured and not found; else nothing."""
+    rows = pd.DataFrame([claim_row(needed, results) for needed in reading.needs])
+    if rows.empty or rows["estimate"].isna().all() or one_verdict(rows) == "supported":
+        return ""
+    return "there is no gain to be robust"
 
 
 def _few(reading: Reading, results: Results) -> str:
@@ -155,6 +179,17 @@ def _share_of_residual(reading: Reading, results: Results) -> str:
         return ""
     percent = 100 * found["injected_norm"] * reading.alpha / found["alpha"]
     return f" (about {percent:.2g}% of the residual's norm)"
+
+
+def _mismatch(reading: Reading, ratio: float | None, results: Results) -> str:
+    """Why a control is not matched that was meant to be; empty if it is, as far as is known."""
+    if ratio is not None and abs(ratio - 1) > DOSE_TOLERANCE:
+        return f"the control's dose is off by {ratio - 1:+.0%}"
+    left, _ = _effect(reading.balance, results)
+    if left is None or left.lower <= 0 <= left.upper:
+        return ""
+    interval = f"{left.estimate:+.3g} [{left.lower:+.3g}, {left.upper:+.3g}]"
+    return f"its pairs still differ in length, by {interval} tokens"
 
 
 def _dose_ratio(reading: Reading, results: Results) -> float | None:
@@ -197,101 +232,6 @@ def _effect(
     return None, reasons[0]
 
 
-def page(table: pd.DataFrame) -> str:
-    """The whole table as a page."""
-    return f"{HEAD}\n{table_lines(table)}"
-
-
-def table_lines(table: pd.DataFrame) -> str:
-    """The table in Markdown."""
-    lines = [
-        "| claim | reading | estimate | control | left | dose | verdict | model | n |",
-        "|---|---|---:|---|---:|---:|---|---|---:|",
-    ]
-    lines += [
-        _line({str(name): value for name, value in row.items()}) for row in table.to_dict("records")
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def quoted(table: pd.DataFrame) -> str:
-    """What the README quotes: one row for each claim and model, and what its other readings say.
-
-    The reading is the first that was measured and has a matched control, else the first that was
-    measured, else the first that is not testable here.
-    """
-    lines = [
-        "| claim | model | one reading | estimate | under its control | verdict | all readings |",
-        "|---|---|---|---:|---:|---|---|",
-    ]
-    for _, rows in table.groupby(["claim", "model"], sort=False):
-        known = rows["estimate"].notna()
-        with_control = known & rows["control_matched"].eq(True)
-        for some in (with_control, known, rows["verdict"] == "not testable here"):
-            if some.any():
-                row = {str(name): value for name, value in rows[some].iloc[0].items()}
-                lines.append(_quoted_line(row, rows["verdict"]))
-                break
-    return "\n".join(lines) + "\n"
-
-
-def _quoted_line(row: Mapping[str, Any], verdicts: "pd.Series[str]") -> str:
-    counts = {verdict: int((verdicts == verdict).sum()) for verdict in get_args(Verdict)}
-    cells = (
-        row["claim"],
-        row["model"],
-        f"{row['reading']}: {row['statement']}",
-        _numbers(row, "", row["unit"]),
-        _numbers(row, "control_", ""),
-        f"**{row['verdict']}**",
-        ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def with_quote(page_text: str, table: pd.DataFrame) -> str:
-    """A page with the quote between its marks renewed, and its table at a glance if it has one.
-
-    Raises:
-        ValueError: the page has no marks.
-    """
-    if glance.BEGIN in page_text:
-        marks = glance.BEGIN, glance.END
-        page_text = _between(page_text, *marks, glance.at_a_glance(table))
-    return _between(page_text, BEGIN, END, quoted(table))
-
-
-def _between(page_text: str, first: str, last: str, text: str) -> str:
-    before, begin, rest = page_text.partition(first)
-    _, end, after = rest.partition(last)
-    if not (begin and end):
-        raise ValueError(f"the page has no lines {first.strip()!r} and {last.strip()!r}")
-    return f"{before}{begin}{text}{end}{after}"
-
-
 def measured(table: pd.DataFrame) -> pd.DataFrame:
     """Rows that have an estimate."""
     return table[table["estimate"].notna()]
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    cells = (
-        row["claim"],
-        f"{row['reading']}: {row['statement']}",
-        _numbers(row, "", row["unit"]),
-        row["control"],
-        _numbers(row, "control_", ""),
-        "" if pd.isna(row["dose_ratio"]) else f"{row['dose_ratio']:.3f}",
-        f"**{row['verdict']}**: {row['reason']}",
-        row["model"],
-        "" if pd.isna(row["n"]) else str(row["n"]),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _numbers(row: Mapping[str, Any], prefix: str, unit: str) -> str:
-    values = [row[f"{prefix}{name}"] for name in ("estimate", "lower", "upper")]
-    if any(pd.isna(value) for value in values):
-        return ""
-    text = "{:+.3g} [{:+.3g}, {:+.3g}]".format(*(round(value, 4) + 0.0 for value in values))
-    return f"{text} {unit}".strip()

@@ -1,14 +1,17 @@
 """From an interval, a margin and a control to a verdict: one rule for all claims.
 
 An effect is signed so that the claim says "above zero"; ``margin`` is the smallest effect that
-would bear the claim out, fixed beforehand (for accuracies the smallest gain that the paper reports
-for it). ``left`` is what is left of the effect under a control: its difference to a placebo, or the
-effect itself among matched pairs. A control is matched if the placebo has the dose of what it
-stands for, or the pairs are alike in what they were matched by.
+would bear the claim out, fixed beforehand (for gains over no edit the smallest that the paper
+reports, between two ways 0). ``left`` is what is left of the effect under a control: its difference
+to a placebo, or the effect itself by another design. A control is matched if the placebo has the
+dose of what it stands for, or the pairs of the other design are alike in what they were matched by.
 
     not testable here    model or task lack what the claim speaks of, said beforehand with a reason;
                          or the model solves less than `FLOOR` of the problems, so that no gain in
-                         accuracy could show; or a group that is compared has fewer than `FEWEST`
+                         accuracy could show; or a group that is compared has fewer than `FEWEST`;
+                         or gains are compared between problems of which the answers were nearly
+                         all (1 - `FLOOR`) right or nearly all wrong, so that one sign is left; or
+                         a gain that it takes for granted was measured and is not supported
     refuted              the whole interval of the effect, or of what a matched control leaves of
                          it, lies at or below the margin: an effect of that size is ruled out
     supported            the whole interval of the effect, and of what a matched control leaves of
@@ -19,19 +22,25 @@ stands for, or the pairs are alike in what they were matched by.
                          than the margin, no control, or one that is not matched, a p-value after
                          Holm's correction above `LEVEL`, a rival that does harm
 
+Not every control refutes (`ControlKind`). A placebo that gains as much as an edit says that it is
+not the edit that gains. A placebo that harms as much as a planted cause says nothing of the kind:
+the cause does harm, and so do other changes of its size, so that it is not specific. And where the
+same is asked of other pairs (answers of other problems, pairs of similar length), the two answers
+are two designs, neither of which is a placebo of the other: where they disagree, nothing is shown.
+
 A placebo that was matched on some problems is held to its dose on others: off by more than
 `DOSE_TOLERANCE`, it is not matched. One whose dose on others was not measured counts as matched,
-and its row says so.
+and its row says so. Pairs that were matched by length are held to what difference is left in it.
 
 An interval without width (no answer changed) says nothing about what could have changed.
 
 When it misleads: Holm's correction is that of the table which a reading comes from, within a family
 of its rows. Over the readings of a claim there is none, nor in tables without that column (single
 contrasts, gains by difficulty), so that of many readings of a claim that is false some will be
-"supported". Of gains by difficulty, hard problems against easy ones is what the claim says; the
-strata beside it say where something was gained, so that "refuted" on easy ones is no verdict on it.
+"supported".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -43,6 +52,22 @@ FEWEST = 10
 LEVEL = 0.05
 DOSE_TOLERANCE = 0.05
 Verdict = Literal["supported", "refuted", "not shown", "not testable here"]
+ControlKind = Literal["placebo", "placebo of harm", "design"]
+_OUTDONE: Mapping[ControlKind, str] = {
+    "placebo": "the control does as much",
+    "placebo of harm": "it harms, but so does the control: not specific",
+    "design": "the designs disagree: by the other it is the other way round",
+}
+_OPEN: Mapping[ControlKind, str] = {
+    "placebo": "may be no more than the control",
+    "placebo of harm": "may be no more than the control",
+    "design": "by one design alone: by the other the interval holds zero",
+}
+_SUPPORTED: Mapping[ControlKind, str] = {
+    "placebo": "more than the matched control",
+    "placebo of harm": "more than the matched control",
+    "design": "by both designs",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +116,7 @@ def judge(
     *,
     margin: float = 0.0,
     matched: bool = False,
+    kind: ControlKind = "placebo",
     gain: Effect | None = None,
 ) -> Judgement:
     """Verdict on one reading of a claim (module docstring).
@@ -100,6 +126,7 @@ def judge(
         left: What a control leaves of it; None without a control.
         margin: Smallest effect that would bear the claim out, 0 or above.
         matched: Whether the control is matched.
+        kind: What the control is.
         gain: What the edit does against no edit, where the effect is against a rival.
 
     Raises:
@@ -112,28 +139,34 @@ def judge(
     if not effect.has_width:
         return Judgement("not shown", "nothing changed, so that the interval has no width")
     if effect.upper <= margin:
+        if kind == "design" and matched and left is not None and left.lower > 0:
+            return Judgement("not shown", _OUTDONE[kind])
         return Judgement("refuted", f"more than {margin:g} is ruled out")
-    if matched and left is not None and left.has_width and left.upper <= margin:
-        return Judgement("refuted", "the control does as much")
+    outdone = left is not None and left.has_width and left.upper <= margin
+    if outdone and matched and kind == "placebo":
+        return Judgement("refuted", _OUTDONE[kind])
     if effect.lower <= 0:
         return Judgement("not shown", "the interval holds zero and more than the margin")
-    doubts = [doubt for doubt in (_doubt(effect, left, matched=matched), _harm(gain)) if doubt]
+    doubt = _doubt(effect, left, matched=matched, kind=kind)
+    doubts = [one for one in (doubt, _harm(gain)) if one]
     if doubts:
         return Judgement("not shown", "; ".join(doubts))
-    return Judgement("supported", "more than the matched control")
+    return Judgement("supported", _SUPPORTED[kind])
 
 
-def _doubt(effect: Effect, left: Effect | None, *, matched: bool) -> str:
+def _doubt(effect: Effect, left: Effect | None, *, matched: bool, kind: ControlKind) -> str:
     """What keeps an effect above zero from being supported; empty for nothing."""
     if effect.may_be_chance:
         return f"p = {effect.p_holm:.2g} after Holm's correction"
     if left is None or not left.has_width:
         return "no control"
+    if not matched:
+        return "the control is not matched"
     if left.lower <= 0:
-        return "may be no more than the control"
+        return (_OUTDONE if left.upper <= 0 else _OPEN)[kind]
     if left.may_be_chance:
         return f"against the control p = {left.p_holm:.2g} after Holm's correction"
-    return "" if matched else "the control is not matched in dose"
+    return ""
 
 
 def _harm(gain: Effect | None) -> str:

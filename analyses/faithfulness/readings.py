@@ -16,7 +16,12 @@ from analyses.instruments.maps import UNPOOLED, Maps, ObjectiveUsed, all_maps
 from analyses.instruments.peers_span import METHOD, digest_of
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.api import answer_positions
-from step_saliency.saliency.pooling import StepLayout, normalise
+from step_saliency.saliency.pooling import (
+    StepLayout,
+    defined_pairs,
+    mean_over_layers,
+    normalise,
+)
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
 
@@ -44,8 +49,9 @@ def readings(
         of_layers = maps[list(scope.layers)]
         totals = of_layers.mean(1) if scope.head is None else of_layers[:, scope.head]
         windows = [windows[layer] for layer in scope.layers] if windows else None
+    seen = defined_pairs(layout, windows or [None] * len(totals))
     for pool in pools:
-        yield pool, normalise(totals, layout, pool, windows=windows).mean(0)
+        yield pool, mean_over_layers(normalise(totals, layout, pool, windows=windows), seen)
 
 
 def gold_map(edges: EdgeMatrices) -> Maps:

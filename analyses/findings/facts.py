@@ -23,3 +23,7 @@ def parameters(bundled: str) -> int:
         header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
     header.pop("__metadata__", None)
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
+
+
+QWEN = "Qwen2.5-Coder-0.5B-Instruct"
+"""A model whose name has numbers."""

@@ -28,7 +28,7 @@ from step_saliency.storage.files import write_text
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
-SUFFIXES = {"reasoner": "", "reporter": "_reporter", "smollm2": "_smollm2"}
+SUFFIXES = {"reasoner": "", "reporter": "_reporter", "smollm2": "_smollm2", "qwen": "_qwen"}
 
 Role = Literal["estimate", "control"]
 
@@ -76,6 +76,7 @@ CLAIMS = (
     Claim("smollm2_edits", "smollm2"),
     Claim("smollm2_cut_edges", "smollm2"),
     Claim("smollm2_premise_paths", "smollm2"),
+    Claim("qwen_edits", "qwen"),
 )
 
 
@@ -132,6 +133,7 @@ def claim_context(results: Results) -> dict[str, Any]:
         "known": lambda source, **where: results.has(SOURCES[source], **where),
         "settings": results.settings,
         "paper": facts.PAPER,
+        "qwen": facts.QWEN,
         "strong": facts.STRONG,
         "sampling_temperature": facts.SAMPLING_TEMPERATURE,
         "parameters": facts.parameters,

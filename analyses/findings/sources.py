@@ -21,6 +21,7 @@ SOURCES = {
     "accuracy": Source("ablation/summary", scale=POINTS),
     "share_right": Source("ablation/accuracy"),
     "placebo": Source("ablation/placebos", scale=POINTS),
+    "dose": Source("ablation/doses"),
     "matched": Source("ablation_matched/summary", scale=POINTS),
     "matched_placebo": Source("ablation_matched/placebos", scale=POINTS),
     "matched_share": Source("ablation_matched/accuracy"),

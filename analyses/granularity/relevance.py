@@ -11,10 +11,10 @@ from torch import Tensor
 
 import step_saliency as ss
 from analyses.granularity.texts import SPLITTERS, SplitterName, Text, make_text
+from analyses.instruments.step_maps import attention_maps
 from analyses.material.problems import Item
 from step_saliency.diagnosis import diagnose
-from step_saliency.models.facts import device_of, n_layers
-from step_saliency.saliency.pooling import normalise, step_layout, sum_tokens
+from step_saliency.saliency.pooling import step_layout
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Region, Trace
 
@@ -27,28 +27,11 @@ def mass_maps(
 ) -> tuple[Any, Float[Tensor, "layer step step"]]:
     """Step map of a method pooled by mass, averaged over heads; and the saliency it came from."""
     if method == "attention":
-        return None, _attention_map(model, trace)
+        layout = step_layout(trace.step_ids)
+        return None, attention_maps(model, trace, layout, pool="mass").float()
     objective: Any = method
     saliency: StepSaliency = ss.step_saliency(model, trace, objective=objective, pool="mass")
     return saliency, saliency.maps.cpu().float()
-
-
-@torch.no_grad()
-def _attention_map(model: Any, trace: Trace) -> Float[Tensor, "layer step step"]:
-    layout = step_layout(trace.step_ids)
-    maps: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Any:
-        def hook(pattern: Float[Tensor, "1 head query key"], hook: Any) -> None:
-            sums = sum_tokens(pattern[0].float().mean(0), layout)
-            maps[layer] = normalise(sums, layout, "mass").cpu()
-
-        return f"blocks.{layer}.attn.hook_pattern", hook
-
-    tokens = trace.tokens[None].to(device_of(model))
-    with model.hooks(fwd_hooks=[keep(layer) for layer in range(n_layers(model))]):
-        model(tokens, attention_mask=torch.ones_like(tokens))
-    return torch.stack([maps[layer] for layer in range(n_layers(model))])
 
 
 def relevance(maps: Float[Tensor, "layer step step"], text: Text) -> dict[str, float]:

@@ -5,13 +5,16 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import step_saliency as ss
 from analyses.instruments.maps import pooled_maps
 from analyses.instruments.written_maps import ATTENTION, written_maps
+from step_saliency.models.windows import Windows
 from step_saliency.options import ObjectiveLiteral, Pool, Rows, check_option
 from step_saliency.saliency.objectives import LogOdds, NextToken
-from step_saliency.saliency.pooling import normalise
+from step_saliency.saliency.pooling import StepLayout, normalise
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Trace
 
@@ -85,9 +88,27 @@ def step_maps(
     return {reading: maps[reading] for reading in readings}
 
 
+def attention_maps(
+    model: Any, trace: Trace, layout: StepLayout, *, pool: Pool, windows: Windows | None = None
+) -> Float[Tensor, "layer step step"]:
+    """Step maps of the attention pattern, averaged over heads.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        trace: The trace.
+        layout: Which positions are whose.
+        pool: How tokens are pooled to steps.
+        windows: Sliding windows, outside of which keys are no pairs to a mean over pairs.
+    """
+    totals = pooled_maps(model, trace, layout, quantity="attention", objective="next_token")
+    maps: Float[Tensor, "layer step step"] = normalise(
+        totals.mean(1), layout, pool, windows=windows
+    )
+    assert torch.isfinite(maps).all()
+    return maps
+
+
 def _attention(model: Any, trace: Trace, like: StepSaliency) -> StepSaliency:
     """The map of the pattern alone, laid out and pooled like another."""
-    totals = pooled_maps(model, trace, like.layout, quantity="attention", objective="next_token")
-    maps = normalise(totals.mean(1), like.layout, like.pool, windows=like.windows)
-    assert torch.isfinite(maps).all()
+    maps = attention_maps(model, trace, like.layout, pool=like.pool, windows=like.windows)
     return replace(like, maps=maps.to(like.maps), objective="attention")

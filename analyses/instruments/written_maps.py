@@ -1,6 +1,6 @@
 """Token influence in the rows that a model wrote, by several objectives, with the prompt read once.
 
-The influence of row t (`step_saliency.saliency.hooks`) hangs on position t and on keys and values
+The influence of row t (`step_saliency.saliency.hooks`) depends on position t and on keys and values
 of earlier ones. So rows of the answer need of the prompt its keys and values alone:
 
     prompt | answer          read once, without a graph | one pass, differentiated by each objective

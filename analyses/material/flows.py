@@ -181,7 +181,7 @@ def reference_items(settings: SourceSettings) -> list[Item]:
 
 
 def _source(settings: SourceSettings) -> SourceSettings:
-    """What of settings other problems hang on: all conditions share what is set up on them."""
+    """What of settings other problems depend on: all conditions share what is set up on them."""
     names = ["data", "n", "level", "family", "seed", "field", "references", "n_matching"]
     if settings.references == "own":
         names += ["instruction", "system", "opening", "max_new_tokens", "format", "splitter"]

@@ -9,8 +9,9 @@ thinking step at the earliest) and x its index at some rows of the thinking,
                             is not: their k is at least their number of thinking steps
 
     risk set    answers to the same problem that are right up to and including step k (after, whole:
-                without a wrong step at all); x minus their mean, row by row: a row for which there
-                is no control counts nowhere (whole: the whole answers, whatever their length)
+                without a wrong step at all); x minus their mean, row by row (whole: minus that of
+                answers with as many steps, since indices drift along an answer); where there is no
+                control, nothing counts
     index       the same answers of all other problems (whole: those with as many steps)
 
 The comparison within risk sets is that of a hazard model, stratified by problem and step index: at
@@ -28,7 +29,7 @@ by how unsure the model is: an index that is higher by the loss and not by log-o
 says that predictions were unsure, not that attention was elsewhere.
 
 Where a file's worked solutions say which step is wrong, two rules that err to opposite sides can be
-asked of the same maps (``--second-rule``, table ``second``): what both have hangs on neither.
+asked of the same maps (``--second-rule``, table ``second``): what both have depends on neither.
 
 When it misleads: the wrong step is itself part of row k, and a wrong sentence part of the summary,
 so that what is different there can be where the error shows as well as why it came. An answer with
@@ -43,17 +44,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analyses.instruments.step_maps import READINGS, WRITTEN_HELP, Reading, step_maps
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, read_items
 from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong, is_told
+from analyses.mediation.reach import reach
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from analyses.running.settings import option
 from step_saliency.diagnosis import diagnose
-from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
 from step_saliency.options import Pool, PoolName, Rows, RowsName
 from step_saliency.saliency.result import StepSaliency
@@ -76,8 +76,8 @@ def step_rows(saliency: StepSaliency) -> pd.DataFrame:
     bands = Bands.quarters(saliency.n_layers)
     thinking = trace.region_steps(Region.THINKING)
     lock_in = diagnosis.rows.lock_in[list(bands.shallow)].mean(0)
-    reach = _reach(saliency, thinking)[list(bands.deep)].mean(0)
-    rows = pd.DataFrame({"step": range(len(thinking)), "lock_in": lock_in, "reach": reach})
+    reached = reach(saliency)[list(bands.deep)].mean(0)
+    rows = pd.DataFrame({"step": range(len(thinking)), "lock_in": lock_in, "reach": reached})
     whole = {
         "step": WHOLE,
         "lock_in": rows["lock_in"].mean(),
@@ -85,14 +85,6 @@ def step_rows(saliency: StepSaliency) -> pd.DataFrame:
         "decay": diagnosis.decay_index,
     }
     return pd.concat([rows, pd.DataFrame([whole])], ignore_index=True)
-
-
-def _reach(saliency: StepSaliency, thinking: Sequence[int]) -> torch.Tensor:
-    """Share of each thinking row on earlier thinking steps, ``layer step``; NaN at the first."""
-    shares = row_shares(saliency.maps, saliency.trace.regions).cpu()[:, thinking][..., thinking]
-    reach = shares.tril(-1).sum(-1)
-    reach[:, :1] = torch.nan
-    return reach
 
 
 def around(
@@ -247,9 +239,9 @@ def _held_against(rows: pd.DataFrame, index: str, control: str) -> pd.DataFrame:
 
 
 def _within_problems(known: pd.DataFrame, index: str) -> pd.DataFrame:
-    """Each error answer minus the mean of the other answers to its problem, row by row."""
+    """Each error answer minus the mean of its problem's other answers, stratum by stratum."""
     errors, others = known[known["is_error"]], known[~known["is_error"]]
-    on = ["problem", "k", "step"]
+    on = ["problem", "k", "step", "stratum"]
     joined = errors.merge(others.groupby(on)[index].mean().rename("control").reset_index(), on=on)
     differences = joined.assign(value=joined[index] - joined["control"])
     of_answers = differences.groupby(["problem", "sample"], sort=False)["value"].mean()

@@ -42,7 +42,7 @@ CONTRASTS = {
     "bridge total": {"oeb-strong": 1, BASELINE: -1},
     "bridge with its gain diverted": {"oeb-strong-diverted": 1, BASELINE: -1},
     "bridge through the bridge": {"oeb-strong": 1, "oeb-strong-diverted": -1},
-    "bridge against keys by lot": {"oeb-strong": 1, "oeb-strong-random": -1},
+    "bridge against random keys": {"oeb-strong": 1, "oeb-strong-random": -1},
     "momentum total": {"smi-strong": 1, BASELINE: -1},
     "momentum against random directions": {"smi-strong": 1, "smi-strong-direction": -1},
     "momentum with the summary cut": {"smi-strong-cut": 1, "cut": -1},

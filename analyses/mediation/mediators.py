@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analyses.instruments.forced import forced_logits, group_of
 from analyses.instruments.losses import losses_of, text_losses
 from analyses.instruments.margins import FirstError, greedy_errors, margin
+from analyses.instruments.masses import groups_of, keep_pattern, mass, rows_in
 from analyses.material.answers import AnswerSettings
 from analyses.material.problems import Item, gold_trace
-from step_saliency.intervene import Edit, StepLabels
-from step_saliency.intervene.groups import KeyGroup, key_groups
+from step_saliency.intervene import Edit
+from step_saliency.intervene.groups import KeyGroup
 from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers
-from step_saliency.models.hooking import NamedHook
-from step_saliency.trace import Trace
+from step_saliency.trace import Region, Trace
 
 MEDIATORS = ("bridge_mass", "step_mass", "summary_mass")
 OUTCOMES = ("loss", "answer_loss", "margin")
@@ -38,41 +37,26 @@ def forced_pass(
     """Logits of a full pass under edits, and the mediators."""
     bands = Bands.quarters(n_layers(model))
     patterns: dict[int, Float[Tensor, "query key"]] = {}
-    hooks = [_keeping(patterns, layer) for layer in {*bands.shallow, *bands.deep}]
+    hooks = [keep_pattern(patterns, layer) for layer in {*bands.shallow, *bands.deep}]
     logits = forced_logits(model, trace, group_of(edits), hooks)
     return logits, _mediators(patterns, trace, bands)
-
-
-def _keeping(patterns: dict[int, Float[Tensor, "query key"]], layer: int) -> NamedHook:
-    def keep(pattern: Float[Tensor, "1 head query key"], hook: Any) -> None:
-        patterns[layer] = pattern[0].float().mean(0).cpu()
-
-    return f"blocks.{layer}.attn.hook_pattern", keep
 
 
 def _mediators(
     patterns: Mapping[int, Float[Tensor, "query key"]], trace: Trace, bands: Bands
 ) -> dict[str, float]:
-    labels = StepLabels.from_traces([trace])
-    n_queries = len(trace)
-    groups = key_groups(labels, n_queries=n_queries, bridge="auto", current="region")[0]
-    own = key_groups(labels, n_queries=n_queries, bridge="auto", current="step")[0]
-    regions = np.array([trace.regions[i].value for i in trace.step_ids.tolist()])
-    written = torch.tensor(np.isin(regions, ["thinking", "summary"]))
-    summary = torch.tensor(regions == "summary")
-
-    def mass(layers: Sequence[int], keys: Tensor, rows: Tensor) -> float:
-        if not rows.any():
-            return float("nan")
-        return float(
-            torch.stack([(patterns[layer] * keys).sum(-1)[rows].mean() for layer in layers]).mean()
-        )
-
-    bridge, current = groups == KeyGroup.BRIDGE, own == KeyGroup.CURRENT
+    bridge = groups_of(trace) == KeyGroup.BRIDGE
+    own_step = groups_of(trace, current="step") == KeyGroup.CURRENT
+    written = rows_in(trace, Region.THINKING, Region.SUMMARY)
+    summary = rows_in(trace, Region.SUMMARY)
+    places = {
+        "bridge_mass": (bands.shallow, bridge, written),
+        "step_mass": (bands.shallow, own_step, written),
+        "summary_mass": (bands.deep, bridge, summary),
+    }
     return {
-        "bridge_mass": mass(bands.shallow, bridge, written),
-        "step_mass": mass(bands.shallow, current, written),
-        "summary_mass": mass(bands.deep, bridge, summary),
+        name: float(np.mean([mass(patterns[layer], keys, rows) for layer in layers]))
+        for name, (layers, keys, rows) in places.items()
     }
 
 

@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import torch
 
 import step_saliency as ss
 from analyses.material.answers import AnswerSettings, ForcedSettings, answers
 from analyses.material.comparisons import corrected_together
 from analyses.material.problems import Item, check_task, read_items
+from analyses.mediation.reach import reach
 from analyses.mediation.written import part_unit
 from analyses.running.runner import MAPS, Analysis, Unit, main
 from step_saliency.diagnosis import diagnose
-from step_saliency.diagnosis.shares import row_shares
 from step_saliency.models.bands import Bands
 from step_saliency.stats.problems import mean_table
 from step_saliency.trace import Region, Trace
@@ -59,16 +58,10 @@ def cut_before(trace: Trace, step: int) -> Trace:
 def indices(model: Any, trace: Trace) -> dict[str, float]:
     """Lock-in index and reach of a cut trace, and its length."""
     saliency = ss.step_saliency(model, trace)
-    shares = row_shares(saliency.maps, trace.regions)
-    thinking = trace.region_steps(Region.THINKING)
-    earlier = torch.zeros(len(trace.steps), len(trace.steps), dtype=torch.float64)
-    for i, row in enumerate(thinking):
-        earlier[row, thinking[:i]] = 1
-    deep = list(Bands.quarters(len(shares)).deep)
-    reach = (shares[deep].cpu() * earlier).sum(-1)[:, thinking[1:]]
+    deep = list(Bands.quarters(saliency.n_layers).deep)
     return {
         "lock_in_index": diagnose(saliency).lock_in_index,
-        "reach": float(reach.nanmean()) if len(thinking) > 1 else float("nan"),
+        "reach": float(reach(saliency)[deep].nanmean()),
         "n_tokens": float(len(trace)),
     }
 

@@ -8,15 +8,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from analyses.instruments.number_forks import TokenText
 from analyses.instruments.patching import (
     Role,
 )
 from analyses.material.problems import (
     Item,
 )
+from step_saliency.tasks.numbers import read_number
 from step_saliency.trace import Region, Step, Trace
 
 Kind = Literal["premise", "computed", "planted", "own"]
+_DIGITS = re.compile(
+    r"\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
+    r"|(?<![A-Za-z_0-9.])(?>[0-9]+(?:[.,:/][0-9]+)*(?: [0-9]+/[0-9]+)?)(?!\w*[0-9])"
+)
+"""Digits that belong together: 2.5, 1,234, 3/4, 2 1/2, but also 3:30, which is no number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +127,14 @@ def premise_pair(tokenizer: Any, trace: Trace, *, seed: int) -> Pair | None:
         seed: Of the number and of its replacement.
 
     Returns:
-        None if no number stands once in the question and again in the response.
+        None if no whole number (2.5, 1,234 and 3/4 are one each) stands once in the question and
+        again in the response, or none can be spelled with as many tokens.
     """
     rng = np.random.default_rng([seed, 7])
     texts = [tokenizer.decode([token]) for token in trace.tokens.tolist()]
-    asked = _numbers(trace, texts, (Region.QUESTION,))
-    written = _numbers(trace, texts, (Region.THINKING, Region.SUMMARY))
+    whole = TokenText(tokenizer, trace.tokens.tolist())
+    asked = _numbers(trace, whole, (Region.QUESTION,))
+    written = _numbers(trace, whole, (Region.THINKING, Region.SUMMARY))
     values = [tuple(texts[start:stop]) for start, stop in asked]
     eligible = [
         (start, stop, value)
@@ -147,37 +156,41 @@ def premise_pair(tokenizer: Any, trace: Trace, *, seed: int) -> Pair | None:
     return make_pair(trace, other, place - 1, kind="premise", problem=name)
 
 
-def _numbers(
-    trace: Trace, texts: Sequence[str], regions: Sequence[Region]
-) -> list[tuple[int, int]]:
-    """Longest runs of tokens that are digits, within steps of some regions."""
-    spans = []
-    for step in trace.steps:
-        if step.region in regions:
-            marks = "".join("d" if t.isdecimal() else "." for t in texts[step.start : step.stop])
-            runs = re.finditer("d+", marks)
-            spans += [(step.start + run.start(), step.start + run.end()) for run in runs]
-    return spans
+def _numbers(trace: Trace, whole: TokenText, regions: Sequence[Region]) -> list[tuple[int, int]]:
+    """Tokens of each whole number that begins and ends with a token, within steps of regions."""
+    steps = [step for step in trace.steps if step.region in regions]
+    words = [match for match in _DIGITS.finditer(whole.text) if read_number(match[0]) is not None]
+    spans = [(whole.token_at(word.start()), whole.token_at(word.end() - 1) + 1) for word in words]
+    return [
+        (start, stop)
+        for word, (start, stop) in zip(words, spans, strict=True)
+        if word.span() == (whole.start_of(start), whole.start_of(stop))
+        and any(step.start <= start and stop <= step.stop for step in steps)
+    ]
 
 
 def _other_number(
-    tokenizer: Any, digits: Sequence[str], rng: np.random.Generator
+    tokenizer: Any, parts: Sequence[str], rng: np.random.Generator
 ) -> list[int] | None:
-    """Tokens of a number that looks alike and differs from its first token on."""
+    """Tokens of a number that looks alike and differs from its first token on.
+
+    Args:
+        tokenizer: The model's.
+        parts: Text of each token of the number; points, commas and bars between digits stay.
+        rng: Draws the digits.
+    """
     for _ in range(20):
-        other = [
-            str(
-                rng.integers(10 ** (len(d) - 1), 10 ** len(d))
-                if len(d) > 1
-                else rng.integers(1, 10)
-            )
-            for d in digits
-        ]
+        other = [_other_digits(part, rng) if part.isdecimal() else part for part in parts]
         ids = tokenizer("".join(other), add_special_tokens=False)["input_ids"]
         texts = [tokenizer.decode([token]) for token in ids]
-        if texts == other and other[0] != digits[0]:
+        if texts == other and other[0] != parts[0]:
             return [int(token) for token in ids]
     return None
+
+
+def _other_digits(digits: str, rng: np.random.Generator) -> str:
+    low, high = 10 ** (len(digits) - 1), 10 ** len(digits)
+    return str(rng.integers(low, high))
 
 
 def answer_pair(clean: Trace, corrupted: Trace, *, kind: Kind, problem: str) -> Pair | None:

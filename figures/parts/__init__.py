@@ -8,13 +8,15 @@ the interval is drawn as it stands; where they are missing, none is. No statisti
 from figures.parts.curves import curve, shade_bands
 from figures.parts.dots import dots
 from figures.parts.grids import layer_grid, mark_cells
-from figures.parts.legends import colour_bar, legend_below, note_below
+from figures.parts.legends import INTERVALS, RANDOM_KEYS, colour_bar, legend_below, note_below
 from figures.parts.maps import arcs, log_norm, step_grid
 from figures.parts.numbers import counted, number, p_value, with_interval
 from figures.parts.panels import panels
 from figures.parts.tables import effects_figure, table_figure
 
 __all__ = [
+    "INTERVALS",
+    "RANDOM_KEYS",
     "arcs",
     "colour_bar",
     "counted",

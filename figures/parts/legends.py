@@ -11,6 +11,8 @@ from figures.style import NEUTRAL, PRINT
 from step_saliency.plotting import step_maps
 
 INTERVALS = "bars and bands: 95% intervals over problems, each by itself"
+RANDOM_KEYS = f"random keys: dose not matched; {INTERVALS}"
+"""Where the only placebos without the dose of what they stand for are keys at random."""
 
 
 def legend_below(

@@ -35,6 +35,9 @@ CURVES: tuple[Curve, Curve] = ("lock_in", "decay")
 BAND_DRAWS = Draws(n_resamples=1000)
 """Of `find_bands`, which searches two change points in every draw."""
 
+FEWEST = 5
+"""Problems below which draws repeat each other too often to say how sure a band is."""
+
 
 @dataclass(frozen=True)
 class BandChoice:
@@ -70,8 +73,8 @@ def find_bands(
         options: Fields of `step_saliency.options.Draws`, which change it.
 
     Raises:
-        ValueError: no diagnoses, models or layers that differ, fewer than three layers, or a trace
-            without a name for its problem.
+        ValueError: traces of fewer than `FEWEST` problems, of which nothing is sure; models or
+            layers that differ, fewer than three layers, or a trace without a name for its problem.
     """
     draws = replace(draws or BAND_DRAWS, **options)
     curves, n_layers = _problem_curves(list(diagnoses))
@@ -139,6 +142,11 @@ def _problem_curves(
         raise ValueError(
             "no trace has both lock-in and decay in every layer: thinking and a summary are "
             "needed, and layers whose windows show them"
+        )
+    if len(by_problem) < FEWEST:
+        raise ValueError(
+            f"traces of {len(by_problem)} problems with both lock-in and decay: how sure a band is "
+            f"shows in draws of problems, of which at least {FEWEST} are needed"
         )
     return np.stack([np.mean(curves, axis=0) for curves in by_problem.values()], axis=1), n_layers
 

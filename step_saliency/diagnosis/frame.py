@@ -142,6 +142,12 @@ def steps_table(
 def _reason(row: Row, reasons: Mapping[str, str]) -> str | None:
     if not math.isnan(row["value"]):
         return None
-    return reasons.get(
-        row["metric"].replace("_normalised", ""), "the trace has no such pair of steps"
-    )
+    metric = row["metric"]
+    reason = reasons.get(metric, reasons.get(metric.replace("_normalised", "")))
+    if reason is not None:
+        return reason
+    if metric == "share":
+        return f"the trace has no {row['query_region']} row that is not empty"
+    if row.get("head") is not None:
+        return "no row of this head that counts is not empty"
+    return "the trace has no such pair of steps"

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from step_saliency.diagnosis.diagnosis import Diagnosis
-from step_saliency.diagnosis.rows import step_rows
+from step_saliency.diagnosis.rows import StepRows, step_rows
 from step_saliency.diagnosis.shares import (
+    REGIONS,
     block_means,
     decay,
     lock_in,
@@ -67,6 +68,8 @@ def diagnose(
     of_layers = uniform.expand(len(maps), -1, -1)
     heads = [_head_metrics(sal.maps[i], of_layers[i], regions) for i in _rows_per_head(sal)]
     lock_ins, decays = lock_in(shares, uniform, regions), decay(shares, uniform, regions)
+    rows = step_rows(shares, uniform, regions)
+    intensity = block_means(maps, counted, regions)
     layer_bands = _bands(bands, sal.n_layers)
     return Diagnosis(
         layers=sal.layers,
@@ -75,13 +78,14 @@ def diagnose(
         lock_in=lock_ins,
         decay=decays,
         shares=region_shares(shares, regions),
-        intensity=block_means(maps, counted, regions),
+        intensity=intensity,
         uniform_shares=region_shares(_of_rows_in(shares, uniform), regions),
         uniform_intensity=block_means(evenly.expand(len(maps), -1, -1), counted, regions),
-        rows=step_rows(shares, uniform, regions),
+        rows=rows,
         lock_in_heads=torch.stack([of_head for of_head, _ in heads]) if heads else None,
         decay_heads=torch.stack([of_head for _, of_head in heads]) if heads else None,
-        reasons=_reasons(regions, sal.layers, layer_bands, lock_ins, decays),
+        reasons=_reasons(regions, sal.layers, layer_bands, lock_ins, decays)
+        | _reasons_of_ratios(regions, decays, rows, intensity),
         **_identity(sal.trace),
     )
 
@@ -157,6 +161,29 @@ def _reasons(
     return reasons
 
 
+def _reasons_of_ratios(
+    regions: Sequence[Region],
+    decays: Float[Tensor, "layer"],
+    rows: StepRows,
+    intensity: Float[Tensor, "layer query_region key_region"],
+) -> dict[str, str]:
+    """Why what is divided by something has no value where the rest has one."""
+    reasons = {}
+    normalised = rows.decay_normalised.nanmean(-1)
+    if (normalised.isnan() & ~decays.isnan()).any():
+        reasons["decay_normalised"] = reasons["decay_normalised_index"] = _missing(
+            regions, normalised.isnan(), Region.SUMMARY, "sees thinking and more, and is not empty"
+        )
+    thinking = REGIONS.index(Region.THINKING)
+    is_zero = intensity[:, thinking, thinking] == 0
+    if is_zero.any():
+        reasons["block_ratio"] = (
+            f"the intensity of thinking on thinking is 0 in {int(is_zero.sum())} of "
+            f"{len(is_zero)} layers"
+        )
+    return reasons
+
+
 def _missing(
     regions: Sequence[Region], empty: Bool[Tensor, "layer"], rows: Region, condition: str
 ) -> str:
@@ -168,7 +195,8 @@ def _missing(
 
 def _identity(trace: Trace) -> dict[str, Any]:
     meta = trace.meta
-    problem = meta.get("problem", meta.get("problem_id", trace.question or None))
+    names = (meta.get("problem"), meta.get("problem_id"), trace.question or None)
+    problem = next((name for name in names if name is not None), None)
     answer = [s for s in trace.steps if s.region in (Region.THINKING, Region.SUMMARY)]
     return {
         "trace_id": trace.id,

@@ -56,8 +56,8 @@ def doctor(
     Args:
         model: HookedTransformer or TransformerBridge. Hooks that are on it are left out.
         n_tokens: Number of random tokens to run.
-        checks: Names out of ``CHECKS``; None for all. ``transformers_logits`` reads the weights
-            anew and costs as much as loading the model.
+        checks: Names out of ``CHECKS``, or one; None for all. ``transformers_logits`` reads the
+            weights anew and costs as much as loading the model.
 
     Returns:
         A report; print it, or ask ``report.passed``, ``report.table``, ``report.require(...)``.
@@ -81,7 +81,7 @@ def doctor(
 
 
 def _known_checks(checks: Iterable[str]) -> tuple[Check, ...]:
-    names = tuple(checks)
+    names = (checks,) if isinstance(checks, str) else tuple(checks)
     unknown = [check for check in names if check not in CHECKS]
     if unknown:
         raise ValueError(f"unknown checks {unknown}; there are {', '.join(CHECKS)}")
@@ -93,14 +93,20 @@ def _examine(examination: Examination, check: Check) -> CheckResult:
     probe = PROBES[check]
     try:
         measured = probe.measure(examination)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if _is_lack_of_memory(error):
+            raise
         first_line = (str(error).splitlines() or [""])[0]
         measured = Measurement(None, None, False, f"{type(error).__name__}: {first_line}")
     value, threshold, _, note, _ = measured
     status = _status(measured)
     return CheckResult(check, status, value, threshold, probe.needed_for, note, probe.advice)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Also that of PyTorch's allocator on the CPU, which has no class of its own."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "not enough memory" in str(error)
 
 
 def _status(measured: Measurement) -> Status:
@@ -150,11 +156,18 @@ def require_capabilities(model: nn.Module, capabilities: Iterable[str]) -> None:
     known, state = _KNOWN.setdefault(model, _Known()), model_state(model)
     if known.state != state:
         known.state, known.results = state, {}
-    if any(check not in known.results for check in names):
-        known.results |= {r.check: r for r in doctor(model, checks=_missing(known, names)).results}
-    results = [known.results[check] for check in names if check not in known.accepted]
+    found = dict(known.results)
+    if any(check not in found for check in names):
+        found |= {r.check: r for r in doctor(model, checks=_missing(known, names)).results}
+        known.results = {name: r for name, r in found.items() if not _raised(r)}
+    results = [found[check] for check in names if check not in known.accepted]
     if any(result.status == "fail" for result in results):
         refuse_failures(str(model_identity(model)["name"]), results, REMEDY)
+
+
+def _raised(result: CheckResult) -> bool:
+    """Whether a check failed without a value: asked again next time, since errors may pass."""
+    return result.status == "fail" and result.value is None
 
 
 def _missing(known: _Known, names: Iterable[Check]) -> list[Check]:

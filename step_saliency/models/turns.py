@@ -253,8 +253,10 @@ def turn(exits: ExitStack, model: Any, *, alone: Alone | None = None) -> None:
 def _guarded(model: Any, held: Turn, alone: Alone) -> Iterator[None]:
     """Close a model, unless an outer context has done so; the last one that is left opens it."""
     key = id(inner_model(model))
-    others = next(iter(held.guards.values()), None)
-    guard = held.guards.setdefault(key, Guard(model, others.alone if others else alone))
+    guard = held.guards.get(key)
+    if guard is None:
+        others = next(iter(held.guards.values()), None)
+        guard = held.guards[key] = Guard(model, others.alone if others else alone)
     guard.uses += 1
     try:
         if guard.uses == 1:

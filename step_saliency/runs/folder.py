@@ -162,7 +162,7 @@ class RunFolder(ResultFolder):
         """File names, without ending, of the maps of the last run, by name.
 
         Maps of rows that its input no longer had lie in the folder too and are not among them.
-        Folders of version 0.1.0 do not say which these are: every map counts there.
+        A manifest without ``names``, of an earlier form, does not say: every map counts there.
         """
         manifest = self.manifest() if self.has_manifest else {}
         names = manifest.get("names")

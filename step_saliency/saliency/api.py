@@ -15,6 +15,7 @@ from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
 from step_saliency.models.windows import windows
 from step_saliency.options import (
+    KEEPS,
     METHODS,
     POOLS,
     Keep,
@@ -30,7 +31,13 @@ from step_saliency.options import (
 from step_saliency.saliency import hooks
 from step_saliency.saliency.estimate import Path, choose_path
 from step_saliency.saliency.given import layer_numbers, whole_numbers
-from step_saliency.saliency.objectives import LogitDiff, Objective, resolve_objective
+from step_saliency.saliency.objectives import (
+    LogitDiff,
+    NextToken,
+    Objective,
+    check_objective,
+    resolve_objective,
+)
 from step_saliency.saliency.pooling import (
     StepLayout,
     normalise,
@@ -91,8 +98,10 @@ def step_saliency(
 
     Args:
         model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
-            such as interventions, take part. Threads that use one model take turns, and dropout
-            and autocast are off meanwhile (a warning says so).
+            such as interventions, take part. Streaming lacks some of their points: with hooks at
+            attention scores or patterns, ``ln_final`` or ``unembed``, hooks are the only path,
+            in memory that grows with the square of the length. Threads that use one model take
+            turns, and dropout and autocast are off meanwhile (a warning says so).
         trace: Tokens and steps; several traces are mapped as one padded batch where the streaming
             path is taken.
         objective: ``"next_token"`` (each position's own cross-entropy, exact), ``"log_odds"``,
@@ -108,17 +117,18 @@ def step_saliency(
         per_head: Keep heads apart.
         layers: Model layers to map, in the order of the maps; all by default. Negative ones count
             from the end.
-        answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``; by default
-            the tokens of the summary.
+        answer: Positions of the answer's tokens, for ``"answer"`` and ``"logit_diff"``, of a single
+            trace; by default the tokens of the summary, of each trace.
         answer_tokens: (correct, wrong) token ids for ``"logit_diff"``, read where the first answer
             token is predicted; by default that token against the largest other logit.
         offload: Whether the streaming path keeps what it saves between layers in main memory
             instead of the GPU's; ``"auto"`` does where it fits in no other way. Makes no difference
-            to the maps, nor on a CPU.
+            to the maps, nor on a CPU. Where ``method="auto"`` takes hooks there is nothing to
+            offload and the option does nothing; with ``method="hooks"`` it is refused.
         keep: What the streaming path keeps of each block between its forward and backward pass:
             ``"activations"`` (fastest), ``"heads"`` or ``"inputs"`` (linear memory, blocks run
             twice), or ``"auto"``, the fastest that takes no more than a quarter of the free memory.
-            Makes no difference to the maps.
+            Makes no difference to the maps. By hooks as of ``offload``.
 
     Returns:
         Maps, ``layer step step`` or ``layer head step step``, on the CPU; a list of them for
@@ -128,14 +138,20 @@ def step_saliency(
         ValueError: an unknown option, a model in float16 or not in order (see
             `step_saliency.models.doctor`), a layer that it lacks, a trace longer
             than the context or with tokens outside the vocabulary, an objective without its
-            answer, logits that are not finite, or a run that would not fit into memory (see
-            `step_saliency.saliency.estimate`).
+            answer, an answer of one trace for several, logits that are not finite, or a run that
+            would not fit into memory (see `step_saliency.saliency.estimate`).
     """
     check_option("method", method, METHODS)
     check_option("pool", pool, POOLS)
+    _check_streamed(method, keep=keep, offload=offload)
     traces = [trace] if isinstance(trace, Trace) else list(trace)
     if not traces:
         raise ValueError("no trace was given")
+    if answer is not None and len(traces) > 1:
+        raise ValueError(
+            f"answer={answer!r:.80} gives positions in one trace, and {len(traces)} traces were "
+            "given; map them one at a time, or leave it out for the summary of each"
+        )
     check_gradients(model)
     for one in traces:
         check_tokens(model, one.tokens)
@@ -166,7 +182,7 @@ def step_saliency(
             method=path.name,
             pool=pool,
             rows=rows,
-            last_row=job.objective.last_row,
+            last_row=job.objective.reads_last(len(job.trace)),
             windows=of_mapped,
         )
         for total, job in zip(totals, jobs, strict=True)
@@ -187,11 +203,14 @@ def token_map(
 ) -> Float[Tensor, "*head query key"]:
     """Token influence of one layer, before any pooling.
 
+    It is computed by hooks, in memory that grows with the square of the length and has to be free
+    beforehand. Attention alone is read in a forward pass, without a gradient or this check.
+
     Args:
         model: HookedTransformer or TransformerBridge.
         trace: Tokens and steps.
         layer: Model layer; negative counts from the end.
-        objective: As in `step_saliency`.
+        objective: As in `step_saliency`; for attention it is not evaluated.
         per_head: Keep heads apart instead of averaging over them.
         quantity: ``"saliency"`` |A * dA|, ``"attention"`` A, ``"gradient"`` |dA|, or
             ``"score_gradient"`` |dL/dscore|, the scores being what the softmax takes.
@@ -205,7 +224,8 @@ def token_map(
     Raises:
         ValueError: as `step_saliency`.
     """
-    if quantity != "attention":
+    differentiates = quantity != "attention"
+    if differentiates:
         check_gradients(model)
     check_tokens(model, trace.tokens)
     (mapped,) = layer_numbers([layer], n_layers(model))
@@ -214,11 +234,29 @@ def token_map(
         return (influence if per_head else influence.mean(0)).cpu()
 
     given = _checked_answer(objective, answer, answer_tokens)
-    scalar = _resolve(model, objective, trace, *given)
-    maps = hooks.reduce_influence(
-        model, trace.tokens, scalar, layers=[mapped], reduce=keep, quantity=quantity
-    )
+    check_objective(objective)
+    scalar = _resolve(model, objective, trace, *given) if differentiates else NextToken()
+    with turn(model, alone="waits"), undisturbed(model):
+        if differentiates:
+            choose_path(model, len(trace.tokens), method="hooks", objective=scalar, layers=[mapped])
+        maps = hooks.reduce_influence(
+            model, trace.tokens, scalar, layers=[mapped], reduce=keep, quantity=quantity
+        )
     return maps[mapped]
+
+
+def _check_streamed(method: Method, *, keep: Keep, offload: Offload) -> None:
+    """Raise ValueError for options of the streaming path where hooks are asked for."""
+    check_option("keep", keep, KEEPS)
+    given = {"keep": keep, "offload": offload}
+    refuse(
+        {
+            f"{name}={value!r} is of the streaming path; with method='hooks' leave it out": (
+                method == "hooks" and value != "auto"
+            )
+            for name, value in given.items()
+        }
+    )
 
 
 def check_tokens(model: Any, tokens: Int[Tensor, "pos"]) -> None:
@@ -318,7 +356,7 @@ class _Job:
 
 
 def _job(trace: Trace, objective: Objective, rows: Rows) -> _Job:
-    layout = step_layout(trace.step_ids, rows=rows, last_row=objective.last_row)
+    layout = step_layout(trace.step_ids, rows=rows, last_row=objective.reads_last(len(trace)))
     return _Job(trace, objective, layout)
 
 

@@ -158,7 +158,7 @@ def estimate(
     check_option("keep", keep, KEEPS)
     room = _room(model, n_tokens, objective, layers, available_bytes)
     speed, bandwidth = measured_speed(room.work.shape)
-    offloads = room.offloads(offload)
+    offloads = room.offloads(offload, keep)
     streaming = _Candidate(room, Path("streaming", offloads[0], keep))
     if not streaming.fits:
         streaming = _Candidate(room, Path("streaming", offloads[-1], keep))
@@ -218,7 +218,7 @@ def choose_path(
     room = _room(model, n_tokens, objective, layers, available_bytes)
     refusals = {"hooks": _hooks_refusal(model), "streaming": refusal(model)}
     hooks = [Path("hooks")]
-    streaming = [Path("streaming", offloaded, keep) for offloaded in room.offloads(offload)]
+    streaming = [Path("streaming", offloaded, keep) for offloaded in room.offloads(offload, keep)]
     paths = hooks + streaming if max(room.lengths) <= SHORT else streaming + hooks
     for path in paths:
         candidate = _Candidate(room, path)
@@ -247,12 +247,13 @@ class _Room:
     lengths: tuple[int, ...]
     free: int
 
-    def offloads(self, offload: Offload) -> list[bool]:
-        """What to try, the preferred one first."""
+    def offloads(self, offload: Offload, keep: Keep) -> list[bool]:
+        """What to try, the preferred one first; what is offloaded is the inputs of blocks alone."""
         if offload not in (True, False, "auto"):
             raise ValueError(f"offload={offload!r} is neither True, False nor 'auto'")
         if offload == "auto":
-            return [False, True] if self.work.can_offload else [False]
+            can_offload = self.work.can_offload and keep in ("auto", "inputs")
+            return [False, True] if can_offload else [False]
         return [offload]
 
     def kept(self, keep: Keep, *, offload: bool) -> Keep:
@@ -367,7 +368,10 @@ def _say_slower(reason: str) -> None:
 
 def _hooks_refusal(model: nn.Module) -> str | None:
     if not hasattr(model, "hook_dict"):
-        return "a plain transformers model has no hook points; use method='streaming'"
+        return (
+            "a plain transformers model has no hook points; step_saliency takes a "
+            "HookedTransformer or a TransformerBridge, which step_saliency.load_model makes"
+        )
     attention: Any = getattr(model.blocks[0], "attn", None)  # type: ignore[index]
     if type(attention).__name__ == "AttentionBridge":
         return (

@@ -66,7 +66,7 @@ def reduce_influence(
         model: HookedTransformer or TransformerBridge; left as it was, hooks of others stay in
             force.
         tokens: Token ids of one trace.
-        objective: What is differentiated.
+        objective: What is differentiated; attention alone has no use for it.
         layers: Model layers, any order.
         reduce: What to keep of a layer's ``head query key`` influence.
         quantity: |A * dA|, or A alone, or |dA| alone, or |A * (dA - sum_k A * dA)|, the gradient
@@ -99,7 +99,7 @@ def reduce_influences(
     Args:
         model: HookedTransformer or TransformerBridge.
         tokens: Token ids of one trace.
-        objective: What is differentiated.
+        objective: What is differentiated; attention alone has no use for it.
         layers: Model layers, any order.
         reduce: What to keep of a layer's ``head query key`` influence, of each quantity.
         quantities: Any of them; attention alone needs no backward pass.
@@ -137,7 +137,7 @@ def reduce_influences(
         forward = owned_hooks((name, keep_pattern) for name in live_names(model, names))
         if not differentiates:
             with torch.no_grad(), model.hooks(fwd_hooks=forward):
-                total_loss(model, tokens, objective)
+                finite_logits(model, tokens)
             return reduced
         backward = [(name, weigh_by_gradient) for name in names]
         lowest = min(layers)
@@ -147,6 +147,7 @@ def reduce_influences(
             frozen_parameters(model),
             prepended_hooks(model, owned_hooks([_leaf_hook(lowest)])),
             position_local(model, lowest) if objective.local else nullcontext(),
+            model.hooks(fwd_hooks=owned_hooks(map(_restart_hook, range(lowest, len(of_layers))))),
             model.hooks(fwd_hooks=forward, bwd_hooks=backward),
         ):
             total_loss(model, tokens, objective).backward()
@@ -168,19 +169,28 @@ def total_loss(model: Any, tokens: Int[Tensor, "pos"], objective: Objective) -> 
     Raises:
         ValueError: the logits or the objective are not finite.
     """
-    tokens = tokens.to(device_of(model))
-    batch = tokens.unsqueeze(0)
-    logits = model(batch, return_type="logits", attention_mask=torch.ones_like(batch))[0]
-    finite = logits.isfinite().all(-1)
-    if not finite.all():
-        raise ValueError(
-            f"the model's logits are not finite from position {int(finite.int().argmin())} on "
-            f"({int((~finite).sum())} of {len(tokens)} positions); no gradient can be taken"
-        )
+    logits = finite_logits(model, tokens)
     loss = objective.total(logits, tokens.to(logits.device))
     if not loss.isfinite():
         raise ValueError(f"objective {objective.name} is {loss.item()} on this trace")
     return loss
+
+
+def finite_logits(model: Any, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "pos vocab"]:
+    """The logits of one trace.
+
+    Raises:
+        ValueError: they are not finite.
+    """
+    batch = tokens.to(device_of(model)).unsqueeze(0)
+    logits: Tensor = model(batch, return_type="logits", attention_mask=torch.ones_like(batch))[0]
+    finite = logits.isfinite().all(-1)
+    if not finite.all():
+        raise ValueError(
+            f"the model's logits are not finite from position {int(finite.int().argmin())} on "
+            f"({int((~finite).sum())} of {len(tokens)} positions); no map can be made"
+        )
+    return logits
 
 
 def _combine(
@@ -220,3 +230,12 @@ def _leaf_hook(layer: int) -> NamedHook:
         return resid.detach().requires_grad_()
 
     return f"blocks.{layer}.hook_resid_pre", start_graph
+
+
+def _restart_hook(layer: int) -> NamedHook:
+    """Begin the graph anew where a hook put something without one in place of the residual."""
+
+    def restart_graph(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
+        return None if resid.requires_grad else resid.detach().requires_grad_()
+
+    return f"blocks.{layer}.hook_resid_pre", restart_graph

@@ -66,6 +66,10 @@ class Objective(ABC):
         """Positions whose logits are read, ascending."""
         return torch.arange(n_tokens - 1)
 
+    def reads_last(self, n_tokens: int) -> bool:  # noqa: ARG002
+        """Whether the last of so many positions counts."""
+        return self.last_row
+
     @abstractmethod
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:
         """Terms of the sum for some of the positions of `queries`, in float64."""
@@ -187,7 +191,6 @@ class LogitDiff(Objective):
     wrong: int | None = None
     position: int = -1
     name = "logit_diff"
-    last_row = True
 
     def __post_init__(self) -> None:
         ids = [token for token in (self.correct, self.wrong) if token is not None]
@@ -197,6 +200,7 @@ class LogitDiff(Objective):
                     whole_numbers(ids, least=0) is None
                 ),
                 f"{self}: a position is a whole number": whole_numbers([self.position]) is None,
+                f"{self}: the correct token is the wrong one too": self.correct == self.wrong,
             }
         )
 
@@ -204,6 +208,9 @@ class LogitDiff(Objective):
         if not -n_tokens <= self.position < n_tokens:
             raise ValueError(f"position {self.position} is outside a trace of {n_tokens} tokens")
         return torch.tensor([self.position % n_tokens])
+
+    def reads_last(self, n_tokens: int) -> bool:
+        return self.position % n_tokens == n_tokens - 1
 
     def position_losses(self, logits: Logits, tokens: Tokens, queries: Queries) -> Losses:  # noqa: ARG002
         logits = logits.double()
@@ -250,12 +257,22 @@ class Custom(Objective):
 
 
 def check_objective(objective: object) -> None:
-    """Raise ValueError for what is neither a name, an `Objective` nor a function."""
+    """Raise ValueError for what is neither a name, an `Objective` with one, nor a function."""
+    if isinstance(objective, type):
+        raise ValueError(
+            f"objective={objective.__name__} is a class; give {objective.__name__}(), an object"
+        )
     is_known = isinstance(objective, Objective) or callable(objective) or objective in OBJECTIVES
     if not is_known:
         raise ValueError(
             f"objective={objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}, an "
             "Objective or a function of (logits, tokens)"
+        )
+    if isinstance(objective, Objective) and not isinstance(getattr(objective, "name", None), str):
+        kind = type(objective).__name__
+        raise ValueError(
+            f"objective={kind}() has no name for tables and files; set it: class {kind}: name = "
+            "'...'"
         )
 
 

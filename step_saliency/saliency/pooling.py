@@ -69,15 +69,29 @@ class StepLayout:
         Args:
             window: Keys that a query sees, itself included; None for all up to itself.
         """
-        in_key_step = torch.nn.functional.one_hot(self.key_steps.clamp(min=0), self.n_steps) * (
-            self.key_steps >= 0
-        ).unsqueeze(-1)
-        keys_seen = in_key_step.cumsum(0)
-        if window is not None and window < len(keys_seen):
-            keys_seen[window:] -= keys_seen[:-window].clone()
-        pairs = keys_seen.new_zeros(self.n_steps, self.n_steps)
-        filed = self.row_steps >= 0
-        return pairs.index_add_(0, self.row_steps[filed], keys_seen[filed])
+        pairs = _pairs_up_to(self.row_steps, self.key_steps, self.n_steps)
+        if window is None or window >= len(self.row_steps):
+            return pairs
+        later = torch.full_like(self.row_steps, -1)
+        later[:-window] = self.row_steps[window:]
+        return pairs - _pairs_up_to(later, self.key_steps, self.n_steps)
+
+
+def _pairs_up_to(
+    row_steps: Int[Tensor, "pos"], key_steps: Int[Tensor, "pos"], n_steps: int
+) -> Int[Tensor, "step step"]:
+    """Pairs (t, k) with k <= t, counted by runs of positions whose row and key steps are one."""
+    both = torch.stack([row_steps, key_steps])
+    changes = (both[:, 1:] != both[:, :-1]).any(0).nonzero().flatten() + 1
+    starts = torch.cat([changes.new_zeros(1), changes])
+    sizes = torch.diff(starts, append=starts.new_tensor([len(row_steps)]))
+    rows, keys = row_steps[starts], key_steps[starts]
+    filed, held = rows >= 0, keys >= 0
+    in_key_step = sizes.new_zeros(len(starts), n_steps)
+    in_key_step[held, keys[held]] = sizes[held]
+    pairs = (in_key_step.cumsum(0) - in_key_step) * sizes.unsqueeze(-1)
+    pairs[held, keys[held]] += (sizes * (sizes + 1) // 2)[held]
+    return sizes.new_zeros(n_steps, n_steps).index_add_(0, rows[filed], pairs[filed])
 
 
 def step_layout(
@@ -187,3 +201,18 @@ def defined_pairs(
 ) -> Bool[Tensor, "*layer step step"]:
     """Pairs of steps that hold at least one pair of positions, in each layer as `pair_counts`."""
     return pair_counts(layout, windows) > 0
+
+
+def mean_over_layers(
+    maps: Float[Tensor, "layer *head step step"], seen: Bool[Tensor, "layer step step"]
+) -> Float[Tensor, "*head step step"]:
+    """Mean of each pair of steps over the layers that see it, in double precision.
+
+    Args:
+        maps: Maps, zero where a layer sees no pair.
+        seen: Pairs that each layer sees, as of `defined_pairs`.
+
+    Returns:
+        The means; zero where no layer sees the pair.
+    """
+    return maps.detach().double().sum(0) / seen.sum(0).clamp(min=1)

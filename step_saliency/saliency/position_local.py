@@ -8,8 +8,10 @@ once? One backward pass of sum_t L_t gives it if keys and values pass gradient o
 
 Both additions are zero in value. A residual at position t then reaches no loss but L_t, which is
 what one backward pass per position would see. Assumes that attention is the only way between
-positions. Passes that go on from a cache have the queries of the last positions alone; the diagonal
-is theirs.
+positions. What hooks of others make of keys and values, f(k) in place of k, is differentiated too:
+they are handed a copy without history, and the gradient at f(k_t) goes back through f alone, which
+has to take each position by itself. Passes that go on from a cache have the queries of the last
+positions alone; the diagonal is theirs.
 """
 
 from collections.abc import Iterator
@@ -32,7 +34,8 @@ def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
     """Let one backward pass differentiate every position's loss for that position alone.
 
     Changes no activation, only what gradient passes (module docstring). Of the hooks of others,
-    those at scores, pattern and z may do anything; those at keys and values may add to them.
+    those at scores, pattern and z may do anything; those at keys and values change each position by
+    itself.
 
     Args:
         model: HookedTransformer or TransformerBridge.
@@ -54,30 +57,41 @@ def position_local(model: Any, first_layer: int = 0) -> Iterator[None]:
 
 
 def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[NamedHook]]:
-    """Hooks that must run before those of others at the same point, and one that must run after."""
+    """Hooks that must run before those of others at the same point, and those that must after."""
     prefix = f"blocks.{layer}.attn."
     query_name, key_name = query_key_hooks(model, layer)
     names = ["hook_v", "hook_z", "hook_attn_scores", "hook_pattern"]
     live_names(model, [query_name, key_name, *(prefix + name for name in names)])
     scale, softcap = attention_scale(model, layer), score_softcap(model)
     seen: dict[str, Tensor] = {}
+    keys, values = Through(), Through()
 
     def keep_query(q: Float[Tensor, "batch query head d_head"], hook: Any) -> None:
         seen["q"] = q.detach()
 
-    def detach_key(
+    def hand_out_keys(
         k: Float[Tensor, "batch key kv_head d_head"], hook: Any
     ) -> Float[Tensor, "batch key kv_head d_head"]:
-        seen["dk"] = k - k.detach()
+        return keys.hand_out(k)
+
+    def take_keys(
+        k: Float[Tensor, "batch key kv_head d_head"], hook: Any
+    ) -> Float[Tensor, "batch key kv_head d_head"]:
+        seen["dk"] = keys.take_back(k)
         return k.detach()
 
     def keep_rotation(turn: Float[Tensor, "batch pos rotary"], hook: Any) -> None:
         seen["length"] = seen.get("length", 0.0) + turn.detach() ** 2
 
-    def detach_value(
+    def hand_out_values(
         v: Float[Tensor, "batch key kv_head d_head"], hook: Any
     ) -> Float[Tensor, "batch key kv_head d_head"]:
-        seen["dv"] = v - v.detach()
+        return values.hand_out(v)
+
+    def take_values(
+        v: Float[Tensor, "batch key kv_head d_head"], hook: Any
+    ) -> Float[Tensor, "batch key kv_head d_head"]:
+        seen["dv"] = values.take_back(v)
         return v.detach()
 
     def pass_scores(
@@ -95,14 +109,59 @@ def _local_layer_hooks(model: Any, layer: int) -> tuple[list[NamedHook], list[Na
         return pass_value_diagonal(z, seen.pop("diagonal"), seen.pop("dv"))
 
     before: list[NamedHook] = [
-        (query_name, keep_query),
-        (key_name, detach_key),
-        (prefix + "hook_v", detach_value),
+        (key_name, hand_out_keys),
+        (prefix + "hook_v", hand_out_values),
         (prefix + "hook_attn_scores", pass_scores),
         (prefix + "hook_z", pass_values),
     ]
     before += [(name, keep_rotation) for name in rotation_hooks(model, layer)]
-    return before, [(prefix + "hook_pattern", keep_diagonal)]
+    after: list[NamedHook] = [
+        (query_name, keep_query),
+        (key_name, take_keys),
+        (prefix + "hook_v", take_values),
+        (prefix + "hook_pattern", keep_diagonal),
+    ]
+    return before, after
+
+
+class Through:
+    """Keys or values of one layer on their way through the hooks of others."""
+
+    def hand_out(self, given: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A copy without history, for others to read and change, in place too."""
+        self.given, self.leaf = given, given.detach().requires_grad_()
+        self.copy = self.leaf.clone()
+        self.version = self.copy._version
+        return self.copy
+
+    def take_back(self, made: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Zeros whose gradient is that of what was made of the copy, taken as one of the given."""
+        given, leaf = self.given, self.leaf
+        is_unchanged = made is self.copy and made._version == self.version
+        del self.given, self.leaf, self.copy
+        if is_unchanged:
+            return given - given.detach()
+        zeros: Tensor = _Remade.apply(given, (leaf, made))
+        return zeros
+
+
+class _Remade(torch.autograd.Function):
+    """Zeros in the place of what a function made of a leaf, and its gradient for another tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, remade: tuple[Tensor, Tensor]) -> Tensor:  # noqa: ARG004
+        ctx.remade = remade
+        return torch.zeros_like(remade[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        leaf, made = ctx.remade
+        if not made.requires_grad:
+            return None, None
+        (gradient,) = torch.autograd.grad(
+            made, leaf, grads[0], retain_graph=True, allow_unused=True
+        )
+        return gradient, None
 
 
 def _own(rows: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query"]:

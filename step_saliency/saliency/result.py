@@ -16,8 +16,14 @@ from torch import Tensor
 from step_saliency.models.bands import spell_layers
 from step_saliency.options import Pool, Rows
 from step_saliency.saliency.frame import map_frame
+from step_saliency.saliency.given import layer_numbers, whole_numbers
 from step_saliency.saliency.map_files import read_maps, write_maps
-from step_saliency.saliency.pooling import StepLayout, defined_pairs, step_layout
+from step_saliency.saliency.pooling import (
+    StepLayout,
+    defined_pairs,
+    mean_over_layers,
+    step_layout,
+)
 from step_saliency.trace import Region, Trace
 
 if TYPE_CHECKING:
@@ -90,14 +96,12 @@ class StepSaliency:
         return self.maps.mean(1) if self.per_head else self.maps
 
     def layer(self, layer: int) -> Float[Tensor, "*head step step"]:
-        """Map of one model layer.
+        """Map of one model layer; negative ones count from the model's last.
 
         Raises:
             ValueError: the layer was not computed.
         """
-        if layer not in self.layers:
-            raise ValueError(f"layer {layer} was not computed; there are {list(self.layers)}")
-        return self.maps[self.layers.index(layer)]
+        return self.maps[self._index(layer)]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, head and pair of steps that the maps say something about.
@@ -159,7 +163,9 @@ class StepSaliency:
         Rows are query steps (what is being written), columns key steps (what is looked at).
 
         Args:
-            layer: Model layer, several of them (one panel each), or ``"mean"`` over those computed.
+            layer: Model layer, several of them (one panel each), or ``"mean"``: of each pair, over
+                the layers computed that see it. Here and elsewhere negative ones count from the
+                end.
             head: Head to show; the mean over heads by default.
             ax: Where to draw a single map; a new figure by default.
             log: Log colour scale; linear from 0 otherwise.
@@ -175,7 +181,8 @@ class StepSaliency:
         from step_saliency.plotting.step_maps import step_map
         from step_saliency.plotting.style import saliency_label
 
-        layers = [layer] if isinstance(layer, int) or layer == "mean" else list(layer)
+        several = None if isinstance(layer, str) else whole_numbers(layer)
+        layers: Sequence[Any] = several or [layer]
         if len(layers) != 1 and (ax is not None or title is not None):
             raise ValueError(
                 f"ax and title are for a single map; {len(layers)} layers were asked for"
@@ -224,7 +231,7 @@ class StepSaliency:
             self.trace,
             filed=self.layout.row_steps >= 0,
             defined=self._defined(layer),
-            layer=layer,
+            layer=self.layers[self._index(layer)],
             objective=self.objective,
             pool=self.pool,
             log=log,
@@ -264,7 +271,7 @@ class StepSaliency:
 
         Args:
             query_step: Step whose row is shown, averaged over heads.
-            layer: Model layer, or the mean over those computed.
+            layer: Model layer, or of each pair the mean over those computed that see it.
             template: Show template steps too.
 
         Raises:
@@ -275,7 +282,7 @@ class StepSaliency:
         if not 0 <= query_step < len(self.trace.steps):
             raise ValueError(f"query_step={query_step} is not among {len(self.trace.steps)} steps")
         if layer == "mean":
-            row = self.mean_heads.mean(0)[query_step]
+            row = mean_over_layers(self.mean_heads, self.seen)[query_step]
         else:
             row = self.layer(layer)[..., query_step, :].reshape(-1, len(self.trace.steps)).mean(0)
         return step_view(row, self.trace.steps, template=template)
@@ -283,10 +290,12 @@ class StepSaliency:
     def _panel(
         self, layer: int | Literal["mean"], head: int | None = None
     ) -> Float[Tensor, "step step"]:
-        """One map to draw, in double precision: of one layer or the mean of all, of one head or the
-        mean of all."""
-        maps = self.maps if layer == "mean" else self.layer(layer).unsqueeze(0)
-        mean = maps.detach().double().mean(0)
+        """One map to draw, in double precision: of one layer or the mean of those that see a pair,
+        of one head or the mean of all."""
+        if layer == "mean":
+            mean = mean_over_layers(self.maps, self.seen)
+        else:
+            mean = self.layer(layer).detach().double()
         if not self.per_head:
             if head is not None:
                 raise ValueError(
@@ -298,10 +307,18 @@ class StepSaliency:
         return mean.mean(0) if head is None else mean[head]
 
     def _defined(self, layer: int | Literal["mean"]) -> Bool[Tensor, "step step"]:
-        return self.defined if layer == "mean" else self.seen[self.layers.index(layer)]
+        return self.defined if layer == "mean" else self.seen[self._index(layer)]
+
+    def _index(self, layer: int) -> int:
+        """Which of the maps is that of a model layer."""
+        (number,) = layer_numbers([layer], self.n_layers)
+        if number not in self.layers:
+            raise ValueError(f"layer {layer} was not computed; there are {list(self.layers)}")
+        return self.layers.index(number)
 
     def _title(self, layer: int | Literal["mean"], head: int | None) -> str:
-        name = f"Mean of {len(self.layers)} layers" if layer == "mean" else f"Layer {layer}"
+        of_mean = f"Mean of {len(self.layers)} layers"
+        name = of_mean if layer == "mean" else f"Layer {self.layers[self._index(layer)]}"
         return name if head is None else f"{name}, head {head}"
 
     def _repr_html_(self) -> str:

@@ -322,9 +322,15 @@ def differentiate_blocks(
     for layer in tqdm(reversed(upper), total=len(upper), desc="layers", disable=not progress):
         run.steps, run.totals = (steps if layer in layers else None), None
         gradient = _differentiate(calls.pop(), gradient, run)
-        if run.totals is not None:
-            totals[layer] = run.totals
+        if layer in layers:
+            totals[layer] = _no_totals(steps, run) if run.totals is None else run.totals
     return totals
+
+
+def _no_totals(steps: StepIndex, run: AttentionRun) -> Float[Tensor, "batch heads_out step step"]:
+    """Of a layer whose attention nothing depends on, as where a hook cuts it off."""
+    heads_out = run.n_heads if run.per_head else 1
+    return torch.zeros(len(steps.row_steps), heads_out, steps.n_steps, steps.n_steps)
 
 
 @torch.enable_grad()
@@ -337,8 +343,10 @@ def _differentiate(
         call.resid, run.replay = resid, call.heads
         output = call(resid)
     call.output = None
-    (gradient,) = torch.autograd.grad(output, resid, gradient.to(output))
-    return gradient
+    if not output.requires_grad:
+        return torch.zeros_like(resid)
+    (before,) = torch.autograd.grad(output, resid, gradient.to(output), allow_unused=True)
+    return torch.zeros_like(resid) if before is None else before
 
 
 def _check_jobs(

@@ -4,7 +4,7 @@ Prompt and response become token ids once; the steps are those that a
 :class:`~step_saliency.segment.online.StepTracker` sees when it is fed these ids.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterLike
@@ -12,6 +12,7 @@ from step_saliency.segment import prompt as prompts
 from step_saliency.segment.choice import detect_format, format_of_prompt
 from step_saliency.segment.formats import check_format
 from step_saliency.segment.harmony import begins_with_header
+from step_saliency.segment.marks import rows
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
 from step_saliency.segment.prompt import Prompt
@@ -20,6 +21,12 @@ from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import (
     make_splitter,
     split_text,
+)
+from step_saliency.segment.thinking import (
+    format_of_model,
+    holds_thinking,
+    thought_of,
+    with_marks,
 )
 from step_saliency.segment.unread import warn_of_unread_marks
 
@@ -44,6 +51,11 @@ def segment_text(
     if prompt is not None:
         if system is not None:
             raise ValueError("give the system prompt inside prompt, or leave prompt out")
+        if chat_template not in ("auto", False):
+            raise ValueError(
+                f"chat_template={chat_template!r:.60} with prompt=...: the prompt is taken as it "
+                "is; leave one of them out"
+            )
         spans = [
             prompts.find_question(prompt, question) if question else prompts.whole_prompt(prompt)
         ]
@@ -152,26 +164,58 @@ def _check_response(response: str) -> None:
         )
 
 
-THINKING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message that hold the thinking before its content."""
+def _check_characters(text: str) -> None:
+    """Raise ValueError for half a character, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.start + 20]
+        raise ValueError(
+            "the text holds half a character (a lone surrogate, "
+            f"U+{ord(text[error.start]):04X}) in {near!r}"
+        ) from None
 
 
-def with_thinking(messages: Iterable[Any]) -> list[Any]:
+def with_thinking(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    format: FormatName,  # noqa: A002
+    chat_template: bool | str,
+) -> list[Mapping[str, Any]]:
     """Messages, the last with its thinking in its content where it stood in a field of its own.
 
-    Content with marks of a format has it already.
+    Content with marks of thinking has it already.
     """
     said = list(messages)
-    last = said[-1] if said else None
-    if not isinstance(last, Mapping):
+    _check_turns(said)
+    last = said[-1] if said else {}
+    thought, content = thought_of(last), last.get("content") or ""
+    if not thought or not isinstance(content, str) or holds_thinking(content):
         return said
-    held = (last.get(name) for name in THINKING)
-    thought = next((text for text in held if isinstance(text, str) and text.strip()), "")
-    content = last.get("content") or ""
-    if thought and isinstance(content, str) and detect_format(response=content) == "plain":
-        inner = thought.strip().removeprefix("<think>").removesuffix("</think>").strip()
-        said[-1] = {**last, "content": f"<think>\n{inner}\n</think>\n\n{content.strip()}"}
+    check_format(format)
+    said[-1] = {**last, "content": content.strip()}
+    _check_messages(said)
+    name: str = format
+    if format == "auto":
+        text, _ = _prompt_text(tokenizer, said[:-1], chat_template)
+        own = _given_template(chat_template) or getattr(tokenizer, "chat_template", None)
+        name = format_of_model(text, str(own or ""))
+    said[-1] = {**last, "content": with_marks(name, thought, content.strip())}
     return said
+
+
+def _check_turns(messages: Sequence[Any]) -> None:
+    unlike = [message for message in messages if not isinstance(message, Mapping)]
+    if unlike:
+        raise ValueError(f"messages need role and content, got {unlike[:1]!r:.80}")
+    empty = [
+        index
+        for index, message in enumerate(messages)
+        if message.get("role") == "user" and not str(message.get("content", "absent")).strip()
+    ]
+    if empty:
+        raise ValueError(f"messages {empty} of the user are empty")
 
 
 def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
@@ -193,18 +237,31 @@ def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
 def _prompt(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], chat_template: bool | str
 ) -> Prompt:
+    text, spans = _prompt_text(tokenizer, messages, chat_template)
+    return _tokenized(tokenizer, text, spans, add_special=_is_plain(tokenizer, chat_template))
+
+
+def _prompt_text(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], chat_template: bool | str
+) -> tuple[str, list[prompts.Span]]:
+    if _is_plain(tokenizer, chat_template):
+        return _plain_prompt(messages)
+    return prompts.chat_prompt(tokenizer, messages, template=_given_template(chat_template))
+
+
+def _is_plain(tokenizer: Any, chat_template: bool | str) -> bool:
+    """Whether a prompt has no template."""
     has_own = bool(getattr(tokenizer, "chat_template", None))
     if chat_template is True and not has_own:
         raise ValueError(
             f"{type(tokenizer).__name__} has no chat template; give one as text, or "
             "chat_template=False for the plain question"
         )
-    if chat_template is False or (chat_template == "auto" and not has_own):
-        text, spans = _plain_prompt(messages)
-        return _tokenized(tokenizer, text, spans, add_special=True)
-    template = chat_template if isinstance(chat_template, str) and chat_template != "auto" else None
-    text, spans = prompts.chat_prompt(tokenizer, messages, template=template)
-    return _tokenized(tokenizer, text, spans, add_special=False)
+    return chat_template is False or (chat_template == "auto" and not has_own)
+
+
+def _given_template(chat_template: bool | str) -> str | None:
+    return chat_template if isinstance(chat_template, str) and chat_template != "auto" else None
 
 
 def _plain_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[str, list[prompts.Span]]:
@@ -219,6 +276,7 @@ def _plain_prompt(messages: Sequence[Mapping[str, str]]) -> tuple[str, list[prom
 def _tokenized(
     tokenizer: Any, text: str, spans: Sequence[prompts.Span], *, add_special: bool
 ) -> Prompt:
+    _check_characters(text)
     table = TokenTable(tokenizer)
     tokens, n_added = prompts.tokenize_prompt(tokenizer, text, add_special=add_special)
     token_spans = prompts.align_prompt(tokenizer, table, text, tokens, n_added)
@@ -233,17 +291,20 @@ def _cut(
     format: FormatName,  # noqa: A002
     splitter: SplitterLike,
 ) -> Segmentation:
+    _check_characters(response)
     tail = _without_second_mark(prompt.text, response)
     tokens = prompts.tokenize_response(tokenizer, prompt.text, tail)
     return _cut_tokens(tokenizer, prompt, tokens, response, format, splitter)
 
 
 def _without_second_mark(prompt: str, response: str) -> str:
-    """The response without an opening ``<think>`` that the prompt has already."""
-    opened = response.lstrip()
-    if not prompt.rstrip().endswith("<think>") or not opened.startswith("<think>"):
+    """The response without a mark that opens the thinking and that the prompt has already."""
+    end, opened = prompt.rstrip(), response.lstrip()
+    marks = (row.open for row in rows() if row.open)
+    twice = next((mark for mark in marks if end.endswith(mark) and opened.startswith(mark)), None)
+    if twice is None:
         return response
-    rest = opened.removeprefix("<think>")
+    rest = opened.removeprefix(twice)
     return rest.removeprefix("\n") if prompt.endswith("\n") else rest
 
 

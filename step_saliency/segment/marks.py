@@ -22,6 +22,7 @@ class FormatMarks:
         close: Closes it.
         answer: Marks in the summary.
         early: Whether a mark of the answer closes the thinking too, at the start of a line.
+        wraps: Whether models write the answer between the first two of its marks.
     """
 
     name: str
@@ -29,6 +30,7 @@ class FormatMarks:
     close: str
     answer: tuple[str, ...] = ()
     early: bool = False
+    wraps: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -48,6 +50,7 @@ _TABLE: dict[str, FormatMarks] = {
             "<|end_of_thought|>",
             ("<|begin_of_solution|>", "<|end_of_solution|>"),
             early=True,
+            wraps=True,
         ),
         FormatMarks("mistral", "[THINK]", "[/THINK]"),
         FormatMarks("kimi", "◁think▷", "◁/think▷"),
@@ -58,10 +61,11 @@ _TABLE: dict[str, FormatMarks] = {
             "<|START_THINKING|>",
             "<|END_THINKING|>",
             ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+            wraps=True,
         ),
         FormatMarks("s1", "<|im_start|>think", "<|im_start|>answer"),
         FormatMarks("thinking", "<thinking>", "</thinking>", (*_ANSWER, *_RESPONSE)),
-        FormatMarks("reasoning", "<reasoning>", "</reasoning>", _ANSWER, early=True),
+        FormatMarks("reasoning", "<reasoning>", "</reasoning>", _ANSWER, early=True, wraps=True),
         FormatMarks("answer", "", "<answer>", ("</answer>",)),
     )
 }

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
@@ -147,24 +147,21 @@ def tokenize_prompt(tokenizer: Any, text: str, *, add_special: bool) -> tuple[li
     """Token ids of the prompt, and how many stand before the text (BOS).
 
     Special tokens that the tokenizer adds by itself are added at the front only, once: not where
-    ``text`` begins with them.
+    ``text`` begins with the first of them.
     """
     ids = _ids(tokenizer, text)
     if not add_special:
         return ids, 0
     with_special = _ids(tokenizer, text, add_special_tokens=True)
-    front: list[int] = []
-    special = set(tokenizer.all_special_ids)
-    for token in with_special:
-        if token not in special:
-            break
-        front.append(token)
-    shared = 0
-    while shared < len(ids) and ids[shared] in special:
-        shared += 1
-    # ``text`` may begin with BOS itself; what it writes counts, not what is added to it.
-    added = front[: len(front) - shared] if shared == 0 else []
+    front = _special_prefix(tokenizer, with_special)
+    own = _special_prefix(tokenizer, ids)
+    added = [] if ids[:1] == front[:1] else front[: len(front) - len(own)]
     return [*added, *ids], len(added)
+
+
+def _special_prefix(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+    special = set(tokenizer.all_special_ids)
+    return list(takewhile(special.__contains__, tokens))
 
 
 def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:

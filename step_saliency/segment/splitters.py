@@ -6,8 +6,9 @@ A splitter is fed the text of one region character by character. ``push(char)`` 
 that token is processed, and so that any chunking of the text gives the same steps.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
+from operator import index
+from typing import Any
 
 from step_saliency.options import SPLITTERS, SplitFunction, Splitter, SplitterLike
 from step_saliency.segment.code import CodeSplitter
@@ -41,7 +42,8 @@ def split_text(text: str, splitter: SplitterLike = "sentence") -> list[int]:
     White space between two steps belongs to the first of them.
 
     Raises:
-        ValueError: An unknown splitter, or starts from a function that are out of order or range.
+        ValueError: An unknown splitter, or starts from a function that are no whole numbers, out
+            of order or range.
     """
     split = make_splitter(splitter)
     if not text:
@@ -52,8 +54,14 @@ def split_text(text: str, splitter: SplitterLike = "sentence") -> list[int]:
     return [0, *(i for i, char in enumerate(text) if split.push(char) and i)]
 
 
-def _checked_starts(cuts: Sequence[int] | Sequence[tuple[int, int]], n_chars: int) -> list[int]:
-    starts = [int(cut[0]) if isinstance(cut, (tuple, list)) else int(cut) for cut in cuts]
+def _checked_starts(cuts: Any, n_chars: int) -> list[int]:
+    try:
+        starts = [_start(cut[0] if isinstance(cut, (tuple, list)) else cut) for cut in cuts]
+    except (TypeError, IndexError):
+        raise ValueError(
+            f"the splitter returned {cuts!r:.80}; it takes a list of starts, or of starts and "
+            "stops, as whole numbers"
+        ) from None
     if not starts or starts[0] != 0:
         starts = [0, *starts]
     for before, after in pairwise(starts):
@@ -63,3 +71,14 @@ def _checked_starts(cuts: Sequence[int] | Sequence[tuple[int, int]], n_chars: in
                 "characters; starts must strictly increase and lie inside the text"
             )
     return starts
+
+
+def _start(value: Any) -> int:
+    """A whole number, of numpy and torch too.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(value, bool):
+        raise TypeError
+    return index(value)

@@ -5,8 +5,13 @@ the same direction ends at zero far too often. With d_p in [-1, 1] the differenc
 
     b = sum_p max(d_p, 0)      c = sum_p max(-d_p, 0)      changed = number of p off the commonest d
 
-and fewer than `FEW` problems changed, the interval is Newcombe's: the Wilson limits of b / n and of
-c / n, squared and added (statsmodels). The same holds of a share that is right, or wrong, in all
+and fewer than `FEW` problems changed, the interval is Newcombe's: with p = b / n, q = c / n, their
+Wilson limits (statsmodels) and the correlation that two shares of the same n problems have,
+
+    estimate - lower = sqrt(x^2 + 2 r x y + y^2)    x = p - p_lower    y = q_upper - q
+    r = sqrt(p q / ((1 - p) (1 - q)))               and the other way round for the upper limit
+
+The same holds of a share that is right, or wrong, in all
 but a few problems: Wilson's interval of sum_p x_p / n. Whether a column is right and wrong is
 declared (`ValueKind`), never read off its values: a measure that is 0 everywhere is none.
 
@@ -15,8 +20,10 @@ at least the share m of problems, so with k such changes seen
 
     p <= P(Binomial(n, m) <= k)         and the same for changes for the worse; the larger counts
 
-Assumptions: problems are independent; differences lie within [-1, 1]. Both take a problem with
-several answers as one, which is wide (a sum of parts varies less than a flip), never narrow. When
+Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions
+based on paired data", Statistics in Medicine 17 (1998), the sign of r that of outcomes of which one
+excludes the other. Assumptions: problems are independent; differences lie within [-1, 1]. A problem
+with several answers is taken as one, which is wide: a mean of parts varies less than a flip. When
 it misleads: wide for equivalence where changes go both ways, since only those of one direction
 count for a bound.
 """
@@ -68,11 +75,21 @@ def difference_from_counts(
     n = len(differences)
     if n < 2 or n_off_the_commonest(differences) >= FEW:
         return None
-    better, worse = np.maximum(differences, 0).sum(), np.maximum(-differences, 0).sum()
-    lower, upper = confint_proportions_2indep(
-        float(better), n, float(worse), n, compare="diff", method="newcomb", alpha=1 - confidence
-    )
-    return float(max(lower, -1.0)), float(min(upper, 1.0))
+    p, q = np.maximum(differences, 0).mean(), np.maximum(-differences, 0).mean()
+    (p_lower, p_upper), (q_lower, q_upper) = (_wilson(share, n, confidence) for share in (p, q))
+    correlation = np.sqrt(p * q / ((1 - p) * (1 - q))) if p * q > 0 else 0.0
+    below = _added(p - p_lower, q_upper - q, correlation)
+    above = _added(p_upper - p, q - q_lower, correlation)
+    return float(max(p - q - below, -1.0)), float(min(p - q + above, 1.0))
+
+
+def _wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
+    lower, upper = proportion_confint(share * n, n, 1 - confidence, method="wilson")
+    return float(lower), float(upper)
+
+
+def _added(first: float, second: float, correlation: float) -> float:
+    return float(np.sqrt(first**2 + 2 * correlation * first * second + second**2))
 
 
 def share_from_counts(
@@ -88,7 +105,7 @@ def share_from_counts(
     n_changed = min(int((shares > 0).sum()), int((shares < 1).sum()))
     if n < 2 or n_changed >= FEW:
         return None
-    lower, upper = proportion_confint(float(shares.sum()), n, 1 - confidence, method="wilson")
+    lower, upper = _wilson(float(shares.mean()), n, confidence)
     # rounding leaves 2e-19 for a limit of 0
     return (
         0.0 if not shares.any() else float(lower),
@@ -101,14 +118,17 @@ def unpaired_from_counts(
     sizes: Float[np.ndarray, "problem 2"],
     confidence: float,
 ) -> tuple[float, float] | None:
-    """Newcombe's interval of one group's share minus another's; None where few is not few.
+    """Newcombe's interval of one group's share minus another's.
+
+    None where at least `FEW` problems have hits and at least `FEW` have misses.
 
     Args:
         hits: Of each problem, in both groups.
         sizes: Numbers that they are of; a problem counts once in each group that it is in.
         confidence: Level of the interval.
     """
-    if int((hits > 0).any(1).sum()) >= FEW:
+    n_with = (int((counts > 0).any(1).sum()) for counts in (hits, sizes - hits))
+    if min(n_with) >= FEW:
         return None
     n = (sizes > 0).sum(0)
     counts = hits.sum(0) / sizes.sum(0) * n

@@ -15,7 +15,8 @@ one effect, and thousands of permutations the same ranks.
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -130,27 +131,67 @@ def correlation_table(
         options: Fields of `Draws`, which change it.
 
     Returns:
-        One row a group: ``by``, ``estimate, lower, upper, n, p, n_rows``.
+        One row a group: ``by``, ``estimate, lower, upper, n, p, n_rows``. A group of which no row
+        can be ranked has nothing but ``n`` and ``n_rows``, which are 0; one warning names these.
 
     Raises:
-        ValueError: columns are missing, an entry has no problem, or no row can be ranked.
+        ValueError: columns are missing, an entry has no problem, or no row of any group can be
+            ranked.
     """
     draws = replace(draws or CORRELATION_DRAWS, **options)
     check_columns(frame, [problem, *row, *by, score, effect])
     groups = frame.groupby(list(by), sort=False, dropna=False) if by else [((), frame)]
-    tables = []
+    tables, unranked = [], []
     for names, entries in groups:
         rhos, p = _within_rows(entries, score, effect, [problem, *row], min_keys, draws)
-        means = mean_table(rhos, "rho", problem=problem, kind="measure", draws=draws)
         key: dict[str, Any] = dict(zip(by, names, strict=True))
+        if rhos.empty:
+            unranked.append(key)
+            means = pd.DataFrame([_NO_MEAN])
+        else:
+            means = mean_table(rhos, "rho", problem=problem, kind="measure", draws=draws)
         tables.append(means.assign(p=p, n_rows=len(rhos), **key)[[*by, *means.columns, "n_rows"]])
+    _check_ranked(unranked, len(tables), f"no row of {[problem, *row]} has {min_keys} entries")
     return pd.concat(tables, ignore_index=True)
+
+
+_NO_MEAN = {
+    "estimate": math.nan,
+    "lower": math.nan,
+    "upper": math.nan,
+    "n": 0,
+    "p": math.nan,
+    "interval": "none",
+    "interval_corrected": False,
+}
+"""The row of `mean_table` for a group without a value."""
+
+
+def _check_ranked(unranked: Sequence[Mapping[str, Any]], n_groups: int, lack: str) -> None:
+    """Raise ValueError if no group can be ranked; name in one warning those that cannot.
+
+    Args:
+        unranked: Names of these groups, by column.
+        n_groups: Number of all groups.
+        lack: What they lack.
+    """
+    if len(unranked) == n_groups:
+        raise ValueError(f"{lack} that can be ranked")
+    if unranked:
+        groups = [", ".join(f"{name}={value!r}" for name, value in k.items()) for k in unranked]
+        more = f" and {len(groups) - 8} more" if len(groups) > 8 else ""
+        warnings.warn(
+            f"{lack} that can be ranked (more of them, and both columns not constant) in "
+            f"{len(groups)} of {n_groups} groups, whose rho is missing: "
+            f"{'; '.join(groups[:8])}{more}",
+            stacklevel=3,
+        )
 
 
 def _within_rows(
     frame: pd.DataFrame, score: str, effect: str, row: Sequence[str], min_keys: int, draws: Draws
 ) -> tuple[pd.DataFrame, float]:
-    """rho of each row, and the p-value of their mean over problems."""
+    """rho of each row that can be ranked, and the p-value of their mean over problems."""
     rng = np.random.default_rng([draws.seed, 3])
     rows, permuted = [], []
     known = frame.dropna(subset=[score, effect])
@@ -161,9 +202,9 @@ def _within_rows(
             continue
         rows.append((*names, float(x @ y)))
         permuted.append(_permuted_rhos(x, y, draws.n_permutations, rng))
-    if not rows:
-        raise ValueError(f"no row of {list(row)} has {min_keys} entries that can be ranked")
     rhos = pd.DataFrame(rows, columns=[*row, "rho"])
+    if not rows:
+        return rhos, math.nan
     weight = 1 / rhos.groupby(row[0])["rho"].transform("size").to_numpy(float)
     observed = float(weight @ rhos["rho"].to_numpy())
     return rhos, _permutation_p(weight @ np.stack(permuted), observed)

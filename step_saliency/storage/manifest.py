@@ -79,13 +79,18 @@ def save_manifest(folder: Path, facts: Mapping[str, Any], started: float, *, kin
     manifest = {
         "format": kind,
         **facts,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2))
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what results depend on, by package."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def refuse_changes(

@@ -27,7 +27,7 @@ def file_name(row: str, sample: int | None = None) -> str:
 
 
 def earlier_file_name(row: str, sample: int | None = None) -> str:
-    """The name that version 0.1.0 gave, under which old folders hold their files."""
+    """The name by an earlier rule, under which folders of that time hold their files."""
     plain = re.sub(r"[^\w.-]+", "_", row).strip("._")[:120]
     name = plain if plain == row else f"{plain}-{_digest(row, 8)}"
     return name if sample is None else f"{name}-{sample}"

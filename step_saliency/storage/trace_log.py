@@ -21,7 +21,7 @@ from step_saliency.trace import Trace
 
 FORMAT = "step-saliency-generation/1"
 DIGEST = "sha256"
-"""Key of the digest in a labelled line; lines of version 0.1.0 have none and are read."""
+"""Key of the digest in a labelled line; lines without one, of an earlier form, are read."""
 
 
 class TraceLog:

@@ -110,12 +110,27 @@ def same_answer(one: str, other: str) -> bool:
     return one == other or any(same(*pair, explicit=True) for pair in directions)
 
 
+_NO_NUMBER = frozenset({"nan", "-nan", "snan", "<na>"})
+"""What a missing number is as text."""
+
+
+def _spelled(gold: object) -> str:
+    try:
+        return str(gold)
+    except ValueError:  # Python's limit
+        raise ValueError(
+            "a gold answer is a number of more digits than Python writes; give it as text"
+        ) from None
+
+
 def _checked_gold(gold: object) -> str:
     if hasattr(gold, "item") and not getattr(gold, "shape", ()):
         gold = gold.item()  # a number of numpy or torch
-    if isinstance(gold, bool) or not isinstance(gold, str | numbers.Real | Decimal) or gold != gold:
+    known = isinstance(gold, str | numbers.Real | Decimal) and not isinstance(gold, bool)
+    text = _spelled(gold) if known else ""
+    if not known or text.strip().lower() in _NO_NUMBER:
         raise ValueError(f"a gold answer is text or a number, got {gold!r:.80}")
-    bare = gold_answer(str(gold))
+    bare = gold_answer(text)
     if not any(char.isalnum() or char in "∞" for char in tidy(bare)):
         raise ValueError(
             f"gold answer {gold!r:.80} holds no number or expression to compare with, and no word"

@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from step_saliency.tasks.grading import ErrorKind, split_response
+from step_saliency.options import check_option
+from step_saliency.tasks.grading import ERROR_KINDS, ErrorKind, split_response
 from step_saliency.tasks.graph import Graph, Premise, apply
 from step_saliency.tasks.notation import WrittenStep, join_response, right_step
 
@@ -40,9 +41,10 @@ def corrupt_solution(graph: Graph, style: Style, kind: ErrorKind, rng: random.Ra
     """The canonical solution with one error of ``kind``; later steps follow from the wrong values.
 
     Raises:
-        ValueError: If the solution has no place for such an error (``recall`` or ``arithmetic``
-            where every needed premise is a given number).
+        ValueError: If there is no such kind, or the solution has no place for such an error
+            (``recall`` or ``arithmetic`` where every needed premise is a given number).
     """
+    check_option("kind", kind, ERROR_KINDS)
     if kind == "order":
         return _disorder(graph, style, rng)
     if kind in ("summary", "format"):

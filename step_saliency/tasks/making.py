@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any, get_args
 
+from step_saliency.options import check_seed, is_whole
 from step_saliency.tasks.graph import Difficulty, Split, draw_graph
 from step_saliency.tasks.notation import Family
 from step_saliency.tasks.problem import LEVELS, Level, Problem
@@ -40,14 +41,15 @@ def make_problems(
         Problems; two of them may coincide only by chance.
 
     Raises:
-        ValueError: For unknown names, or dials that allow no problem.
+        ValueError: For unknown names, numbers that are none, or dials that allow no problem.
     """
     _check_choice("split", split, Split)
     _check_choice("family", family, Family)
     if not isinstance(level, Difficulty):
         _check_choice("level", level, Level)
-    if n < 0:
-        raise ValueError(f"n={n}: must be 0 or more")
+    if not is_whole(n, least=0):
+        raise ValueError(f"n={n!r}: must be a whole number from 0")
+    check_seed(seed)
     named = None if isinstance(level, Difficulty) else level
     if family == "report":
         difficulty = REPORT_LEVELS[level] if not isinstance(level, Difficulty) else level

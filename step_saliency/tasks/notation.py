@@ -29,8 +29,10 @@ PERSON = dict(zip(ALPHABET, NAMES, strict=True))
 LETTER = {person: letter for letter, person in PERSON.items()}
 
 SUMMARY = "The answer is {}."
-_SUMMARY = re.compile(r"The answer is (-?\d+)\.")
-_NUMBER = r"(-?\d+)"
+DIGITS = r"\d{1,1000}"
+"""A number in a step; longer ones, which a model may write without end, are none."""
+_NUMBER = rf"(-?{DIGITS})"
+_SUMMARY = re.compile(rf"The answer is {_NUMBER}\.")
 _OPENING = r"(?:Given: |Then )"
 _TAIL = rf"{_NUMBER}([+-]){_NUMBER}={_NUMBER}"
 
@@ -58,7 +60,7 @@ class Symbols:
     separator = "; "
 
     _given = re.compile(rf"{_OPENING}([a-z])={_NUMBER}\.")
-    _computed = re.compile(rf"{_OPENING}([a-z])=([a-z])([+-])([a-z]|\d+)={_TAIL}\.")
+    _computed = re.compile(rf"{_OPENING}([a-z])=([a-z])([+-])([a-z]|{DIGITS})={_TAIL}\.")
 
     def premise(self, premise: Premise) -> str:
         if premise.op is None:
@@ -90,7 +92,7 @@ class Words:
     separator = " "
 
     _given = re.compile(rf"(\w+) has {_NUMBER} points\.")
-    _number = re.compile(rf"(\w+) has (\d+) (more|fewer) than (\w+): {_TAIL}\.")
+    _number = re.compile(rf"(\w+) has ({DIGITS}) (more|fewer) than (\w+): {_TAIL}\.")
     _sum = re.compile(rf"(\w+) has as many as (\w+) and (\w+) together: {_TAIL}\.")
     _difference = re.compile(rf"(\w+) has as many as (\w+) has more than (\w+): {_TAIL}\.")
 

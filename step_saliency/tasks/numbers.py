@@ -203,6 +203,8 @@ def _repeating(match: re.Match[str]) -> Number:
 def _based(match: re.Match[str]) -> Number:
     name = match[3].lower()
     base = _WORDS.index(name) if name in _WORDS else int(name)
+    if base < 2:
+        raise ValueError(base)  # 1_000 is no number in base 0, which Python takes for any
     value = Fraction(int(match[2], base))
     return Number(_signed(match[1], value), base=base, figures=match[2].lower())
 

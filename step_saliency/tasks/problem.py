@@ -107,6 +107,9 @@ class Problem:
 
         Args:
             response: Text that the model wrote, or a trace with its ``response``.
+
+        Raises:
+            ValueError: it is neither.
         """
         return grade_response(response_text(response), self.graph, self.family)
 
@@ -185,4 +188,12 @@ class Problem:
 
 
 def response_text(response: str | Trace) -> str:
-    return response.response if isinstance(response, Trace) else response
+    """Text of a response.
+
+    Raises:
+        ValueError: it is neither text nor a trace.
+    """
+    text = response.response if isinstance(response, Trace) else response
+    if not isinstance(text, str):
+        raise ValueError(f"a response is text or a Trace, got {type(response).__name__}")
+    return text

@@ -2,7 +2,7 @@
 
 The comparison runs in a process that lives as long as this one and is ended when it computes longer
 than the limit (a tower of powers never finishes). So the limit holds in every thread, no signal or
-alarm of this process is touched, and a verdict does not hang on what else the machine does.
+alarm of this process is touched, and a verdict does not depend on what else the machine does.
 """
 
 import atexit

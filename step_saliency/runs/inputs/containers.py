@@ -1,10 +1,12 @@
-"""Objects in files: JSON lines, JSON arrays, one JSON object, parquet, CSV, all also in gzip.
+"""Objects in files: JSON lines, JSON arrays, JSON objects, parquet, Arrow, CSV, all also in gzip.
 
-Lines end at line feeds alone: U+2028 and NEL inside a text end nothing. One line that cannot be
-read is an error of that line; objects over several lines may follow each other.
+What a file holds says how it is read; of its name the ending of a table alone counts. Lines end at
+line feeds alone: U+2028 and NEL inside a text end nothing. One line that cannot be read is an error
+of that line; objects over several lines may follow each other.
 """
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -14,15 +16,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from step_saliency.runs.inputs.arrow_files import (
+    ARROW_MARKS,
+    PARQUET_MARK,
+    arrow_rows,
+    parquet_rows,
+)
+from step_saliency.runs.inputs.csv_files import TABLES, csv_rows
 from step_saliency.runs.inputs.eval_logs import is_log, log_samples, zip_samples
-from step_saliency.runs.inputs.tables import ARROW_MARKS, TABLES, arrow_rows, csv_rows
 
 Numbered: TypeAlias = tuple[int, Any]
 """Line or element number from 1, and what stands there: a value, or why it cannot be read."""
 
+ZIP_MARK = b"PK\3\4"
+GZIP_MARK = b"\x1f\x8b"
 OTHERS = {
+    b"\xff\xfe\x00\x00": "UTF-32; save it as UTF-8",
     b"\xff\xfe": "UTF-16; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
     b"\x28\xb5\x2f\xfd": "Zstandard; unpack it first",
@@ -47,61 +57,64 @@ def read_file(path: Path) -> Iterator[Numbered]:
         raise ValueError(f"{path} is no whole JSON: {error}") from None
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no whole parquet or Arrow file: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path} is damaged: {error}") from None  # as pyarrow says it
 
 
 def _read(path: Path) -> Iterable[Numbered]:
     with path.open("rb") as file:
-        start = file.read(64)
-    other = next((what for mark, what in OTHERS.items() if start.startswith(mark)), None)
+        packed = file.read(2) == GZIP_MARK
+    with _opened(path, packed=packed) as content:
+        start = content.read(64)
+    _check_start(path, start, packed=packed)
+    if start.startswith(ZIP_MARK):
+        return enumerate(zip_samples(path), start=1)
+    if start.startswith((PARQUET_MARK, *ARROW_MARKS)):
+        return _columns(path, packed=packed, parquet=start.startswith(PARQUET_MARK))
+    ending = Path(re.sub(r"\.gz(ip)?$", "", path.name.lower())).suffix
+    is_json = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"["))
+    if ending in TABLES and not is_json:
+        return _csv(path, tabs=ending == ".tsv", packed=packed)
+    return _json(path, packed=packed)
+
+
+def _check_start(path: Path, start: bytes, *, packed: bool) -> None:
+    """Raise ValueError for what begins as nothing that is read."""
     if start.startswith(ARROW_MARKS):
-        return _arrow(path)
-    packed = start.startswith(b"\x1f\x8b")
-    if (
-        other is None
-        and start.count(b"\0") > len(start) // 8
-        and start[:4] not in (b"PAR1", b"PK\3\4")
-        and not packed
-    ):
+        return
+    other = next((what for mark, what in OTHERS.items() if start.startswith(mark)), None)
+    if packed and start.startswith((ZIP_MARK, GZIP_MARK)):
+        other = "packed twice, in gzip and once more; unpack it once"
+    is_text = not start.startswith((PARQUET_MARK, ZIP_MARK, GZIP_MARK))
+    if other is None and is_text and start.count(b"\0") > len(start) // 8:
         other = "UTF-16 or binary; one JSON object a line in UTF-8 is needed"
     if other is not None:
         raise ValueError(f"{path} is {other}")
-    if start.startswith(b"PK\3\4"):
-        return enumerate(zip_samples(path), start=1)
-    if start.startswith(b"PAR1"):
-        return _parquet(path)
-    ending = Path(path.stem if packed else path.name).suffix.lower()
-    if ending in TABLES:
-        return _csv(path, tabs=ending == ".tsv", packed=packed)
-    if not packed:
-        return _json(path, packed=False)
-    with gzip.open(path, "rb") as unpacked:
-        is_parquet = unpacked.read(4) == b"PAR1"
-        unpacked.seek(0)
-        if is_parquet:
-            return _parquet(pa.BufferReader(unpacked.read()))
-    return _json(path, packed=True)
 
 
-def _parquet(source: Any) -> Iterator[Numbered]:
-    number = 0
-    with pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+def _columns(path: Path, *, packed: bool, parquet: bool) -> Iterator[Numbered]:
+    with pa.OSFile(str(path)) if not packed else _unpacked(path) as source:
+        try:
+            yield from (parquet_rows if parquet else arrow_rows)(source)
+        except pa.ArrowException:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
 
 
-def _arrow(path: Path) -> Iterator[Numbered]:
-    with pa.OSFile(str(path)) as source:
-        yield from arrow_rows(source)
+def _unpacked(path: Path) -> pa.BufferReader:
+    with gzip.open(path, "rb") as file:
+        return pa.BufferReader(file.read())
 
 
 def _csv(path: Path, *, tabs: bool, packed: bool) -> Iterator[Numbered]:
-    data = path.read_bytes()
-    try:
-        yield from csv_rows(gzip.decompress(data) if packed else data, tabs=tabs)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
+    with _opened(path, packed=packed) as file:
+        try:
+            yield from csv_rows(file, tabs=tabs)
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
 
 
 def _json(path: Path, *, packed: bool) -> Iterator[Numbered]:
@@ -128,8 +141,12 @@ def _json(path: Path, *, packed: bool) -> Iterator[Numbered]:
             yield n, _value(n, rest)
 
 
+def _opened(path: Path, *, packed: bool) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
 def _lines(path: Path, *, packed: bool) -> Iterator[tuple[int, bytes]]:
-    with gzip.open(path, "rb") if packed else path.open("rb") as file:
+    with _opened(path, packed=packed) as file:
         for number, line in enumerate(file, start=1):
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
@@ -142,7 +159,9 @@ def _checked_lines(first: bytes, rest: Iterator[tuple[int, bytes]]) -> Iterator[
         if line.lstrip()[:1] == b"{":
             return chain(read, rest)
     begins = first.decode(errors="replace").strip()[:40]
-    raise _NotWholeError(f"no line begins an object; the first is {begins!r}")
+    raise _NotWholeError(
+        f"no line begins an object; the first is {begins!r} (tables are named .csv or .tsv)"
+    )
 
 
 def _whole(
@@ -155,7 +174,9 @@ def _whole(
         following = _objects(text)
         if following:
             return iter(list(enumerate(following, start=1)))
-    if isinstance(parsed, list) and (isinstance(value, ValueError) or _has_objects(parsed)):
+    if isinstance(parsed, list) and (
+        not parsed or isinstance(value, ValueError) or _has_objects(parsed)
+    ):
         return iter(list(enumerate(parsed, start=1)))
     if isinstance(parsed, dict):
         return iter(list(enumerate(log_samples(parsed) if is_log(parsed) else [parsed], start=1)))

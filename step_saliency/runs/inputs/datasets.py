@@ -1,12 +1,13 @@
-"""Rows of published data sets of reasoning: OpenThoughts, OpenR1, s1K; outputs of Qwen2.5-Math."""
+"""Rows of reasoning data: OpenThoughts, OpenR1, s1K, Dolphin-R1; outputs of Qwen2.5-Math."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from step_saliency.runs.inputs.chats import RESPONSES
 from step_saliency.runs.inputs.form import Form
-from step_saliency.runs.inputs.names import question_of
-from step_saliency.runs.inputs.reading import Reading, of_response
+from step_saliency.runs.inputs.names import from_json, gold_of, is_switch, question_of
+from step_saliency.runs.inputs.reading import Reading, Turn, of_response, of_turns, with_thinking
 from step_saliency.runs.inputs.shapes import (
     Shape,
     Text,
@@ -15,6 +16,7 @@ from step_saliency.runs.inputs.shapes import (
     described,
     scalar_text,
 )
+from step_saliency.runs.inputs.turns import ROLES, is_conversation, turns_of
 
 THINKING = re.compile(r"(\w+)_(?:reasoning|thinking_trajectory)")
 ANSWERS = ("solution", "attempt", "response", "answer")
@@ -130,6 +132,31 @@ def _read_qwen_eval(data: Mapping[str, Any]) -> list[Reading]:
     ]
 
 
+DOLPHIN_FIELDS = ("messages", "reasoning", "answer", "model")
+
+
+def _is_dolphin(data: Mapping[str, Any]) -> bool:
+    """Whether turns that end with the user's stand beside what a model thought and answered.
+
+    Without the model's name, ``answer`` may as well be the gold answer.
+    """
+    beside = all(isinstance(data.get(name), str) for name in DOLPHIN_FIELDS[1:])
+    if not beside or any(name in data for name in RESPONSES):
+        return False
+    turns: Any = from_json(data.get("messages"))
+    if not is_conversation(turns) or is_switch(data["reasoning"]):
+        return False
+    role = turns[-1].get("role", turns[-1].get("from"))
+    return isinstance(role, str) and ROLES.get(role, role) == "user"
+
+
+def _read_dolphin(data: Mapping[str, Any]) -> list[Reading]:
+    reasoning, answer = (checked_text(data[name], name) for name in ("reasoning", "answer"))
+    said = Turn("assistant", *with_thinking(reasoning, answer))
+    gold = gold_of({name: value for name, value in data.items() if name != "answer"})
+    return [of_turns((*turns_of(data["messages"], "messages"), said), gold=gold or "")]
+
+
 QWEN_EVAL = Form(
     "outputs of Qwen2.5-Math's evaluation",
     lambda data: "gt" in data and isinstance(data.get("code"), list),
@@ -149,4 +176,7 @@ S1K_FIRST = Form(
     lambda data: "thinking_trajectories" in data and "attempt" in data,
     _read_trajectories,
     "thinking_trajectories|attempt",
+)
+DOLPHIN = Form(
+    "Dolphin-R1 reasoning and answers", _is_dolphin, _read_dolphin, "|".join(DOLPHIN_FIELDS)
 )

@@ -23,6 +23,7 @@ FORMS: tuple[Form, ...] = (
     datasets.OPEN_THOUGHTS,
     datasets.S1K,
     datasets.S1K_FIRST,
+    datasets.DOLPHIN,
     chats.PAIRS,
     chats.MESSAGES,
     chats.CONVERSATIONS,

@@ -8,10 +8,11 @@ from typing import Any
 
 from step_saliency.runs.inputs.containers import Numbered
 
-NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
-"""``owner/name``, with a split after a colon if there are several."""
-DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?")
-TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?")
+NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
+"""``owner/name``, with a split after a colon if there are several: ``owner/name:train``; with a
+configuration before it if there are several of these: ``owner/name:main:train``."""
+DATA_FILES = re.compile(r".*\.(jsonl|json|parquet|eval|csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
+TABLE_FILES = re.compile(r".*\.(csv|tsv|arrow)(\.gz)?", re.IGNORECASE)
 BOOKKEEPING = frozenset(
     {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
 )
@@ -67,11 +68,8 @@ def _is_data(file: Path) -> bool:
 
 def stem(path: Path) -> str:
     """Name of a file without what says how it is packed."""
-    return (
-        re.sub(r"\.(jsonl|json|parquet|csv|tsv)$", "", path.stem)
-        if path.suffix == ".gz"
-        else path.stem
-    )
+    inner = re.compile(r"\.(jsonl|json|parquet|csv|tsv|arrow)$", re.IGNORECASE)
+    return inner.sub("", path.stem) if path.suffix.lower() == ".gz" else path.stem
 
 
 def is_name(path: Path) -> bool:
@@ -89,13 +87,16 @@ def read_name(name: str) -> Iterator[tuple[str, Numbered]]:
     _need_package(name)
     from datasets import load_dataset
 
-    repository, _, split = name.partition(":")
+    repository, *parts = name.split(":")
+    config = {"name": parts[0]} if len(parts) == 2 else {}
     try:
-        data = load_dataset(repository, split=split or None)
+        data = load_dataset(repository, **config, split=parts[-1] if parts else None)
     except Exception as error:  # of many libraries below
+        said = " ".join(str(error).splitlines()[:2])
+        hint = "; give one: NAME:CONFIG:SPLIT" if "Config name is missing" in said else ""
         raise ValueError(
             f"there is no file or folder {name}, and no data set of that name can be loaded: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{type(error).__name__}: {said}{hint}"
         ) from None
     yield from _numbered(repository.rpartition("/")[2], _one_split(data, name))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from step_saliency.runs.inputs.names import GOLD, IDS, QUESTIONS, VERDICTS, at_path
+from step_saliency.runs.inputs.names import GOLD, IDS, QUESTIONS, VERDICTS, at_path, plain_name
 from step_saliency.runs.roles import ROLES
 
 TEXTS = frozenset({"prompt", "thinking", "response", "messages"})
@@ -20,7 +20,7 @@ KEPT = (
     "problem_id",
     "system",
 )
-"""Fields that keep their meaning where --field names the response."""
+"""Fields that keep their meaning where --field names the response, unless it names them too."""
 
 
 def with_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
@@ -42,4 +42,5 @@ def with_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str,
         return {**data, **renamed}
     if isinstance(renamed.get("response"), list):
         renamed["responses"] = renamed.pop("response")
-    return {**{name: data[name] for name in KEPT if name in data}, **renamed}
+    taken = {spelled for name in fields.values() for spelled in (name, plain_name(name))}
+    return {**{name: data[name] for name in KEPT if name in data and name not in taken}, **renamed}

@@ -58,6 +58,11 @@ def is_switch(value: object) -> bool:
     )
 
 
+def plain_name(name: str) -> str:
+    """``correct_answer`` for ``Correct Answer``."""
+    return "_".join(name.lower().split())
+
+
 def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping[str, Any]:
     """A row in which ``Problem`` or ``Correct Answer`` has its name in lower case, where known.
 
@@ -65,7 +70,7 @@ def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping
         data: The row.
         known: Names that are read.
     """
-    plain = {name: "_".join(name.lower().split()) for name in data if isinstance(name, str)}
+    plain = {name: plain_name(name) for name in data if isinstance(name, str)}
     new = {name: to for name, to in plain.items() if to != name and to in known and to not in data}
     if not new or len(set(new.values())) < len(new):
         return data
@@ -79,7 +84,7 @@ def at_path(data: Mapping[str, Any], path: str) -> Any:
     """
     if path in data:
         return data[path]
-    plain = "_".join(path.lower().split())
+    plain = plain_name(path)
     if plain in data:
         return data[plain]
     value: Any = data
@@ -135,9 +140,16 @@ def gold_of(data: Mapping[str, Any]) -> str | None:
 
 
 def unread_gold(data: Mapping[str, Any]) -> str | None:
-    """Field of a gold answer that is several or an object, of which none can be taken."""
+    """Field of a gold answer that is no single text or number, so that none can be taken."""
     values = ((name, at_path(data, name)) for name in GOLD)
-    return next((name for name, value in values if value and isinstance(value, list | dict)), None)
+    return next((name for name, value in values if _says_more(value)), None)
+
+
+def _says_more(value: Any) -> bool:
+    """Whether a value says something, but as no text or number; a missing value says nothing."""
+    if value is None or value in ("", [], {}) or (isinstance(value, float) and value != value):
+        return False
+    return scalar_text(value) is None
 
 
 def _last_answer(text: str) -> str | None:

@@ -85,8 +85,8 @@ def _completed(reading: Reading, data: Mapping[str, Any]) -> Reading:
     gold = gold_of(data) if reading.gold is None else reading.gold
     stated = verdict_of(data) if reading.stated is None else reading.stated
     several = unread_gold(data) if gold is None else None
-    note = (f"the gold answer in {several}, which is no single one",) if several else ()
-    return replace(reading, gold=gold, stated=stated, notes=(*reading.notes, *note))
+    note = (f"the gold answer in {several}, which is no single text or number",) if several else ()
+    return replace(reading, gold=gold or "", stated=stated, notes=(*reading.notes, *note))
 
 
 def _check_open(data: Mapping[str, Any], form: Form) -> None:

@@ -66,8 +66,8 @@ def read_input(
     """Read a file, a folder or a data set of Hugging Face.
 
     Args:
-        path: JSON lines, a JSON array, parquet, a log of inspect-ai, any of them in gzip; a folder
-            of these or of a saved data set; or the name of a data set.
+        path: JSON lines, a JSON array, parquet, Arrow, CSV, TSV, any of them in gzip; a log of
+            inspect-ai; a folder of these or of a saved data set; or the name of a data set.
         limit: Take the first lines only.
         fields: Names of fields by role, see `step_saliency.runs.roles`.
         answer: Let the model answer also where a field may hold a response that was not read.
@@ -83,7 +83,10 @@ def read_input(
             break
         lines.append(_read_line(value, number, stem, fields, answer))
     if not lines:
-        raise ValueError(f"{path} has no rows; one JSON object a line is needed")
+        raise ValueError(
+            f"{path} has no rows; one JSON object a line is needed, or a table with rows below "
+            "the names of its columns"
+        )
     lines, repeated = _without_repeats(lines)
     rows, renamed = unique_names(list(chain.from_iterable(line.rows for line in lines)))
     return Input(rows, _summary(lines), (*_notes(lines), *repeated, *renamed))
@@ -122,9 +125,8 @@ def _unfolded(values: Iterator[Numbered], fields: Mapping[str, str]) -> Iterator
     """Values of a file, or, where they are one object that holds rows, these."""
     first = list(islice(values, 2))
     only = first[0][1] if len(first) == 1 else None
-    if isinstance(only, dict):
-        return enumerate(rows_of_object(only, lambda row: is_row(row, fields)), start=1)
-    return chain(first, values)
+    rows = rows_of_object(only, lambda r: is_row(r, fields)) if isinstance(only, dict) else [only]
+    return chain(first, values) if rows[0] is only else enumerate(rows, start=1)
 
 
 def _read_line(
@@ -134,8 +136,8 @@ def _read_line(
     if isinstance(value, ValueError):
         return _Line([Row(name, number, {}, str(value))])
     if not isinstance(value, dict):
-        what = type(value).__name__
-        return _Line([Row(name, number, {}, f"line {number} is a {what}, not an object")])
+        what = "a list" if isinstance(value, list) else described(value)
+        return _Line([Row(name, number, {}, f"line {number} is {what}, not an object")])
     value = with_plain_names(value, NAMES)
     try:
         name = _id(value, fields, name)

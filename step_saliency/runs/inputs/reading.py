@@ -34,7 +34,7 @@ class Reading:
         response: Text of the response.
         composed: Whether the marks of the thinking are ours.
         trace: A saved trace, as `Trace.from_dict` takes it.
-        gold: Gold answer, if there is one.
+        gold: Gold answer, empty if there is none; None leaves it to the row's fields.
         stated: A judgement that came with the row, as it was written.
         source: Which of the row's responses it is, where they have names.
         notes: What of the row was left out.

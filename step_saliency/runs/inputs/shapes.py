@@ -1,6 +1,7 @@
 """Types of what stands in a row, checked by pydantic; messages name the field and what came."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -110,7 +111,7 @@ def scalar_text(value: Any) -> str | None:
     """A text or number as text; None for anything else, NaN included."""
     if isinstance(value, str):
         return value if value.isascii() or _encodes(value) else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     return str(value) if is_number and value == value else None
 
 

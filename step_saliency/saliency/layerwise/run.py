@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class AttentionRun:
         per_head: Whether totals keep heads apart.
         steps: Steps of rows and columns while a layer to be mapped is differentiated, else None.
         totals: Totals of the layer that was differentiated last, averaged over heads unless
-            `per_head`.
+            `per_head`; None if no gradient reached its attention.
+        n_heads: Heads of the layer that ran last.
         record: Takes head outputs and denominators of a block that will be run again; None where
             they are not kept.
         replay: Those of the block that is run again, which are not computed a second time.
@@ -35,6 +37,7 @@ class AttentionRun:
     per_head: bool = False
     steps: StepIndex | None = None
     totals: Float[Tensor, "batch heads_out step step"] | None = None
+    n_heads: int = 1
     record: "HeadOutputs | None" = None
     replay: "HeadOutputs" = field(default_factory=deque)
 
@@ -47,8 +50,14 @@ class AttentionRun:
         sinks: Float[Tensor, "head"] | None = None,
     ) -> Float[Tensor, "batch head pos d_value"]:
         """Head outputs, whose backward pass leaves `totals`."""
+        self.n_heads = q.shape[1]
         z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
         return z
+
+    def kernel_for(self, q: Tensor, v: Tensor) -> ModuleType:
+        """The implementation for these queries and values."""
+        widest = max(q.shape[-1], v.shape[-1])
+        return load_kernel(self.kernel, q.device, q.dtype, widest=widest)
 
     def head_outputs(
         self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None
@@ -57,7 +66,7 @@ class AttentionRun:
         if self.replay:
             z, lse = self.replay.popleft()
             return z.to(q.device), lse.to(q.device)
-        kernel = load_kernel(self.kernel, q.device, q.dtype)
+        kernel = self.kernel_for(q, v)
         z, lse = kernel.attention(q, k, v, spec, spans=self.spans, sinks=sinks)
         if self.record is not None:
             self.record.append((z, lse))
@@ -88,7 +97,7 @@ class _StepAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run = ctx.run
         q, k, v, z, lse = ctx.saved_tensors
-        result = load_kernel(run.kernel, q.device, q.dtype).pool_influence(
+        result = run.kernel_for(q, v).pool_influence(
             q,
             k,
             v,

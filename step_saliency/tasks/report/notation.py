@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import cast
 
 from step_saliency.tasks.graph import Operator, Premise, apply
-from step_saliency.tasks.notation import NAMES, SUMMARY, WrittenStep
+from step_saliency.tasks.notation import DIGITS, NAMES, SUMMARY, WrittenStep
 from step_saliency.tasks.report.graph import THINGS, ReportGraph, Term
 
 SEPARATOR = " "
 _NAME = rf"((?:{'|'.join(NAMES)})'s (?:{'|'.join(THINGS)}))"
-_NUMBER = r"(-?\d+)"
+_NUMBER = rf"(-?{DIGITS})"
 _TAIL = rf"{_NUMBER} ([+-]) {_NUMBER} = {_NUMBER}\."
 _GIVEN = re.compile(rf"{_NAME} are {_NUMBER}\.")
-_COMPUTED = re.compile(rf"{_NAME} are {_NAME} ([+-]) (?:{_NAME}|(\d+)) = {_TAIL}")
+_COMPUTED = re.compile(rf"{_NAME} are {_NAME} ([+-]) (?:{_NAME}|({DIGITS})) = {_TAIL}")
 _ADDED = re.compile(rf"{_NAME} are {_NUMBER}: {_TAIL}")
 
 

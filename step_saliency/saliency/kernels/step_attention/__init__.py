@@ -12,18 +12,23 @@ from typing import Literal, get_args
 import torch
 
 from step_saliency.saliency.kernels.step_attention import chunked, naive
+from step_saliency.saliency.kernels.step_attention.types import TRITON_WIDEST
 
 KernelName = Literal["auto", "naive", "chunked", "triton"]
 
 
-def load_kernel(name: KernelName, device: torch.device, dtype: torch.dtype) -> ModuleType:
+def load_kernel(
+    name: KernelName, device: torch.device, dtype: torch.dtype, *, widest: int = 0
+) -> ModuleType:
     """The implementation to use for queries of a device and type.
 
     Args:
         name: An implementation, or ``"auto"``: Triton for half precision on CUDA where it is
-            installed (in float32 a GPU's own matrix products are faster), else chunked.
+            installed and takes the heads (in float32 a GPU's own matrix products are faster), else
+            chunked.
         device: Where queries, keys and values are.
         dtype: Type of queries, keys and values.
+        widest: Dimensions of a head's queries or values, whichever are more.
 
     Returns:
         A module with `attention` and `pool_influence`.
@@ -36,7 +41,8 @@ def load_kernel(name: KernelName, device: torch.device, dtype: torch.dtype) -> M
     if name == "naive":
         return naive
     half = dtype in (torch.bfloat16, torch.float16)
-    if name == "chunked" or (name == "auto" and not (device.type == "cuda" and half)):
+    pays = device.type == "cuda" and half and widest <= TRITON_WIDEST
+    if name == "chunked" or (name == "auto" and not pays):
         return chunked
     try:
         return import_module(f"{__name__}.triton")

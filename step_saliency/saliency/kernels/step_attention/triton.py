@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.saliency.kernels.step_attention.types import (
+    TRITON_WIDEST,
     AttentionGradients,
     AttentionSpec,
     Spans,
@@ -139,8 +140,10 @@ def _checked_tile(q: Tensor, v: Tensor, tile: Tile | None) -> Tile:
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"Triton step attention takes 16 and 32 bit floats, not {q.dtype}")
     widest = max(q.shape[-1], v.shape[-1])
-    if widest > 256:
-        raise ValueError(f"heads of {widest} dimensions exceed Triton step attention's 256")
+    if widest > TRITON_WIDEST:
+        raise ValueError(
+            f"heads of {widest} dimensions exceed Triton step attention's {TRITON_WIDEST}"
+        )
     if tile is None:
         if q.dtype == torch.float32:
             return Tile(rows=32, keys=32)

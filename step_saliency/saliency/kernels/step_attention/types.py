@@ -23,6 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+TRITON_WIDEST = 256
+"""Most dimensions of a head whose tiles fit into a GPU's shared memory."""
+
 Spans = tuple[tuple[int, int], ...]
 """First and last-plus-one real position of each sequence of a batch; the rest is padding."""
 
