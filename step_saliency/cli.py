@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from step_saliency.benchmark.command.arguments import add_benchmark
+from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.options import FORMATS, METHODS, OBJECTIVES, POOLS, ROWS, SPLITTERS
 from step_saliency.runs.functions import UserFunction
 from step_saliency.runs.roles import ROLES, parse_fields
@@ -25,6 +26,11 @@ FAULT = (
     "step-saliency: this is a fault of the program, not of the input. Please report it, with the "
     "lines above and the command, to the maintainers (in the issue tracker of the repository)"
 )
+NO_MEMORY = (
+    "step-saliency: memory was not enough, and less is taken with a smaller --batch-size, with "
+    "--dtype bfloat16, or on another --device, where the command has them"
+)
+AGAIN = "; the same command goes on where it was"
 MODEL_OPTIONS = ("backend", "device", "dtype", "revision", "trust_remote_code")
 
 
@@ -38,18 +44,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 if nothing could be done or a check failed, 2 for wrong arguments or input.
     """
     arguments = _parser().parse_args(argv)
+    again = AGAIN if getattr(arguments, "resumes", False) else ""
     try:
         return int(arguments.run(arguments))
     except (ValueError, OSError) as error:
         print(f"step-saliency: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("step-saliency: stopped; the same command goes on where it was", file=sys.stderr)
+        print(f"step-saliency: stopped{again}", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        _say_what_failed(error, again)
+        return 1
+
+
+def _say_what_failed(error: Exception, again: str) -> None:
+    """Want of memory and failed workers are no faults of the program; all else is."""
+    if _is_out_of_memory(error):
+        print(f"step-saliency: {error}\n{NO_MEMORY}{again}", file=sys.stderr)
+    elif isinstance(error, WorkerError):
+        print(f"step-saliency: {error}{again}", file=sys.stderr)
+    else:
         traceback.print_exc()
         print(FAULT, file=sys.stderr)
-        return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from step_saliency.models.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +134,9 @@ def _add_map(commands: Any) -> None:
     _add_decoding(command.add_argument_group("answers to problems"))
     _add_threads(command)
     command.add_argument("--quiet", action="store_true", help="no progress bars")
-    command.set_defaults(run=_map, **_defaults(field.name for field in fields(MapSettings)))
+    command.set_defaults(
+        run=_map, resumes=True, **_defaults(field.name for field in fields(MapSettings))
+    )
 
 
 def _add_rows(group: Any) -> None:
@@ -218,7 +245,7 @@ def _add_figures(commands: Any) -> None:
     command.add_argument("--trace", help="name of one trace; default: all of the folder")
     command.add_argument("--limit", type=int, help="the first traces only, by name")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
-    command.set_defaults(run=_figures)
+    command.set_defaults(run=_figures, resumes=True)
 
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
@@ -254,7 +281,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--n-problems", type=int, default=12)
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     _add_threads(command)
-    command.set_defaults(run=_demo)
+    command.set_defaults(run=_demo, resumes=True)
 
 
 def _defaults(names: Iterable[str]) -> dict[str, Any]:

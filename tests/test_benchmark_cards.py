@@ -15,6 +15,7 @@ pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: step-sali
 
 from step_saliency.benchmark.scale import spread as module
 from step_saliency.benchmark.scale.cards import cards_each, slices, visible_cards
+from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.benchmark.scale.units import units_of
 from step_saliency.benchmark.scale.worker import Worker
 
@@ -171,7 +172,7 @@ def test_actors_of_ray_get_cards_and_a_unit_that_kills_them_is_named(
     assert 0 < ray.options["max_task_retries"] < 100
     ray = Ray(4, dying=units[-1].key)
     message = rf"{units[-1].condition}, problems {units[-1].ids[0]} to .*: the actor died"
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(WorkerError, match=message):
         module.spread(tmp_path, settings, workers=1, cluster="ray", progress=False)
     ray = Ray(1)
     with pytest.raises(ValueError, match="workers=2 need 2 cards, and there are 1"):

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from step_saliency import cli
+from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.runs import map_file as runs
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
@@ -109,6 +111,48 @@ def test_a_fault_of_the_program_says_where_to_report_it(
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert "fault of the program" in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "--dtype bfloat16"),
+        (WorkerError("a worker failed: no such card"), "a worker failed: no such card"),
+    ],
+)
+def test_want_of_memory_and_failed_workers_are_no_faults_of_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    advice: str,
+) -> None:
+    def failing(*_: object, **__: object) -> RunReport:
+        raise error
+
+    monkeypatch.setattr(runs, "map_file", failing)
+    assert cli.main(["map", "x.jsonl", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert advice in printed
+    assert str(error) in printed
+    assert "the same command goes on where it was" in printed
+    assert "Traceback" not in printed
+    assert "fault of the program" not in printed
+
+
+def test_commands_that_go_on_where_they_were_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "map_file", stopped)
+    monkeypatch.setattr(cli, "_doctor", stopped)
+    assert cli.main(["map", "x.jsonl", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on where it was\n")
+    assert cli.main(["doctor", "reasoner"]) == 130
+    assert capsys.readouterr().err == "step-saliency: stopped\n"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(

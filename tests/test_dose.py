@@ -248,6 +248,11 @@ def test_dosed_placebos_decode_alike_by_hooks_and_fast() -> None:
         (lambda: FLOW.placebo("bridge", match="kl"), "needs model= and a few traces"),
         (lambda: FLOW.placebo("bridge", match="norm"), "match='norm'"),
         (lambda: FLOW.placebo("bridge", traces=[]), "needs model= and a few traces"),
+        (lambda: FLOW.placebo("bridge", match="mass", traces=FIT), "traces= are of match='kl'"),
+        (lambda: FLOW.placebo("bridge", tolerance=0.01), "tolerance= are of match='kl'"),
+        (lambda: FLOW.placebo("bridge", match="kl", tolerance=0), "tolerance=0 is no number above"),
+        (lambda: FLOW.placebo("bridge", match="kl", tolerance=float("nan")), "tolerance=nan is no"),
+        (lambda: matched_strength(lambda s: s, 1.0, tolerance=-1.0), "tolerance=-1.0 is no number"),
         (lambda: FLOW.placebos("smooth", 3), "'smooth' has one"),
         (lambda: FLOW.placebos("bridge", 0), "draws=0"),
         (lambda: OddsEqualBridge([0], dose=1.0), "is of a placebo"),
@@ -260,6 +265,11 @@ def test_dosed_placebos_decode_alike_by_hooks_and_fast() -> None:
 def test_bad_options(make: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_smoothing_is_drawn_once_by_default() -> None:
+    assert len(FLOW.placebos("smooth")) == 1
+    assert len(FLOW.placebos("bridge")) == 20
 
 
 def test_a_row_out_of_reach_is_counted() -> None:

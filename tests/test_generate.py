@@ -95,6 +95,13 @@ def test_top_k_breaks_ties_as_greedy_decoding_does() -> None:
     assert set(Sampler(0.0)(logits, ()).tolist()) == {1}
 
 
+def test_top_p_takes_the_first_of_equal_tokens() -> None:
+    """Many of them: sorting that is not stable leaves their order open from some number on."""
+    logits = torch.zeros(400, 4000)
+    drawn = Sampler(1.0, top_p=0.01)(logits, torch.linspace(0, 0.999, 400).tolist())
+    assert set(drawn.tolist()) == set(range(40))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_hooks_and_interventions_are_in_force(backend: str) -> None:
     model = tiny_model("qwen2", backend=backend)

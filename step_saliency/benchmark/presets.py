@@ -22,14 +22,12 @@ class Shape:
 
     Attributes:
         parameters: All of them.
-        active: Those that a token passes.
         layers: Layers.
         kv_heads: Heads of keys and values.
         head_size: Size of a head.
     """
 
     parameters: float
-    active: float
     layers: int
     kv_heads: int
     head_size: int
@@ -94,9 +92,9 @@ def _r1(size: str, shape: Shape) -> Preset:
 
 
 PRESETS: Sequence[Preset] = (
-    _r1("7B", Shape(parameters=7.6e9, active=7.6e9, layers=28, kv_heads=4, head_size=128)),
-    _r1("14B", Shape(parameters=14.8e9, active=14.8e9, layers=48, kv_heads=8, head_size=128)),
-    _r1("32B", Shape(parameters=32.8e9, active=32.8e9, layers=64, kv_heads=8, head_size=128)),
+    _r1("7B", Shape(parameters=7.6e9, layers=28, kv_heads=4, head_size=128)),
+    _r1("14B", Shape(parameters=14.8e9, layers=48, kv_heads=8, head_size=128)),
+    _r1("32B", Shape(parameters=32.8e9, layers=64, kv_heads=8, head_size=128)),
     Preset(
         name="qwq-32b",
         matches=("qwq-32b",),
@@ -105,7 +103,7 @@ PRESETS: Sequence[Preset] = (
         top_k=40,
         max_tokens=32_768,
         published="QwQ-32B",
-        shape=Shape(parameters=32.8e9, active=32.8e9, layers=64, kv_heads=8, head_size=128),
+        shape=Shape(parameters=32.8e9, layers=64, kv_heads=8, head_size=128),
         source=QWQ_CARD,
     ),
     Preset(
@@ -115,7 +113,7 @@ PRESETS: Sequence[Preset] = (
         max_tokens=32_768,
         reasoning_effort="medium",
         published="GPT-OSS-20B (medium)",
-        shape=Shape(parameters=20.9e9, active=3.6e9, layers=24, kv_heads=8, head_size=64),
+        shape=Shape(parameters=20.9e9, layers=24, kv_heads=8, head_size=64),
         source=OSS_CARD,
     ),
     Preset(

@@ -52,7 +52,7 @@ class Sampler:
             weights = weights.masked_fill(~_largest(weights, self.top_k), 0)
         if self.top_p < 1:
             total = weights.sum(-1, keepdim=True, dtype=torch.float64)
-            ordered, order = torch.sort(weights, dim=-1, descending=True)
+            ordered, order = torch.sort(weights, dim=-1, descending=True, stable=True)
             before = ordered.cumsum(-1, dtype=torch.float64) - ordered
             beyond = before >= self.top_p * total
             weights = weights.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0)

@@ -1,8 +1,9 @@
 """What did the edits do? Counters per edit, layer and head.
 
     rows_seen        attention rows (query positions) to which the edit applies
-    rows_shifted     of these, rows that it changed
-    infeasible       of these, rows whose constraint had no solution and was capped
+    rows_shifted     rows seen that it changed
+    infeasible       rows seen, changed or not, whose constraint had no solution and was capped; of
+                     a `HeadRedirect` to all mass (1), all rows that have less
     mass_before      mean over rows seen of the attention on the bridge
     mass_after       the same after the edit
     kl               mean over rows shifted of KL(after || before), in nats

@@ -58,7 +58,7 @@ def changed_flow(
 
 
 def matched_flow(
-    flow: Any, fake: Any, model: Any, traces: Sequence[Trace], *, tolerance: float
+    flow: Any, fake: Any, model: Any, traces: Sequence[Trace], *, tolerance: float | int
 ) -> Any:
     """A placebo of which every half that is changed has the dose of the flow's own.
 
@@ -83,7 +83,11 @@ def matched_flow(
 
 
 def _all_hold(
-    fake: Any, targets: Mapping[str, float], model: Any, traces: Sequence[Trace], tolerance: float
+    fake: Any,
+    targets: Mapping[str, float],
+    model: Any,
+    traces: Sequence[Trace],
+    tolerance: float | int,
 ) -> bool:
     effects = effects_on(model, fake, traces)
     return all(
@@ -93,7 +97,13 @@ def _all_hold(
 
 
 def _with_dose(
-    fake: Any, half: str, target: float, model: Any, traces: Sequence[Trace], *, tolerance: float
+    fake: Any,
+    half: str,
+    target: float,
+    model: Any,
+    traces: Sequence[Trace],
+    *,
+    tolerance: float | int,
 ) -> Any:
     strengthened = _strengthened(getattr(fake, half), layers_of(model))
 

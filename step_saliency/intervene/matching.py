@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import listed_traces
 from step_saliency.models.facts import backend_of, device_of, n_layers
+from step_saliency.options import is_finite
 from step_saliency.trace import Trace
 
 TOLERANCE = 0.01
@@ -109,7 +110,7 @@ def doses(
 
 
 def matched_strength(
-    measure: Callable[[float], float], target: float, *, tolerance: float = TOLERANCE
+    measure: Callable[[float], float], target: float, *, tolerance: float | int = TOLERANCE
 ) -> float:
     """The strength at which a dose that grows with strength is what it is to be.
 
@@ -119,8 +120,9 @@ def matched_strength(
         tolerance: Relative difference that is small enough.
 
     Raises:
-        ValueError: there is nothing to match, or no strength has that dose.
+        ValueError: there is nothing to match, no strength has that dose, or the tolerance is none.
     """
+    check_tolerance(tolerance)
     if not target > 0:
         raise ValueError(
             "the edit moves nothing on these traces, so that there is no dose to match"
@@ -139,6 +141,15 @@ def matched_strength(
         f"no strength gives the placebo the dose of the edit, {target:.3g}; the nearest is "
         f"{nearest:.3g}"
     )
+
+
+def check_tolerance(tolerance: float | int) -> None:
+    """Raise ValueError for a relative difference that no dose can hold."""
+    if not (is_finite(tolerance) and tolerance > 0):
+        raise ValueError(
+            f"tolerance={tolerance!r} is no number above 0, such as {TOLERANCE}: doses are never "
+            "equal to the bit"
+        )
 
 
 def _next(low: float, high: float, seen: Sequence[tuple[float, float]], target: float) -> float:

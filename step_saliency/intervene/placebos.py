@@ -3,14 +3,16 @@
 What an intervention does, with one thing about it made meaningless and all else kept:
 
     bridge       as many keys on the bridge, but drawn at random from bridge and current part
+    block        as many keys that follow each other, at a random place for each step
+    permuted     the bridge, with the odds between its keys handed around
     smooth       the same rows, moved as far (equal KL), by a temperature instead of a bridge
     layers       as many layers, others
     boundaries   the same vectors, not where steps begin; those past the end are lost (`injections`)
     direction    injected vectors of the same norm, in random directions
     other        injected vectors of the same norm, from steps of other traces
 
-All draws are hashes of the seed and of places in the sequence: the same in a cached pass and a full
-one, alone and in a batch, on any device.
+All draws but that of layers are hashes of the seed and of places in the sequence: the same in a
+cached pass and a full one, alone and in a batch, on any device.
 
 When they mislead: keys drawn from bridge and current part are often those of the bridge itself, if
 it is the larger part (in expectation |B| / (|B| + |S|) of them), so that a random bridge can work

@@ -17,7 +17,7 @@ from step_saliency.intervene.choices import MATCHES, Match, PaddingSide, Placebo
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.expected import listed_traces
 from step_saliency.intervene.flow_placebos import changed_flow, matched_flow
-from step_saliency.intervene.matching import TOLERANCE
+from step_saliency.intervene.matching import TOLERANCE, check_tolerance
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.placebos import MomentumBank
 from step_saliency.intervene.schedule import Strength
@@ -26,6 +26,9 @@ from step_saliency.models.bands import Bands
 from step_saliency.models.facts import n_layers as layers_of
 from step_saliency.options import check_option, check_seed, is_whole
 from step_saliency.trace import Trace
+
+DRAWS = 20
+"""Placebos of one kind by default, so that they have a distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class StepFlow(EditGroup):
         match: Match | None = None,
         model: Any = None,
         traces: Iterable[Trace] | None = None,
-        tolerance: float = TOLERANCE,
+        tolerance: float | int | None = None,
         n_layers: int | None = None,
         bank: MomentumBank | None = None,
     ) -> "StepFlow":
@@ -129,20 +132,23 @@ class StepFlow(EditGroup):
                 mean KL(after || before) of the rows that a bridge moves, mean norm relative to the
                 residual of what momentum adds. ``"mass"`` keeps tau_max and alpha as they are (and
                 the norm of momentum in each head), so that the dose may be another; such a
-                placebo is unmatched. By default ``"kl"`` if there are traces, else ``"mass"``.
+                placebo is unmatched, and traces and a tolerance are refused. By default ``"kl"`` if
+                there are traces, else ``"mass"``.
             model: HookedTransformer or TransformerBridge, to measure doses.
             traces: A few traces to measure them on.
-            tolerance: Relative difference between doses at which matching ends.
+            tolerance: Relative difference between doses at which matching ends; 0.01 by default.
             n_layers: Layers of the model, for ``"layers"``; known if the model is given.
             bank: Steps of other traces, for ``"other"``; see `momentum_bank`.
 
         Raises:
             ValueError: an unknown kind, a half that this flow lacks, too few other layers, an
-                option that the kind needs, or a dose that the placebo cannot have.
+                option that the kind needs or that is not used, or a dose that the placebo cannot
+                have.
         """
         match = match or ("mass" if traces is None else "kl")
         check_option("match", match, MATCHES)
         check_seed(seed)
+        _check_matching(match, traces, tolerance)
         if not (n_layers is None or is_whole(n_layers, least=1)):
             raise ValueError(f"n_layers={n_layers!r} is no whole number above 0")
         depth = layers_of(model) if n_layers is None and model is not None else n_layers
@@ -154,16 +160,18 @@ class StepFlow(EditGroup):
                 "match='kl' measures doses: it needs model= and a few traces in traces=; "
                 "match='mass' goes without, unmatched in dose"
             )
-        return matched_flow(self, fake, model, listed_traces(traces), tolerance=tolerance)
+        return matched_flow(
+            self, fake, model, listed_traces(traces), tolerance=tolerance or TOLERANCE
+        )
 
     def placebos(
-        self, kind: Placebo, draws: int = 20, seed: int = 0, **options: Any
+        self, kind: Placebo, draws: int | None = None, seed: int = 0, **options: Any
     ) -> "tuple[StepFlow, ...]":
         """Several draws of a placebo, each matched by itself, so that it has a distribution.
 
         Args:
-            kind: As of `placebo`; not ``"smooth"``, which draws nothing.
-            draws: How many.
+            kind: As of `placebo`.
+            draws: How many; 20 by default, and of ``"smooth"``, which draws nothing, 1.
             seed: Seed of the first; each has the next.
             options: Further arguments of `placebo`.
 
@@ -171,6 +179,8 @@ class StepFlow(EditGroup):
             ValueError: as of `placebo`, and for fewer draws than one.
         """
         check_seed(seed)
+        if draws is None:
+            draws = 1 if kind == "smooth" else DRAWS
         if not is_whole(draws, least=1) or (kind == "smooth" and draws > 1):
             raise ValueError(
                 f"draws={draws!r} of kind={kind!r}; 'smooth' has one, others 1 or more"
@@ -193,6 +203,21 @@ class StepFlow(EditGroup):
             for edit in (self.oeb, self.smi)
         )
         return BoundFlow(oeb=oeb, smi=smi)
+
+
+def _check_matching(match: Match, traces: object, tolerance: float | int | None) -> None:
+    """Refuse what matching would not read, and tolerances that nothing can hold."""
+    if tolerance is not None:
+        check_tolerance(tolerance)
+    if match != "mass":
+        return
+    given = {"traces": traces, "tolerance": tolerance}
+    unread = [f"{name}=" for name, value in given.items() if value is not None]
+    if unread:
+        raise ValueError(
+            f"{' and '.join(unread)} are of match='kl', which measures doses; match='mass' keeps "
+            "the strengths as they are and reads neither"
+        )
 
 
 def _depth(model: Any) -> int:

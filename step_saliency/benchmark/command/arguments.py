@@ -101,7 +101,7 @@ def add_benchmark(commands: Any) -> None:
     scale.add_argument(
         "--slurm", action="append", metavar="NAME=VALUE", help="parameter of submitit"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, resumes=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -226,23 +226,10 @@ def _shape_of_config(settings: BenchmarkSettings) -> Shape:
     heads = int(text.num_attention_heads)
     return Shape(
         parameters=parameters,
-        active=_active(model, text, parameters),
         layers=int(text.num_hidden_layers),
         kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
         head_size=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
     )
-
-
-def _active(model: Any, config: Any, parameters: float) -> float:
-    """Parameters that a token passes: of experts only those that it is sent to."""
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    chosen = getattr(config, "num_experts_per_tok", None)
-    if not experts or not chosen:
-        return parameters
-    of_experts = sum(
-        parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name
-    )
-    return parameters - of_experts * (1 - chosen / experts)
 
 
 def _bytes_each(settings: BenchmarkSettings) -> int:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from step_saliency.benchmark.command.settings import BenchmarkSettings
 from step_saliency.benchmark.provider.settings import device_of
 from step_saliency.benchmark.scale.cards import cards_each, slices, visible_cards
+from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.benchmark.scale.units import Unit, open_units
 from step_saliency.benchmark.scale.worker import Worker, do_share
 from step_saliency.options import check_option
@@ -57,7 +58,7 @@ def spread(
     Raises:
         ValueError: an unknown cluster, fewer than one worker, more workers than there are cards
             for, or a library that is missing.
-        RuntimeError: a unit that could not be finished, or a worker that would decode on another
+        WorkerError: a unit that could not be finished, or a worker that would decode on another
             kind of device or in another data type than the run.
     """
     check_option("cluster", cluster, CLUSTERS)
@@ -88,7 +89,7 @@ def _by_submitit(
         try:
             job.result()
         except Exception as error:
-            raise RuntimeError(f"a worker failed: {str(error)[-500:]}") from error
+            raise WorkerError(f"a worker failed: {str(error)[-500:]}") from error
 
 
 def _array(
@@ -180,12 +181,12 @@ def _result(ray: Any, finished: Any, unit: Unit) -> None:
     """See that a unit was done.
 
     Raises:
-        RuntimeError: it failed, or its worker died too often; naming it.
+        WorkerError: it failed, or its worker died too often; naming it.
     """
     try:
         ray.get(finished)
     except Exception as error:
-        raise RuntimeError(
+        raise WorkerError(
             f"{unit.suite} under {unit.condition}, problems {unit.ids[0]} to {unit.ids[-1]}: "
             f"{str(error)[-500:]}"
         ) from error
