@@ -19,6 +19,7 @@ MAY_IMPORT_LATE = {
     "step_saliency/__init__.py": "names are imported when they are first used",
     "step_saliency/cli.py": "the command line answers at once",
     "step_saliency/benchmark/command/arguments.py": "it is part of that command line",
+    "step_saliency/runs/settings.py": "that command line reads its defaults",
     "step_saliency/benchmark/registry.py": "inspect-ai reads it at every start",
 }
 

@@ -120,9 +120,10 @@ class Trials:
 
     def _repeat(self, candidate: Candidate, known: Candidate) -> None:
         """Take what is known of the same intervention under another name."""
-        for found in (self.scores, self.errors):
-            if known in found:
-                found[candidate] = found[known]  # type: ignore[index]
+        if known in self.scores:
+            self.scores[candidate] = self.scores[known]
+        if known in self.errors:
+            self.errors[candidate] = self.errors[known]
 
     def fail(self, candidate: Candidate, error: Exception) -> None:
         """Note a candidate that could not be evaluated."""
