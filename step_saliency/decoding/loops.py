@@ -6,7 +6,7 @@ is there already or so many tokens may be drawn that reading the weights again i
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from inspect import getattr_static
@@ -22,6 +22,7 @@ from step_saliency.decoding.job import Job
 from step_saliency.decoding.readers import Reader, TransformersReader
 from step_saliency.decoding.refill import Follower, Slots, decode, described_rows
 from step_saliency.decoding.rows import Row
+from step_saliency.decoding.token_passes import TokenPasses
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.fast import FastSession, fast_session
@@ -132,9 +133,16 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
                 turn(job.model),
                 undisturbed(reference),
                 _fast_session(job, reference, edits) as session,
+                _token_passes(reference, session) as token_passes,
             ):
-                reader = TransformersReader(reference, keep_all=bool(edits), session=session)
-                yield from decode(_slots(job, reader, session), rows)
+                follower = session if edits else None
+                reader = TransformersReader(
+                    reference,
+                    keep_all=bool(edits),
+                    session=follower,
+                    token_passes=token_passes,
+                )
+                yield from decode(_slots(job, reader, follower), rows)
         finally:
             _count(job, session)
 
@@ -145,7 +153,7 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
 def _fast_session(
     exits: ExitStack, job: Job, reference: PreTrainedModel, edits: Sequence[Edit]
 ) -> FastSession | None:
-    """The session of the edits; None without edits.
+    """The session of the edits; None where none is to be had and there are none.
 
     Without edits too the model attends by SDPA, as it does where edits are idle: what is compared
     differs by the edits, and not by rounding in another kernel. In float64 padding is masked so,
@@ -154,12 +162,20 @@ def _fast_session(
     bridge = job.model if is_inside(job.model, reference) else None
     exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
     try:
-        session = exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
+        return exits.enter_context(fast_session(reference, edits, job.tokenizer, bridge=bridge))
     except NotAdaptableError:
         if edits or reference is not job.model:
             raise
         return None  # a model that can have no edits attends as it does by itself
-    return session if edits else None
+
+
+def _token_passes(
+    reference: PreTrainedModel, session: FastSession | None
+) -> AbstractContextManager[TokenPasses | None]:
+    """Single tokens by CUDA graphs; None on other devices."""
+    if session is None or reference.device.type != "cuda" or torch.version.hip is not None:
+        return nullcontext()
+    return closing(TokenPasses(reference, session))
 
 
 def _slots(job: Job, reader: Reader, follower: Follower | None) -> Slots:

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from step_saliency.decoding.caches import ColumnCache, column_cache
 from step_saliency.decoding.prompts import Prompt, SharedBeginning, worth_reading
 from step_saliency.decoding.rows import left_padded
+from step_saliency.decoding.token_passes import TokenPasses
 from step_saliency.intervene.columns import Columns
 from step_saliency.models.hooking import module_hook
 from step_saliency.models.turns import owned
@@ -76,6 +77,7 @@ class TransformersReader:
         keep_all: Keep what falls out of a sliding window too, for those who read all positions.
         session: `FastSession` of the edits in force, which hears of tokens before they are read.
         beginning: What prompts of earlier batches began with.
+        token_passes: What reads single tokens in the model's stead, where it can.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class TransformersReader:
         keep_all: bool = False,
         session: Any = None,
         beginning: SharedBeginning | None = None,
+        token_passes: TokenPasses | None = None,
     ) -> None:
         self.model = model
         self.keep_all = keep_all
@@ -98,6 +101,7 @@ class TransformersReader:
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._positions = "position_ids" in accepted
         self._beginning = SharedBeginning() if beginning is None else beginning
+        self._token_passes = token_passes
 
     def __len__(self) -> int:
         """Positions read, padding included."""
@@ -125,6 +129,11 @@ class TransformersReader:
     ) -> Float[Tensor, "batch out vocab"]:
         self._mask.append(mask)
         seen = self._mask.view
+        if self._token_passes is not None and tokens.shape[1] == 1 and len(self) > 1:
+            positions = _positions(seen, 1)
+            logits = self._token_passes.read(tokens, positions, self.cache, seen)
+            if logits is not None:
+                return logits
         options: dict[str, Any] = {
             "attention_mask": seen,
             "past_key_values": self.cache,
@@ -205,6 +214,7 @@ class TransformersReader:
             keep_all=self.keep_all,
             session=self.session,
             beginning=self._beginning,
+            token_passes=self._token_passes,
         )
 
     def join(self, other: "TransformersReader") -> None:

@@ -119,6 +119,9 @@ class AnyEdit(Protocol):
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:
         """Whether it can change anything in a pass."""
 
+    def foresee(self, labels: StepLabels, n_queries: int) -> None:
+        """Hear what a pass in which it may act will bring."""
+
     def check(self, *, n_layers: int, n_heads: int) -> None:
         """Refuse a model."""
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from step_saliency.intervene.bound import BoundEdit, BoundGroup, labels_for
 from step_saliency.intervene.choices import PaddingSide
 from step_saliency.intervene.context import EditContext
+from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.session import Session
 from step_saliency.intervene.sites import Site
 from step_saliency.trace import Trace
@@ -77,6 +78,16 @@ class Edit(ABC):
             starting: The same for the positions that begin a step.
         """
         return True
+
+    def foresee(self, labels: StepLabels, n_queries: int) -> None:  # noqa: B027 - most need not
+        """Hear what a pass in which it may act will bring, before the pass.
+
+        What is asked of a device here does not hold up the layers.
+
+        Args:
+            labels: What every position so far is.
+            n_queries: The positions of the pass are the last ones, this many.
+        """
 
     def check(self, *, n_layers: int, n_heads: int) -> None:  # noqa: ARG002
         """Refuse a model that lacks a layer (or, in subclasses, a head) of this edit.

@@ -117,6 +117,7 @@ class InjectionPlan:
         start: Position of the step's first token in the padded sequence.
         query: Index of the token among the positions of the pass.
         previous: Positions that momentum is the mean over, for each injection.
+        rows: `row` as Python has it: no layer waits for the device to read it.
     """
 
     step: Int[Tensor, "batch key"]
@@ -124,6 +125,7 @@ class InjectionPlan:
     start: Int[Tensor, "injection"]
     query: Int[Tensor, "injection"]
     previous: list[Int[Tensor, "..."]]
+    rows: list[int]
 
     @property
     def position(self) -> Int[Tensor, "injection"]:
@@ -159,14 +161,17 @@ def _plan(
     labels: StepLabels, n_queries: int, window: int | None, boundaries: Boundaries, seed: int
 ) -> InjectionPlan:
     places = injections(labels, n_queries, boundaries=boundaries, seed=seed)
-    from_source = labels.step[places.row] == places.source[:, None]
-    previous = [keys.nonzero().flatten() for keys in from_source]
+    from_source = (labels.step[places.row] == places.source[:, None]).cpu()
+    found = [keys.nonzero().flatten() for keys in from_source]
+    counts = [len(keys) for keys in found]
+    previous = torch.cat(found).to(labels.step.device).split(counts) if found else []
     return InjectionPlan(
         step=labels.step,
         row=places.row,
         start=places.start,
         query=places.target - (len(labels) - n_queries),
-        previous=previous if window is None else [keys[-window:] for keys in previous],
+        previous=[keys if window is None else keys[-window:] for keys in previous],
+        rows=places.row.tolist(),
     )
 
 
@@ -179,7 +184,7 @@ def step_momentum(
         source: Values or residuals of all positions so far.
         plan: At least one injection.
     """
-    rows = zip(plan.row.tolist(), plan.previous, strict=True)
+    rows = zip(plan.rows, plan.previous, strict=True)
     return torch.stack([_mean(source[row].index_select(0, keys)) for row, keys in rows])
 
 

@@ -47,7 +47,7 @@ from step_saliency.intervene.choices import (
 from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.injections import InjectionPlan, plan_injections, step_momentum
-from step_saliency.intervene.labels import WRITTEN
+from step_saliency.intervene.labels import WRITTEN, StepLabels
 from step_saliency.intervene.placebos import MomentumBank, norm_matched, random_directions
 from step_saliency.intervene.places import checked_layers
 from step_saliency.intervene.schedule import Strength, check_strength, strength_at
@@ -156,19 +156,28 @@ class StepMomentumInjection(Edit):
     ) -> Float[Tensor, "batch pos ..."]:
         """The activation with momentum at the first tokens of steps."""
         alpha = self.alpha_in(context.layer, context.n_layers)
-        plan = plan_injections(
-            context.labels,
-            n_queries=context.n_queries,
-            window=self.window,
-            boundaries=self.boundaries,
-            seed=self.seed,
-        )
+        plan = self._plan(context.labels, context.n_queries)
         if alpha == 0 or not len(plan):
             return activation
         added = alpha * self._momentum(activation, context, plan)
         places = (plan.row, plan.query)
         self._record(added, activation, context, places)
-        return activation.index_put(places, added.to(activation.dtype), accumulate=True)
+        added = added.to(activation.dtype)
+        if self.boundaries == "step":  # no two injections have one place
+            return activation.index_put(places, activation[places] + added)
+        return activation.index_put(places, added, accumulate=True)
+
+    def _plan(self, labels: StepLabels, n_queries: int) -> InjectionPlan:
+        return plan_injections(
+            labels,
+            n_queries=n_queries,
+            window=self.window,
+            boundaries=self.boundaries,
+            seed=self.seed,
+        )
+
+    def foresee(self, labels: StepLabels, n_queries: int) -> None:
+        self._plan(labels, n_queries)
 
     def _momentum(
         self, activation: Float[Tensor, "batch pos ..."], context: EditContext, plan: InjectionPlan

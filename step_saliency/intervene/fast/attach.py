@@ -56,9 +56,16 @@ def _resid_hooks(
     for layer, block in zip(session.layers, blocks, strict=True):
         if layer.needs_resid_pre:
             before = block.register_forward_pre_hook
-            yield module_hook(before, owned(layer.see_input), with_kwargs=True)
+            yield module_hook(before, owned(_input_hook(session, layer)), with_kwargs=True)
         if layer.on_resid:
             yield module_hook(block.register_forward_hook, owned(_resid_hook(session, layer)))
+
+
+def _input_hook(session: FastSession, layer: FastLayer) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        session.see_input(layer, args[0] if args else kwargs["hidden_states"])
+
+    return hook
 
 
 def _resid_hook(session: FastSession, layer: FastLayer) -> Callable[..., Any]:

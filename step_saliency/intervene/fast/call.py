@@ -192,7 +192,8 @@ def sdpa(
     keys and values once, and is up to nine times faster in bfloat16.
     """
     is_plain = (mask is None or mask.shape[1] == 1) and not options.get("dropout")
-    if query.shape[2] == 1 and is_plain and query.device.type == "cpu":
+    reads_once = query.device.type == "cpu" or mask is not None
+    if query.shape[2] == 1 and is_plain and reads_once:
         rows = grouped(query, key.shape[1])
         seen = None if mask is None else mask.expand(-1, -1, rows.shape[2], -1)
         z = scaled_dot_product_attention(rows, key, value, seen, scale=options.get("scaling"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from step_saliency.intervene.context import NamedEdit
 from step_saliency.intervene.fast.call import AttentionCall
@@ -84,9 +84,9 @@ class FastLayer:
         self._device = call.query.device
         self._sinks = call.sinks
 
-    def see_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+    def see_input(self, resid: Float[Tensor, "batch pos d_model"]) -> None:
         """Keep what the block reads in this pass."""
-        self._resid_pre = args[0] if args else kwargs["hidden_states"]
+        self._resid_pre = resid
 
     def see_output(self, resid: Float[Tensor, "batch pos d_model"], n_keys: int) -> None:
         """Keep what comes before edits, of all positions."""

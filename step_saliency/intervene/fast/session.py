@@ -1,8 +1,9 @@
 """Edits in force in a transformers model while it decodes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,12 +23,30 @@ from step_saliency.intervene.fast.call import AttentionCall, beyond_sdpa, sdpa
 from step_saliency.intervene.fast.counts import PutOffCounts, projection_counts
 from step_saliency.intervene.fast.groups import SharedGroups, relative_changes
 from step_saliency.intervene.fast.layer import FastLayer
+from step_saliency.intervene.fast.pieces import Pieces
 from step_saliency.intervene.labels import PADDING, StepLabels
 from step_saliency.intervene.oeb.edit import OddsEqualBridge
 from step_saliency.intervene.once import labels_on
 from step_saliency.intervene.places import head_mask
 from step_saliency.intervene.stream import StepStream
 from step_saliency.segment.online import StepTracker
+
+
+@runtime_checkable
+class Past(Protocol):
+    """What was read before a pass of one token a row."""
+
+    def expect(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Hear what a layer attends to while the pass is taken down.
+
+        Raises:
+            ValueError: it is not what the layer caches.
+        """
+
+    def take(
+        self, layer: int, key: Tensor, value: Tensor, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values of a layer with the new ones, and which of them are seen."""
 
 
 class FastSession:
@@ -55,6 +74,22 @@ class FastSession:
         self._waiting: tuple[StepStream, list[int], SharedGroups | None] | None = None
         self._acting: frozenset[NamedEdit] = frozenset()
         self._idle = [True] * n_layers
+        self._taken_down: tuple[Pieces, Past] | None = None
+
+    @contextmanager
+    def taken_down(self, pieces: Pieces, past: Past) -> Iterator[None]:
+        """Context in which passes are taken down: what the session does becomes their parts.
+
+        Args:
+            pieces: Of the pass.
+            past: Whom attention asks for keys and values, once the parts run.
+        """
+        self._taken_down = pieces, past
+        try:
+            with pieces.taken_down():
+                yield
+        finally:
+            self._taken_down = None
 
     @property
     def effects(self) -> Effects:
@@ -153,6 +188,8 @@ class FastSession:
             self._acting.isdisjoint((*layer.on_scores, *layer.on_z, *layer.on_resid))
             for layer in self.layers
         ]
+        for named in self._acting:
+            named.edit.foresee(self.labels, tokens.shape[1])
 
     def _regions_of_pass(self) -> tuple[set[int], set[int]]:
         """Regions of the new positions, and of those of them that begin a step."""
@@ -176,10 +213,36 @@ class FastSession:
         **options: Any,
     ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
         """Attention with the edits, with the arguments of transformers' functions."""
+        if self._taken_down is not None:
+            return self._attention_as_part(module, query, key, value, options), None
         if self._idle[int(module.layer_idx)] and not beyond_sdpa(options):  # type: ignore[arg-type]
             return sdpa(module, query, key, value, attention_mask, options), None
         call = AttentionCall(module, query, key, value, attention_mask, options)
         return self._attend(call), None
+
+    def _attention_as_part(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "batch head 1 d_head"],
+        key: Float[Tensor, "batch kv_head 1 d_head"],
+        value: Float[Tensor, "batch kv_head 1 d_value"],
+        options: dict[str, Any],
+    ) -> Float[Tensor, "batch 1 head d_value"]:
+        """Attention over all that was read, as a part of a pass that is taken down."""
+        assert self._taken_down is not None
+        pieces, past = self._taken_down
+        options = {name: option for name, option in options.items() if name != "position_ids"}
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        past.expect(layer, key, value)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values, mask = past.take(layer, key, value, options)
+            return self.attention(module, query, keys, values, mask, **options)[0]
+
+        like = query.new_empty(len(query), 1, query.shape[1], value.shape[-1])
+        z = pieces.part(attend, query, key, value, result=like)
+        assert z is not None
+        return z
 
     def _attend(self, call: AttentionCall) -> Float[Tensor, "batch query head d_value"]:
         """One layer's attention, with the edits that can act in this pass."""
@@ -246,6 +309,10 @@ class FastSession:
         self, layer: FastLayer, resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """A decoder layer's output, edited."""
+        if self._taken_down is not None:
+            edited = self._taken_down[0].part(partial(self.edit_resid, layer), resid, result=resid)
+            assert edited is not None
+            return edited
         if self.labels is None:
             return resid
         if layer.needs_resid:
@@ -255,6 +322,13 @@ class FastSession:
                 context = self._context(named, layer, resid, resid.shape[1])
                 resid = named.edit.apply(resid, context).to(resid.dtype)
         return resid
+
+    def see_input(self, layer: FastLayer, resid: Float[Tensor, "batch pos d_model"]) -> None:
+        """Hear what a decoder layer reads."""
+        if self._taken_down is not None:
+            self._taken_down[0].part(layer.see_input, resid)
+        else:
+            layer.see_input(resid)
 
     @property
     def _all_labels(self) -> StepLabels:
