@@ -13,8 +13,8 @@ decoding? Four tables:
                map of the same weights in float32
     kernels    one layer's attention forward and backward with its sums over steps, beside flash
                SDPA forward and backward; largest difference to the naive kernel
-    decoding   a batch of 32: transformers' own ``generate``, `ss.generate` by the fast loop, and
-               the same with StepFlow
+    decoding   a batch of 32: transformers' own ``generate``, `ss.generate` by the fast loop,
+               without CUDA graphs and as it is, and the same with StepFlow
 
 Time: rounds in one process, in an order that turns, after one of each pass that does not count;
 medians, and the median ratio within a round with the smallest and largest. What does not fit into
@@ -43,6 +43,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -50,6 +51,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 import step_saliency as ss
+from step_saliency.decoding import token_passes
 from step_saliency.intervene.effects import Effects
 from step_saliency.saliency.cost.speed import seconds_of, wait
 from step_saliency.saliency.kernels.step_attention import load_kernel
@@ -407,9 +409,15 @@ def decoding_table(bench: Bench) -> Table:
         config = GenerationConfig(max_new_tokens=n_tokens, min_new_tokens=n_tokens, do_sample=False)
         model.generate(**rows.to(bench.device), generation_config=config)
 
+    def without_graphs(edits: Any, n_tokens: int) -> None:
+        with patch.object(token_passes, "PASSES_BEFORE", bench.new_tokens):
+            ours(edits, n_tokens)
+
     ways: Mapping[str, Callable[[int], None]] = {
         "generate": plain,
+        "fast, no graphs": partial(without_graphs, None),
         "fast": partial(ours, None),
+        "StepFlow, no graphs": partial(without_graphs, flow),
         "StepFlow": partial(ours, flow),
     }
     for run in ways.values():
@@ -420,7 +428,13 @@ def decoding_table(bench: Bench) -> Table:
     n_more = min(bench.n_rounds - 1, int(ROUNDS_END / (time.perf_counter() - start)) - 1)
     for name, more in rounds(passes, bench.device, max(0, n_more)).items():
         seconds[name] += more
-    compared = {"generate": (), "fast": ("generate",), "StepFlow": ("fast", "generate")}
+    compared = {
+        "generate": (),
+        "fast, no graphs": ("generate",),
+        "fast": ("generate", "fast, no graphs"),
+        "StepFlow, no graphs": ("generate", "fast, no graphs"),
+        "StepFlow": ("generate", "fast"),
+    }
     for name, others in compared.items():
         row: dict[str, Any] = {"way": name, "seconds": statistics.median(seconds[name])}
         row["tokens / s"] = round(bench.batch * bench.new_tokens / row["seconds"])

@@ -8,9 +8,9 @@
                seconds = bytes of weights and of keys and values read / bandwidth + layers x the
                time that a layer's calls take to launch; an edited pass takes EDITED as long
 
-A measurement that it was held against: of the shape of Qwen2-7B, 32 rows on one H200, 1,035 tokens
-a second and 810 under StepFlow (``benchmarks/results/qwen2-7b-cuda.md``); with that card's
-bandwidth the formula says 960 and 710.
+A measurement that it was held against: of the shape of Qwen2-7B, 32 rows on one H200, 2,060 tokens
+a second and 1,180 under StepFlow (``benchmarks/results/qwen2-7b-cuda.md``); with that card's
+bandwidth the formula says 2,070 and 1,290.
 
 When it misleads: hours are rough to a factor of two either way. Lengths of responses differ by
 model, and the launch time by machine; a run of a few problems says more. Nothing was measured at
@@ -39,10 +39,12 @@ CARD_GB = 80
 """Of a card's memory; what a run takes beside weights, keys and values is within its rest."""
 USED = 0.6
 """Share of the bandwidth that is reached."""
-LAUNCH = 1.0e-3
-"""Seconds that the calls of one layer take to launch."""
-EDITED = 1.35
-"""Time of a pass under StepFlow over one without, as the paper gives it."""
+LAUNCH = 0.36e-3
+"""Seconds that the calls of one layer take to launch, most of them by CUDA graphs; without graphs,
+as where a model lies on several cards, about three times as long."""
+EDITED = 1.6
+"""Time of a pass under StepFlow over one without: 1.75 and 1.56 were measured on two cards, where a
+pass without has become shorter; the paper gives 1.35."""
 FULL = 0.85
 """Share of a batch's rows that are at work."""
 PROMPT = 300
