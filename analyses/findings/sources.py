@@ -60,6 +60,7 @@ SOURCES = {
     "smollm2_rival": Source("rivals_smollm2/summary", scale=POINTS),
     "smollm2_against_rival": Source("rivals_smollm2/rivals", scale=POINTS),
     "smollm2_rival_loss": Source("rivals_smollm2/losses", {"outcome": "loss"}, MILLI),
+    "whole": Source("claims/whole", scale=POINTS),
     "difficulty": Source("claims/difficulty", {"reference": "baseline"}, POINTS),
     "reporter_difficulty": Source("claims_reporter/difficulty", {"reference": "baseline"}, POINTS),
     "drawn": Source("ablation_draws/draws", {}, POINTS, _DRAWS),
