@@ -118,6 +118,9 @@ def test_refusals() -> None:
     model.config.layer_types = ["chunked_attention"] * 3
     assert refusal(model) == "it has layers of kind chunked_attention"
     model.config.layer_types = None
+    handle = model.model.norm.register_forward_hook(lambda *_: None)
+    assert refusal(model) == "hooks at model.norm run from Python"
+    handle.remove()
     model.config.attention_chunk_size = 8
     assert refusal(model) == "its layers attend to chunks"
     del model.config.attention_chunk_size
@@ -126,5 +129,5 @@ def test_refusals() -> None:
 
 
 def test_rows_are_rounded_up() -> None:
-    sizes = {n: padded_rows(n) for n in (1, 2, 3, 4, 5, 8, 9, 33)}
-    assert sizes == {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8, 9: 16, 33: 40}
+    sizes = {n: padded_rows(n) for n in (1, 2, 3, 4, 5, 8, 9, 33, 65)}
+    assert sizes == {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8, 9: 16, 33: 40, 65: 96}

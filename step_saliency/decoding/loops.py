@@ -13,7 +13,6 @@ from inspect import getattr_static
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from step_saliency.decoding.engine import engine_loop
@@ -30,6 +29,7 @@ from step_saliency.intervene.session import is_attached_to
 from step_saliency.models.adapter import NotAdaptableError
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
+from step_saliency.models.hooking import hooked_modules
 from step_saliency.models.interrupts import one_change
 from step_saliency.models.reference import (
     check_reference_model,
@@ -47,9 +47,6 @@ WORTH_READING_AGAIN = 1000
 Tokens of prompts count for an eighth: they are read together, but the hooks' loop reads all of each
 prompt, where the fast one reads what prompts begin with once.
 """
-
-OWN_HOOKS = ("transformer_lens.", "step_saliency.", "transformers.", "accelerate.")
-"""Modules whose torch hooks are part of how models run, no wish of the user's."""
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
@@ -257,17 +254,4 @@ def _hooked_points(model: Any) -> list[str]:
         return []
     hooked = [name for name, point in model.hook_dict.items() if point.has_hooks()]
     inner = getattr(model, "original_model", model)  # not all of it is a bridge's too
-    modules = {module: name for one in (inner, model) for name, module in one.named_modules()}
-    return hooked + [
-        name or type(module).__name__
-        for module, name in modules.items()
-        if any(map(_is_of_users, _torch_hooks(module)))
-    ]
-
-
-def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-
-
-def _is_of_users(hook: Callable[..., Any]) -> bool:
-    return not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)
+    return hooked + hooked_modules(inner, model)

@@ -5,8 +5,9 @@ taken down in pieces once for each number of rows, and then replayed; attention 
 the edits run between the pieces as they always do, see `step_saliency.intervene.fast.pieces`. Rows
 are rounded up, so that a row that leaves or joins does not call for another one.
 
-What cannot be taken down (experts that are chosen in Python, a cache that is more than keys and
-values, a model on several cards) is decoded as without, slower, and one warning says why.
+What cannot be taken down (experts that are chosen in Python, hooks of the user's on modules, a
+cache of more than keys and values, a model on several cards) is decoded as without, slower, and one
+warning says why.
 
 When it misleads: products of more rows than there are may be added up in another order, so that
 logits differ from those without graphs by rounding, as between batches of other sizes. A pass that
@@ -29,6 +30,7 @@ from transformers.cache_utils import Cache
 from step_saliency.decoding.caches import ColumnCache
 from step_saliency.intervene.fast import FastSession
 from step_saliency.intervene.fast.pieces import Piece, Pieces
+from step_saliency.models.hooking import hooked_modules
 
 PASSES_BEFORE = 8
 """Passes without graphs that come first: taking one down costs as much as three of them."""
@@ -120,7 +122,9 @@ class TokenPasses:
         self._new_piece = cuda_pieces() if new_piece is None else new_piece
         self._by_size: dict[int, _TakenDown] = {}
         self._n_passes = 0
-        self._refusal = refusal(model)
+        self._refusal: str | None = None
+        if (reason := refusal(model)) is not None:
+            self._refuse(reason)
         self._cache: ColumnCache | None = None
         self._seen: Int[Tensor, "batch key"] | None = None
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
@@ -141,7 +145,9 @@ class TokenPasses:
             seen: 0 where a position, the newest included, is padding.
         """
         self._n_passes += 1
-        if self._refusal is not None or not isinstance(cache, ColumnCache):
+        if self._refusal is None and not isinstance(cache, ColumnCache):
+            self._refuse("its cache holds more than keys and values")
+        if self._refusal is not None:
             return None
         size = padded_rows(len(tokens))
         if size not in self._by_size and not self._take_down(size):
@@ -159,15 +165,18 @@ class TokenPasses:
         try:
             taken = _TakenDown(self._model, self._session, self, size, self._new_piece)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            self._refusal = str(error).splitlines()[0]
-            warnings.warn(
-                f"decoding without CUDA graphs, slower: {type(self._model).__name__} cannot be "
-                f"taken down: {self._refusal}",
-                stacklevel=2,
-            )
+            self._refuse(str(error).splitlines()[0])
             return False
         self._by_size[size] = taken
         return True
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = reason
+        warnings.warn(
+            f"decoding without CUDA graphs, slower: passes of {type(self._model).__name__} cannot "
+            f"be taken down: {reason}",
+            stacklevel=3,
+        )
 
     def close(self) -> None:
         """Give back what was taken down."""
@@ -287,8 +296,11 @@ def cuda_pieces() -> NewPiece:
 
 
 def padded_rows(n_rows: int) -> int:
-    """So many rows are taken down for a pass of this many: 1, 2, 4, or a multiple of 8."""
-    return 1 << (n_rows - 1).bit_length() if n_rows <= 4 else -(-n_rows // 8) * 8
+    """So many rows are taken down for a pass of this many: 1, 2, 4, a multiple of 8, or of 32."""
+    if n_rows <= 4:
+        return 1 << (n_rows - 1).bit_length()
+    step = 8 if n_rows <= 64 else 32
+    return -(-n_rows // step) * step
 
 
 def refusal(model: Any) -> str | None:
@@ -296,7 +308,9 @@ def refusal(model: Any) -> str | None:
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or LAYER_KINDS)
     devices = {str(parameter.device) for parameter in model.parameters()}
+    hooked = hooked_modules(model)
     reasons = {
+        f"hooks at {', '.join(hooked[:3])} run from Python": bool(hooked),
         f"it has layers of kind {', '.join(sorted(kinds - LAYER_KINDS))}": not kinds <= LAYER_KINDS,
         "its layers attend to chunks": getattr(config, "attention_chunk_size", None) is not None,
         f"it lies on {', '.join(sorted(devices))}": len(devices) != 1,

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from step_saliency.models.facts import ATTENTION_HOOKS, RESIDUAL_HOOKS, device_of
 from step_saliency.models.interrupts import change, together
@@ -135,6 +136,32 @@ def module_hook(
         yield
     finally:
         handle.remove()
+
+
+OWN_HOOKS = ("transformer_lens.", "step_saliency.", "transformers.", "accelerate.")
+"""Modules whose torch hooks are part of how models run, no wish of the user's."""
+
+
+def hooked_modules(*models: nn.Module) -> list[str]:
+    """Names of the modules that have torch hooks of the user's.
+
+    Args:
+        models: Models; a module that several of them hold has its name in the last one.
+    """
+    modules = {module: name for model in models for name, module in model.named_modules()}
+    return [
+        name or type(module).__name__
+        for module, name in modules.items()
+        if any(map(_is_of_users, _torch_hooks(module)))
+    ]
+
+
+def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def _is_of_users(hook: Callable[..., Any]) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)
 
 
 SILENCED = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
