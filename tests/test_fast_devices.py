@@ -89,7 +89,7 @@ def test_edits_see_everything_on_the_device_of_the_layer(site: Any) -> None:
     session = session_of(edit)
     for layer, device in enumerate([HERE, ELSEWHERE]):
         before = torch.ones(2, 1, 32)  # as the layer before gives it
-        session.layers[layer].see_input(nn.Identity(), (before,), {})
+        session.see_input(session.layers[layer], before)
         attend(session, layer, device)
         session.edit_resid(session.layers[layer], before.to(device))
     here, there = edit.contexts

@@ -331,6 +331,11 @@ READINGS_OF = {
     ),
     "smollm2_edits": ("OEB helps", "SMI helps", "both together help"),
     "qwen_edits": ("OEB helps", "SMI helps"),
+    "qwen_compute": (
+        "StepFlow is worth more than as much compute",
+        "StepFlow is worth twice the samples or the length",
+        "StepFlow helps a vote",
+    ),
     "smollm2_cut_edges": ("the map tells which edges matter",),
 }
 """Claims of the page, and those of the table of claims that ask the same."""

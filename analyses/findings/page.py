@@ -77,6 +77,7 @@ CLAIMS = (
     Claim("smollm2_cut_edges", "smollm2"),
     Claim("smollm2_premise_paths", "smollm2"),
     Claim("qwen_edits", "qwen"),
+    Claim("qwen_compute", "qwen"),
 )
 
 

@@ -51,6 +51,7 @@ SOURCES = {
     "planted_placebo": Source("mediation_injection/injection_placebos", scale=POINTS),
     "decoding": Source("compute_matched/comparisons", scale=POINTS),
     "cool_decoding": Source("compute_matched_t06/comparisons", scale=POINTS),
+    "warm_decoding": Source("compute_matched_t07/comparisons", scale=POINTS),
     "twice_the_votes": Source("claims/contrasts", scale=POINTS),
     "rival": Source("rivals/summary", scale=POINTS),
     "against_rival": Source("rivals/rivals", scale=POINTS),
