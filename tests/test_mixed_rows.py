@@ -43,6 +43,30 @@ def test_the_first_mixed_rows_keep_their_names(tmp_path: Path) -> None:
     assert len(mixed_problems(pd.read_parquet(run / "values.parquet"))) == 3
 
 
+def test_runs_follow_each_other_and_answers_of_an_ablation_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = written(tmp_path)
+    later = tmp_path / "later"
+    later.mkdir()
+    more, other = written(later)
+    more = more.rename(later / "more.jsonl")
+    values = pd.read_parquet(other / "values.parquet")
+    values["problem"] = values["problem"].str.replace("rows", "more")
+    answers = values[values["method"] == "sample"].drop(columns="method").assign(kind="answers")
+    losses = answers.assign(kind="losses", is_correct=None)
+    pd.concat([answers, losses]).to_parquet(other / "values.parquet")
+    out = tmp_path / "mixed.jsonl"
+    both = ["--answers", str(run), str(other), "--data", str(data), str(more)]
+    main([*both, "--n", "5", "--out", str(out)])
+    first, second = file_items(str(data)), file_items(str(more))
+    expected = [*(first[i].id for i in (1, 3, 4)), *(second[i].id for i in (1, 3))]
+    assert [item.id for item in file_items(str(out))] == expected
+    with pytest.raises(SystemExit):
+        main([*both[:-1], "--n", "5", "--out", str(out)])
+    assert "2 results and 1 files" in capsys.readouterr().err
+
+
 def test_too_few_and_rows_of_another_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
