@@ -54,9 +54,10 @@ def draw(table: pd.DataFrame) -> Figure:
                     axes[row, column].set_xlabel(xlabel)
             n = table.loc[table["outcome"] == outcome, "n"].max()
             axes[row, 0].set_ylabel(f"{OUTCOMES[outcome]}\n({n:,} problems)")
+        scale = f"\nloss: linear up to {LINEAR:g}, then logarithmic"
         note_below(
             figure,
-            f"bands: 95% intervals over problems\nloss: linear up to {LINEAR:g}, then logarithmic",
+            "bands: 95% intervals over problems" + (scale if "loss" in outcomes else ""),
         )
     return figure
 
