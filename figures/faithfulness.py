@@ -17,7 +17,7 @@ POOLS = ("mean", "mass", "block_mean", "sum", "not pooled")
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Rank correlation with the effect of cutting an edge in all layers."""
-    table = read_all(results, "faithfulness", ("smollm2", "qwen"))
+    table = read_all(results, "faithfulness", ("smollm2",))
     rows = table[(table["scope"] == "all") & (table["measure"] == MEASURE)]
     return rows.assign(
         map=[map_name(row) for _, row in rows.iterrows()],

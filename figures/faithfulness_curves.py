@@ -32,7 +32,7 @@ PANELS = {
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Curves of the maps that are drawn, pooled by mass where they are pooled."""
-    table = read_all(results, "faithfulness", ("smollm2", "qwen"))
+    table = read_all(results, "faithfulness", ("smollm2",))
     table = table[
         table["measure"].isin(PANELS) & (table["pool"].isna() | (table["pool"] == "mass"))
     ]

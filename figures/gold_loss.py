@@ -19,7 +19,7 @@ SCALED = ("estimate", "lower", "upper")
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Differences in the loss of thinking and summary from the baseline."""
-    table = read_all(results, "ablation", ("smollm2", "qwen"), "losses")
+    table = read_all(results, "ablation", ("smollm2",), "losses")
     rows = table[(table["outcome"] == "loss") & table["group"].isin(GROUPS)]
     return named(rows)
 

@@ -27,7 +27,7 @@ DIRECTIONS = {
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Patches of the residual stream, by kind of pair, direction, layer and role of the step."""
-    table = read_all(results, "patching", ("smollm2", "qwen"))
+    table = read_all(results, "patching", ("smollm2",))
     rows = table[(table["site"] == "resid_post") & table["direction"].isin(DIRECTIONS)]
     rows = rows[rows["role"].isin(ROLES) & rows["layer"].notna()]
     if rows.empty:

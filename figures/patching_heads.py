@@ -15,7 +15,7 @@ NAME = "patching_heads"
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Denoising of single heads at the step that the prediction is read from."""
-    table = read_all(results, "patching", ("smollm2", "qwen"))
+    table = read_all(results, "patching", ("smollm2",))
     rows = table[(table["site"] == "z") & (table["direction"] == "denoising")]
     rows = rows[(rows["role"] == "read") & rows["head"].notna()]
     if rows.empty:

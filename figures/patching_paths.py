@@ -21,7 +21,7 @@ LINES = ("-", "--", "-.", ":")
 
 def load(results: AnyResults) -> pd.DataFrame:
     """Cuts of edges in all layers, and of the direct ones in each."""
-    table = read_all(results, "patching", ("smollm2", "qwen"))
+    table = read_all(results, "patching", ("smollm2",))
     rows = table[table["site"] == "edge"]
     if rows.empty:
         raise MissingResultsError("results/patching has no cuts of edges")
