@@ -98,6 +98,7 @@ LABELS = {
     "gsm8k_test": "GSM8K",
     "gsm8k_main": "GSM8K",
     "gsm8k_mixed": "GSM8K",
+    "gsm8k_more": "GSM8K",
 }
 
 _STYLE: Any = plotting.BASE_STYLE | {
