@@ -12,6 +12,7 @@ from replayed import ReplayedPiece
 from tiny import ARCHS, BACKENDS, Arch, Backend, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
+from analyses.running.cost import counted
 from step_saliency.decoding import loops
 from step_saliency.decoding.token_passes import TokenPasses, padded_rows, refusal
 from step_saliency.intervene.edit import Edit
@@ -110,6 +111,39 @@ def test_what_cannot_be_taken_down_is_decoded_as_without_and_says_so(replayed: A
     assert not pieces.replays
     assert len([said for said in w if "CUDA graphs" in str(said.message)]) == 1
     assert counters.to_frame().equals(counted.to_frame())
+
+
+def test_hooks_of_users_run_in_each_pass(replayed: Any) -> None:
+    """As without: what they do is not taken down once."""
+    model = tiny_transformers("llama", dtype=torch.float64)
+    calls: list[int] = []
+
+    def hook(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(len(output))
+        return output * (1 + len(calls) / 100)
+
+    with_hook = model.model.layers[1].mlp.register_forward_hook(hook)
+    expected, _ = decoded(model, None)
+    heard = calls.copy()
+    calls.clear()
+    with replayed() as pieces, pytest.warns(UserWarning, match="layers.1.mlp run from Python"):
+        assert decoded(model, None)[0] == expected
+    with_hook.remove()
+    assert calls == heard
+    assert not pieces.replays
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_passes_and_tokens_are_counted_alike(backend: Backend, replayed: Any) -> None:
+    model = ss.load_model("reasoner", device="cpu", backend=backend)
+    decoded(model, None)  # what is checked once in a process
+    with counted(model.cfg.d_vocab) as without:
+        decoded(model, flows()["stepflow"])
+    with replayed() as pieces, counted(model.cfg.d_vocab) as with_pieces:
+        decoded(model, flows()["stepflow"])
+    assert pieces.replays
+    assert with_pieces == without
+    assert without.passes > 40
 
 
 def test_refusals() -> None:

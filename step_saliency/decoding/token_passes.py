@@ -12,7 +12,8 @@ warning says why.
 When it misleads: products of more rows than there are may be added up in another order, so that
 logits differ from those without graphs by rounding, as between batches of other sizes. A pass that
 is taken down knows the weights by their place: weights that are replaced, not changed in place,
-while a batch is decoded are not seen.
+while a batch is decoded are not seen. Of torch's global hooks, those of the token embedding alone
+are called in each pass: it is no part of what is taken down, so that passes can be counted.
 """
 
 import gc
@@ -229,13 +230,14 @@ class _TakenDown:
     ) -> None:
         device = model.device
         options = {"logits_to_keep": 1} if "logits_to_keep" in _accepted(model) else {}
-        self._tokens = torch.zeros(size, 1, dtype=torch.long, device=device)
+        self._embed = model.get_input_embeddings()
+        self._embedded = self._embed.weight.new_zeros(size, 1, self._embed.weight.shape[1])
         self._positions = torch.zeros(size, 1, dtype=torch.long, device=device)
         mask = torch.zeros(size, 1, 1, 1, dtype=torch.bool, device=device)
 
         def run() -> Tensor:
             output = model(
-                self._tokens,
+                inputs_embeds=self._embedded,
                 attention_mask=mask,
                 position_ids=self._positions,
                 past_key_values=past.newest,
@@ -257,7 +259,7 @@ class _TakenDown:
     ) -> Float[Tensor, "row 1 vocab"]:
         """Logits of a pass."""
         n = len(tokens)
-        self._tokens[:n].copy_(tokens)
+        self._embedded[:n].copy_(self._embed(tokens))
         self._positions[:n].copy_(positions)
         self._pieces.replay(n)
         return self._logits[:n].clone()
