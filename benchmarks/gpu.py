@@ -152,8 +152,10 @@ def rounds(passes: Passes, device: torch.device, n: int) -> dict[str, list[float
 
 
 def ratio(mine: Sequence[float], theirs: Sequence[float]) -> str:
-    """Median ratio within rounds, with the smallest and largest."""
+    """Median ratio within rounds, with the smallest and largest; one round has no spread."""
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    if len(ratios) == 1:
+        return f"{ratios[0]:.2f} (one round)"
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 

@@ -8,9 +8,9 @@
                seconds = bytes of weights and of keys and values read / bandwidth + layers x the
                time that a layer's calls take to launch; an edited pass takes EDITED as long
 
-A measurement that it was held against: of the shape of Qwen2-7B, 32 rows on one H200, 2,060 tokens
-a second and 1,180 under StepFlow (``benchmarks/results/qwen2-7b-cuda.md``); with that card's
-bandwidth the formula says 2,070 and 1,290.
+The launch time is fitted to one round of a measurement: of the shape of Qwen2-7B, 32 rows on one
+H200, 2,060 tokens a second and 1,180 under StepFlow (``benchmarks/results/qwen2-7b-cuda.md``); with
+that card's bandwidth the formula says 2,070 and 1,290.
 
 When it misleads: hours are rough to a factor of two either way. Lengths of responses differ by
 model, and the launch time by machine; a run of a few problems says more. Nothing was measured at
@@ -43,8 +43,8 @@ LAUNCH = 0.36e-3
 """Seconds that the calls of one layer take to launch, most of them by CUDA graphs; without graphs,
 as where a model lies on several cards, about three times as long."""
 EDITED = 1.6
-"""Time of a pass under StepFlow over one without: 1.75 and 1.56 were measured on two cards, where a
-pass without has become shorter; the paper gives 1.35."""
+"""Time of a pass under StepFlow over one without: 1.75, and 1.48 and 1.56, were measured on
+two cards, where a pass without has become shorter; the paper gives 1.35."""
 FULL = 0.85
 """Share of a batch's rows that are at work."""
 PROMPT = 300
