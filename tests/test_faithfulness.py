@@ -27,6 +27,7 @@ from analyses.instruments.peers_span import digest_of, span_rows
 from analyses.running.runner import main
 from step_saliency.models.windows import windows
 from step_saliency.saliency.pooling import step_layout
+from step_saliency.stats.multiplicity import holm
 from step_saliency.tasks import EdgeMatrices
 from step_saliency.trace import Trace
 from tests.shuffled import BOUNDS, rejected, valued_sets
@@ -366,6 +367,36 @@ def test_tables_hold_every_map_and_pair_differences_by_problem(trace):
     mass = both.query("objective == 'next_token' and pool == 'mass' and method == 'saliency'")
     near = both.query("method == 'distance'")
     assert row["estimate"] == pytest.approx(mass["estimate"].item() - near["estimate"].item())
+
+
+def rhos_of(seed: int, shift: float) -> np.ndarray:
+    return shift + np.random.default_rng(seed).normal(0, 0.05, 12)
+
+
+def test_poolings_that_rank_alike_are_one_test_and_what_needs_no_map_is_none():
+    attention = rhos_of(0, 0.0)
+    of_maps = {
+        ("saliency", "next_token", "mean"): rhos_of(1, 0.02),
+        ("saliency", "next_token", "sum"): rhos_of(2, 0.05),
+        ("attention", None, "mass"): attention,
+        ("attention", None, "sum"): attention,
+        ("distance", None, None): rhos_of(3, -0.3),
+        ("random", None, None): rhos_of(4, -0.4),
+        ("oracle", None, None): rhos_of(5, 0.4),
+    }
+    of_maps["saliency", "next_token", "block_mean"] = of_maps["saliency", "next_token", "mean"]
+    values = pd.concat(
+        pd.DataFrame({"problem": list("abcdefghijkl"), "value": rhos}).assign(
+            **dict(zip(KEYS[:3], label, strict=True))
+        )
+        for label, rhos in of_maps.items()
+    ).assign(scope="all", measure="rho_kl", fraction=np.nan)
+    table = differences(values).query("reference == 'attention mass'").set_index("map")
+    p, p_holm = table["p"], table["p_holm"]
+    two = ["saliency next_token mean", "saliency next_token sum"]
+    assert p_holm[two].to_numpy() == pytest.approx(holm(p[two].to_numpy()))
+    assert p_holm["saliency next_token block_mean"] == p_holm["saliency next_token mean"]
+    assert set(p_holm.index[p_holm.isna()]) == {"attention sum", "distance", "random", "oracle"}
 
 
 @pytest.mark.nightly
