@@ -16,6 +16,7 @@ from analyses.material.error_states import (
     changes,
     flow_against_local,
     rates,
+    summary_hazard,
     transitions,
     with_states,
 )
@@ -108,6 +109,39 @@ def test_flow_and_local_errors_are_told_apart() -> None:
     assert found["estimate"] == pytest.approx(0.5)
     assert found["lower"] > 0
     assert (found["n_flow"], found["n_local"]) == (20, 20)
+
+
+def test_summary_errors_are_counted_among_answers_that_reach_the_summary() -> None:
+    """Both leave half of the summaries right; one breaks the thinking of more answers."""
+    states = {
+        BASELINE: [CORRECT] * 40,
+        "lock-in": [CORRECT, "summary"] * 15 + ["premise"] * 10,
+        "random": [CORRECT, "summary"] * 5 + ["premise"] * 30,
+    }
+    pairs = [("lock-in", BASELINE), ("lock-in", "random"), ("random", "lock-in")]
+    found = summary_hazard(table(states), pairs).set_index("reference")
+    assert found.loc[BASELINE, ["estimate", "n_answers", "n_answers_reference"]].tolist() == [
+        0.5,
+        30,
+        40,
+    ]
+    assert found.loc["random", "estimate"] == 0  # of all answers 25 points more
+    assert found.loc["random", "lower"] < -0.2 < 0.2 < found.loc["random", "upper"]
+    none_left = {**states, "random": ["premise"] * 40}
+    assert summary_hazard(table(none_left), pairs)["reference"].tolist() == [BASELINE]
+
+
+@pytest.mark.nightly
+def test_false_positive_rate_of_hazards() -> None:
+    rng, apart = np.random.default_rng(5), []
+    for _ in range(N_SETS):
+        broken = rng.random((2, 300)) < np.array([[0.2], [0.6]])
+        wrong = rng.random((2, 300)) < rng.beta(2, 3, 300)
+        states = np.where(broken, "premise", np.where(wrong, "summary", CORRECT)).tolist()
+        two = table(dict(zip(("lock-in", "random"), states, strict=True)))
+        found = summary_hazard(two, [("lock-in", "random")]).iloc[0]
+        apart.append(found["lower"] > 0 or found["upper"] < 0)
+    assert BOUNDS[0] <= np.mean(apart) <= BOUNDS[1]
 
 
 def test_placebo_takes_away_what_any_change_corrects() -> None:

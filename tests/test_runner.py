@@ -24,6 +24,7 @@ from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis, Results, Unit, run_analysis, unit_seed
 from analyses.running.settings import Settings
 from step_saliency.models.identity import weights_digest
+from step_saliency.storage.lock import FolderLock
 from step_saliency.tasks import make_problems
 from tests import toy_analysis
 from tests.toy_analysis import ANALYSIS, KILL, LOG, ToySettings, load
@@ -467,6 +468,8 @@ def test_tables_of_what_has_not_ended_or_is_not_here_are_refused(finished, tmp_p
     said = capsys.readouterr().err
     assert "'toy', which is not here" in said
     assert "holds no manifest.json" in said
+    with FolderLock(folder), pytest.raises(ValueError, match="in use"):
+        tables.tables_anew(folder)
     (folder / "values.parquet").unlink()
     with pytest.raises(ValueError, match="keeps no values"):
         tables.tables_anew(folder)

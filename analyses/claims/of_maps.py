@@ -17,6 +17,7 @@ LENGTH = "pairs of similar length"
 PLANTED = f"random keys of equal KL ({UNCHECKED})"
 DOSES = Source("ablation_matched/doses")
 INJECTED_KINDS = Source("mediation_injection/injection_kinds", scale=POINTS)
+HAZARDS = Source("mediation_injection/injection_hazards", scale=POINTS)
 
 
 def _index_readings(claim: str, index: str) -> list[Reading]:
@@ -122,6 +123,18 @@ DECAY = (
             reference="random-deep-0.5-kl",
             state="summary",
         ),
+        matched=True,
+        control_kind="placebo of harm",
+        only=("reporter",),
+    ),
+    Reading(
+        "deep decay causes summary errors",
+        "of answers with right thinking, those that are first wrong in the summary, lock-in of 0.5 "
+        "planted in deep layers - none",
+        "error rate",
+        at(HAZARDS, condition="lock-in-deep-0.5", reference="baseline"),
+        control=PLANTED,
+        left=at(HAZARDS, condition="lock-in-deep-0.5", reference="random-deep-0.5-kl"),
         matched=True,
         control_kind="placebo of harm",
         only=("reporter",),

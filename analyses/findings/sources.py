@@ -48,6 +48,7 @@ SOURCES = {
     "planted_summary_errors_placebo": Source(
         "mediation_injection/injection_kind_placebos", {"state": "summary"}, POINTS
     ),
+    "planted_hazard": Source("mediation_injection/injection_hazards", scale=POINTS),
     "planted_placebo": Source("mediation_injection/injection_placebos", scale=POINTS),
     "decoding": Source("compute_matched/comparisons", scale=POINTS),
     "cool_decoding": Source("compute_matched_t06/comparisons", scale=POINTS),

@@ -12,12 +12,15 @@ the same problem and sample,
     change      P(state = kind) under the condition minus the baseline, paired within problems
     flow        corrected for errors of the flow from step to step (premise, order, recall, summary)
                 minus corrected for local ones (arithmetic, format)
+    hazard      P(state = summary | no error in the thinking), of a condition minus a reference: an
+                answer that goes wrong earlier cannot go wrong first in the summary, so that shares
+                of all answers fall where the thinking breaks
 
 When it misleads: at temperature 1 any new sample corrects many errors, so ``corrected`` alone is
 no achievement. Kinds are of the *first* error: an intervention that moves it hides the later ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,23 +159,67 @@ def flow_against_local(values: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         sums = counts.groupby(frame["problem"].to_numpy()).sum()
         if not sums["flow"].any() or not sums["local"].any():
             continue
-        difference = bootstrap_means(
-            sums.to_numpy(float), _share_difference, interval="percentile", seed=seed
-        )
-        few = unpaired_from_counts(
-            sums[["flow_right", "local_right"]].to_numpy(float),
-            sums[["flow", "local"]].to_numpy(float),
-            Draws().confidence,
-        )
-        limits: dict[str, Any] = {"interval": "bootstrap"}
-        if few is not None:
-            limits = {"lower": few[0], "upper": few[1], "interval": "newcombe"}
+        difference = _difference_of_shares(sums.to_numpy(float), seed)
         total = sums.sum()
         sizes = {"n_flow": int(total["flow"]), "n_local": int(total["local"])}
         shares = {"flow": total["flow_right"] / total["flow"]}
         shares["local"] = total["local_right"] / total["local"]
-        rows.append({"condition": name, **difference.row(), **limits, **sizes, **shares})
+        rows.append({"condition": name, **difference, **sizes, **shares})
     return pd.DataFrame(rows)
+
+
+def summary_hazard(
+    values: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, seed: int = 0
+) -> pd.DataFrame:
+    """Among answers with right thinking: share that is first wrong in the summary, compared.
+
+    Args:
+        values: Answers with states, `with_states`.
+        pairs: Condition and reference; problems are drawn with their answers to both.
+        seed: Of the draws.
+
+    Returns:
+        Columns ``condition, reference, estimate, lower, upper, n`` (problems), ``mean,
+        mean_reference`` (the two shares) and ``n_answers, n_answers_reference`` (those with right
+        thinking). Pairs in which one has no answer with right thinking are left out.
+    """
+    rows = []
+    for name, reference in pairs:
+        counts = [_with_right_thinking(values, each) for each in (name, reference)]
+        sums = pd.concat(counts, axis=1, join="inner")
+        hit, reached, hit_reference, reached_reference = sums.sum().tolist()
+        if not reached or not reached_reference:
+            continue
+        rows.append(
+            {
+                "condition": name,
+                "reference": reference,
+                **_difference_of_shares(sums.to_numpy(float), seed),
+                "mean": hit / reached,
+                "mean_reference": hit_reference / reached_reference,
+                "n_answers": int(reached),
+                "n_answers_reference": int(reached_reference),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_right_thinking(values: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Per problem: answers first wrong in the summary, and answers that reached it unharmed."""
+    rows = values[values["condition"] == condition]
+    hit, right = rows["state"] == "summary", rows["state"] == CORRECT
+    table = pd.DataFrame({"hit": hit, "reached": hit | right}).astype(float)
+    return table.groupby(rows["problem"].to_numpy()).sum()
+
+
+def _difference_of_shares(sums: np.ndarray, seed: int) -> dict[str, Any]:
+    """Hits and totals of two groups by problem: share of the one minus that of the other."""
+    difference = bootstrap_means(sums, _share_difference, interval="percentile", seed=seed)
+    few = unpaired_from_counts(sums[:, [0, 2]], sums[:, [1, 3]], Draws().confidence)
+    limits: dict[str, Any] = {"interval": "bootstrap"}
+    if few is not None:
+        limits = {"lower": few[0], "upper": few[1], "interval": "newcombe"}
+    return {**difference.row(), **limits}
 
 
 def _share_difference(means: np.ndarray) -> np.ndarray:

@@ -19,11 +19,12 @@ import pandas as pd
 
 from analyses.material.answers import AnswerSettings
 from analyses.material.comparisons import corrected_together
-from analyses.material.conditions import DepthSettings
+from analyses.material.conditions import BASELINE, DepthSettings
 from analyses.material.error_states import (
     changes,
     flow_against_local,
     rates,
+    summary_hazard,
     transitions,
     with_states,
 )
@@ -82,6 +83,15 @@ def kinds_against_placebos(stated: pd.DataFrame, *, seed: int = 0, **draws: Any)
     return corrected_together(tables, family=["condition"])
 
 
+def _compared(present: set[str]) -> list[tuple[str, str]]:
+    """Every condition beside none, and planted lock-in beside its placebos of equal dose."""
+    beside_none = [(name, BASELINE) for name in sorted(present - {BASELINE})]
+    doses = [
+        (real, fake) for real, fakes in PLACEBOS.items() for fake in fakes if fake[-3:] == "-kl"
+    ]
+    return beside_none + [pair for pair in doses if present.issuperset(pair)]
+
+
 def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str, pd.DataFrame]:
     """Accuracy, and what becomes of right answers and of errors."""
     seed, answers = settings.seed, answered(values)
@@ -93,6 +103,7 @@ def summarise(values: pd.DataFrame, settings: InjectionSettings) -> Mapping[str,
         "injection_rates": rates(stated, seed=seed),
         "injection_caused": transitions(stated, seed=seed),
         "injection_flow": flow_against_local(stated, seed=seed),
+        "injection_hazards": summary_hazard(stated, _compared(set(stated["condition"])), seed=seed),
     }
     return {name: table for name, table in tables.items() if not table.empty}
 

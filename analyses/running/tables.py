@@ -20,6 +20,7 @@ import pandas as pd
 from analyses.running.folder import AnalysisFolder
 from analyses.running.runner import Analysis
 from step_saliency.storage.files import is_file, write_text
+from step_saliency.storage.lock import FolderLock
 from step_saliency.storage.manifest import package_versions
 
 
@@ -34,8 +35,14 @@ def tables_anew(path: Path) -> list[str]:
 
     Raises:
         ValueError: the folder is no finished run of an analysis of this project, its values were
-            not kept, or its settings are not those of the analysis as it is.
+            not kept, its settings are not those of the analysis as it is, or a run writes into it.
     """
+    AnalysisFolder(path, "NAME").manifest()  # nothing is locked that is no results folder
+    with FolderLock(path):
+        return _tables_anew(path)
+
+
+def _tables_anew(path: Path) -> list[str]:
     manifest = AnalysisFolder(path, "NAME").manifest()
     name = manifest.get("analysis")
     folder = AnalysisFolder(path, str(name))
