@@ -114,9 +114,18 @@ def is_marked(text: str) -> bool:
     return any(mark in text for mark in END_MARKS)
 
 
+_BETWEEN = "\n</think>\n\n"
+
+
 def with_thinking(reasoning: str, content: str) -> tuple[str, bool]:
     """Thinking and answer as one response, and whether its marks are ours."""
     if not reasoning.strip() or is_marked(content):
         return content, False
     inner = reasoning.strip().removeprefix("<think>").removesuffix("</think>").strip()
-    return f"<think>\n{inner}\n</think>\n\n{content.strip()}", True
+    return f"<think>\n{inner}{_BETWEEN}{content.strip()}", True
+
+
+def without_marks(composed: str) -> tuple[str, str]:
+    """Thinking and answer of a response whose marks are ours."""
+    thinking, _, answer = composed.removeprefix("<think>\n").rpartition(_BETWEEN)
+    return thinking, answer

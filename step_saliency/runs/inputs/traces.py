@@ -3,7 +3,9 @@
 from typing import Any
 
 from step_saliency.options import FormatName, SplitterLike
+from step_saliency.runs.inputs.reading import Reading, without_marks
 from step_saliency.runs.inputs.rows import Row
+from step_saliency.segment.thinking import format_of_model, with_marks
 from step_saliency.trace import Trace
 
 TRACE_FIELDS = ("tokens", "starts", "regions", "texts", "question", "response", "meta")
@@ -21,8 +23,9 @@ def trace_of_row(
     Args:
         row: A row of any kind but a problem.
         tokenizer: The model's.
-        format: As for `Trace.from_text`; a response whose thinking stood in a field of its own has
-            the marks of ``think``.
+        format: As for `Trace.from_text`. Marks of this format stand around thinking that stood in a
+            field of its own; by ``"auto"`` those that the prompt or the chat template speaks of,
+            and those of ``think`` where there are none.
         splitter: As for `Trace.from_text`.
 
     Raises:
@@ -31,17 +34,35 @@ def trace_of_row(
     says = row.says
     if says.trace is not None:
         return Trace.from_dict(says.trace)
-    cut: dict[str, Any] = {"format": "think" if says.composed else format, "splitter": splitter}
+    marks = _marks(says, tokenizer, format) if says.composed else format
+    cut: dict[str, Any] = {"format": marks, "splitter": splitter}
+    response = says.response
+    if says.composed and marks != "think":
+        response = with_marks(marks, *without_marks(response))
     if says.kind == "messages":
-        messages = [{"role": turn.role, "content": turn.content} for turn in says.turns]
+        said = [*(turn.content for turn in says.turns[:-1]), response]
+        messages = [
+            {"role": turn.role, "content": text}
+            for turn, text in zip(says.turns, said, strict=True)
+        ]
         return Trace.from_messages(tokenizer, messages, **cut)
     return Trace.from_text(
         tokenizer,
         question=says.question,
         prompt=_start_of_text(tokenizer) if says.prompt == "" else says.prompt,
-        response=says.response,
+        response=response,
         **cut,
     )
+
+
+def _marks(says: Reading, tokenizer: Any, format: FormatName) -> FormatName:  # noqa: A002
+    """Format whose marks stand around thinking of a field of its own."""
+    if format == "plain":  # says that there are no marks, and the field that there is thinking
+        return "think"
+    if format != "auto":
+        return format
+    template = getattr(tokenizer, "chat_template", None)
+    return format_of_model(says.prompt or "", str(template or ""))  # type: ignore[return-value]
 
 
 def _start_of_text(tokenizer: Any) -> str:
