@@ -101,7 +101,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
     group.add_argument("--backend", choices=("auto", "hooked", "bridge"))
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
-    group.add_argument("--dtype", help="float32, bfloat16, float16 or float64")
+    group.add_argument(
+        "--dtype", help="float32 (default), bfloat16, float64, or float16, which maps refuse"
+    )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument(
         "--trust-remote-code", action="store_true", help="let code from the checkpoint run"

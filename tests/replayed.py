@@ -1,6 +1,6 @@
-"""What a CUDA graph does, on the CPU: operations are taken down, and done again in their places.
+"""What a CUDA graph does, on the CPU: operations are captured, and done again in their places.
 
-As on a card, what is taken down knows neither Python nor new tensors, and numbers that Python asks
+As on a card, what is captured knows neither Python nor new tensors, and numbers that Python asks
 for cannot be had meanwhile.
 """
 

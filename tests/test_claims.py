@@ -15,6 +15,7 @@ from analyses.claims.__main__ import main
 from analyses.claims.derived import derived_tables, length_contrasts
 from analyses.claims.models import MODELS
 from analyses.claims.of_answers import difficult_gains
+from analyses.claims.of_maps import PLANTED_DECAY
 from analyses.claims.page import BEGIN, END, quoted, table_lines, with_quote
 from analyses.claims.reading import (
     BOTH_GAIN,
@@ -118,7 +119,7 @@ def test_only_a_placebo_that_does_as_much_refutes(
     found = judge(Effect(2, 1, 3), Effect(*left), matched=matched, kind=kind)
     assert found.verdict == verdict
     assert found.reason.startswith(reason)
-    assert judge(Effect(-2, -3, -1), Effect(*left), kind=kind).verdict == "refuted"
+    assert judge(Effect(-2, -3, -1), Effect(*left), kind=kind).verdict == "refuted"  # unmatched
     contrary = judge(Effect(-2, -3, -1), Effect(2, 1, 3), matched=True, kind=kind)
     assert contrary.verdict == ("not shown" if kind == "design" else "refuted")
     zero = judge(Effect(0, -1, 1), Effect(2, 1, 3), matched=True, kind=kind)
@@ -137,7 +138,7 @@ def test_observed_differences_have_designs_and_planted_ones_placebos() -> None:
     assert of_kind["design"] == {"shallow lock-in marks errors", "deep decay marks errors"}
     assert of_kind["placebo of harm"] == {
         "shallow lock-in causes errors", "lock-in in deep layers harms",
-        "deep decay causes summary errors",
+        PLANTED_DECAY,
     }  # fmt: skip
     assert all(len(some) <= 1 for some in kinds.values())
 
@@ -159,12 +160,35 @@ def test_pairs_that_still_differ_in_length_are_not_matched(
     assert (still in row["reason"]) == (verdict == "not shown")
 
 
-def test_a_small_p_refutes_nothing_and_saves_nothing() -> None:
-    """Holm's correction is asked for a claim, not against it."""
-    below = Effect(-2, -3, -1, 0.5)
-    assert judge(below).verdict == "refuted"
-    assert judge(Effect(2, 1, 3, 0.01), Effect(-2, -3, -1, 0.5), matched=True).verdict == "refuted"
-    assert below.signed(-1) == Effect(2, 1, 3, 0.5)
+@pytest.mark.parametrize(
+    ("effect", "left", "margin", "kind", "verdict", "reason"),
+    [
+        ((-2, -3, -1, 0.01), None, 0.0, "placebo", "refuted", "more than 0 is ruled out"),
+        ((-2, -3, -1, 0.06), None, 0.0, "placebo", "not shown", "less, but p = 0.06"),
+        ((-2, -3, -1, 0.06), None, 0.5, "placebo", "refuted", "more than 0.5 is ruled out"),
+        ((2, 1, 3, 0.01), (-2, -3, -1, 0.01), 0.0, "placebo", "refuted", "the control does"),
+        ((2, 1, 3, 0.01), (-2, -3, -1, 0.06), 0.0, "placebo", "not shown", "the control does"),
+        ((2, 1, 3, 0.01), (-2, -3, -1, 0.06), 0.5, "placebo", "refuted", "the control does"),
+        ((-2, -3, -1, 0.01), (-2, -3, -1, 0.01), 0.0, "design", "refuted", "more than 0 is"),
+        ((-2, -3, -1, 0.01), (-2, -3, 1, 0.01), 0.0, "design", "not shown", "less by one design"),
+        ((-2, -3, -1, 0.01), (-2, -3, -1, 0.06), 0.0, "design", "not shown", "less by one"),
+        ((-2, -3, -1, 0.01), (-2, -3, 1, 0.01), 0.5, "design", "refuted", "more than 0.5 is"),
+        ((-2, -3, -1, 0.01), (2, 1, 3, 0.01), 0.5, "design", "not shown", "the designs disagree"),
+    ],
+)
+def test_the_opposite_of_a_claim_asks_for_as_much_as_the_claim(
+    effect: tuple[float, ...],
+    left: tuple[float, ...] | None,
+    margin: float,
+    kind: ControlKind,
+    verdict: str,
+    reason: str,
+) -> None:
+    """An effect below a margin above 0 is ruled out by its interval, whatever it is against 0."""
+    pair = [None if x is None else Effect(*x) for x in (effect, left)]
+    found = judge(*pair, margin=margin, matched=True, kind=kind)
+    assert found.verdict == verdict
+    assert found.reason.startswith(reason)
 
 
 def test_all_doubts_are_named() -> None:
@@ -175,7 +199,7 @@ def test_all_doubts_are_named() -> None:
 
 
 def test_a_claim_of_less_is_judged_with_its_sign_turned() -> None:
-    assert Effect(-2, -3, -1).signed(-1) == Effect(2, 1, 3)
+    assert Effect(-2, -3, -1, 0.5).signed(-1) == Effect(2, 1, 3, 0.5)
     with pytest.raises(ValueError, match=r"margin=-1"):
         judge(Effect(2, 1, 3), margin=-1)
 
@@ -678,12 +702,12 @@ def test_attention_in_edited_layers_moves_by_definition(
 
 
 def test_the_summary_and_the_depth_of_its_look_are_two_claims(tmp_path: Path) -> None:
-    """Deep layers look at the summary, those between more."""
+    """Deep layers look at the summary beyond a uniform row, which is no control; those between more."""
     readings = [r for r in readings_of("reporter") if "looks at itself" in r.claim]
     readings = [r for r in readings if r.reading == "loss"]
     (tmp_path / "mediation_aggregates_reporter").mkdir()
     file = tmp_path / "mediation_aggregates_reporter" / "levels.parquet"
-    for n, verdicts in ((100, ["supported", "refuted"]), (4, ["not testable here"] * 2)):
+    for n, verdicts in ((100, ["not shown", "refuted"]), (4, ["not testable here"] * 2)):
         rows = [
             {"aggregate": "summary_self_last", "reading": "loss", "band": band, "n": n,
              "estimate": x, "lower": x - 0.01, "upper": x + 0.01}

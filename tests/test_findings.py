@@ -336,6 +336,7 @@ READINGS_OF = {
         "StepFlow is worth twice the samples or the length",
         "StepFlow helps a vote",
     ),
+    "qwen_pattern": ("shallow lock-in marks errors", "deep decay marks errors"),
     "smollm2_cut_edges": ("the map tells which edges matter",),
 }
 """Claims of the page, and those of the table of claims that ask the same."""

@@ -14,6 +14,8 @@ from PIL import Image
 from notebooks.run import MOST_BYTES, cleaned, executed, faults, paths
 
 NAMES = [path.stem for path in paths()]
+LONG = ("2", "3", "4")
+"""A minute and a half each, of calls that other tests make too."""
 WHOLE = {"text/plain": "1"}
 
 
@@ -43,7 +45,13 @@ def test_there_are_notebooks() -> None:
         paths(["7"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name.startswith(LONG) else [])
+        for name in NAMES
+    ],
+)
 def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
     (path,) = paths([name])
     notebook = executed(path, tmp_path, timeout=1800)

@@ -1,4 +1,4 @@
-"""Passes that are taken down and replayed give the tokens of those that are run."""
+"""Passes that are captured and replayed give the tokens of those that are run."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ EXPERTS = ("gpt_oss",)
 
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Context in which passes of single tokens are taken down, by what stands for CUDA graphs."""
+    """Context in which passes of single tokens are captured, by what stands for CUDA graphs."""
 
     @contextmanager
     def context() -> Iterator[type[ReplayedPiece]]:
@@ -102,7 +102,7 @@ def test_seeds_draw_the_same(backend: Backend, replayed: Any) -> None:
     assert pieces.replays
 
 
-def test_what_cannot_be_taken_down_is_decoded_as_without_and_says_so(replayed: Any) -> None:
+def test_what_cannot_be_captured_is_decoded_as_without_and_says_so(replayed: Any) -> None:
     model = tiny_transformers("gpt_oss", dtype=torch.float64)
     expected, counted = decoded(model, flows()["stepflow"])
     with replayed() as pieces, pytest.warns(UserWarning, match="without CUDA graphs, slower") as w:
@@ -114,7 +114,7 @@ def test_what_cannot_be_taken_down_is_decoded_as_without_and_says_so(replayed: A
 
 
 def test_hooks_of_users_run_in_each_pass(replayed: Any) -> None:
-    """As without: what they do is not taken down once."""
+    """As without: what they do is not captured once."""
     model = tiny_transformers("llama", dtype=torch.float64)
     calls: list[int] = []
 

@@ -14,6 +14,8 @@ WHERE = {
     "whole": "all rows",
 }
 LENGTH = "pairs of similar length"
+PLANTED_DECAY = "attention held on the current step in deep layers causes summary errors"
+"""What was planted is lock-in of deep layers, not the decay of a trained model."""
 PLANTED = f"random keys of equal KL ({UNCHECKED})"
 DOSES = Source("ablation_matched/doses")
 INJECTED_KINDS = Source("mediation_injection/injection_kinds", scale=POINTS)
@@ -104,7 +106,7 @@ DECAY = (
     *around_the_error("deep decay marks errors", "decay", ("whole",), 1),
     *around_the_error("deep decay marks errors", "reach", PLACES, -1),
     Reading(
-        "deep decay causes summary errors",
+        PLANTED_DECAY,
         "answers that are first wrong in the summary, lock-in of 0.5 planted in deep layers - none",
         "error rate",
         at(INJECTED_KINDS, condition="lock-in-deep-0.5", state="summary"),
@@ -112,7 +114,7 @@ DECAY = (
         only=("reasoner",),
     ),
     Reading(
-        "deep decay causes summary errors",
+        PLANTED_DECAY,
         "answers that are first wrong in the summary, lock-in of 0.5 planted in deep layers - none",
         "error rate",
         at(INJECTED_KINDS, condition="lock-in-deep-0.5", state="summary"),
@@ -128,7 +130,7 @@ DECAY = (
         only=("reporter",),
     ),
     Reading(
-        "deep decay causes summary errors",
+        PLANTED_DECAY,
         "of answers with right thinking, those that are first wrong in the summary, lock-in of 0.5 "
         "planted in deep layers - none",
         "error rate",
@@ -201,8 +203,8 @@ AGGREGATES = tuple(
 _LEVELS = {
     "deep": (
         "the summary looks at itself and at the last steps",
-        "deep layers, beyond a uniform row",
-        "a uniform row",
+        "deep layers, beyond a uniform row, which any attention to what is near exceeds",
+        "",
     ),
     "difference": (
         "the summary looks at itself more in deep layers than between",
@@ -217,8 +219,8 @@ SUMMARY_LOOKS = tuple(
         kind,
         level,
         control=control,
-        left=level,
-        matched=True,
+        left=level if control else None,
+        matched=bool(control),
         groups=_PROBLEMS,
         unit="share",
     )
@@ -233,8 +235,7 @@ SUMMARY_LOOKS = tuple(
         ),
     )
 )
-"""Differences to what they are held against, so that effect and control are one row; a uniform row
-is the weakest control, which any attention to what is near exceeds."""
+"""The first has no control: a uniform row is a yardstick, not what another attention would do."""
 _MAPS_OF_CUTS: tuple[tuple[Kind, str, str], ...] = (
     ("loss", "saliency next_token mass", "attention mass"),
     ("log-odds", "saliency log_odds mass", "attention mass"),
@@ -243,7 +244,9 @@ _MAPS_OF_CUTS: tuple[tuple[Kind, str, str], ...] = (
 """A reading, its map in `analyses.faithfulness`, and a simpler one that it is held against."""
 CUT_EDGES = tuple(
     Reading(
-        "the map tells which edges matter",
+        "attention tells which edges matter"
+        if kind == "attention"
+        else "the map tells which edges matter",
         "rank correlation with what cutting an edge does to the step's predictions, mass pooling",
         kind,
         at("cut", measure="rho_kl", **_map_of(name)),

@@ -1,5 +1,6 @@
 """The table of claims, from the tables of the analyses."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
     ratio = row["dose_ratio"] = _dose_ratio(reading, results)
     mismatch = _mismatch(reading, ratio, results)
     matched = reading.matched and not mismatch
-    if reading.dose is not None and ratio is None:
-        row["control"] += f" ({UNCHECKED})"
+    row["control"] = _named(reading, ratio)
     if left is not None:
         row["control_matched"] = matched
     judgement = _judged(reading, effect, left, matched=matched, results=results)
@@ -85,6 +85,16 @@ def claim_row(reading: Reading, results: Results) -> dict[str, Any]:
         judgement = judgement._replace(reason=f"{judgement.reason}; {mismatch}")
     n = found.get("n") if isinstance(found, dict) else None
     return {**row, **judgement._asdict(), "n": n, "table": _table_of(reading, results)}
+
+
+def _named(reading: Reading, ratio: float | None) -> str:
+    """What a control is, and how far its dose is off, or that it was not checked."""
+    if reading.dose is not None and ratio is None:
+        return f"{reading.control} ({UNCHECKED})"
+    if ratio is None or abs(ratio - 1) <= DOSE_TOLERANCE:
+        return reading.control
+    what = re.sub(r" of equal (?:KL|norm|dose(?: in each half)?)$", "", reading.control)
+    return f"{what} ({ratio:.2f} of the dose: not matched)"
 
 
 def _table_of(reading: Reading, results: Results) -> str:

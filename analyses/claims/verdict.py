@@ -13,7 +13,9 @@ dose of what it stands for, or the pairs of the other design are alike in what t
                          all (1 - `FLOOR`) right or nearly all wrong, so that one sign is left; or
                          a gain that it takes for granted was measured and is not supported
     refuted              the whole interval of the effect, or of what a matched control leaves of
-                         it, lies at or below the margin: an effect of that size is ruled out
+                         it, lies at or below the margin: an effect of that size is ruled out. With
+                         a margin of 0 it is the opposite that is claimed then, and as much is asked
+                         as for *supported*: `LEVEL` after Holm's correction, and both designs
     supported            the whole interval of the effect, and of what a matched control leaves of
                          it, lies above zero (and reaches beyond the margin); where the table has a
                          p-value after Holm's correction, it is at most `LEVEL`; and an edit that
@@ -139,11 +141,11 @@ def judge(
     if not effect.has_width:
         return Judgement("not shown", "nothing changed, so that the interval has no width")
     if effect.upper <= margin:
-        if kind == "design" and matched and left is not None and left.lower > 0:
-            return Judgement("not shown", _OUTDONE[kind])
+        against = _doubt_of_opposite(effect, left, margin, matched=matched, kind=kind)
+        if against:
+            return Judgement("not shown", against)
         return Judgement("refuted", f"more than {margin:g} is ruled out")
-    outdone = left is not None and left.has_width and left.upper <= margin
-    if outdone and matched and kind == "placebo":
+    if matched and kind == "placebo" and left is not None and _is_below(left, margin):
         return Judgement("refuted", _OUTDONE[kind])
     if effect.lower <= 0:
         return Judgement("not shown", "the interval holds zero and more than the margin")
@@ -152,6 +154,28 @@ def judge(
     if doubts:
         return Judgement("not shown", "; ".join(doubts))
     return Judgement("supported", _SUPPORTED[kind])
+
+
+def _is_below(effect: Effect, margin: float) -> bool:
+    """Whether an effect beyond the margin is ruled out; at 0, whether the opposite is shown."""
+    chance = margin == 0 and effect.may_be_chance
+    return effect.has_width and effect.upper <= margin and not chance
+
+
+def _doubt_of_opposite(
+    effect: Effect, left: Effect | None, margin: float, *, matched: bool, kind: ControlKind
+) -> str:
+    """What keeps an effect at or below the margin from being refuted; empty for nothing."""
+    by_design = matched and kind == "design" and left is not None
+    if by_design and left is not None and left.lower > 0:
+        return _OUTDONE[kind]
+    if margin > 0:
+        return ""
+    if effect.may_be_chance:
+        return f"less, but p = {effect.p_holm:.2g} after Holm's correction"
+    if by_design and left is not None and not _is_below(left, margin):
+        return "less by one design alone"
+    return ""
 
 
 def _doubt(effect: Effect, left: Effect | None, *, matched: bool, kind: ControlKind) -> str:

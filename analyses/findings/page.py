@@ -78,6 +78,7 @@ CLAIMS = (
     Claim("smollm2_premise_paths", "smollm2"),
     Claim("qwen_edits", "qwen"),
     Claim("qwen_compute", "qwen"),
+    Claim("qwen_pattern", "qwen"),
 )
 
 

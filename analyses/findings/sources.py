@@ -15,6 +15,7 @@ SOURCES = {
     "index_log_odds": Source("depth_curves_log_odds/comparison", {"layer": None}),
     "before_the_error": Source("mediation/prediction"),
     "around_the_error": Source("mediation_around/summary"),
+    "around_by_second_rule": Source("mediation_around/second"),
     "aggregate": Source("mediation_aggregates/summary", {"condition": "both"}),
     "aggregate_placebo": Source("mediation_aggregates/placebos", {"condition": "both"}),
     "aggregate_level": Source("mediation_aggregates/levels"),

@@ -33,11 +33,14 @@ GPU_PASSES = {
 }
 GPU_ROWS = (
     ("inputs, checkpointed", 4096),
-    ("inputs, checkpointed", 32768),
+    ("inputs, checkpointed", 8192),
     ("weights, checkpointed", 4096),
-    ("weights, checkpointed", 32768),
-    ("inputs", 16384),
+    ("weights, checkpointed", 8192),
+    ("inputs", 8192),
 )
+"""Lengths that were measured with the code as it is."""
+FEW = 3
+"""Fewer rounds side by side are said."""
 Row = tuple[str, str, str, str, str]
 """Where, what, beside what, how long, and memory above the weights."""
 
@@ -60,7 +63,14 @@ def _cpu_maps(folder: Path) -> Iterator[Row]:
             yield CPU, what, "-", f"{row['seconds']:.0f} s", memory
         else:
             ratio = _times(row["ratio"], row["ratio_lowest"], row["ratio_highest"])
-            yield CPU, what, PLAIN, ratio, memory
+            yield CPU, what, PLAIN, f"{ratio}{_caveat(row)}", memory
+
+
+def _caveat(row: pd.Series) -> str:
+    """How a time was come by, where it is not the median of several."""
+    if "extrapolated" in str(row["note"]):
+        return " (extrapolated)"
+    return f" ({row['pairs']:.0f} rounds)" if row["pairs"] < FEW else ""
 
 
 def _cpu_decoding(folder: Path) -> Iterator[Row]:

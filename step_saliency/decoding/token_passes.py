@@ -1,19 +1,19 @@
 """Passes of one token a row on a card, by CUDA graphs.
 
 Python takes longer to start the kernels of such a pass than the card takes for them. Here a pass is
-taken down in pieces once for each number of rows, and then replayed; attention over the cache and
+captured in pieces once for each number of rows, and then replayed; attention over the cache and
 the edits run between the pieces as they always do, see `step_saliency.intervene.fast.pieces`. Rows
 are rounded up, so that a row that leaves or joins does not call for another one.
 
-What cannot be taken down (experts that are chosen in Python, hooks of the user's on modules, a
+What cannot be captured (experts that are chosen in Python, hooks of the user's on modules, a
 cache of more than keys and values, a model on several cards) is decoded as without, slower, and one
 warning says why.
 
 When it misleads: products of more rows than there are may be added up in another order, so that
 logits differ from those without graphs by rounding, as between batches of other sizes. A pass that
-is taken down knows the weights by their place: weights that are replaced, not changed in place,
+is captured knows the weights by their place: weights that are replaced, not changed in place,
 while a batch is decoded are not seen. Of torch's global hooks, those of the token embedding alone
-are called in each pass: it is no part of what is taken down, so that passes can be counted.
+are called in each pass: it is no part of what is captured, so that passes can be counted.
 """
 
 import gc
@@ -53,7 +53,7 @@ class CudaPiece:
         self._pool = pool
 
     def begin(self) -> None:
-        """Take down what is asked of the card in this thread; others may go on with theirs."""
+        """Capture what is asked of the card in this thread; others may go on with theirs."""
         self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
     def end(self) -> None:
@@ -66,10 +66,10 @@ class CudaPiece:
 
 
 class NewestOnly(Cache):  # type: ignore[misc]
-    """The cache of a pass that is taken down: it hands back what is new.
+    """The cache of a pass that is captured: it hands back what is new.
 
     Raises:
-        ValueError: the model asks how much was read, which would be taken down as it is now; keys
+        ValueError: the model asks how much was read, which would be captured as it is now; keys
             of other shapes than a layer's own are cached.
     """
 
@@ -103,7 +103,7 @@ class NewestOnly(Cache):  # type: ignore[misc]
 
 
 class TokenPasses:
-    """Passes of one token a row, taken down and replayed.
+    """Passes of one token a row, captured and replayed.
 
     Args:
         model: transformers model on one device.
@@ -111,7 +111,7 @@ class TokenPasses:
         new_piece: Makes a piece; by default a CUDA graph.
 
     Attributes:
-        newest: The cache that the model has while a pass is taken down.
+        newest: The cache that the model has while a pass is captured.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TokenPasses:
         self._model = model
         self._session = session
         self._new_piece = cuda_pieces() if new_piece is None else new_piece
-        self._by_size: dict[int, _TakenDown] = {}
+        self._by_size: dict[int, _Captured] = {}
         self._n_passes = 0
         self._refusal: str | None = None
         if (reason := refusal(model)) is not None:
@@ -151,7 +151,7 @@ class TokenPasses:
         if self._refusal is not None:
             return None
         size = padded_rows(len(tokens))
-        if size not in self._by_size and not self._take_down(size):
+        if size not in self._by_size and not self._capture(size):
             return None
         self._cache, self._seen, self._masks = cache, seen, {}
         try:
@@ -159,12 +159,12 @@ class TokenPasses:
         finally:
             self._cache = self._seen = None
 
-    def _take_down(self, size: int) -> bool:
-        """Take down a pass of so many rows, once that pays; whether it is."""
+    def _capture(self, size: int) -> bool:
+        """Capture a pass of so many rows, once that pays; whether it is."""
         if self._n_passes <= PASSES_BEFORE:
             return False
         try:
-            taken = _TakenDown(self._model, self._session, self, size, self._new_piece)
+            taken = _Captured(self._model, self._session, self, size, self._new_piece)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             self._refuse(str(error).splitlines()[0])
             return False
@@ -175,12 +175,12 @@ class TokenPasses:
         self._refusal = reason
         warnings.warn(
             f"decoding without CUDA graphs, slower: passes of {type(self._model).__name__} cannot "
-            f"be taken down: {reason}",
+            f"be captured: {reason}",
             stacklevel=3,
         )
 
     def close(self) -> None:
-        """Give back what was taken down."""
+        """Give back what was captured."""
         self._by_size = {}
 
     def expect(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -209,7 +209,7 @@ class TokenPasses:
         return self._masks[kind]
 
 
-class _TakenDown:
+class _Captured:
     """A pass of some number of rows.
 
     Args:
@@ -248,10 +248,10 @@ class _TakenDown:
             return logits
 
         with _own_stream(device), _without_collection():
-            with session.taken_down(Pieces(None), past):
+            with session.captured(Pieces(None), past):
                 run()
             self._pieces = Pieces(new_piece)
-            with session.taken_down(self._pieces, past):
+            with session.captured(self._pieces, past):
                 self._logits = run()
 
     def run(
@@ -267,7 +267,7 @@ class _TakenDown:
 
 @contextmanager
 def _own_stream(device: torch.device) -> Iterator[None]:
-    """Context in which a card works on a stream of its own, as taking down asks for."""
+    """Context in which a card works on a stream of its own, as capturing asks for."""
     if device.type != "cuda":
         yield
         return
@@ -298,7 +298,7 @@ def cuda_pieces() -> NewPiece:
 
 
 def padded_rows(n_rows: int) -> int:
-    """So many rows are taken down for a pass of this many: 1, 2, 4, a multiple of 8, or of 32."""
+    """So many rows are captured for a pass of this many: 1, 2, 4, a multiple of 8, or of 32."""
     if n_rows <= 4:
         return 1 << (n_rows - 1).bit_length()
     step = 8 if n_rows <= 64 else 32
@@ -306,7 +306,7 @@ def padded_rows(n_rows: int) -> int:
 
 
 def refusal(model: Any) -> str | None:
-    """Why passes of a model are not taken down; None if they are."""
+    """Why passes of a model are not captured; None if they are."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or LAYER_KINDS)
     devices = {str(parameter.device) for parameter in model.parameters()}

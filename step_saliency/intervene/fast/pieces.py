@@ -1,15 +1,15 @@
-"""A pass taken down once, in pieces that the device replays, with Python between them.
+"""A pass captured once, in pieces that the device replays, with Python between them.
 
 A token of each row is some forty kernels a layer. Python starts each of them, and on a card that
 takes longer than the kernels themselves. None depends on how much was read before, but for
-attention over the cache and the edits. So the pass is taken down once, as pieces that end where
+attention over the cache and the edits. So the pass is captured once, as pieces that end where
 these come, and from then on the pieces are replayed:
 
     piece | attention of layer 0, its cache and edits | piece | attention of layer 1 | ... | piece
 
 What is between runs anew each time, as Python that may look at the rows, wait for the device or
-have other shapes. While the pass is taken down it does not run: what it would give is zeros, so
-that taking down neither reads nor changes anything of a batch, and may fail.
+have other shapes. While the pass is captured it does not run: what it would give is zeros, so
+that capturing neither reads nor changes anything of a batch, and may fail.
 
 When it misleads: what Python decides inside of a piece is decided once. `part` is where it must not
 be.
@@ -27,10 +27,10 @@ Part = Callable[..., Tensor | None]
 
 @runtime_checkable
 class Piece(Protocol):
-    """Work of a device that can be taken down and replayed, such as a CUDA graph."""
+    """Work of a device that can be captured and replayed, such as a CUDA graph."""
 
     def begin(self) -> None:
-        """Take down what follows, until `end`."""
+        """Capture what follows, until `end`."""
 
     def end(self) -> None:
         """Nothing more belongs to it."""
@@ -52,7 +52,7 @@ class Pieces:
         self._open: Piece | None = None
 
     @contextmanager
-    def taken_down(self) -> Iterator[None]:
+    def captured(self) -> Iterator[None]:
         """Context in which the pass is run to take it down."""
         self._begin()
         try:
@@ -104,7 +104,7 @@ class Pieces:
         """Run the pass.
 
         Args:
-            n_rows: Rows that are there, of those that it was taken down with.
+            n_rows: Rows that are there, of those that it was captured with.
         """
         for piece, between in self._done:
             piece.replay()

@@ -37,7 +37,7 @@ class Past(Protocol):
     """What was read before a pass of one token a row."""
 
     def expect(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Hear what a layer attends to while the pass is taken down.
+        """Hear what a layer attends to while the pass is captured.
 
         Raises:
             ValueError: it is not what the layer caches.
@@ -74,22 +74,22 @@ class FastSession:
         self._waiting: tuple[StepStream, list[int], SharedGroups | None] | None = None
         self._acting: frozenset[NamedEdit] = frozenset()
         self._idle = [True] * n_layers
-        self._taken_down: tuple[Pieces, Past] | None = None
+        self._captured: tuple[Pieces, Past] | None = None
 
     @contextmanager
-    def taken_down(self, pieces: Pieces, past: Past) -> Iterator[None]:
-        """Context in which passes are taken down: what the session does becomes their parts.
+    def captured(self, pieces: Pieces, past: Past) -> Iterator[None]:
+        """Context in which passes are captured: what the session does becomes their parts.
 
         Args:
             pieces: Of the pass.
             past: Whom attention asks for keys and values, once the parts run.
         """
-        self._taken_down = pieces, past
+        self._captured = pieces, past
         try:
-            with pieces.taken_down():
+            with pieces.captured():
                 yield
         finally:
-            self._taken_down = None
+            self._captured = None
 
     @property
     def effects(self) -> Effects:
@@ -213,7 +213,7 @@ class FastSession:
         **options: Any,
     ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
         """Attention with the edits, with the arguments of transformers' functions."""
-        if self._taken_down is not None:
+        if self._captured is not None:
             return self._attention_as_part(module, query, key, value, options), None
         if self._idle[int(module.layer_idx)] and not beyond_sdpa(options):  # type: ignore[arg-type]
             return sdpa(module, query, key, value, attention_mask, options), None
@@ -228,9 +228,9 @@ class FastSession:
         value: Float[Tensor, "batch kv_head 1 d_value"],
         options: dict[str, Any],
     ) -> Float[Tensor, "batch 1 head d_value"]:
-        """Attention over all that was read, as a part of a pass that is taken down."""
-        assert self._taken_down is not None
-        pieces, past = self._taken_down
+        """Attention over all that was read, as a part of a pass that is captured."""
+        assert self._captured is not None
+        pieces, past = self._captured
         options = {name: option for name, option in options.items() if name != "position_ids"}
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         past.expect(layer, key, value)
@@ -309,8 +309,8 @@ class FastSession:
         self, layer: FastLayer, resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """A decoder layer's output, edited."""
-        if self._taken_down is not None:
-            edited = self._taken_down[0].part(partial(self.edit_resid, layer), resid, result=resid)
+        if self._captured is not None:
+            edited = self._captured[0].part(partial(self.edit_resid, layer), resid, result=resid)
             assert edited is not None
             return edited
         if self.labels is None:
@@ -325,8 +325,8 @@ class FastSession:
 
     def see_input(self, layer: FastLayer, resid: Float[Tensor, "batch pos d_model"]) -> None:
         """Hear what a decoder layer reads."""
-        if self._taken_down is not None:
-            self._taken_down[0].part(layer.see_input, resid)
+        if self._captured is not None:
+            self._captured[0].part(layer.see_input, resid)
         else:
             layer.see_input(resid)
 
