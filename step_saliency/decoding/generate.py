@@ -97,8 +97,8 @@ def generate(
         tokenizer: Tokenizer, for a transformers model; for an engine, one in place of its own.
         save_to: JSONL file to which each trace is written when it is done, with its settings
             beside it. A second call with the same settings goes on where the first was broken off
-            and decodes what is left; its texts are those of an unbroken run as they are those of
-            decoding alone, see above. One call writes a file at a time.
+            and decodes what is left; its texts are those of an unbroken run, up to rounding. One
+            call writes a file at a time.
         effects: Counters of edits, to which those of this call are added: of all that it decodes,
             also of responses that are broken off. Those that ``save_to`` holds already are not
             decoded and add nothing, which a warning says.

@@ -51,6 +51,10 @@ def diagnose(
             all, which the authors' scripts count (their reading is this with
             ``pool="block_mean"``).
 
+    Returns:
+        Lock-in, decay (shares of a row, beyond a uniform one) and block intensities by layer, and
+        their means over the bands.
+
     Raises:
         ValueError: ``sal`` is no map, or one with negative or non-finite entries; ``bands`` names
             unknown bands or layers; an unknown option.

@@ -66,8 +66,13 @@ class Edit(ABC):
         """The edited activation: a new tensor, or ``activation`` itself where nothing changes.
 
         Args:
-            activation: As the hook point of ``site`` shows it.
-            context: What else is known.
+            activation: As the hook point of ``site`` shows it: ``scores`` [batch, head, query,
+                key], hidden keys -inf or the lowest number; ``z`` [batch, pos, head, d_head];
+                ``resid_post`` [batch, pos, d_model]. While decoding with a cache queries and
+                positions are the new ones alone.
+            context: What else is known, see `EditContext`.
+
+        What it raises ends the pass, and the model is left as it was.
         """
 
     def may_act(self, regions: Set[int], starting: Set[int]) -> bool:  # noqa: ARG002

@@ -50,6 +50,9 @@ def random_layers(
         seed: Seed of the draw.
         avoid: Layers that are not to be drawn.
 
+    Returns:
+        Ascending layers, the same for the same arguments.
+
     Raises:
         ValueError: there are not so many.
     """
@@ -142,6 +145,10 @@ def momentum_bank(
         traces: Traces of other problems than those that the placebo will run on.
         layers: Layers that will be injected into.
         progress: Show a progress bar.
+
+    Returns:
+        By layer: ``values`` [step, kv_head, d_head] and ``resid`` [step, d_model], in the order of
+        the traces.
 
     Raises:
         ValueError: no trace has a thinking step.

@@ -59,6 +59,10 @@ from step_saliency.options import check_option, check_seed, is_whole
 class StepMomentumInjection(Edit):
     """Begin each step with the mean value of the step before.
 
+    At the first token t of a thinking or summary step, h'_t = h_t + alpha * mean of v over the
+    tokens of the previous step (SMI in "Reasoning Fails Where Step Flow Breaks", ACL 2026; the
+    module has the differences to its scripts).
+
     Example:
         >>> with StepMomentumInjection(layers=[26, 27], alpha=0.06).attached(model) as session:
         ...     text = model.generate(prompt)

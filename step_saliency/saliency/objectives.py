@@ -151,6 +151,9 @@ class AnswerLoss(_OfNextTokens):
     Attributes:
         positions: Positions of the answer's tokens, ascending, from 1 (the first token is predicted
             by nothing).
+
+    Raises:
+        ValueError: no positions, one below 1, or (in a map) one beyond the trace.
     """
 
     positions: tuple[int, ...]
@@ -179,12 +182,15 @@ class AnswerLoss(_OfNextTokens):
 
 @dataclass(frozen=True)
 class LogitDiff(Objective):
-    """Logit of `correct` minus logit of `wrong` at one position.
+    """Logit of `correct` minus logit of `wrong` at one position, in nats.
 
     Attributes:
         correct: Token id whose logit counts positive.
         wrong: Token id whose logit counts negative; None for the largest other logit there.
         position: Position whose logits are read; negative counts from the end.
+
+    Raises:
+        ValueError: no token ids, the same twice, or (in a map) ids or a position out of range.
     """
 
     correct: int

@@ -68,6 +68,10 @@ def mean_head_outputs(
         by: ``"region"``, a mean for each region, or ``"all"``, one over all tokens.
         progress: Show a progress bar.
 
+    Returns:
+        ``z`` [layer, group, head, d_head], the groups being regions or one, and ``counts`` [group],
+        tokens of each.
+
     Raises:
         ValueError: no traces, or an unknown ``by``.
     """

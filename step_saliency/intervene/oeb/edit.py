@@ -67,6 +67,10 @@ from step_saliency.options import SINCE_LATER, check_option, check_seed, is_fini
 class OddsEqualBridge(Edit):
     """Hold a minimum of each attention row on the bridge.
 
+    Of a row p with p(B) < tau_B = min(sqrt(|B| / (|B| + |S|)), tau_max), the closest q with q(B) =
+    tau_B and q(O) = p(O): B the bridge, S the current part, O the rest (Eq. 6-8 of "Reasoning Fails
+    Where Step Flow Breaks", ACL 2026; the module has the differences to its scripts).
+
     Example:
         >>> with OddsEqualBridge(layers=[0, 1], tau_max=0.15).attached(model) as session:
         ...     text = model.generate(prompt)
