@@ -188,7 +188,7 @@ def _changed(column: str, table: pd.DataFrame) -> pd.Series:
             keys = ["kind", "direction", "site", "role", "head"]
             below = table.groupby(keys, dropna=False)[column].shift(1)
             return below.fillna(values) + 0.023
-        return values * 1.7 + 0.023 + values**2 / 1000
+        return values * 1.7 + 0.031 + values**2 / 1000
     return values
 
 
@@ -212,7 +212,7 @@ def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None
             found = [PROSE_NUMBER.findall(NAMES.sub("", line)) for line in (old, new)]
             assert len(found[0]) == len(found[1]), (old, new)
             stayed += [(old, a) for a, b in zip(*found, strict=True) if a == b]
-    counted = r"^(## )?\d+\. |^\| measured |^\(ACL \d+; \d|^estimates with \d"
+    counted = r"^(## )?\d+\. |^\| measured |^\(ACL \d+\) |^and for both |^Qwen2.5-Coder-0.5B-Instruct \("
     left = [number for line, number in stayed if not re.search(counted, line)]
     assert [number for number in left if number.lower() not in ("one", "none")] == IN_CONDITIONS
 

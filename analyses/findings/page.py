@@ -105,12 +105,20 @@ def render(results: Path) -> str:
     templates = environment()
     context = {
         "claims": [section(templates, claim, results) for claim in CLAIMS],
-        "of_paper": wording.layers(n for n, claim in enumerate(CLAIMS, 1) if claim.of_paper),
-        "first_own": sum(claim.of_paper for claim in CLAIMS) + 1,
+        "of_paper": _numbers(lambda claim: claim.of_paper),
+        "of_model": {
+            model: _numbers(lambda claim, model=model: claim.model == model and not claim.of_paper)
+            for model in SUFFIXES
+        },
         "confidence": Draws().confidence,
         "paper": facts.PAPER,
     }
     return templates.get_template("findings.md.jinja").render(context)
+
+
+def _numbers(which: Callable[..., bool]) -> str:
+    """Numbers of the claims on the page, such as "1 to 12"."""
+    return wording.layers(n for n, claim in enumerate(CLAIMS, 1) if which(claim))
 
 
 def section(templates: Environment, claim: Claim, results: Path) -> dict[str, str]:

@@ -43,8 +43,8 @@ def set_threads(asked: int | None) -> str:
     chosen = free_threads(cores, load)
     torch.set_num_threads(chosen)
     return (
-        f"computing with {_threads(chosen)} on {cores} cores, of which other programs keep "
-        f"{load:.1f} busy (--threads sets another number)"
+        f"computing with {_threads(chosen)} on {cores} core{'s' if cores > 1 else ''}, of which "
+        f"other programs keep {min(load, cores):.1f} busy (--threads sets another number)"
     )
 
 
