@@ -212,7 +212,9 @@ def test_every_number_moves_with_the_tables(tmp_path: Path, monkeypatch) -> None
             found = [PROSE_NUMBER.findall(NAMES.sub("", line)) for line in (old, new)]
             assert len(found[0]) == len(found[1]), (old, new)
             stayed += [(old, a) for a, b in zip(*found, strict=True) if a == b]
-    counted = r"^(## )?\d+\. |^\| measured |^\(ACL \d+\) |^and for both |^Qwen2.5-Coder-0.5B-Instruct \("
+    counted = (
+        r"^(## )?\d+\. |^\| measured |^\(ACL \d+\) |^and for both |^Qwen2.5-Coder-0.5B-Instruct \("
+    )
     left = [number for line, number in stayed if not re.search(counted, line)]
     assert [number for number in left if number.lower() not in ("one", "none")] == IN_CONDITIONS
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import getattr_static
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers import PreTrainedModel
@@ -32,9 +33,11 @@ from step_saliency.models.facts import backend_of, dtype_of
 from step_saliency.models.hooking import hooked_modules
 from step_saliency.models.interrupts import one_change
 from step_saliency.models.reference import (
+    OwnAttentionError,
     check_reference_model,
     has_reference_model,
     is_inside,
+    own_predictions,
     reference_model,
 )
 from step_saliency.models.turns import Alone, share_turn, turn
@@ -47,6 +50,9 @@ WORTH_READING_AGAIN = 1000
 Tokens of prompts count for an eighth: they are read together, but the hooks' loop reads all of each
 prompt, where the fast one reads what prompts begin with once.
 """
+
+_BY_ITSELF: "WeakSet[PreTrainedModel]" = WeakSet()
+"""Models whose attention is not what any other would make of their weights."""
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
@@ -153,9 +159,11 @@ def _fast_session(
     """The session of the edits; None where none is to be had and there are none.
 
     Without edits too the model attends by SDPA, as it does where edits are idle: what is compared
-    differs by the edits, and not by rounding in another kernel. In float64 padding is masked so,
-    see `_one_at_a_time`.
+    differs by the edits, and not by rounding in another kernel; but for models `_BY_ITSELF`. In
+    float64 padding is masked so, see `_one_at_a_time`.
     """
+    if not edits and reference is job.model and reference in _BY_ITSELF:
+        return None
     bridge = job.model if is_inside(job.model, reference) else None
     exits.enter_context(turn(reference if bridge is None else bridge, alone="waits"))
     try:
@@ -243,8 +251,15 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
         )
     reference = reference_model(job.model)
     share_turn(job.model, reference)
-    with _fast_session(job, reference, job.edits):
-        check_reference_model(job.model, reference, prompt)
+    own = own_predictions(job.model, reference, prompt)
+    try:
+        with _fast_session(job, reference, job.edits) as session:
+            if session is not None:
+                check_reference_model(job.model, reference, prompt, own)
+    except OwnAttentionError:
+        if job.edits or reference is not job.model:
+            raise
+        _BY_ITSELF.add(reference)
     return reference
 
 

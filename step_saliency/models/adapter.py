@@ -67,7 +67,7 @@ def adapted_attention(
         for block in () if bridge is None else bridge.blocks:
             own = bridged_attention(block)
             stack.enter_context(replaced_methods(own, {"forward": unbridged_forward(own)}))
-        stack.enter_context(_implementation(model, name))
+        stack.enter_context(attending_by(model, name))
         stack.callback(_current.reset, _current.set(owned(attention)))
         yield
 
@@ -95,7 +95,7 @@ def _function() -> AttentionFunction:
 
 
 @change
-def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def attending_by(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Have a model's layers look up their attention under another name for a while.
 
     Raises:

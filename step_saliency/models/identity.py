@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +60,49 @@ def record_origin(
         generation_config: Its generation config, if it has one.
     """
     _ORIGINS[model] = origin
+    _AS_LOADED[model] = WeightsState.of(model)
     _CONFIGS[model] = copy.deepcopy(config)
     _TOKENIZERS[model] = getattr(model, "tokenizer", None)
     _GENERATION_CONFIGS[model] = copy.deepcopy(generation_config)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsState:
+    """Which tensors the parameters of a model are, and how often each was changed in place.
+
+    Moving a model to a device or type changes neither.
+
+    Attributes:
+        parameters: Each parameter, as long as it lives, and its version.
+    """
+
+    parameters: tuple[tuple["ref[Tensor]", int], ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "WeightsState":
+        """The state that a model is in."""
+        return cls(tuple((ref(x), _version(x)) for x in model.parameters()))
+
+    def is_still(self, model: nn.Module) -> bool:
+        """Whether the model is in it."""
+        own = list(model.parameters())
+        return len(own) == len(self.parameters) and all(
+            known() is x and version == _version(x)
+            for x, (known, version) in zip(own, self.parameters, strict=True)
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+_AS_LOADED: "WeakKeyDictionary[nn.Module, WeightsState]" = WeakKeyDictionary()
+
+
+def is_changed(model: nn.Module) -> bool:
+    """Whether weights of a loaded model were replaced, or changed in place, not by ``.data``."""
+    loaded = _AS_LOADED.get(model)
+    return loaded is not None and not loaded.is_still(model)
 
 
 def origin_of(model: nn.Module) -> Origin | None:
@@ -92,7 +132,7 @@ def model_state(model: nn.Module) -> tuple[Any, ...]:
     A tensor's version counts its changes, except those that are made through ``.data``.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    versions = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
+    versions = [(x.data_ptr(), _version(x)) for x in tensors]
     return (id(getattr(model, "tokenizer", None)), *versions)
 
 

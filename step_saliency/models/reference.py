@@ -5,23 +5,26 @@
                              where weights were computed, read once more and kept beside it
     any other bridge         the model inside it, whose attention is asked without the bridge's
 
-A reference model that was read again does not follow weights that were changed since, and none
-follows weights that were replaced; `check_reference_model` compares logits before it is used.
+Weights that were replaced, or changed in place, since a reference model was made have it made anew;
+one that would have to be read again is not to be had then. Changes through ``.data`` are not seen
+where weights are not shared; `check_reference_model` compares logits before each use.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from step_saliency.models.adapter import attending_by
 from step_saliency.models.bundled import Source
 from step_saliency.models.checkpoint import read_config, read_transformers, save
 from step_saliency.models.facts import backend_of, device_of, dtype_of
-from step_saliency.models.identity import origin_of
+from step_saliency.models.identity import WeightsState, is_changed, origin_of
 from step_saliency.models.memory import free_bytes
 from step_saliency.models.precision import HALF, Widened, rounded_rotations
 from step_saliency.models.shared import refilled
@@ -35,7 +38,10 @@ WIDE_TOLERANCE = 2e-3
 ROUNDED_TWICE = ("gemma", "gpt_oss")
 """Kinds whose weights a HookedTransformer computes from (1 + w of norms, experts) and rounds."""
 
-_REFERENCE_MODELS: "WeakKeyDictionary[nn.Module, PreTrainedModel]" = WeakKeyDictionary()
+_REFERENCE_MODELS: "WeakKeyDictionary[nn.Module, tuple[PreTrainedModel, WeightsState]]" = (
+    WeakKeyDictionary()
+)
+"""Reference models, and the state of the weights that they were made of."""
 
 
 def reference_model(model: Any) -> PreTrainedModel:
@@ -53,12 +59,15 @@ def reference_model(model: Any) -> PreTrainedModel:
     if origin_of(model) is None and is_bridge and isinstance(model.original_model, PreTrainedModel):
         inner: PreTrainedModel = model.original_model
         return inner
-    if model not in _REFERENCE_MODELS:
-        reference = _made(model)
-        if isinstance(reference, str):
-            raise ValueError(f"there is no transformers model to decode with: {reference}")
-        _REFERENCE_MODELS[model] = reference
-    return _REFERENCE_MODELS[model]
+    known, state = _REFERENCE_MODELS.get(model), WeightsState.of(model)
+    if known is not None and known[1].is_still(model):
+        return known[0]
+    _REFERENCE_MODELS.pop(model, None)
+    reference = _made(model)
+    if isinstance(reference, str):
+        raise ValueError(f"there is no transformers model to decode with: {reference}")
+    _REFERENCE_MODELS[model] = reference, state
+    return reference
 
 
 def has_reference_model(model: Any) -> bool:
@@ -80,6 +89,8 @@ def _made(model: Any) -> PreTrainedModel | str:
     shared = refilled(model)
     if shared is not None:
         return shared
+    if is_changed(model):
+        return "its weights were changed since they were loaded"
     reference, why = load_reference(model)
     if reference is None:
         return why
@@ -125,8 +136,44 @@ def _roomy_device(device: torch.device, n_bytes: int) -> torch.device:
 
 
 @torch.no_grad()
-def check_reference_model(model: Any, reference: PreTrainedModel, tokens: list[int]) -> None:
+def own_predictions(
+    model: Any, reference: PreTrainedModel, tokens: list[int]
+) -> Float[Tensor, "batch pos vocab"]:
+    """Log-probabilities over a few last tokens by a model itself, in float32 at least.
+
+    Where the reference model is the model, or inside of it, this is to be asked before another
+    attention takes its place.
+    """
+    dtype, batch = dtype_of(model), _last_tokens(model, tokens)
+    mask = torch.ones_like(batch)
+    with rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened():
+        if model is not reference:
+            return _log_probabilities(model(batch, return_type="logits", attention_mask=mask))
+        own = str(getattr(model.config, "_attn_implementation", ""))
+        kernel = attending_by(model, "sdpa") if "flash" in own else nullcontext()  # no float32
+        with kernel:
+            return _log_probabilities(model(batch, attention_mask=mask, use_cache=False).logits)
+
+
+def _last_tokens(model: Any, tokens: list[int]) -> Int[Tensor, "batch pos"]:
+    return torch.tensor([tokens[-CHECKED_TOKENS:]], device=device_of(model))
+
+
+@torch.no_grad()
+def check_reference_model(
+    model: Any,
+    reference: PreTrainedModel,
+    tokens: list[int],
+    own: Float[Tensor, "batch pos vocab"] | None = None,
+) -> None:
     """Compare the predictions over a few last tokens, in float32 at least.
+
+    Args:
+        model: The model.
+        reference: Its reference model, as it would decode: with another attention, if it has one.
+        tokens: A prompt.
+        own: `own_predictions` of the model; by default they are asked for now, which says nothing
+            of a model that is its own reference model.
 
     In half precision two classes of model round differently, by up to 2 in log probability. What
     they compute in float32 from the same half-precision weights is the same. Only a
@@ -137,13 +184,10 @@ def check_reference_model(model: Any, reference: PreTrainedModel, tokens: list[i
         ValueError: they differ by more, as after the model's weights were changed, or are not
             finite.
     """
-    if model is reference or is_inside(model, reference):
-        return
-    dtype = dtype_of(model)
-    batch = torch.tensor([tokens[-CHECKED_TOKENS:]], device=device_of(model))
+    if own is None:
+        own = own_predictions(model, reference, tokens)
+    dtype, batch = dtype_of(model), _last_tokens(model, tokens)
     with rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened():
-        mask = torch.ones_like(batch)
-        own = _log_probabilities(model(batch, return_type="logits", attention_mask=mask))
         expected = _log_probabilities(reference(batch, use_cache=False).logits)
     difference = float((own - expected).abs().max())
     if difference <= TOLERANCE.get(dtype, WIDE_TOLERANCE):
@@ -152,11 +196,20 @@ def check_reference_model(model: Any, reference: PreTrainedModel, tokens: list[i
         rounded = _log_probabilities(reference(batch, use_cache=False).logits)
         if _root_mean_square(own - expected) <= _root_mean_square(rounded - expected):
             return
+    if model is reference or is_inside(model, reference):
+        raise OwnAttentionError(
+            f"the attention of {type(reference).__name__} is not what its weights give: without it "
+            f"predictions differ by {difference:.2g} in log probability"
+        )
     raise ValueError(
         f"the predictions of the model and of its weights as they were loaded differ by "
         f"{difference:.2g} in log probability, as after weights were changed; "
         "use method='hooks'"
     )
+
+
+class OwnAttentionError(ValueError):
+    """A model attends in another way than any attention could that takes the place of its own."""
 
 
 def _rounds_twice(model: Any, reference: PreTrainedModel) -> bool:
