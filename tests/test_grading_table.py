@@ -169,7 +169,9 @@ FALSE_POSITIVES = [
     # several choices
     ("A", "A, B, C, D", False),
     ("A", "A and B", False),
-    ("A", "A) and C)", None),
+    ("A", "A) and C)", False),
+    ("A", "(A), (C)", False),
+    ("(A), (C)", "A, C", True),
     ("A", "A or B, I cannot say", None),
     ("A", "A, the first", True),
     ("B", "B) 12", True),

@@ -26,6 +26,8 @@ LINES = [
     ("- 29", ["29"], ["-30"]),
     ("3. 29", ["29"], ["3"]),
     ("=> 29", ["29"], ["28"]),
+    ("-> 29", ["29"], ["-29"]),
+    ("2 hours -> 120 minutes", ["120"], ["2", "-120"]),
     ("29 + 2 = 31 ✓", ["31"], ["29"]),
     ("5:4", ["5:4", "10:8"], ["4", "5", "4:5"]),
     ("\\begin{pmatrix}4\\\\9\\end{pmatrix}", ["\\begin{pmatrix}4\\\\9\\end{pmatrix}"], ["9"]),
@@ -86,6 +88,9 @@ def test_a_last_line(line: str, right: list[str], wrong: list[str]) -> None:
     [
         ("Quin pays $48 for 12 cups.", "48", None),
         ("Quin pays $48 for 12 cups.", "47", False),
+        ("The rest is 4 (mod 9).", "4", None),
+        ("The rest is 4 (mod 9).", "5", False),
+        ("The chance is 1/6, or about 17%.", "1/6", None),
         ("Here $a = 4$ and $b = 9$.", "9", None),
         ("Here $a = 4$ and $b = 9$.", "5", False),
         ("If $x=4$ then we find $y=9$.", "4,9", None),

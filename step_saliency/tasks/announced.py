@@ -91,11 +91,11 @@ _CASE = re.compile(
 )
 """What is given behind an answer: 3 for n = 5."""
 _CIRCUMSTANCE = re.compile(
-    r"\b(?:for|in|at|after|within|per|over|during|of|on|from|with)\s+"
-    r"(?:(?:the|these|those|all|only|just|about|every)\s+)?[$€£]?\Z",
+    r"\b(?:for|in|at|after|within|per|over|during|of|on|from|with|about|approximately|roughly)\s+"
+    r"(?:(?:the|these|those|all|only|just|about|every)\s+)?[$€£]?\Z|\([^()]*\Z",
     re.IGNORECASE,
 )
-"""What stands before a number that may describe the answer: 64 for 16 glasses."""
+"""What stands before a number that may describe the answer: 64 for 16 glasses, 5 (mod 7)."""
 _DENIAL = re.compile(r"\b(?:not|isn't|never)\b|不是|并非|不等于|ではな|じゃな|아니")
 _LETTER_LINE = re.compile(
     r"\W*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?=\s*$|[.):]))", re.IGNORECASE
@@ -104,7 +104,7 @@ _ALONE = re.compile(r"(?:\*\*|__)\s*([-−$\\(\[]*\d(?!\d*[.)]\s)[^*_]*?)(?:\*\*
 """A line that is a number in bold and nothing else."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
-_BULLET = re.compile(r"\A(?:[-*•–]|=+>?|≈|\d+[.)](?=\s+\S))\s+")
+_BULLET = re.compile(r"\A(?:[-*•–]|[-=]*>|=+|≈|\d+[.)](?=\s+\S))\s+")
 _FORMULA = re.compile(r"[\s\da-zA-Zα-ω+\-−–*/^_=<>≤≥≈().,{}\[\]|\\$√∞°%!:·×÷±'′⁰¹²³⁴-⁹⁻&…¼-¾⅐-⅞]+")
 """What may stand in a line that is a formula and nothing else."""
 _SEPARATOR = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+", re.IGNORECASE)

@@ -67,6 +67,9 @@ def _compared(expected: str, text: str, explicit: bool) -> bool | None:
     if max(map(len, sides)) > 1:
         verdicts = [same(a, b, explicit=explicit) for a, b in product(*sides)]
         return True if True in verdicts else False if False in verdicts else None
+    verdict, applies = same_choices(expected, text)
+    if applies:
+        return verdict
     choice, given = _CHOICE.fullmatch(expected), _CHOICE.fullmatch(text)
     if choice and not given:
         is_letter = LETTER.fullmatch(text) or re.match(r"[A-J][.):]\s", text)
@@ -75,7 +78,7 @@ def _compared(expected: str, text: str, explicit: bool) -> bool | None:
         return same(expected, given[2], explicit=explicit)
     if _same_in_any_order(expected, text):
         return True
-    for compare in (same_letters, same_choices, same_truths, same_words):
+    for compare in (same_letters, same_truths, same_words):
         if compare is not same_words or is_words(expected) or is_words(text):
             verdict, applies = compare(expected, text, explicit)
             if applies:

@@ -54,7 +54,7 @@ def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
     before = "" if text[start].isspace() or not start else text[start - 1]
     if text[start] in "^_²³" or before == "." or (before.isalpha() and not re.match(CJK, before)):
         return
-    bare = re.sub(r"^[-−]\s+", "", text[start:stop].lstrip(_SIGNS))
+    bare = re.sub(r"^(?:[-−]\s+|->\s*)", "", text[start:stop].lstrip(_SIGNS))
     start = stop - len(bare)
     bare = bare.rstrip(_SIGNS + "-−([{^_!")
     for opening, closing in ("()", "[]", "{}"):

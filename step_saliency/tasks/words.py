@@ -97,7 +97,7 @@ def same_letters(gold: str, given: str, explicit: bool) -> tuple[bool | None, bo
     return None, True
 
 
-def same_choices(gold: str, given: str, explicit: bool) -> tuple[bool | None, bool]:
+def same_choices(gold: str, given: str) -> tuple[bool | None, bool]:
     """Verdict on the letters of several choices, one of them at least written apart (A, C)."""
     lists = [bool(_CHOICES.fullmatch(text)) for text in (gold, given)]
     glued = [bool(_GLUED.fullmatch(text)) for text in (gold, given)]
