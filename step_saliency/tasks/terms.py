@@ -21,12 +21,18 @@ NUMBER = (
 _LETTER = r"(?<![^\W\d_])[a-zA-Zα-ω](?![^\W\d_])"
 _GROUP = r"(?:[^()\[\]{}\n\\a-zA-Z]|" + _LETTER + r"|\\[a-zA-Z]+|\\[,!; %]){0,80}"
 _OPERAND = re.compile(
-    rf"{NUMBER}(?:(?<=\d):\d+)*(?:[ap]\.?m\b|[a-zA-Z]+)?|{_LETTER}|\\[a-zA-Z]+"
+    r"\d{1,3}(?:,\\!\s?\d{3})+|\\begin\{(\w*matrix)\}.{0,200}?\\end\{\1\}"
+    r"|\s?\\[dtc]?frac\s*\d+|\s?\\(?!text|mbox|math|quad|begin|end|[)\]])[a-zA-Z]+"
+    rf"|{NUMBER}(?:(?<=\d):\d+)*(?:[ap]\.?m\b|[a-zA-Z]+)?|{_LETTER}"
     rf"|[(\[{{]{_GROUP}[)\]}}]|[()\[\]{{}}√∛π∞°!|^_½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]",
     re.IGNORECASE,
 )
 _OPERATOR = re.compile(r"\s*[-+−–*/×·÷±=≈<>≤≥]\s*|(?<=\d)\s+:\s+(?=\d)")
 _UNIT = re.compile(r"(?:[a-zA-Z]/[a-zA-Z]|[cdkm]?m|s)\^?\{?-?[\d²³]\}?")
+_MEASURE = re.compile(
+    r"\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?[a-zA-Z]+(?:/[a-zA-Z]+)?\s*\}?\s*(?:\^\{?-?\d\}?|[²³])"
+)
+"""A unit with a power: 35 cm^2 is not 35 cm^3."""
 _CLOCK = re.compile(r"\s+[ap]\.?m\b", re.IGNORECASE)
 _VALUE = re.compile(r"(?<![a-zA-Z])\d|[π∞½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 _SIGNS = " \t+*/×·÷=≈<>≤≥–"
@@ -64,5 +70,5 @@ def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
             start, bare = start + 1, bare[1:]
     if not _VALUE.search(bare) or _UNIT.fullmatch(bare):
         return
-    clock = _CLOCK.match(text, start + len(bare)) if ":" in bare else None
-    yield start, clock.end() if clock else start + len(bare)
+    behind = (_CLOCK if ":" in bare else _MEASURE).match(text, start + len(bare))
+    yield start, behind.end() if behind else start + len(bare)
