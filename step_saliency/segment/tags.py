@@ -9,6 +9,9 @@ from step_saliency.segment.reader import Cue
 from step_saliency.segment.reading import Reading, ends_sentence
 from step_saliency.segment.regions import Region
 
+_ENDS_ANSWER = frozenset(")]}|%$°*’”")
+"""What an answer ends in that is no letter and no digit: a bracket, a unit, markup."""
+
 
 class TagRules:
     """Marks of one row of the table."""
@@ -59,5 +62,6 @@ class TagRules:
         return inside and char in "/|" and reading.last in self._openers
 
     def _may_open_inside(self, char: str, reading: Reading) -> bool:
-        closes_answer = self._answering and reading.last.isalnum()
+        last = reading.last
+        closes_answer = self._answering and (last.isalnum() or last in _ENDS_ANSWER)
         return char == "◁" or closes_answer or ends_sentence(reading.tail)

@@ -6,15 +6,21 @@ r"""What does a text give as its final answer? Readings as they are written, the
     4. the last line that holds an answer by itself: "**5/9**", "(B)", "so $x = 5$", "8 coins"
 
 The first of these that is there is taken. Within it there may be several readings of the same
-words ("8 coins": the line, the number), of which the first that can be compared counts.
+words ("8 coins": the line, the number), of which the first that can be compared counts. A number is
+read with what belongs to it (:mod:`step_saliency.tasks.terms`).
 
 When it misleads: without a box or an announcement the last number of the text is taken at its word,
-unless another number stands in bold on a line of its own; then there is no answer.
+unless another number stands in bold on a line of its own; then there is no answer. Behind a
+preposition it may only describe the answer ("64 for 16 glasses"); the others are kept with it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from step_saliency.tasks.several import named
+from step_saliency.tasks.terms import CJK, NUMBER, terms
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,24 @@ class Reading:
         explicit: Whether it was set apart by a mark (a box), so that all of it is the answer.
         certain: Whether it gives an answer at all; a whole sentence may say anything.
         partial: Whether it is the last number of a sentence, which may give others before it.
+        others: What may be the answer in its place.
     """
 
     text: str
     explicit: bool = False
     certain: bool = True
     partial: bool = False
+    others: tuple[str, ...] = ()
 
+
+Reader: TypeAlias = Callable[[str], Iterator[Reading]]
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))")
 _BETWEEN_BOXES = re.compile(r"[\s$,;.&\\()\[\]]*(?:and|or|und|et|y|和|或)?[\s$,;&\\()\[\]]*")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
+_TAG = re.compile(r"</?answer>")
+_SAID = 4
+"""Words from which on a marked answer is a sentence that gives it."""
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _ANNOUNCEMENT = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+)?(?:answer|choice|option)"
@@ -64,12 +77,7 @@ _MATHS = re.compile(
     re.DOTALL,
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_NUMBER = re.compile(
-    r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+(?:…|\.{2,3}|\\[lc]?dots)?|,\d+)?"
-    r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+(?:\.\d+)?|e[+-]?\d+|\s*(?:×|\*)\s*10\^\{?-?\d+\}?)?"
-    r"(?:\s*\\?%)?",
-    re.IGNORECASE,
-)
+_NUMBER = re.compile(rf"(?:(?<![\w.])|(?<={CJK}))[-−]?{NUMBER}", re.IGNORECASE)
 _LEADING = re.compile(rf"[$\\(]*({_NUMBER.pattern})[$\\)]*(?=\s+(?:[^\W\d_]|\())", re.IGNORECASE)
 _RESULT = re.compile(
     r"[=≈:,;]|\b(?:is|are|or|and|times|plus|minus|than|i\.e|makes?|gives?|equals?)\b"
@@ -78,13 +86,27 @@ _RESULT = re.compile(
 )
 """What may come before another number that is the answer: 5 times 7 is 35."""
 _ASIDE = re.compile(r"\([^()]*\)")
+_CASE = re.compile(
+    r"(?<=[\w)}\]$%])\s+(?:for|when|if|at|with|where|given)\s+\$?[a-zA-Z]\s*=\s*[^,;=]*\Z"
+)
+"""What is given behind an answer: 3 for n = 5."""
+_CIRCUMSTANCE = re.compile(
+    r"\b(?:for|in|at|after|within|per|over|during|of|on|from|with|about|approximately|roughly)\s+"
+    r"(?:(?:the|these|those|all|only|just|about|every)\s+)?[$€£]?\Z|\([^()]*\Z",
+    re.IGNORECASE,
+)
+"""What stands before a number that may describe the answer: 64 for 16 glasses, 5 (mod 7)."""
+_DENIAL = re.compile(r"\b(?:not|isn't|never)\b|不是|并非|不等于|ではな|じゃな|아니")
 _LETTER_LINE = re.compile(
     r"\W*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?=\s*$|[.):]))", re.IGNORECASE
 )
 _ALONE = re.compile(r"(?:\*\*|__)\s*([-−$\\(\[]*\d(?!\d*[.)]\s)[^*_]*?)(?:\*\*|__)\.?")
 """A line that is a number in bold and nothing else."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
-_LAST_NUMBER = re.compile(rf"(?:{_NUMBER.pattern})\Z", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
+_BULLET = re.compile(r"\A(?:[-*•–]|[-=]*>|=+|≈|\d+[.)](?=\s+\S))\s+")
+_FORMULA = re.compile(r"[\s\da-zA-Zα-ω+\-−–*/^_=<>≤≥≈().,{}\[\]|\\$√∞°%!:·×÷±'′⁰¹²³⁴-⁹⁻&…¼-¾⅐-⅞]+")
+"""What may stand in a line that is a formula and nothing else."""
 _SEPARATOR = re.compile(r"\s*,\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+", re.IGNORECASE)
 _SHORT = 80
 _REACH = 4000
@@ -98,11 +120,20 @@ def read_answers(text: str) -> list[Reading]:
     cut = _cut_box(text)
     if cut is not None:
         return list(_boxed(text[:cut]))
-    for reader in (_boxed, _tagged, _announced, _bare):
+    return _first(text, (_boxed, _tagged)) or _unmarked(text)
+
+
+def _first(text: str, readers: tuple[Reader, ...]) -> list[Reading]:
+    """What the first reader gives that gives any."""
+    for reader in readers:
         readings = list(dict.fromkeys(r for r in reader(text) if r.text.strip(" \n\t.$*")))
         if readings:
             return readings
     return []
+
+
+def _unmarked(text: str) -> list[Reading]:
+    return _first(_TAG.sub("", text), (_announced, _bare))
 
 
 def announces(text: str) -> bool:
@@ -179,15 +210,24 @@ def _tagged(text: str) -> Iterator[Reading]:
     if boxed and boxed[-1].strip():
         yield Reading(boxed[-1].strip(), explicit=True)
     elif start >= 0:
-        yield Reading(text[start + len("<answer>") : stop].strip(), explicit=True)
+        yield from _between_tags(_TAG.sub("", text[start:stop]).strip())
     elif hashes:
         yield Reading(hashes[-1].strip(), explicit=True)
+
+
+def _between_tags(content: str) -> Iterator[Reading]:
+    """An answer between tags is all of what stands there, unless that is a sentence."""
+    words = len(_WORD.findall(content))
+    if words < _SAID:
+        yield Reading(content, explicit=True)
+    if words:
+        yield from _unmarked(content)
 
 
 def _announced(text: str) -> Iterator[Reading]:
     plain = _MARKUP.sub("", text)
     for match in reversed(list(_ANNOUNCEMENT.finditer(plain))):
-        sentence = _sentence(plain[match.end() :])
+        sentence = _CASE.sub("", _sentence(plain[match.end() :]))
         if re.search(r"\w", sentence):
             yield Reading(sentence)
             yield from _leading(sentence)
@@ -249,38 +289,62 @@ def _line(line: str) -> Iterator[Reading]:
     if letter:
         yield Reading(letter[1] or letter[2])
     for bold in reversed(_BOLD.findall(line)):
+        if bold.endswith(":") and not line.endswith("**"):
+            continue  # a heading
         if re.search(r"\d", bold) or _LETTER_LINE.match(bold):
             yield Reading(bold.strip())
             yield from _inside(bold)
             break
-    if "," in plain and re.search(r"\d", plain) and not _WORD.search(plain):
-        yield Reading(plain)
+    if re.search(r"[\dπ∞]", plain) and not _WORD.search(_ENVIRONMENT.sub("", plain)):
+        whole = _BULLET.sub("", line.strip("*` "), count=1)
+        if "," in plain or _FORMULA.fullmatch(whole):
+            yield Reading(whole)
     yield from _inside(plain)
     if len(plain) <= _SHORT and re.search(r"\d", plain):
-        yield Reading(plain)
+        yield Reading(plain, partial=True)
 
 
 def _inside(sentence: str) -> Iterator[Reading]:
     """The last formula or number of a sentence, whichever comes last."""
-    if re.search(r"\b(?:not|isn't|never)\b", sentence):
+    if _DENIAL.search(sentence):
         return
-    formulas = list(_MATHS.finditer(sentence))
-    numbers = list(_NUMBER.finditer(sentence))
-    if formulas and (not numbers or numbers[-1].start() < formulas[-1].end()):
-        yield Reading(next(group for group in formulas[-1].groups() if group).strip())
-    elif numbers:
-        listed = _listed(sentence[: numbers[-1].end()])
-        yield Reading((listed or numbers[-1][0]).strip(), partial=listed is None)
+    sentence = _CASE.sub("", sentence)
+    formulas = [(m.start(), m.end()) for m in _MATHS.finditer(sentence)]
+    spans = list(terms(sentence))
+    if formulas and (not spans or spans[-1][0] < formulas[-1][1]):
+        spans = formulas
+    if spans:
+        yield _last_of(sentence, spans)
 
 
-def _listed(text: str) -> str | None:
-    """The numbers in a row that a text ends in ("1, 2 and 3"); "in step 2, 29" has none."""
-    separators = list(_SEPARATOR.finditer(text))
-    end, first = len(text), len(separators)
-    while first and _NUMBER.fullmatch(text, separators[first - 1].end(), end):
+def _last_of(sentence: str, spans: list[tuple[int, int]]) -> Reading:
+    """The formulas or numbers in a row that a sentence ends in, or the last one."""
+    texts = [_without_dollars(sentence[start:stop]) for start, stop in spans]
+    first = _first_listed(sentence, spans)
+    if first is not None:
+        names = {name for name, _ in map(named, texts[first:]) if name}
+        return Reading(
+            ", ".join(texts[first:]),
+            others=tuple(texts[first:]) if len(names) > 1 else (),
+        )
+    is_number = not _MATHS.fullmatch(sentence, *spans[-1])
+    described = _CIRCUMSTANCE.search(sentence[: spans[-1][0]])
+    others = tuple(texts[:-1]) if is_number and described else ()
+    return Reading(texts[-1], partial=is_number or len(texts) > 1, others=others)
+
+
+def _without_dollars(text: str) -> str:
+    maths = _MATHS.fullmatch(text)
+    return next(group for group in maths.groups() if group).strip() if maths else text
+
+
+def _first_listed(sentence: str, spans: list[tuple[int, int]]) -> int | None:
+    """Where the list begins that a sentence ends in ("1, 2 and 3"); "in step 2, 29" has none."""
+    first, words = len(spans) - 1, []
+    while first:
+        between = sentence[spans[first - 1][1] : spans[first][0]]
+        if not (separator := _SEPARATOR.fullmatch(between)):
+            break
+        words.append(separator[0].strip(" ,").lower())
         first -= 1
-        end = separators[first].start()
-    start = _LAST_NUMBER.search(text, separators[first - 1].end() if first else 0, end)
-    between = [separator[0].strip(" ,").lower() for separator in separators[first:]]
-    is_listed = len(between) > 1 or "and" in between or "or" in between
-    return text[start.start() :] if start and is_listed else None
+    return first if len(words) > 1 or "and" in words or "or" in words else None

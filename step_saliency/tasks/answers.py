@@ -1,8 +1,9 @@
 """Final answers of problems: found in a response, compared with the gold answer.
 
-Only what follows the thinking counts (`graded_part`), in it the answer that is boxed, announced or
-given last (`announced`). It is compared with the gold answer as what it is (`comparison`): letters,
-words, numbers, lists, expressions. What cannot be read or compared is unknown, None, not wrong.
+Only what follows the thinking counts (`graded_part`), in it the answer that is boxed, marked,
+announced or given last (`announced`). It is compared with the gold answer as what it is
+(`comparison`): letters, words, numbers, lists, expressions. What cannot be read or compared is
+unknown, None, not wrong.
 """
 
 import numbers
@@ -13,7 +14,7 @@ from typing import Any, SupportsFloat
 
 from step_saliency.tasks.announced import boxes, read_answers
 from step_saliency.tasks.comparison import same
-from step_saliency.tasks.graded_part import graded_part
+from step_saliency.tasks.graded_part import graded_part, marked_part
 from step_saliency.tasks.several import read_several
 from step_saliency.tasks.written import tidy
 from step_saliency.trace import Trace
@@ -36,7 +37,7 @@ def final_answer(response: str | Trace) -> str | None:
     Raises:
         ValueError: the response is no text, or too long to be read.
     """
-    readings = [reading for reading in read_answers(graded_part(response)) if reading.certain]
+    readings = [reading for reading in read_answers(marked_part(response)) if reading.certain]
     if not readings:
         return None
     text = readings[0].text.strip().strip("*").rstrip(" .,;:!?。；：！？").strip()
@@ -74,13 +75,14 @@ def is_correct(
         ValueError: the gold answer is empty; the response is no text, or too long; the function
             returned something else.
     """
-    part = graded_part(response)
     if grade is not None:
-        return read_verdict(grade(part, str(gold)))
+        return read_verdict(grade(graded_part(response), str(gold)))
     expected = _checked_gold(gold)
     several = read_several(tidy(expected)) is not None
-    for reading in read_answers(part):
+    for reading in read_answers(marked_part(response)):
         verdict = same(expected, reading.text, explicit=reading.explicit)
+        if verdict is False and any(same(expected, other) for other in reading.others):
+            return None
         if verdict is not None and not (reading.partial and verdict is False and several):
             return verdict
     return None

@@ -20,7 +20,9 @@ from step_saliency.tasks.quantities import same_quantities, with_point
 from step_saliency.tasks.several import depth, named, read_several, unwrapped
 from step_saliency.tasks.words import (
     LETTER,
+    is_truth,
     is_words,
+    same_choices,
     same_letters,
     same_meaning,
     same_truths,
@@ -65,18 +67,33 @@ def _compared(expected: str, text: str, explicit: bool) -> bool | None:
     if max(map(len, sides)) > 1:
         verdicts = [same(a, b, explicit=explicit) for a, b in product(*sides)]
         return True if True in verdicts else False if False in verdicts else None
+    verdict, applies = same_choices(expected, text)
+    if applies:
+        return verdict
     choice, given = _CHOICE.fullmatch(expected), _CHOICE.fullmatch(text)
     if choice and not given:
         is_letter = LETTER.fullmatch(text) or re.match(r"[A-J][.):]\s", text)
         return same(choice[1] if is_letter else choice[2], text, explicit=explicit)
     if given and not choice and not LETTER.fullmatch(expected):
         return same(expected, given[2], explicit=explicit)
+    if _same_in_any_order(expected, text):
+        return True
     for compare in (same_letters, same_truths, same_words):
         if compare is not same_words or is_words(expected) or is_words(text):
             verdict, applies = compare(expected, text, explicit)
             if applies:
                 return verdict
     return _mathematics(expected, text)
+
+
+def _same_in_any_order(gold: str, given: str) -> bool:
+    """Whether two lists of words (red, blue) hold the same ones; yes and no have an order."""
+    left, right = read_several(gold), read_several(given)
+    if left is None or right is None or not {left.kind, right.kind} <= {"list", "set"}:
+        return False
+    if not all(is_words(part) and not is_truth(part) for part in left.parts + right.parts):
+        return False
+    return same_parts(left, right, _same_part) is True
 
 
 def _sides(text: str) -> list[str]:

@@ -5,14 +5,16 @@
     thinking never closed   nothing, but for a box that the response ends in
 
 The marks are those of :mod:`step_saliency.segment.formats`; a trace has been cut already, and its
-own regions say it. A box at the very end of thinking that was never closed is an answer all the
-same (some models leave the mark out); anything earlier may have been taken back.
+own regions say it. Marks are template and no part of it; `marked_part` keeps those that set the
+answer apart (``<answer>``). A box at the very end of thinking that was never closed is an answer
+all the same (some models leave the mark out); anything earlier may have been taken back.
 
 When it misleads: a response cut off right behind a box that its next sentence would have taken
 back.
 """
 
 import re
+from collections.abc import Iterable
 
 from step_saliency.segment import Cutter, Region, detect_format, make_format
 from step_saliency.segment.quotes import STRING_LIMIT
@@ -27,6 +29,10 @@ _END_OF_TEXT = re.compile(
 )
 _LAST_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^\n]*\}[\s$.\\)\]*]*\Z")
 _TAIL = 2000
+_ANSWER_MARK = re.compile(r"(?:</?|/)?answer>")
+"""A mark around an answer, or what a token that begins before it leaves of it."""
+_OPENING = re.compile(r"<answer>[^\w<>]{0,3}\Z")
+"""The mark that opens an answer, with what else its last token holds."""
 
 
 def graded_part(response: str | Trace) -> str:
@@ -38,13 +44,24 @@ def graded_part(response: str | Trace) -> str:
     Raises:
         ValueError: neither of these, or a response of more than `MAX_CHARACTERS`.
     """
+    return _part(response, marked=False)
+
+
+def marked_part(response: str | Trace) -> str:
+    """As `graded_part`, with the marks that stand around the answer."""
+    return _part(response, marked=True)
+
+
+def _part(response: str | Trace, *, marked: bool) -> str:
     if isinstance(response, Trace):
-        return _part_of_trace(response)
+        return _part_of_trace(response, marked=marked)
     if not isinstance(response, str):
         raise ValueError(f"a response is text or a Trace, got {type(response).__name__}")
     check_length(response)
     name = detect_format(response=response)
-    return _without_end(response if name == "plain" else _part_of_text(response, name))
+    if name == "plain":
+        return _without_end(response)
+    return _without_end(_part_of_text(response, name, marked=marked))
 
 
 def check_length(response: str) -> None:
@@ -55,34 +72,54 @@ def check_length(response: str) -> None:
         )
 
 
-def _part_of_text(response: str, name: str) -> str:
+def _part_of_text(response: str, name: str, *, marked: bool) -> str:
     reader = make_format(name)
     reader.start("")
     cutter = Cutter(reader, None)
     cutter.feed(response)
     stops = [*(cut.char for cut in cutter.cuts[1:]), len(response)]
-    summary = "".join(
-        response[cut.char : stop]
+    steps = [
+        (cut.region, response[cut.char : stop])
         for cut, stop in zip(cutter.cuts, stops, strict=True)
-        if cut.region is Region.SUMMARY
-    )
-    return summary if summary.strip() else _box_at_end(response, name)
+    ]
+    if not _text_in(steps, Region.SUMMARY).strip():
+        return _box_at_end(response, name)
+    return _summary(steps, marked=marked)
 
 
-def _part_of_trace(trace: Trace) -> str:
+def _part_of_trace(trace: Trace, *, marked: bool) -> str:
     check_length(trace.response)
-    text = {region: _text_of(trace, region) for region in (Region.SUMMARY, Region.THINKING)}
+    steps = [(Region(step.region), step.text) for step in trace.steps]
+    text = {region: _text_in(steps, region) for region in (Region.SUMMARY, Region.THINKING)}
     if not any(text.values()):
-        return graded_part(trace.response)
+        return _part(trace.response, marked=marked)
     if text[Region.SUMMARY].strip():
-        return _without_end(text[Region.SUMMARY])
+        return _without_end(_summary(steps, marked=marked))
     response = trace.response or text[Region.THINKING]
     name = detect_format(prompt=_prompt_of(trace), response=response)
     return _without_end(response if name == "plain" else _box_at_end(response, name))
 
 
-def _text_of(trace: Trace, region: Region) -> str:
-    return "".join(step.text for step in trace.steps if step.region == region)
+def _text_in(steps: Iterable[tuple[Region, str]], region: Region) -> str:
+    return "".join(text for other, text in steps if other is region)
+
+
+def _summary(steps: Iterable[tuple[Region, str]], *, marked: bool) -> str:
+    """The summary; with the mark directly before it and those inside it, if they are to be kept."""
+    summary, opening = "", ""
+    for region, text in steps:
+        if region is Region.SUMMARY:
+            summary, opening = summary + opening + text, ""
+        elif marked and region is Region.TEMPLATE:
+            opened = _OPENING.search(text)
+            marks = "".join(match[0] for match in _ANSWER_MARK.finditer(text))
+            if not summary:
+                opening = opened[0] if opened else ""
+            elif marks:
+                summary += marks.removesuffix("<answer>") + (opened[0] if opened else "\n")
+        else:
+            opening = ""
+    return summary
 
 
 def _prompt_of(trace: Trace) -> str:

@@ -14,6 +14,14 @@ _LED_LETTER = re.compile(
 _NAMED_LETTER = re.compile(
     r"(?:option|choice|answer)\s+\(?\s*([A-Ja-j])\b.*", re.DOTALL | re.IGNORECASE
 )
+_AND_ANOTHER = re.compile(
+    r"[\s).:]*(?:,?\s*(?:and|or)\b|[,;/&+])(?:\s*(?:option|choice))?[\s(]*[A-HJ]\b(?!')"
+)
+"""Behind the letter of a choice: another one, so that the first is not all of the answer."""
+_CHOICES = re.compile(
+    r"[(\[{]?\s*[A-J]\)?(?:[\s(]*(?:(?:[,;/&+、]|\band\b|\bor\b)[\s(]*)+[A-J]\)?)+[\W_]*"
+)
+_GLUED = re.compile(r"[A-J]{2,}")
 _MEANINGS = {
     "dne": "nothing there",
     "does not exist": "nothing there",
@@ -80,9 +88,32 @@ def same_letters(gold: str, given: str, explicit: bool) -> tuple[bool | None, bo
     if not (letter := LETTER.fullmatch(gold)):
         return None, False
     led = _LED_LETTER.fullmatch(given) or _NAMED_LETTER.fullmatch(given)
+    if _CHOICES.fullmatch(given):
+        return False, True
+    if led and _AND_ANOTHER.match(given, led.end(1)):
+        return None, True
     if led:
         return led[1].upper() == letter[1], True
     return None, True
+
+
+def same_choices(gold: str, given: str) -> tuple[bool | None, bool]:
+    """Verdict on the letters of several choices, one of them at least written apart (A, C)."""
+    lists = [bool(_CHOICES.fullmatch(text)) for text in (gold, given)]
+    glued = [bool(_GLUED.fullmatch(text)) for text in (gold, given)]
+    if not any(lists) or sum(lists) + sum(glued) < 2:
+        return None, False
+    letters = [re.findall("[A-J]", text) for text in (gold, given)]
+    if set(letters[0]) != set(letters[1]):
+        return False, True
+    written = letters[glued.index(True)] if any(glued) else []
+    ordered = written != sorted(written)  # CAB may be an order, or a word
+    return (None if ordered and letters[0] != letters[1] else True), True
+
+
+def is_truth(text: str) -> bool:
+    """Whether a text is yes, no, true or false."""
+    return text.lower() in _TRUTH
 
 
 def same_truths(gold: str, given: str, explicit: bool) -> tuple[bool | None, bool]:

@@ -17,7 +17,7 @@ from step_saliency.benchmark.suites.livecodebench.programs import program_in
 from step_saliency.benchmark.suites.livecodebench.tests import tests_of
 from step_saliency.tasks.announced import announces
 from step_saliency.tasks.answers import final_answer, is_correct
-from step_saliency.tasks.graded_part import graded_part
+from step_saliency.tasks.graded_part import graded_part, marked_part
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def grade_answer(response: str, item: Item, *, is_cut: bool = False) -> Graded:
         item: Its problem.
         is_cut: Whether the length ended the response.
     """
-    if not response.strip() or (is_cut and not announces(graded_part(response))):
+    if not response.strip() or (is_cut and not announces(marked_part(response))):
         return Graded(None, None)
     return Graded(is_correct(response, item.target), final_answer(response))
 
