@@ -150,11 +150,15 @@ def test_a_block_that_opens_within_a_line_is_whole_or_cut_by_statements() -> Non
     block, _, after = text.rpartition("\n")
     assert steps(text, "sentence") == [block, after]
     assert steps(text) == ["It is: ```python", "import math", "Print = math.pi\n```", after]
-    assert steps(text.replace("import math", "a = '#'").replace("python", "js"))[1] == "a = '#'"
+    commented = text.replace("import math", "sign = 1  # (")
+    assert steps(commented)[1:3] == ["sign = 1  # (", "Print = math.pi\n```"]
+    joined = "sign = 1  # (\nPrint = math.pi\n```\nThat is all."
+    assert steps(commented.replace("python", "js"))[1] == joined.rpartition("\n")[0]
 
 
 _PARTS = (
-    '```python\n~``` ~```b\n~```\n~\n~    ~x = 1~def f():~(~)~[~{~}~"~\'~"""~# c~//~`~if a:~else:~e = 2~'
+    "```python\n~``` ~```b\n~"
+    '```\n~\n~    ~x = 1~def f():~(~)~[~{~}~"~\'~"""~# c~//~`~if a:~else:~e = 2~'
     "@d~\\~We say so. ~The sum~\n\n~return 3~\t"
 )
 _CODE = st.lists(st.sampled_from(_PARTS.split("~")), max_size=30).map("".join)
