@@ -119,6 +119,11 @@ def test_of_plain_responses_and_thinking_what_was_not_used_is_named(tmp_path: Pa
     assert source.notes[1] == f"not read: {TWICE} (1 row)"
 
 
+def test_no_turns_beside_a_response_are_no_question(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {"messages": [], "response": TEXT}).rows
+    assert "got role none (0 messages)" in str(row.error)
+
+
 REST = TEXT.removeprefix("<think>\n")
 
 

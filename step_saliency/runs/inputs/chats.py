@@ -33,7 +33,7 @@ from step_saliency.runs.inputs.written import from_text
 def _conversation(data: Mapping[str, Any], name: str) -> list[Reading]:
     turns = with_system(turns_of(data[name], name), data)
     source = source_of(data, name)
-    if source not in (name, None):
+    if turns and source not in (name, None):
         return _continued(turns, data, str(source))
     if source is None and turns and turns[-1].role == "user":
         field = next((field for field in RESPONSES if field in data), None)
