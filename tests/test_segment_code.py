@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_tokenizers import byte_level, smollm2, unchecked_calls
 
-from step_saliency.segment import split_text
+from step_saliency.segment import StepTracker, split_text
 from step_saliency.trace import Trace
 
 
@@ -108,8 +108,57 @@ def test_code_answers_have_steps(make) -> None:
     assert summary == ["```python\nimport math", FUNCTION + "\n```"]
 
 
+WITHIN = {
+    "after prose": "The code is: ```python\nprint(8)\n```\n",
+    "bare": "Sample input: ```\n5\n```\n",
+    "in a list": "- ```python\n  print(8)\n  ```\n",
+    "in a quotation": "> ```python\n> print(8)\n> ```\n",
+    "closed at the end of a line": "The code is:\n```python\nprint(8)```\n",
+    "in one line": "```python print(8)``` is the code.\n",
+    "twice in one line": "We write ```a``` or ```b```\n",
+    "no block": "A block begins with ``` as it were.\n",
+    "never closed": "It has to stand in ```\n\n",
+    "with a mark in it": "The page is: ```html\n</think>\n```\n",
+    "with a mark in a string": "It is: ```python\n\nprint('</think>')\n```\n",
+}
+
+
+@pytest.mark.parametrize("splitter", ["sentence", "code", "line"])
+@pytest.mark.parametrize("make", [byte_level, smollm2])
+@pytest.mark.parametrize("name", WITHIN)
+def test_thinking_ends_at_its_mark_after_a_block_that_opens_within_a_line(
+    name: str, make, splitter: str
+) -> None:
+    block = WITHIN[name]
+    response = f"<think>\n{block}That is fine.\n</think>\n\nIt prints \\boxed{{8}}. Done."
+    trace = Trace.from_text(
+        make(), question="Code?", response=response, splitter=splitter, chat_template=False
+    )
+    summary = "".join(step.text for step in trace.steps if step.region == "summary")
+    assert summary.strip() == "It prints \\boxed{8}. Done."
+    tracker = StepTracker(make(), splitter=splitter)
+    starts = [step.start for step in trace.steps if "<think>" in step.text]
+    tracker.start(trace.tokens[: starts[0]])
+    for token in trace.tokens[starts[0] :]:
+        tracker.push(int(token))
+    online = [start for start in tracker.starts if start >= starts[0]]
+    assert online == [step.start for step in trace.steps if step.start >= starts[0]]
+
+
+def test_a_block_that_opens_within_a_line_is_whole_or_cut_by_statements() -> None:
+    text = "It is: ```python\nimport math\nPrint = math.pi\n```\nThat is all."
+    block, _, after = text.rpartition("\n")
+    assert steps(text, "sentence") == [block, after]
+    assert steps(text) == ["It is: ```python", "import math", "Print = math.pi\n```", after]
+    commented = text.replace("import math", "sign = 1  # (")
+    assert steps(commented)[1:3] == ["sign = 1  # (", "Print = math.pi\n```"]
+    joined = "sign = 1  # (\nPrint = math.pi\n```\nThat is all."
+    assert steps(commented.replace("python", "js"))[1] == joined.rpartition("\n")[0]
+
+
 _PARTS = (
-    '```python\n~```\n~\n~    ~x = 1~def f():~(~)~[~{~}~"~\'~"""~# c~//~`~if a:~else:~e = 2~'
+    "```python\n~``` ~```b\n~"
+    '```\n~\n~    ~x = 1~def f():~(~)~[~{~}~"~\'~"""~# c~//~`~if a:~else:~e = 2~'
     "@d~\\~We say so. ~The sum~\n\n~return 3~\t"
 )
 _CODE = st.lists(st.sampled_from(_PARTS.split("~")), max_size=30).map("".join)

@@ -34,10 +34,16 @@ class CodeSplitter(SentenceSplitter):
             self._alone = char == "`"
         self._blank = self._blank and char.isspace()
         if self._fence.open and not was_open:
-            self._statements.enter()
+            self._enter(char)
         elif was_open:
             self._statements.push(char)
         return begins
+
+    def _enter(self, char: str) -> None:
+        """A block opens; one that opens within a line is known at the end of it."""
+        self._statements.enter()
+        for known in f"{self._fence.info}\n" if char == "\n" else "":
+            self._statements.push(known)
 
     def _begins(self, char: str) -> bool:
         if not self._fence.open:

@@ -1,47 +1,101 @@
 """Is the text inside code or mathematics, where no step begins? One character in, states out.
 
-A fence is a block between lines that begin with three backticks. Mathematics is LaTeX between
+A fence is a block between lines that begin with three backticks, or end with them and the name of a
+language (``The code: ```python``, ``- ```python``), see `Fence`. Mathematics is LaTeX between
 ``$``, ``$$``, ``\\(``, ``\\[`` or ``\\begin{...}`` and their closing marks; code is text between
 single backticks. Nothing stays open for ever: inline mathematics ends with the line, all of it with
 a blank line or after 300 characters, a fence that never closes yields to blank lines.
 
-When it misleads: a price (``$5``) opens nothing, and neither does a ``$`` before white space.
+When it misleads: a price (``$5``) opens nothing, and neither does a ``$`` before white space; a
+line of prose that ends with a lone ``` opens a block.
 """
 
+import re
 from typing import Literal
 
 INLINE_LIMIT = 300
 FENCE_LIMIT = 3000
+INFO_LIMIT = 20
+_INFO = re.compile(r"(?:\w[\w+#.-]*|\{[\w .=,]+\})?\s*")
+"""What may follow the backticks that open a block: the name of a language, and nothing else."""
 
 MathMode = Literal["", "$", "$$", "(", "[", "env"]
 
 
 class Fence:
-    """Whether the text is inside a ``` block."""
+    """Whether the text is inside a ``` block.
+
+    A run of backticks at the start of a line opens or closes one. Within a line it opens one where
+    at most the name of a language follows, and closes one where nothing does; both are known at the
+    end of the line. Two runs in one line are code in that line.
+
+    Attributes:
+        open: Whether it is.
+        info: What followed the backticks of a block that opened within a line.
+    """
 
     def __init__(self) -> None:
         self.open = False
+        self.info = ""
         self._length = 0
-        self._ticks = 0
+        self._run = 0
         self._at_line_start = True
+        self._headed = False
+        self._odd = False
+        self._after = ""
+        self._within = False
+        self._blank = False
 
     @property
     def listens(self) -> bool:
         """Whether a character that is no backtick can matter."""
-        return self.open or self._at_line_start
+        return self.open or self._at_line_start or self._odd or self._run > 0
+
+    @property
+    def hides(self) -> bool:
+        """Whether marks are quoted here.
+
+        What opened within a line may be no block, so it hides none after a blank line.
+        """
+        return self.open and not (self._within and self._blank)
 
     def push(self, char: str) -> None:
         self._length += self.open
-        if char == "`" and self._at_line_start:
-            self._ticks += 1
-            if self._ticks == 3:
-                self.open = not self.open
-                self._length = 0
-                self._at_line_start = False
+        if char == "`":
+            self._run += 1
+            if self._run == 3:
+                self._end_run()
         elif char == "\n":
-            self._at_line_start, self._ticks = True, 0
-        elif not char.isspace() or self._ticks:
-            self._at_line_start = False
+            self._end_line()
+        else:
+            self._at_line_start = self._at_line_start and char.isspace() and not self._run
+            self._run = 0
+            if self._odd and len(self._after) <= INFO_LIMIT:
+                self._after += char
+
+    def _end_run(self) -> None:
+        if self._at_line_start:
+            self._enter(not self.open, within=False)
+            self._headed, self._at_line_start = True, False
+        elif self._headed:  # after the backticks that open a block stand none in its first line
+            self.open = False
+        else:
+            self._odd, self._after = not self._odd, ""
+
+    def _end_line(self) -> None:
+        self._blank = self._blank or (self._at_line_start and not self._run)
+        if self._odd and self.open and not self._after.strip():
+            self._enter(False, within=False)
+        elif self._odd and not self.open and _INFO.fullmatch(self._after):
+            self._enter(True, within=True)
+            self.info = self._after.strip()
+        self._run, self._after = 0, ""
+        self._at_line_start, self._headed, self._odd = True, False, False
+
+    def _enter(self, is_open: bool, *, within: bool) -> None:
+        self.open, self._within, self._blank = is_open, within, False
+        self.info = ""
+        self._length = 0
 
     def holds(self, newlines: int) -> bool:
         """Whether no step may begin here. A fence that never closes yields to blank lines."""

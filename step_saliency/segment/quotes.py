@@ -3,7 +3,7 @@ r"""Does a place stand in a quotation, so that a mark there is spoken of and doe
 Quoted is what stands in a code fence, between backticks, or in a string that opened on the same
 line. A quotation mark opens a string where no word or sentence ends before it, so an apostrophe and
 inches (``5"``) open nothing. Nothing stays open for ever: code and strings end with the line,
-strings after 200 characters, a fence after 3,000.
+strings after 200 characters, a fence after 3,000, one that opened within a line with a blank line.
 
 When it misleads: a quotation mark or a backtick that is never closed hides a mark further on in
 its line; in a string a mark that follows the end of a sentence counts, since the string may never
@@ -34,7 +34,7 @@ class Quotes:
     @property
     def in_code(self) -> bool:
         """Whether the text is code, in a fence or between backticks."""
-        fenced = self._fence.open and self._fenced <= FENCE_LIMIT
+        fenced = self._fence.hides and self._fenced <= FENCE_LIMIT
         return fenced or bool(self._code)
 
     @property

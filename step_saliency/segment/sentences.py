@@ -132,7 +132,8 @@ class SentenceSplitter:
         self._line += 1
         self._chars += width(char)
         self._wide_end = char in WIDE_TERMINATORS or (self._wide_end and char in _CLOSERS)
+        was_open = self._fence.open
         if self._fence.listens or char == "`":
             self._fence.push(char)
-        if (self._math.listens or char in "\\$`") and not self._fence.open:
+        if (self._math.listens or char in "\\$`") and not (was_open or self._fence.open):
             self._math.push(char, before)

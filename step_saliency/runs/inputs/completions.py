@@ -8,10 +8,13 @@ from typing import Any
 
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.names import question_of
-from step_saliency.runs.inputs.reading import Reading, Turn, of_response, of_turns
+from step_saliency.runs.inputs.reading import Reading, Turn, of_response, of_turns, spoken
 from step_saliency.runs.inputs.shapes import checked_text, described
-from step_saliency.runs.inputs.turns import REASONING, turn_of, turns_of
+from step_saliency.runs.inputs.turns import REASONING, SYSTEM, turn_of, turns_of, with_system
 
+ECHOED = ("instructions",)
+REQUESTED = (*SYSTEM, *ECHOED, "systemInstruction", "system_instruction")
+"""Fields of a request that hold its system prompt; the Responses API writes its own again."""
 UNASKED = "no question stands in the row, so its response is read without one"
 
 
@@ -33,9 +36,10 @@ def _asked(data: Mapping[str, Any]) -> tuple[Turn, ...]:
     request = _request(data)
     for name in ("messages", "input", "prompt", "contents"):
         if isinstance(request.get(name), list):
-            return turns_of([_with_role(turn, "user") for turn in request[name]], name)
+            turns = turns_of([_with_role(turn, "user") for turn in request[name]], name)
+            return with_system(turns, request, REQUESTED)
     question = question_of(request) or question_of(data) or _prompt(data)
-    return (Turn("user", question),) if question else ()
+    return with_system((Turn("user", question),) if question else (), request, REQUESTED)
 
 
 def _with_role(turn: object, role: str) -> object:
@@ -44,17 +48,18 @@ def _with_role(turn: object, role: str) -> object:
     return {**turn, "role": role} if isinstance(turn, Mapping) and is_bare else turn
 
 
-def _answered(asked: tuple[Turn, ...], answer: Turn) -> Reading:
+def _answered(asked: tuple[Turn, ...], answer: Turn, **facts: Any) -> Reading:
     if asked:
-        return of_turns((*asked, answer))
+        return of_turns((*asked, answer), **facts)
     if not answer.content.strip():
         raise ValueError("the response is empty")
     return Reading(
         kind="response",
         prompt="",
         response=answer.content,
-        composed=answer.composed,
-        notes=(UNASKED,),
+        thought=answer.thought,
+        notes=(UNASKED, *facts.pop("notes", ()), *answer.notes),
+        **facts,
     )
 
 
@@ -67,7 +72,10 @@ def _choice(choice: object, name: str) -> Turn:
         raise ValueError(f"{name} must be an object, got {described(choice)}")
     if "delta" in choice:
         raise ValueError(f"{name} is a part of a stream (delta); store whole completions")
-    if "message" not in choice:
+    held = "message" if "message" in choice else "text"
+    if held in choice and choice[held] is None:
+        return Turn("assistant", "")
+    if held == "text":
         return Turn("assistant", checked_text(choice.get("text"), f"{name}.text"))
     return turn_of(choice["message"], f"{name}.message")
 
@@ -77,15 +85,14 @@ def _read_body(
 ) -> list[Reading]:
     """One answer of an API, whichever it is; texts complete the prompt as it stands."""
     if "choices" in data:
-        choices = _list(data["choices"], "choices")
-        turns = [_choice(one, f"choices.{i}") for i, one in enumerate(choices)]
-        if prompt and not any(isinstance(one, Mapping) and "message" in one for one in choices):
-            return [of_response(turn.content, prompt=prompt) for turn in turns]
-        return [_answered(asked, turn) for turn in turns]
+        return _read_choices(_list(data["choices"], "choices"), asked, prompt)
     if "candidates" in data:
         candidates = _list(data["candidates"], "candidates")
+        places, empty = spoken([_parts(candidate) for candidate in candidates], "candidates")
+        turns = [_candidate(candidates[i], f"candidates.{i}") for i in places]
         return [
-            _answered(asked, _candidate(c, f"candidates.{i}")) for i, c in enumerate(candidates)
+            _answered(asked, turn, sample=i, notes=empty)
+            for i, turn in zip(places, turns, strict=True)
         ]
     output = data.get("output")
     if isinstance(output, list):
@@ -99,6 +106,34 @@ def _read_body(
         said = {"role": "assistant", "content": data["response"], **thinking}
         return [_answered(asked, turn_of(said, "response"))]
     raise ValueError(f"the answer is in no known form, got {described(data)}")
+
+
+def _read_choices(choices: list[Any], asked: tuple[Turn, ...], prompt: str | None) -> list[Reading]:
+    turns = [None if one is None else _choice(one, f"choices.{i}") for i, one in enumerate(choices)]
+    places, empty = spoken([turn and turn.content for turn in turns], "choices")
+    if prompt and not any(isinstance(one, Mapping) and "message" in one for one in choices):
+        return [
+            of_response(turn.content, prompt=prompt, sample=i, notes=empty)
+            for i, turn in enumerate(turns)
+            if turn is not None and i in places
+        ]
+    return [
+        _answered(asked, _there(turns[i], f"choices.{i}"), sample=i, notes=empty) for i in places
+    ]
+
+
+def _there(turn: Turn | None, name: str) -> Turn:
+    if turn is None:
+        raise ValueError(f"{name} must be an object, got null")
+    return turn
+
+
+def _parts(candidate: object) -> object:
+    """What a candidate of Gemini says; nothing where it was stopped before it said anything."""
+    if not isinstance(candidate, Mapping):
+        return candidate
+    content = candidate.get("content")
+    return content.get("parts") or None if isinstance(content, Mapping) else None
 
 
 def _candidate(candidate: object, name: str) -> Turn:
@@ -139,7 +174,7 @@ def _read_batch(data: Mapping[str, Any]) -> list[Reading]:
     if not isinstance(body, Mapping) or body.get("error") or set(body) == {"type"}:
         raise ValueError(f"the request failed: {described(result.get('type') or body)}")
     rest = {name: value for name, value in data.items() if name not in ("response", "result")}
-    return _read_body(body, _asked(rest), _prompt(rest))
+    return _read_body(body, with_system(_asked(rest), body, ECHOED), _prompt(rest))
 
 
 def _is_completion(data: Mapping[str, Any]) -> bool:
@@ -185,7 +220,7 @@ def _read_answer(data: Mapping[str, Any]) -> list[Reading]:
 
 
 READ = (
-    "choices|candidates|response|result|request|body|params|messages|contents|prompt|output|"
+    f"{'|'.join(REQUESTED)}|choices|candidates|response|result|request|body|params|messages|contents|prompt|output|"
     "message|content|thinking|reasoning|error|object"
 )
 BATCH = Form("results of an API batch", _is_batch, _read_batch, READ)

@@ -4,10 +4,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from step_saliency.runs.inputs.chats import RESPONSES
+from step_saliency.runs.inputs.beside import RESPONSES
 from step_saliency.runs.inputs.form import Form
-from step_saliency.runs.inputs.names import from_json, gold_of, is_switch, question_of
-from step_saliency.runs.inputs.reading import Reading, Turn, of_response, of_turns, with_thinking
+from step_saliency.runs.inputs.names import gold_of, is_switch, question_of
+from step_saliency.runs.inputs.reading import (
+    Reading,
+    Turn,
+    of_response,
+    of_turns,
+    spoken,
+    with_thinking,
+)
 from step_saliency.runs.inputs.shapes import (
     Shape,
     Text,
@@ -17,6 +24,7 @@ from step_saliency.runs.inputs.shapes import (
     scalar_text,
 )
 from step_saliency.runs.inputs.turns import ROLES, is_conversation, turns_of
+from step_saliency.runs.inputs.written import from_text
 
 THINKING = re.compile(r"(\w+)_(?:reasoning|thinking_trajectory)")
 ANSWERS = ("solution", "attempt", "response", "answer")
@@ -35,16 +43,11 @@ def _read_generations(data: Mapping[str, Any]) -> list[Reading]:
     checked(_Generations, {"generations": texts})
     if not texts:
         raise ValueError("generations is an empty list")
-    there = [text is not None for text in data["generations"]]
+    places, empty = spoken(data["generations"], "generations")
+    judged = _judged(data, len(texts))
     return [
-        of_response(
-            text,
-            question=question,
-            stated=stated,
-            notes=() if all(there) else ("generations that are null",),
-        )
-        for text, stated, is_there in zip(texts, _judged(data, len(texts)), there, strict=True)
-        if is_there
+        of_response(texts[i], question=question, stated=judged[i], sample=i, notes=empty)
+        for i in places
     ]
 
 
@@ -121,15 +124,17 @@ class _Samples(Shape):
 
 
 def _read_qwen_eval(data: Mapping[str, Any]) -> list[Reading]:
-    texts, scores = checked(_Samples, data).code, data.get("score")
+    written = data["code"]
+    if any(written):
+        written = ["" if text is None else text for text in written]
+    texts, scores = checked(_Samples, {"code": written}).code, data.get("score")
     if not texts:
         raise ValueError("code is an empty list")
     judged = scores if isinstance(scores, list) and len(scores) == len(texts) else [None]
-    question = question_of(data)
-    return [
-        of_response(text, question=question, gold=scalar_text(data["gt"]), stated=stated)
-        for text, stated in zip(texts, judged * (len(texts) // len(judged)), strict=True)
-    ]
+    judged = judged * (len(texts) // len(judged))
+    facts: dict[str, Any] = {"question": question_of(data), "gold": scalar_text(data["gt"])}
+    places, empty = spoken(data["code"], "code")
+    return [of_response(texts[i], stated=judged[i], sample=i, notes=empty, **facts) for i in places]
 
 
 DOLPHIN_FIELDS = ("messages", "reasoning", "answer", "model")
@@ -143,7 +148,7 @@ def _is_dolphin(data: Mapping[str, Any]) -> bool:
     beside = all(isinstance(data.get(name), str) for name in DOLPHIN_FIELDS[1:])
     if not beside or any(name in data for name in RESPONSES):
         return False
-    turns: Any = from_json(data.get("messages"))
+    turns: Any = from_text(data.get("messages"))
     if not is_conversation(turns) or is_switch(data["reasoning"]):
         return False
     role = turns[-1].get("role", turns[-1].get("from"))

@@ -12,7 +12,7 @@ from step_saliency.runs.inputs.names import (
     question_of,
     with_plain_names,
 )
-from step_saliency.runs.inputs.reading import Reading, of_response, of_turns
+from step_saliency.runs.inputs.reading import Reading, of_response, of_turns, spoken
 from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
 from step_saliency.runs.inputs.turns import turn_of, turns_of
 from step_saliency.tasks.verdicts import verdict
@@ -26,7 +26,7 @@ def _read_lm_eval(data: Mapping[str, Any]) -> list[Reading]:
     answers = data["resps"]
     while isinstance(answers, list) and len(answers) == 1 and isinstance(answers[0], list):
         answers = answers[0]
-    if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
+    if not isinstance(answers, list) or not any(isinstance(text, str) for text in answers):
         raise ValueError(
             f"resps must hold the texts of responses, got {described(answers)}; tasks that are "
             "scored by likelihood have none"
@@ -36,15 +36,18 @@ def _read_lm_eval(data: Mapping[str, Any]) -> list[Reading]:
     question = question_of(doc)
     prompt = None if question else _first_prompt(data.get("arguments"))
     metric = next((data[m] for m in METRICS if data.get(m) is not None), None)
+    places, empty = spoken(answers, "resps")
     return [
         of_response(
-            checked_text(answer, "resps"),
+            checked_text(answers[i], "resps"),
             question=question,
             prompt=prompt,
             gold=scalar_text(data.get("target")) or gold_of(doc),
             stated=metric if len(answers) == 1 else None,
+            sample=i,
+            notes=empty,
         )
-        for answer in answers
+        for i in places
     ]
 
 
@@ -122,15 +125,19 @@ def _read_lighteval(data: Mapping[str, Any]) -> list[Reading]:
     question = checked_text(doc.get("query"), "doc.query")
     metric = _part(data, "metric")
     metrics = list(metric.values()) if isinstance(metric, Mapping) else []
+    said = [thought or text for text, thought in zip(texts, thoughts, strict=True)]
+    places, empty = spoken(said, "model_response.text")
     return [
         of_response(
-            checked_text(text, f"model_response.text.{i}"),
-            checked_text(thought or "", f"model_response.reasonings.{i}"),
+            checked_text(texts[i], f"model_response.text.{i}"),
+            checked_text(thoughts[i] or "", f"model_response.reasonings.{i}"),
             question=question,
             gold=_choice(doc),
             stated=metrics[0] if len(metrics) == len(texts) == 1 else None,
+            sample=i,
+            notes=empty,
         )
-        for i, (text, thought) in enumerate(zip(texts, thoughts, strict=True))
+        for i in places
     ]
 
 

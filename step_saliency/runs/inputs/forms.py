@@ -26,7 +26,7 @@ FORMS: tuple[Form, ...] = (
     datasets.DOLPHIN,
     chats.PAIRS,
     chats.MESSAGES,
-    chats.CONVERSATIONS,
+    chats.CONVERSATION,
     chats.TURN_PROMPTS,
     plain.NEMO,
     plain.RESPONSES,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from step_saliency.runs.inputs.beside import asked_of
 from step_saliency.runs.inputs.names import GOLD, IDS, QUESTIONS, VERDICTS, at_path, plain_name
 from step_saliency.runs.roles import ROLES
 
@@ -40,6 +41,8 @@ def with_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str,
     renamed = {ROLES[role]: value for role, value in values.items() if value is not None}
     if not TEXTS & set(fields):
         return {**data, **renamed}
+    if {"messages", "response"} <= set(renamed):
+        renamed["messages"] = asked_of(renamed["messages"], renamed["response"])
     if isinstance(renamed.get("response"), list):
         renamed["responses"] = renamed.pop("response")
     taken = {spelled for name in fields.values() for spelled in (name, plain_name(name))}

@@ -1,12 +1,13 @@
 """Names under which rows keep a question, a gold answer, a judgement; text that was not read."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from step_saliency.runs.inputs.reading import is_marked
 from step_saliency.runs.inputs.shapes import checked_text, described, scalar_text
+from step_saliency.runs.inputs.written import from_text
 
 QUESTIONS = ("question", "problem", "query", "instruction", "input", "question_content")
 GOLD = (
@@ -28,6 +29,8 @@ GOLD = (
 )
 WORKED = ("ground_truth_solution", "solution")
 """Worked gold solutions, whose last boxed answer is taken where there is no gold answer."""
+CHOICES = ("choices", "options")
+"""Texts of which a gold answer may name one by its number."""
 VERDICTS = ("is_correct", "correct", "symbolic_correct", "acc", "graded_list")
 IDS = ("id", "trace_id", "unique_id")
 HINTS = re.compile(
@@ -80,7 +83,7 @@ def with_plain_names(data: Mapping[str, Any], known: Collection[str]) -> Mapping
 def at_path(data: Mapping[str, Any], path: str) -> Any:
     """Value of a field, or of a field in it (``doc.question``, ``resps.0``); None if absent.
 
-    A field that holds JSON as text is looked into too (``verification_info.ground_truth``).
+    A field that is written as text is looked into too (``verification_info.ground_truth``).
     """
     if path in data:
         return data[path]
@@ -89,7 +92,7 @@ def at_path(data: Mapping[str, Any], path: str) -> Any:
         return data[plain]
     value: Any = data
     for part in path.split("."):
-        value = from_json(value)
+        value = from_text(value)
         if isinstance(value, Mapping):
             value = value.get(part)
         elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
@@ -97,16 +100,6 @@ def at_path(data: Mapping[str, Any], path: str) -> Any:
         else:
             return None
     return value
-
-
-def from_json(value: object) -> object:
-    """An object or list that is written as text; anything else as it is."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def question_of(data: Mapping[str, Any], names: Collection[str] = QUESTIONS) -> str:
@@ -129,20 +122,45 @@ def gold_of(data: Mapping[str, Any]) -> str | None:
     """Gold answer, by the first field that has one."""
     for name in GOLD:
         value = at_path(data, name)
-        listed = from_json(value)
-        if isinstance(listed, list) and len(listed) == 1 and (listed is value or '"' in value):
+        listed = from_text(value)
+        quoted = listed is value or '"' in value or "'" in value
+        if isinstance(listed, list) and len(listed) == 1 and quoted:
             value = listed[0]
         text = scalar_text(value)
         if text is not None and text.strip() and not is_marked(text):
-            return text
+            return _choice(data, value) or text
     texts = [data[name] for name in WORKED if isinstance(data.get(name), str)]
     return next(filter(None, map(_last_answer, filter(scalar_text, texts))), None)
+
+
+def _choice(data: Mapping[str, Any], value: Any) -> str | None:
+    """Letter and text of the choice that a gold answer names by its number from 0 (MMLU)."""
+    held = next((data[name] for name in CHOICES if data.get(name) is not None), None)
+    choices = from_text(held)
+    if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
+        return None
+    is_text = isinstance(value, str)
+    if isinstance(value, bool) or (is_text and (value in choices or not value.isdecimal())):
+        return None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    place = int(value)
+    if not 0 <= place < min(len(choices), len(ascii_uppercase)):
+        return None
+    return f"({ascii_uppercase[place]}) {choices[place]}"
 
 
 def unread_gold(data: Mapping[str, Any]) -> str | None:
     """Field of a gold answer that is no single text or number, so that none can be taken."""
     values = ((name, at_path(data, name)) for name in GOLD)
-    return next((name for name, value in values if _says_more(value)), None)
+    return next((name for name, v in values if _says_more(v) or _is_torn(data, name)), None)
+
+
+def _is_torn(data: Mapping[str, Any], path: str) -> bool:
+    """Whether an object that is written as text speaks of this field and cannot be read."""
+    head, dot, leaf = path.partition(".")
+    text = data.get(head)
+    return bool(dot) and isinstance(text, str) and leaf in text and from_text(text) is text
 
 
 def _says_more(value: Any) -> bool:

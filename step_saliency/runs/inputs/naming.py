@@ -14,7 +14,7 @@ def unique_names(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     sample of that row; it gets its line number too.
     """
     counts = Counter(row.id for row in rows if not row.error)
-    numbers: Counter[str] = Counter()
+    numbers = _Numbers()
     taken: set[str] = set()
     named: list[Row] = []
     changed: list[str] = []
@@ -24,14 +24,35 @@ def unique_names(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         if mark and number.isdecimal() and base in counts and not row.error:
             name = f"{name} (line {row.line})"
             changed.append(row.id)
-        if counts[row.id] > 1 and not row.error:
-            name = f"{name}#{numbers[row.id]}"
-            numbers[row.id] += 1
+        number_of_row = None if row.error else numbers.number(row)
+        if number_of_row is not None and (counts[row.id] > 1 or row.sample):
+            name = f"{name}#{number_of_row}"
         while name in taken:
             name = f"{name} (line {row.line})"
         taken.add(name)
         named.append(replace(row, id=name))
     return named, [*_renamed(changed), *_sample_note(named, counts)]
+
+
+class _Numbers:
+    """Numbers of samples by id: those of a line follow those of the lines before it.
+
+    A response that was left out of its line keeps its number for itself.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._last: dict[str, Row] = {}
+        self._next: Counter[str] = Counter()
+
+    def number(self, row: Row) -> int:
+        last = self._last.get(row.id)
+        if last is None or last.line != row.line or last.sample >= row.sample:
+            self._first[row.id] = self._next[row.id]
+        self._last[row.id] = row
+        number = self._first[row.id] + row.sample
+        self._next[row.id] = number + 1
+        return number
 
 
 def _renamed(changed: Sequence[str]) -> list[str]:

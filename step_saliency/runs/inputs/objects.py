@@ -25,7 +25,7 @@ from step_saliency.runs.inputs.names import (
 from step_saliency.runs.inputs.plain import ENDS, ONE, PROBLEMS, SEVERAL, THINKING
 from step_saliency.runs.inputs.reading import Reading
 from step_saliency.runs.inputs.saved import SAVED
-from step_saliency.runs.inputs.turns import REASONING
+from step_saliency.runs.inputs.turns import REASONING, holds_turns
 
 NEVER_NULL = (*ONE, *SEVERAL, "messages", "conversations", "generations", "resps")
 """Fields that hold the response; one that is null is no reason to have the model answer."""
@@ -110,7 +110,7 @@ def _hint(data: Mapping[str, Any], unread: str) -> str:
     if unread not in REASONING:
         return f"response={unread}"
     held = ("messages", "conversations", "conversation", "prompt", "input")
-    turns = next((name for name in held if isinstance(data.get(name), list)), None)
+    turns = next((name for name in held if holds_turns(data.get(name))), None)
     answer = next((name for name in ENDS if name in data), "NAME")
     asked = f"messages={turns}," if turns else ""
     return f"{asked}thinking={unread},response={answer}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.names import HINTS, VERDICTS, named, question_of
-from step_saliency.runs.inputs.reading import Reading, is_marked, of_response
+from step_saliency.runs.inputs.reading import Reading, is_marked, of_response, spoken
 from step_saliency.runs.inputs.shapes import checked_text, described
 from step_saliency.runs.inputs.turns import thinking_field
 
@@ -21,6 +21,8 @@ ONE = (
     "llm_response",
 )
 SEVERAL = ("responses", "completions", "outputs", "output_list")
+LONG_SOLUTION = 4000
+"""Characters from which a worked solution may be the trace of a model."""
 CHAT_MARKS = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<｜User｜>|\[INST\]|<\|user\|>")
 """By these a question shows that it is the whole prompt, in a model's own template."""
 TEXTS = ("text", "response", "generated_text", "content", "output")
@@ -33,6 +35,7 @@ THINKING = (
     "thoughts",
     "chain_of_thought",
     "cot",
+    "complex_cot",
     "thinking_trajectory",
     "reasoning_trace",
 )
@@ -69,10 +72,21 @@ def _read(data: Mapping[str, Any]) -> list[Reading]:
         texts = [texts]
     if not isinstance(texts, list) or not texts:
         raise ValueError(f"{several} must be a list of texts, got {described(texts)}")
+    places, empty = spoken([_said(text) for text in texts], str(several))
+    facts["notes"] = (*facts["notes"], *empty)
+    judged = _judged(data, len(texts))
     return [
-        of_response(*_one_of_several(text, f"{several}.{i}"), stated=stated, **facts)
-        for i, (text, stated) in enumerate(zip(texts, _judged(data, len(texts)), strict=True))
+        of_response(
+            *_one_of_several(texts[i], f"{several}.{i}"), stated=judged[i], sample=i, **facts
+        )
+        for i in places
     ]
+
+
+def _said(value: Any) -> Any:
+    """What a response in a list says, in its text or else in its thinking."""
+    field = _field(value, TEXTS) if isinstance(value, Mapping) else None
+    return value if field is None else value[field] or _thinking(value) or value[field]
 
 
 def _one_of_several(value: Any, name: str) -> tuple[str, str]:
@@ -80,7 +94,9 @@ def _one_of_several(value: Any, name: str) -> tuple[str, str]:
     field = _field(value, TEXTS) if isinstance(value, Mapping) else None
     if field is None:
         return checked_text(value, name), ""
-    return checked_text(value[field], f"{name}.{field}"), _thinking(value)
+    thinking = _thinking(value)
+    text = "" if thinking and value[field] is None else value[field]
+    return checked_text(text, f"{name}.{field}"), thinking
 
 
 def _left_out(data: Mapping[str, Any]) -> tuple[str, ...]:
@@ -124,7 +140,15 @@ def _without_response(data: Mapping[str, Any], question: str, prompt: str | None
             f"has no question, response or messages: {fields[:300]}; name them with --field "
             "question=NAME,response=NAME"
         )
-    return Reading(kind="problem", question=asked)
+    return Reading(kind="problem", question=asked, notes=_long_solution(data))
+
+
+def _long_solution(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """A worked solution is no response; one of this length may be the trace (LIMO)."""
+    text = data.get("solution")
+    if not isinstance(text, str) or len(text) < LONG_SOLUTION:
+        return ()
+    return ("solution, long enough to be the trace (--field response=solution)",)
 
 
 def _marked_field(data: Mapping[str, Any]) -> str | None:
@@ -139,23 +163,23 @@ def _is_nemo(data: Mapping[str, Any]) -> bool:
     return "generation" in data or "generated_solution" in data
 
 
-READ = rf"prompt|{'|'.join((*SEVERAL, *THINKING))}"
-"""Of several fields that may be the response, the first is read; the others count as not read."""
-
-
 class _PlainForm(Form):
+    """Of several fields that may be the response, or its thinking, the first is read."""
+
     def reads(self, data: Mapping[str, Any]) -> set[str]:
-        one = _field(data, ONE)
-        if one is None and _field(data, SEVERAL) is None:
-            one = _marked_field(data) or "answer"
-        return super().reads(data) | ({one} if one is not None else set())
+        one, several = _field(data, ONE), _field(data, SEVERAL)
+        if one is not None:
+            texts = {one, thinking_field(data, THINKING)}
+        else:
+            texts = {several or _marked_field(data) or "answer"}
+        return super().reads(data) | {name for name in texts if name is not None}
 
 
-NEMO = _PlainForm("NeMo-Skills generations", _is_nemo, _read, READ)
+NEMO = _PlainForm("NeMo-Skills generations", _is_nemo, _read, "prompt")
 RESPONSES = _PlainForm(
     "questions and responses",
     lambda data: any(name in data for name in (*ONE, *SEVERAL)),
     _read,
-    READ,
+    "prompt",
 )
-PROBLEMS = _PlainForm("questions", lambda data: True, _read, READ)
+PROBLEMS = _PlainForm("questions", lambda data: True, _read, "prompt")

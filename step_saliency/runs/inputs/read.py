@@ -1,6 +1,5 @@
 """From an input to rows, and what is to be said: how they were read and what was left out."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 
 from step_saliency.runs.inputs import hub
 from step_saliency.runs.inputs.containers import Numbered, read_file
-from step_saliency.runs.inputs.evaluations import LM_EVAL
+from step_saliency.runs.inputs.filters import without_repeats
+from step_saliency.runs.inputs.lines import Line
 from step_saliency.runs.inputs.names import IDS, at_path, with_plain_names
 from step_saliency.runs.inputs.naming import unique_names
 from step_saliency.runs.inputs.objects import (
@@ -21,6 +21,7 @@ from step_saliency.runs.inputs.objects import (
     read_object,
     unread_fields,
 )
+from step_saliency.runs.inputs.reading import Reading
 from step_saliency.runs.inputs.rows import Row
 from step_saliency.runs.inputs.shapes import checked_text, described
 from step_saliency.runs.inputs.tables import rows_of_object
@@ -38,16 +39,6 @@ class Input:
 
     rows: list[Row]
     summary: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Rows of one line, and what they were read as."""
-
-    rows: list[Row]
-    form: str = ""
-    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -77,7 +68,7 @@ def read_input(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is below 1")
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for stem, (number, value) in _values(path, fields):
         if limit is not None and len(lines) == limit:
             break
@@ -87,25 +78,9 @@ def read_input(
             f"{path} has no rows; one JSON object a line is needed, or a table with rows below "
             "the names of its columns"
         )
-    lines, repeated = _without_repeats(lines)
+    lines, repeated = without_repeats(lines)
     rows, renamed = unique_names(list(chain.from_iterable(line.rows for line in lines)))
     return Input(rows, _summary(lines), (*_notes(lines), *repeated, *renamed))
-
-
-def _without_repeats(lines: list[_Line]) -> tuple[list[_Line], list[str]]:
-    """Lines without those that lm-eval writes again for each further filter of a task."""
-    first: dict[str, object] = {}
-    kept: list[_Line] = []
-    for line in lines:
-        data = line.rows[0].data
-        if line.form == LM_EVAL.name and "filter" in data:
-            said = json.dumps([data.get(name) for name in ("doc_id", "doc", "resps")], default=str)
-            if first.setdefault(said, data["filter"]) != data["filter"]:
-                continue
-        kept.append(line)
-    n = len(lines) - len(kept)
-    note = f"not read: the same responses under further filters of lm-eval ({_rows(n)})"
-    return kept, [note] if n else []
 
 
 def _values(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, Numbered]]:
@@ -129,35 +104,37 @@ def _unfolded(values: Iterator[Numbered], fields: Mapping[str, str]) -> Iterator
     return chain(first, values) if rows[0] is only else enumerate(rows, start=1)
 
 
-def _read_line(
-    value: Any, number: int, stem: str, fields: Mapping[str, str], answer: bool
-) -> _Line:
+def _read_line(value: Any, number: int, stem: str, fields: Mapping[str, str], answer: bool) -> Line:
     name = f"{stem}-{number:05d}"
     if isinstance(value, ValueError):
-        return _Line([Row(name, number, {}, str(value))])
+        return Line([Row(name, number, {}, str(value))])
     if not isinstance(value, dict):
         what = "a list" if isinstance(value, list) else described(value)
-        return _Line([Row(name, number, {}, f"line {number} is {what}, not an object")])
+        return Line([Row(name, number, {}, f"line {number} is {what}, not an object")])
     value = with_plain_names(value, NAMES)
     try:
         name = _id(value, fields, name)
         form, readings = read_object(value, fields, answer=answer)
         stamp = form_stamp(form, readings, fields)
         rows = [
-            Row(name, number, value, reading=reading, form=stamp, sample=sample)
-            for sample, reading in enumerate(readings)
+            Row(name, number, value, reading=reading, form=stamp, sample=_sample(reading, place))
+            for place, reading in enumerate(readings)
         ]
         assert rows[0].digest
         assert rows[0].problem
     except ValueError as error:
-        return _Line([Row(name, number, {}, f"line {number}: {error}")])
+        return Line([Row(name, number, {}, f"line {number}: {error}")])
     except RecursionError:
-        return _Line([Row(name, number, {}, f"line {number} is nested too deeply to be read")])
+        return Line([Row(name, number, {}, f"line {number} is nested too deeply to be read")])
     except Exception as error:  # a row may hold anything; it fails alone
         reason = f"{type(error).__name__}: {error}"
-        return _Line([Row(name, number, {}, f"line {number} cannot be read ({reason:.200})")])
-    left_out = tuple(note for reading in readings for note in reading.notes)
-    return _Line(rows, form.name, tuple(unread_fields(value, form, fields)), left_out)
+        return Line([Row(name, number, {}, f"line {number} cannot be read ({reason:.200})")])
+    left_out = tuple(dict.fromkeys(note for reading in readings for note in reading.notes))
+    return Line(rows, form.name, tuple(unread_fields(value, form, fields)), left_out)
+
+
+def _sample(reading: Reading, place: int) -> int:
+    return place if reading.sample is None else reading.sample
 
 
 def _id(data: Mapping[str, Any], fields: Mapping[str, str], fallback: str) -> str:
@@ -183,7 +160,7 @@ def _id(data: Mapping[str, Any], fields: Mapping[str, str], fallback: str) -> st
     return fallback
 
 
-def _summary(lines: Iterable[_Line]) -> str:
+def _summary(lines: Iterable[Line]) -> str:
     """Such as "1,000 rows read as OpenR1 generations (1,800 responses)"."""
     good = [line for line in lines if line.form]
     parts: list[str] = []
@@ -197,7 +174,7 @@ def _summary(lines: Iterable[_Line]) -> str:
     return "; ".join(parts)
 
 
-def _notes(lines: Iterable[_Line]) -> Iterator[str]:
+def _notes(lines: Iterable[Line]) -> Iterator[str]:
     """What the summary does not say."""
     lines = list(lines)
     n_open = sum(row.kind == "problem" for line in lines if line.form for row in line.rows)
@@ -207,8 +184,11 @@ def _notes(lines: Iterable[_Line]) -> Iterator[str]:
     if unread:
         fields = ", ".join(f"{name[:60]} ({_rows(n)})" for name, n in unread.most_common(8))
         yield f"not read, though it may hold a trace: {fields}; name the response with --field"
-    for note, n in Counter(note for line in lines for note in line.notes).most_common(5):
+    left_out = Counter(note for line in lines for note in line.notes)
+    for note, n in left_out.most_common(8):
         yield f"{note} ({_rows(n)})" if " read " in note else f"not read: {note} ({_rows(n)})"
+    if len(left_out) > 8:
+        yield f"not read: {len(left_out) - 8} more kinds of what is named above"
     unclear = [
         row
         for line in lines

@@ -1,8 +1,10 @@
 """What a row says, whatever its form: question, response or conversation, judgement."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from step_saliency.segment.thinking import holds_thinking
 
 Kind: TypeAlias = Literal["trace", "messages", "response", "problem"]
 
@@ -14,12 +16,14 @@ class Turn:
     Attributes:
         role: system, user, assistant, tool or the like.
         content: What was said, the thinking before it in ``<think>`` marks.
-        composed: Whether these marks are ours, since the thinking stood in a field of its own.
+        thought: This thinking, where these marks are ours since it stood in a field of its own.
+        notes: What of the message was left out.
     """
 
     role: str
     content: str
-    composed: bool = False
+    thought: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +36,13 @@ class Reading:
         prompt: The exact text that was read before the response, if it is known.
         turns: The conversation, its last turn the response.
         response: Text of the response.
-        composed: Whether the marks of the thinking are ours.
+        thought: Its thinking, where the marks around it are ours.
         trace: A saved trace, as `Trace.from_dict` takes it.
         gold: Gold answer, empty if there is none; None leaves it to the row's fields.
         stated: A judgement that came with the row, as it was written.
         source: Which of the row's responses it is, where they have names.
+        sample: Which one it is by number, where others were left out.
+        unjudged: Whether no judgement of the row counts, since they differ.
         notes: What of the row was left out.
     """
 
@@ -45,15 +51,22 @@ class Reading:
     prompt: str | None = None
     turns: tuple[Turn, ...] = ()
     response: str = ""
-    composed: bool = False
+    thought: str = ""
     trace: Mapping[str, Any] | None = None
     gold: str | None = None
     stated: Any = None
     source: str = ""
+    sample: int | None = None
+    unjudged: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def composed(self) -> bool:
+        """Whether the marks of the thinking are ours."""
+        return bool(self.thought)
 
-def of_turns(turns: tuple[Turn, ...], **facts: Any) -> Reading:
+
+def of_turns(turns: tuple[Turn, ...], notes: tuple[str, ...] = (), **facts: Any) -> Reading:
     """A conversation: its last turn is the response.
 
     Raises:
@@ -75,21 +88,44 @@ def of_turns(turns: tuple[Turn, ...], **facts: Any) -> Reading:
         turns=turns,
         question=asked[-1] if asked else "",
         response=turns[-1].content,
-        composed=turns[-1].composed,
+        thought=turns[-1].thought,
+        notes=(*notes, *(note for turn in turns for note in turn.notes)),
         **facts,
     )
 
 
-def of_response(response: str, reasoning: str = "", **facts: Any) -> Reading:
+def of_response(
+    response: str, reasoning: str = "", notes: tuple[str, ...] = (), **facts: Any
+) -> Reading:
     """A response, its thinking in it or beside it.
 
     Raises:
         ValueError: it is empty.
     """
-    text, composed = with_thinking(reasoning, response)
+    text, thought, left_out = with_thinking(reasoning, response)
     if not text.strip():
         raise ValueError(f"the response is empty: {response!r:.40}")
-    return Reading(kind="response", response=text, composed=composed, **facts)
+    notes = (*notes, *left_out)
+    return Reading(kind="response", response=text, thought=thought, notes=notes, **facts)
+
+
+def spoken(texts: Sequence[object], name: str) -> tuple[list[int], tuple[str, ...]]:
+    """Which of several responses say something (all, if none does), and a note on the others.
+
+    Args:
+        texts: What the responses say.
+        name: Field that they stand in.
+    """
+    silent = [
+        i
+        for i, text in enumerate(texts)
+        if text is None or (isinstance(text, str) and not text.strip())
+    ]
+    if not silent or len(silent) == len(texts):
+        return list(range(len(texts))), ()
+    n_null = sum(texts[i] is None for i in silent)
+    what = "null" if n_null == len(silent) else "empty or null" if n_null else "empty"
+    return [i for i in range(len(texts)) if i not in silent], (f"{name} that are {what}",)
 
 
 END_MARKS = (
@@ -114,18 +150,20 @@ def is_marked(text: str) -> bool:
     return any(mark in text for mark in END_MARKS)
 
 
-_BETWEEN = "\n</think>\n\n"
+_OPEN, _BETWEEN = "<think>\n", "\n</think>\n\n"
+TWICE = "thinking in a field of its own, since the text beside it has thinking in it"
 
 
-def with_thinking(reasoning: str, content: str) -> tuple[str, bool]:
-    """Thinking and answer as one response, and whether its marks are ours."""
-    if not reasoning.strip() or is_marked(content):
-        return content, False
+def with_thinking(reasoning: str, content: str) -> tuple[str, str, tuple[str, ...]]:
+    """Thinking and answer as one response, the thinking if its marks are ours, and notes."""
     inner = reasoning.strip().removeprefix("<think>").removesuffix("</think>").strip()
-    return f"<think>\n{inner}{_BETWEEN}{content.strip()}", True
+    if not inner:
+        return content, "", ()
+    if holds_thinking(content):
+        return content, "", () if inner in content else (TWICE,)
+    return f"{_OPEN}{inner}{_BETWEEN}{content.strip()}", inner, ()
 
 
-def without_marks(composed: str) -> tuple[str, str]:
+def without_marks(response: str, thought: str) -> tuple[str, str]:
     """Thinking and answer of a response whose marks are ours."""
-    thinking, _, answer = composed.removeprefix("<think>\n").rpartition(_BETWEEN)
-    return thinking, answer
+    return thought, response[len(f"{_OPEN}{thought}{_BETWEEN}") :]

@@ -62,6 +62,8 @@ class Row:
     @property
     def stated(self) -> Any:
         """A judgement that came with the row, as it was written; None if there is none."""
+        if self.says.unjudged:
+            return None
         return self.says.stated if self.says.stated is not None else verdict_of(self.data)
 
     @property

@@ -38,7 +38,7 @@ def trace_of_row(
     cut: dict[str, Any] = {"format": marks, "splitter": splitter}
     response = says.response
     if says.composed and marks != "think":
-        response = with_marks(marks, *without_marks(response))
+        response = with_marks(marks, *without_marks(response, says.thought))
     if says.kind == "messages":
         said = [*(turn.content for turn in says.turns[:-1]), response]
         messages = [

@@ -1,11 +1,14 @@
 """Conversations: turns under the names that APIs and data sets give them, content in its forms."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from step_saliency.runs.inputs.names import from_json, is_switch
+from step_saliency.runs.inputs.names import is_switch
 from step_saliency.runs.inputs.reading import Turn, with_thinking
 from step_saliency.runs.inputs.shapes import Shape, Text, checked, checked_text, described
+from step_saliency.runs.inputs.written import from_text
 
 ROLES = {
     "human": "user",
@@ -18,6 +21,8 @@ ROLES = {
 }
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_details")
 """Fields of a message that hold the thinking before its content."""
+SYSTEM = ("system", "system_prompt")
+"""Fields that hold a system prompt beside the turns."""
 TEXT_PARTS = frozenset({"text", "output_text", "input_text", "summary_text", "reasoning_text"})
 THINKING_PARTS = frozenset(
     {"reasoning", "thinking", "thought", "reasoning.text", "reasoning.summary"}
@@ -31,6 +36,13 @@ SILENT_PARTS = frozenset(
         "redacted_thinking",
         "reasoning.encrypted",
     }
+)
+
+
+_TURNS = re.compile(r"""\s*\[\s*\{\s*['"]\w+['"]\s*:""")
+_ROLE = re.compile(
+    r"""['"](?:role|from)['"]\s*:\s*['"]"""
+    r"""(?:system|developer|user|human|assistant|gpt|model|tool)['"]"""
 )
 
 
@@ -51,9 +63,9 @@ def turns_of(messages: object, name: str) -> tuple[Turn, ...]:
         name: Its name, for messages.
 
     Raises:
-        ValueError: it is no list of messages, nor one that is written as JSON.
+        ValueError: it is no list of messages, nor one that is written as text.
     """
-    messages = from_json(messages)
+    messages = from_text(messages)
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError(f"{name} must be a list of messages, got {described(messages)}")
     return tuple(turn_of(message, f"{name}.{i}") for i, message in enumerate(messages))
@@ -66,6 +78,13 @@ def is_conversation(value: object) -> bool:
         and bool(value)
         and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in value)
     )
+
+
+def holds_turns(value: object) -> bool:
+    """Whether a value is a list of turns, or a text that is written as one."""
+    if isinstance(value, str):
+        return _TURNS.match(value) is not None and _ROLE.search(value) is not None
+    return is_conversation(value)
 
 
 def turn_of(message: object, name: str) -> Turn:
@@ -84,8 +103,45 @@ def turn_of(message: object, name: str) -> Turn:
     content, inner = content_of(held, f"{name}.content")
     field = thinking_field(said)
     reasoning = inner if field is None else "".join(content_of(said[field], f"{name}.{field}"))
-    text, composed = with_thinking(reasoning, content)
-    return Turn(ROLES.get(role, role), text, composed)
+    return Turn(_role(role, held), *with_thinking(reasoning, content))
+
+
+def _role(role: str, held: object) -> str:
+    """The role of a message; a user's that holds nothing but results of tools is a tool's."""
+    parts = held if isinstance(held, list) else []
+    kinds = {part.get("type") if isinstance(part, Mapping) else None for part in parts}
+    return "tool" if role == "user" and kinds == {"tool_result"} else ROLES.get(role, role)
+
+
+def with_system(
+    turns: tuple[Turn, ...], data: Mapping[str, Any], names: Sequence[str] = SYSTEM
+) -> tuple[Turn, ...]:
+    """The turns after the system prompt that stands in a field of its own, if one does.
+
+    A system turn that says something else is kept, and a note says so.
+
+    Raises:
+        ValueError: the field holds something else than text.
+    """
+    texts = ((name, _system_text(data.get(name), name)) for name in names)
+    name, system = next(((name, text) for name, text in texts if text.strip()), ("", ""))
+    if not system or not turns:
+        return turns
+    there = [turn.content.strip() for turn in turns if turn.role == "system"]
+    if not there:
+        return (Turn("system", system), *turns)
+    if system.strip() in there:
+        return turns
+    note = f"the system prompt in {name}, since a system turn says another"
+    return (replace(turns[0], notes=(*turns[0].notes, note)), *turns[1:])
+
+
+def _system_text(value: object, name: str) -> str:
+    """Text of a system prompt: text, parts of text, or an object with parts (Gemini)."""
+    if isinstance(value, Mapping):
+        value = value.get("parts", value.get("text"))
+        value = [value] if isinstance(value, Mapping) else value
+    return content_of(value, name)[0] if isinstance(value, str | list) else ""
 
 
 def content_of(content: object, name: str) -> tuple[str, str]:
