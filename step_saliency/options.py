@@ -17,7 +17,7 @@ where annotations are checked at run time.
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -192,10 +192,11 @@ class Decoding:
     system: str | None = None
     format: FormatName = "auto"
     splitter: SplitterLike = "sentence"
-    stop_tokens: Sequence[int] | None = None
-    stop_texts: str | Sequence[str] = ()
+    stop_tokens: Iterable[int] | None = None
+    stop_texts: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
+        self._list_once()
         self._check_types()
         self._make_plain()
         endings = self.endings
@@ -215,6 +216,13 @@ class Decoding:
                 f"stop_texts={list(endings)} has an empty text": not all(endings),
             }
         )
+
+    def _list_once(self) -> None:
+        """What can be gone through once is listed, before it is checked and used."""
+        for name in ("stop_tokens", "stop_texts"):
+            value = getattr(self, name)
+            if isinstance(value, Iterator):
+                object.__setattr__(self, name, tuple(value))
 
     def _check_types(self) -> None:
         whole = {
@@ -273,8 +281,8 @@ class DecodingOptions(TypedDict, total=False):
     system: str | None
     format: FormatName
     splitter: SplitterLike
-    stop_tokens: Sequence[int] | None
-    stop_texts: str | Sequence[str]
+    stop_tokens: Iterable[int] | None
+    stop_texts: str | Iterable[str]
 
 
 MAP_DECODING = Decoding(temperature=0.0, max_new_tokens=512, batch_size=16)

@@ -702,7 +702,7 @@ def test_attention_in_edited_layers_moves_by_definition(
 
 
 def test_the_summary_and_the_depth_of_its_look_are_two_claims(tmp_path: Path) -> None:
-    """Deep layers look at the summary beyond a uniform row, which is no control; those between more."""
+    """Deep layers look at it beyond a uniform row, which is no control; those between more."""
     readings = [r for r in readings_of("reporter") if "looks at itself" in r.claim]
     readings = [r for r in readings if r.reading == "loss"]
     (tmp_path / "mediation_aggregates_reporter").mkdir()

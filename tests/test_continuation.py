@@ -263,3 +263,34 @@ def test_bad_starts(start: dict[str, Any], match: str) -> None:
 def test_bad_lists(continued: list[Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ss.generate(tiny_model("qwen2"), "q", continued=continued, **OPTIONS)
+
+
+def test_what_has_ended_is_not_gone_on_with() -> None:
+    model = model_by("fast")
+    last = model.tokenizer.pad_token_id
+    ended = Continuation(written=[12, 13, last])
+    options = options_of(model, {"stop_tokens": [last]})
+    with pytest.raises(ValueError, match=r"ends in .*which ends responses: there is nothing"):
+        ss.generate(model, "a b", continued=[ended], **options)
+    (on,) = ss.generate(model, "a b", continued=[ended], **options_of(model, {}))
+    assert on.meta["continued_tokens"] == 3
+
+
+def test_a_mark_that_the_prompt_has_is_not_written_twice() -> None:
+    model = tiny_transformers("qwen2")
+    model.tokenizer = tiny_tokenizer()
+    model.tokenizer.chat_template = "user: {{ messages[-1]['content'] }}\n<think>"
+    traces = [
+        ss.generate(model, "a b", continued=[Continuation(written=words)], **OPTIONS)[0]
+        for words in ("<think>\nFirst, x.", "\nFirst, x.")
+    ]
+    assert traces[0].tokens.tolist() == traces[1].tokens.tolist()
+    assert model.tokenizer.decode(traces[0].tokens).count("<think>") == 1
+
+
+def test_what_can_be_gone_through_once_is_listed() -> None:
+    model = model_by("fast")
+    listed = ss.generate(model, QUESTIONS, **options_of(model, {"stop_texts": ["e", "a"]}))
+    options = {"stop_texts": iter(["e", "a"]), "stop_tokens": (i for i in range(60, 80))}
+    once = ss.generate(model, QUESTIONS, **options_of(model, options))
+    assert responses(once) == responses(listed)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from tiny import BACKENDS, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
@@ -250,6 +251,7 @@ def test_logs_of_earlier_versions_are_taken_up(
     assert [trace.to_dict() for trace in taken_up] == [trace.to_dict() for trace in traces]
     assert (tmp_path / "old.jsonl.settings.json").read_text() == settings
     new = json.loads((tmp_path / "whole.jsonl.settings.json").read_text())
+    assert new["settings"].pop("all_weights")
     assert new == json.loads(settings)
 
 
@@ -312,3 +314,43 @@ def test_descriptions_are_the_same_in_every_process() -> None:
     assert "0x" not in text
     assert "_hidden" not in text
     assert "test_lines_are_whole_or_gone" in text
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_settings_do_not_tell_is_kept_in_no_log(
+    folder: Path, tmp_path: Path, backend: Any
+) -> None:
+    """Hooks, attached edits; and a change of one number in a thousand is another model."""
+    model, file = ss.load_model(folder, backend=backend), tmp_path / "log.jsonl"
+    options = {"save_to": file, "max_new_tokens": 2, "progress": False}
+    with (
+        model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda resid, hook: -resid)]),
+        pytest.raises(ValueError, match=r"know nothing of hooks at .*blocks\.1\.hook_resid_post"),
+    ):
+        ss.generate(model, QUESTIONS[:1], **options)
+    handle = model.blocks[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="know nothing of hooks at"):
+        ss.generate(model, QUESTIONS[:1], **options)
+    handle.remove()
+    with (
+        OddsEqualBridge([0], tau_max=0.9).attached(model),
+        pytest.raises(ValueError, match="edits that are attached already"),
+    ):
+        ss.generate(model, QUESTIONS[:1], **options)
+    assert not file.exists()
+    ss.generate(model, QUESTIONS[:1], **options)
+    weight = max(model.blocks[1].mlp.parameters(), key=lambda own: own.numel())
+    with torch.no_grad():
+        weight[(1,) * weight.ndim] += 1.0
+    with pytest.raises(ValueError, match="weights"):
+        ss.generate(model, QUESTIONS[:1], **options)
+    with torch.no_grad():
+        weight[(1,) * weight.ndim] -= 1.0
+
+
+def test_all_numbers_of_an_edit_are_told() -> None:
+    vectors = torch.zeros(2, 4096)
+    vectors[0, 7], vectors[1, 8] = 1, 1
+    assert described(vectors[0]) != described(vectors[1])
+    assert described(vectors[0]) == described(vectors[0].clone())
+    assert described(vectors[0].bfloat16()) == described(vectors[0].bfloat16())

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.engine import decoder
 from step_saliency.decoding.job import Intervention, Job
-from step_saliency.decoding.log import answered, settings_of
+from step_saliency.decoding.log import answered, refuse_what_settings_lack, settings_of
 from step_saliency.decoding.loops import choose_loop
 from step_saliency.decoding.rows import Row, units
 from step_saliency.decoding.slots import with_slots
@@ -96,7 +96,8 @@ def generate(
             own, see `Continuation`; None where they begin.
         tokenizer: Tokenizer, for a transformers model; for an engine, one in place of its own.
         save_to: JSONL file to which each trace is written when it is done, with its settings
-            beside it. A second call with the same settings goes on where the first was broken off
+            beside it; not of a model with hooks or attached edits, which settings do not tell. A
+            second call with the same settings goes on where the first was broken off
             and decodes what is left; its texts are those of an unbroken run, up to rounding. One
             call writes a file at a time.
         effects: Counters of edits, to which those of this call are added: of all that it decodes,
@@ -161,6 +162,8 @@ def _all_traces(
     progress: bool,
 ) -> list[Trace]:
     """Traces of all rows, those that the log holds among them; new ones are written to it."""
+    if save_to is not None:
+        refuse_what_settings_lack(job.model)
     log = None if save_to is None else TraceLog(save_to, settings_of(job, method))
     traces = {} if log is None else answered(log, rows, job.decoding)
     if traces and job.effects is not None:
@@ -196,7 +199,8 @@ def _new_traces(
 
 def _texts(questions: str | Sequence[Any]) -> list[str]:
     asked = [questions] if isinstance(questions, str) else questions
-    if isinstance(asked, Mapping | Set) or not hasattr(asked, "__len__"):
+    is_table = hasattr(asked, "columns")  # whose items are the names of its columns
+    if isinstance(asked, Mapping | Set) or not hasattr(asked, "__len__") or is_table:
         raise ValueError(
             f"questions={questions!r:.80} is no list; give texts or problems in their order"
         )

@@ -128,7 +128,8 @@ class Job:
             continued: What the responses to each go on from; nothing by default.
 
         Raises:
-            ValueError: a question, with what was written, longer than the context.
+            ValueError: a question, with what was written, longer than the context; or something
+                written that has ended.
         """
         system, n = self.decoding.system, self.decoding.n
         prompts = [prompt_tokens(self.tokenizer, text, system=system) for text in questions]
@@ -156,9 +157,17 @@ class Job:
         """Tokens of what was written."""
         written, system = continued.written, self.decoding.system
         if isinstance(written, str):
-            return written_tokens(self.tokenizer, question, written, system=system)
-        tokens = [int(token) for token in written]
-        TokenPieces(self.rules.table).pieces(tokens)  # refuses those that are no tokens
+            tokens = written_tokens(self.tokenizer, question, written, system=system)
+        else:
+            tokens = [int(token) for token in written]
+            TokenPieces(self.rules.table).pieces(tokens)  # refuses those that are no tokens
+        table, last = self.rules.table, tokens[-1] if tokens else None
+        if last is not None and last in self.rules.tokens and table.is_special(last):
+            raise ValueError(
+                f"the response to {question[:60]!r} ends in {table.literal(last)!r}, which ends "
+                "responses: there is nothing to go on from. Leave finished responses out, or take "
+                "that token off"
+            )
         return tokens
 
     def trace(self, row: Row) -> Trace:

@@ -7,8 +7,10 @@ from transformers import PreTrainedModel
 
 from step_saliency.decoding.job import Job
 from step_saliency.decoding.rows import Row
+from step_saliency.intervene.session import is_attached_to
 from step_saliency.models.facts import backend_of
-from step_saliency.models.identity import origin_of, weights_digest
+from step_saliency.models.hooking import hooked_points
+from step_saliency.models.identity import all_weights_digest, origin_of, weights_digest
 from step_saliency.options import Decoding, DecodingMethod
 from step_saliency.storage.described import described
 from step_saliency.storage.trace_log import TraceLog
@@ -18,8 +20,10 @@ from step_saliency.vllm.loaded import LoadedEngine
 
 def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
     """What the texts depend on, in JSON types: a file format, compared when a log is taken up."""
+    engine = isinstance(job.model, LoadedEngine)
     return {
         "model": _model_settings(job.model),
+        **({} if engine else {"all_weights": all_weights_digest(job.model)}),
         "flow": described(job.flow),
         "method": method,
         **described(job.sampler),
@@ -31,6 +35,27 @@ def settings_of(job: Job, method: DecodingMethod) -> dict[str, Any]:
         "stop_tokens": sorted(job.rules.tokens),
         "stop_texts": list(job.rules.texts),
     }
+
+
+def refuse_what_settings_lack(model: Any) -> None:
+    """Refuse a model under hooks or edits, of which a log would know nothing.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if isinstance(model, LoadedEngine):
+        return
+    if is_attached_to(model):
+        raise ValueError(
+            "save_to= keeps answers by the settings of the call, which know nothing of edits that "
+            "are attached already; give them as flow="
+        )
+    hooked = hooked_points(model)
+    if hooked:
+        raise ValueError(
+            "save_to= keeps answers by the settings of the call, which know nothing of hooks at "
+            f"{', '.join(hooked[:3])}; give edits as flow=, or leave save_to= out"
+        )
 
 
 def _model_settings(model: Any) -> dict[str, Any]:

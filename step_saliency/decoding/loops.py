@@ -30,7 +30,7 @@ from step_saliency.intervene.session import is_attached_to
 from step_saliency.models.adapter import NotAdaptableError
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
-from step_saliency.models.hooking import hooked_modules
+from step_saliency.models.hooking import hooked_points
 from step_saliency.models.interrupts import one_change
 from step_saliency.models.reference import (
     OwnAttentionError,
@@ -243,7 +243,7 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
             f"method='fast' takes an Edit or an EditGroup such as StepFlow, but the flow is a "
             f"{type(job.flow).__name__}; use method='hooks'"
         )
-    hooked = _hooked_points(job.model)
+    hooked = [] if isinstance(job.model, PreTrainedModel) else hooked_points(job.model)
     if hooked:
         raise ValueError(
             f"method='fast' does not run the model's hooks, but there are some at "
@@ -261,12 +261,3 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
             raise
         _BY_ITSELF.add(reference)
     return reference
-
-
-def _hooked_points(model: Any) -> list[str]:
-    """Hook points and modules of the user's hooks; in a plain model they act anyway."""
-    if isinstance(model, PreTrainedModel):
-        return []
-    hooked = [name for name, point in model.hook_dict.items() if point.has_hooks()]
-    inner = getattr(model, "original_model", model)  # not all of it is a bridge's too
-    return hooked + hooked_modules(inner, model)

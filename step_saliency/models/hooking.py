@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from step_saliency.models.facts import ATTENTION_HOOKS, RESIDUAL_HOOKS, device_of
 from step_saliency.models.interrupts import change, together
@@ -154,6 +155,14 @@ def hooked_modules(*models: nn.Module) -> list[str]:
         for module, name in modules.items()
         if any(map(_is_of_users, _torch_hooks(module)))
     ]
+
+
+def hooked_points(model: Any) -> list[str]:
+    """Names of the hook points and modules of a model that have hooks of the user's."""
+    points = {} if isinstance(model, PreTrainedModel) else model.hook_dict
+    hooked = [name for name, point in points.items() if point.has_hooks()]
+    inner = getattr(model, "original_model", model)  # not all of it is a bridge's too
+    return hooked + hooked_modules(inner, model)
 
 
 def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:

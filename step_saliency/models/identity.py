@@ -171,6 +171,30 @@ def weights_digest(model: nn.Module) -> str:
     return tensor_digest(numbers_of(model.get_submodule(place), own) for place, _, own in places)
 
 
+_ALL_WEIGHTS: "WeakKeyDictionary[nn.Module, tuple[WeightsState, str]]" = WeakKeyDictionary()
+CHUNK = 2**20
+
+
+def all_weights_digest(model: nn.Module) -> str:
+    """Changes when any weight changes, but by ``.data`` after the first call; a hash of all.
+
+    Read once for each state of the model. Parameters that lie elsewhere between passes (device
+    ``meta``) take part by their shapes alone.
+    """
+    known = _ALL_WEIGHTS.get(model)
+    if known is not None and known[0].is_still(model):
+        return known[1]
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda own: own[0]):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        if not parameter.is_meta:
+            flat = parameter.detach().reshape(-1)
+            for part in flat.split(CHUNK):
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    _ALL_WEIGHTS[model] = WeightsState.of(model), digest.hexdigest()[:16]
+    return _ALL_WEIGHTS[model][1]
+
+
 def tensor_digest(tensors: Iterable[Tensor]) -> str:
     """A hash of some numbers of each tensor."""
     digest = hashlib.sha256()

@@ -135,6 +135,8 @@ def written_tokens(
 ) -> list[int]:
     """Token ids of a response's first words, as they follow those of `prompt_tokens`.
 
+    A mark that the prompt ends with is not written a second time.
+
     Args:
         tokenizer: The tokenizer of the model.
         question: The question.
@@ -147,7 +149,8 @@ def written_tokens(
     if not response:
         return []
     prompt = _prompt(tokenizer, _messages(question, system), "auto")
-    return prompts.tokenize_response(tokenizer, prompt.text, response)
+    words = _without_second_mark(prompt.text, response)
+    return prompts.tokenize_response(tokenizer, prompt.text, words) if words else []
 
 
 def _messages(question: str, system: str | None) -> list[dict[str, str]]:

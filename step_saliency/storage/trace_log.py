@@ -20,6 +20,8 @@ from step_saliency.storage.traces import read_trace
 from step_saliency.trace import Trace
 
 FORMAT = "step-saliency-generation/1"
+SINCE = frozenset({"all_weights"})
+"""Settings that files of earlier versions lack, and are not asked for."""
 DIGEST = "sha256"
 """Key of the digest in a labelled line; lines without one, of an earlier form, are read."""
 
@@ -80,7 +82,8 @@ class TraceLog:
         if is_file(beside):
             facts = read_facts(beside, kind=FORMAT, writer="step_saliency.generate")
             if count_lines(self.path):
-                refuse_changes(self.path, facts["settings"], settings)
+                before = facts["settings"]
+                refuse_changes(self.path, before, settings, free=SINCE - before.keys())
             elif facts["settings"] != settings:  # of a call that was refused, or kept nothing
                 self._write_settings(beside, settings)
         elif self.path.exists():
