@@ -10,7 +10,8 @@
     total_variation  mean over rows shifted of half of the sum of |after - before|: mass that moved
     injections       vectors added
     injected_norm    mean over injections of the added vector's norm in the residual stream,
-                     relative to the norm of the residual there
+                     relative to the norm of the residual there; where a model normalises what
+                     attention returns (Gemma 2 and 3, OLMo 2), before it is normalised
 
 ``kl``, ``total_variation`` and ``injected_norm`` are doses: how far what is moved is moved. What an
 edit does beyond its dose shows only against a placebo of the same dose (`matching`).
