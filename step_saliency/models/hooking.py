@@ -148,12 +148,18 @@ def hooked_modules(*models: nn.Module) -> list[str]:
     Args:
         models: Models; a module that several of them hold has its name in the last one.
     """
-    modules = {module: name for model in models for name, module in model.named_modules()}
-    return [
-        name or type(module).__name__
-        for module, name in modules.items()
-        if any(map(_is_of_users, _torch_hooks(module)))
-    ]
+    return [name for module, name in module_names(*models).items() if has_torch_hooks(module)]
+
+
+def module_names(*models: nn.Module) -> dict[nn.Module, str]:
+    """Names of modules, that of a model itself being its class; see `hooked_modules`."""
+    names = {module: name for model in models for name, module in model.named_modules()}
+    return {module: name or type(module).__name__ for module, name in names.items()}
+
+
+def has_torch_hooks(module: nn.Module) -> bool:
+    """Whether a module itself has torch hooks of the user's."""
+    return any(map(_is_of_users, _torch_hooks(module)))
 
 
 def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:

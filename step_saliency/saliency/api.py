@@ -99,7 +99,8 @@ def step_saliency(
     Args:
         model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
             such as interventions, take part. Streaming lacks some of their points: with hooks at
-            attention scores or patterns, ``ln_final`` or ``unembed``, hooks are the only path,
+            attention scores or patterns, inside a bridge's joint projections, at ``ln_final``,
+            ``unembed`` or the model as a whole, hooks are the only path,
             in memory that grows with the square of the length. Threads that use one model take
             turns, and dropout and autocast are off meanwhile (a warning says so).
         trace: Tokens and steps; several traces are mapped as one padded batch where the streaming

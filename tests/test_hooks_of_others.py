@@ -1,0 +1,120 @@
+"""Hooks of the user's that are on a model while it is mapped: they act as in the model, or are
+refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from brute import one_backward_per_token
+from test_streaming import assert_close, make_trace, stream
+from tiny import BACKENDS, Arch, Backend, tiny_model
+from torch import Tensor
+
+import step_saliency as ss
+from step_saliency.models.hooking import module_hook
+from step_saliency.saliency.objectives import NextToken
+from step_saliency.saliency.pooling import step_layout, sum_tokens
+
+JOINT: dict[Arch, tuple[str, ...]] = {
+    "gpt2-like": ("hook_q", "hook_k", "hook_v", "hook_z", "o.hook_out", "qkv.hook_out"),
+    "neox": ("hook_q", "hook_k", "hook_v", "qkv.hook_out"),
+    "qwen3": ("q_norm.hook_out", "k_norm.hook_out"),
+}
+"""Points that a bridge's attention has and the transformers attention inside it has not, or in
+another shape."""
+
+
+def stretch(x: Tensor, hook: Any) -> Tensor:
+    x = x.clone()
+    x[:, 2:4] = x[:, 2:4] * 1.7 + 0.1
+    return x
+
+
+def truth(model: Any, trace: ss.Trace) -> Tensor:
+    """Totals of steps by head, from one backward pass per token."""
+    influence = one_backward_per_token(model, trace.tokens, NextToken())
+    return sum_tokens(influence, step_layout(trace.step_ids))
+
+
+def totals(model: Any, trace: ss.Trace, method: Any) -> Tensor:
+    return ss.step_saliency(model, trace, method=method, pool="sum", per_head=True).maps
+
+
+@pytest.mark.parametrize(
+    ("arch", "point"), [(arch, point) for arch, points in JOINT.items() for point in points]
+)
+def test_points_that_step_attention_goes_past_are_refused(arch: Arch, point: str) -> None:
+    """On a model that was mapped before, and whose comparison is not made again."""
+    model, trace = tiny_model(arch, backend="bridge"), make_trace(20)
+    stream(model, trace)
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{point}", stretch)]):
+        with pytest.raises(ValueError, match=r"hook at blocks\.1\.attn\..*method='hooks'"):
+            stream(model, trace)
+        assert_close(totals(model, trace, "hooks"), truth(model, trace))
+    stream(model, trace)
+
+
+@pytest.mark.parametrize("arch", ["gpt2-like", "neox", "qwen3"])
+def test_auto_takes_hooks_for_them(arch: Arch) -> None:
+    model, trace = tiny_model(arch, backend="bridge"), make_trace(300)
+    clean = ss.step_saliency(model, trace)
+    point = JOINT[arch][0]
+    with (
+        model.hooks(fwd_hooks=[(f"blocks.1.attn.{point}", stretch)]),
+        pytest.warns(UserWarning, match="mapped by hooks, slower"),
+    ):
+        edited = ss.step_saliency(model, trace)
+    assert (clean.method, edited.method) == ("streaming", "hooks")
+    assert not torch.allclose(edited.maps, clean.maps, rtol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ["gpt2-like", "neox", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    "point", ["attn.hook_in", "attn.hook_out", "hook_resid_pre", "mlp.hook_out", "attn.hook_z"]
+)
+def test_points_that_it_calls_alike_still_stream(arch: Arch, point: str) -> None:
+    if (arch, point) == ("gpt2-like", "attn.hook_z"):
+        return
+    model, trace = tiny_model(arch, backend="bridge"), make_trace(20)
+    with model.hooks(fwd_hooks=[(f"blocks.1.{point}", stretch)]):
+        assert_close(totals(model, trace, "streaming"), truth(model, trace))
+
+
+def triple(_module: Any, _args: Any, output: Any) -> Any:
+    output = output.clone()
+    output[:, 8:12] *= 3
+    return output
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("place", ["root", "ln_final", "unembed"])
+def test_torch_hooks_after_the_blocks_or_around_them_are_refused(
+    place: str, backend: Backend
+) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(20)
+    clean = stream(model, trace)
+    module = model if place == "root" else getattr(model, place)
+    with module_hook(module.register_forward_hook, triple):
+        with pytest.raises(ValueError, match=r"hook at \w+.*a few positions at a time"):
+            stream(model, trace)
+        assert_close(totals(model, trace, "hooks"), truth(model, trace))
+    assert torch.equal(stream(model, trace), clean)
+
+
+def test_torch_hooks_inside_of_a_bridge_s_attention_are_refused_where_they_would_not_act() -> None:
+    trace = make_trace(20)
+    for arch, is_called in (("gpt2-like", False), ("neox", False), ("qwen2", True)):
+        model = tiny_model(arch, backend="bridge")
+        with module_hook(model.blocks[1].attn.v.register_forward_hook, triple):
+            if is_called:
+                assert_close(totals(model, trace, "streaming"), truth(model, trace))
+            else:
+                with pytest.raises(ValueError, match=r"hook at blocks\.1\.\S*\.v, a point"):
+                    stream(model, trace)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_hooks_in_the_blocks_act(backend: Backend) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(20)
+    with module_hook(model.blocks[1].mlp.register_forward_hook, triple):
+        assert_close(totals(model, trace, "streaming"), truth(model, trace))
