@@ -82,7 +82,7 @@ def test_points_that_it_calls_alike_still_stream(arch: Arch, point: str) -> None
 
 def triple(_module: Any, _args: Any, output: Any) -> Any:
     output = output.clone()
-    output[:, 8:12] *= 3
+    output[:, 8:12] = 3 * output[:, 8:12] + 1
     return output
 
 
@@ -113,8 +113,71 @@ def test_torch_hooks_inside_of_a_bridge_s_attention_are_refused_where_they_would
                     stream(model, trace)
 
 
+def triple_first(_module: Any, args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return triple(None, args, output[0]), *output[1:]
+    return triple(None, args, output)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_torch_hooks_in_the_blocks_act(backend: Backend) -> None:
+@pytest.mark.parametrize("place", ["", "mlp", "attn"])
+def test_torch_hooks_in_the_blocks_act(place: str, backend: Backend) -> None:
+    """Once: also those on the last block itself, which is passed by where logits are made."""
     model, trace = tiny_model(backend=backend), make_trace(20)
-    with module_hook(model.blocks[1].mlp.register_forward_hook, triple):
+    module = model.blocks[2].get_submodule(place)
+    with module_hook(module.register_forward_hook, triple_first):
         assert_close(totals(model, trace, "streaming"), truth(model, trace))
+
+
+def steer_late(resid: Tensor, hook: Any) -> Tensor:
+    resid = resid.clone()
+    resid[:, 60] += 1.0
+    return resid
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_made_for_long_traces_act_on_a_fresh_model(backend: Backend) -> None:
+    """The model is compared in 16 tokens, which such a hook could not take."""
+    trace = make_trace(80)
+    model, other = (tiny_model(backend=backend) for _ in range(2))
+    stream(other, trace)
+    hook = ("blocks.1.hook_resid_post", steer_late)
+    with model.hooks(fwd_hooks=[hook]), other.hooks(fwd_hooks=[hook]):
+        got = totals(model, trace, "streaming")
+        assert torch.equal(got, totals(other, trace, "streaming"))
+        assert_close(got, totals(model, trace, "hooks"))
+
+
+def double_values(model: Any) -> None:
+    with torch.no_grad():
+        model.blocks[1].attn.v.weight.mul_(2.0)
+
+
+def process(model: Any) -> None:
+    model.enable_compatibility_mode(disable_warnings=True)
+
+
+@pytest.mark.parametrize(("arch", "alter"), [("neox", double_values), ("gpt2-like", process)])
+def test_a_model_that_changed_is_compared_again(arch: Arch, alter: Any) -> None:
+    """A bridge splits joint projections, and the attention inside of it keeps the joint ones."""
+    trace, model = make_trace(300), tiny_model(arch, backend="bridge")
+    assert ss.step_saliency(model, trace).method == "streaming"
+    alter(model)
+    with pytest.raises(ValueError, match=r"last residuals differ by \d.*method='hooks'"):
+        ss.step_saliency(model, trace, method="streaming")
+    with pytest.warns(UserWarning, match="mapped by hooks, slower .* differ by") as said:
+        mapped = ss.step_saliency(model, trace)
+    assert len(said) == 1
+    assert mapped.method == "hooks"
+    assert torch.equal(mapped.maps, ss.step_saliency(model, trace, method="hooks").maps)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_that_change_in_both_ways_of_running_still_stream(backend: Backend) -> None:
+    trace, model = make_trace(20), tiny_model(backend=backend)
+    before = stream(model, trace)
+    with torch.no_grad():
+        for parameter in model.blocks[1].parameters():
+            parameter.mul_(1.5)
+    assert_close(totals(model, trace, "streaming"), truth(model, trace))
+    assert not torch.allclose(stream(model, trace), before, rtol=1e-3)

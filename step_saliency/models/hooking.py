@@ -4,7 +4,7 @@ Both model classes install hooks by ``model.hooks``; this module adds what that 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -168,6 +168,21 @@ def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:
 
 def _is_of_users(hook: Callable[..., Any]) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)
+
+
+@change
+def without_torch_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run modules without torch hooks of the user's on them, and leave these in place."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    held = [(module, kind, getattr(module, kind)) for module in modules for kind in kinds]
+    try:
+        for module, kind, hooks in held:
+            others = {key: hook for key, hook in hooks.items() if not _is_of_users(hook)}
+            setattr(module, kind, OrderedDict(others))
+        yield
+    finally:
+        for module, kind, hooks in held:
+            setattr(module, kind, hooks)
 
 
 SILENCED = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")

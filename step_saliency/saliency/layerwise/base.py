@@ -81,7 +81,8 @@ def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
     inner = inner_model(model)
     modules = hooked_modules(inner, model)
     points = sorted((n for n, point in model.hook_dict.items() if point.has_hooks()), key=len)
-    suspects = [*(name for name in points if ".attn." in name), *modules]
+    suspects = [name for name in points if ".attn." in name]
+    suspects += [name for name in modules if name.count(".") > 1]  # a block is called alike
     bypassed = unlike() if suspects else ()
     for name in suspects:
         if name in bypassed:

@@ -59,8 +59,9 @@ def unlike_names(
 def _calls(bridge: Any, run: Callable[[], None]) -> Calls:
     """Shapes of what every module in the blocks returned, in one pass."""
     calls: Calls = {}
-    context = (torch.inference_mode(False), undisturbed(bridge, warn=False), silenced_hooks(bridge))
-    with torch.no_grad(), together(*context, _noted(bridge, calls)):
+    without_graph = (torch.inference_mode(False), torch.no_grad())
+    as_it_is = (undisturbed(bridge, warn=False), silenced_hooks(bridge))
+    with together(*without_graph, *as_it_is, _noted(bridge, calls)):
         run()
     return calls
 

@@ -18,6 +18,7 @@ from step_saliency.models.adapter import (
     replaced_methods,
 )
 from step_saliency.models.facts import n_heads, n_kv_heads
+from step_saliency.models.hooking import without_torch_hooks
 from step_saliency.models.interrupts import change, together
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
@@ -60,7 +61,7 @@ class LayerwiseTransformers(LayerwiseModel):
 
         inputs = resid.detach().to(self.device)
         answering = [replaced_methods(block, {"forward": answer}) for block in self.blocks]
-        with together(*answering):
+        with together(without_torch_hooks(self.blocks), *answering):
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits.squeeze(0)
 
