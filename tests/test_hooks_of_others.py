@@ -7,11 +7,12 @@ import pytest
 import torch
 from brute import one_backward_per_token
 from test_streaming import assert_close, make_trace, stream
-from tiny import BACKENDS, Arch, Backend, tiny_model
+from tiny import BACKENDS, Arch, Backend, random_tokens, tiny_model
 from torch import Tensor
 
 import step_saliency as ss
 from step_saliency.models.hooking import module_hook
+from step_saliency.options import QUANTITIES
 from step_saliency.saliency.objectives import NextToken
 from step_saliency.saliency.pooling import step_layout, sum_tokens
 
@@ -181,3 +182,110 @@ def test_weights_that_change_in_both_ways_of_running_still_stream(backend: Backe
             parameter.mul_(1.5)
     assert_close(totals(model, trace, "streaming"), truth(model, trace))
     assert not torch.allclose(stream(model, trace), before, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parameters_of_hooks_get_no_gradient(backend: Backend) -> None:
+    """A steering vector that is being trained keeps the gradient that it has."""
+    model, trace = tiny_model(backend=backend), make_trace(20)
+    vector = torch.nn.Parameter(torch.zeros(32))
+    scores = torch.nn.Parameter(torch.zeros(()))
+    added = [
+        ("blocks.1.hook_resid_post", lambda resid, hook: resid + vector),
+        ("blocks.1.attn.hook_attn_scores", lambda x, hook: x + scores),
+    ]
+    for keep in ("inputs", "heads", "activations"):
+        with model.hooks(fwd_hooks=added[:1]):
+            stream(model, trace, keep=keep)
+    with model.hooks(fwd_hooks=added):
+        totals(model, trace, "hooks")
+    assert vector.grad is scores.grad is None
+
+
+def uniform(x: Tensor, hook: Any) -> Tensor:
+    seen = torch.ones_like(x).tril()
+    return seen / seen.sum(-1, keepdim=True)
+
+
+def patched_truth(model: Any, trace: ss.Trace, layer: int) -> Tensor:
+    """Totals of one layer from one backward pass per token, its pattern being a leaf."""
+    patterns: list[Tensor] = []
+
+    def keep_leaf(pattern: Tensor, hook: Any) -> Tensor:
+        patterns[:] = [pattern.detach().clone().requires_grad_()]
+        return patterns[0]
+
+    rows = []
+    for t in range(len(trace.tokens) - 1):
+        with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", keep_leaf)]):
+            logits = model(trace.tokens[None], return_type="logits")[0]
+        loss = torch.nn.functional.cross_entropy(logits[t], trace.tokens[t + 1])
+        (gradient,) = torch.autograd.grad(loss, patterns[0])
+        rows.append((patterns[0] * gradient).abs()[0, :, t].detach())
+    influence = torch.stack([*rows, torch.zeros_like(rows[0])], dim=1)
+    return sum_tokens(influence, step_layout(trace.step_ids))
+
+
+PATCHED = ("attn.hook_pattern", "attn.hook_attn_scores", "hook_resid_pre")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("point", PATCHED)
+def test_what_replaces_activations_is_differentiated_too(point: str, backend: Backend) -> None:
+    """Activation patching: the pattern has no history, and is an activation all the same."""
+    model, trace = tiny_model(backend=backend, dtype=torch.float64), make_trace(20)
+    name = f"blocks.1.{point}"
+    _, cache = model.run_with_cache(random_tokens(20, seed=9))
+    cached = cache[name].detach().clone()
+    with model.hooks(fwd_hooks=[(name, lambda x, hook: cached)]):
+        want = patched_truth(model, trace, 1)
+        assert_close(totals(model, trace, "hooks")[1], want, 1e-10)
+        if point == "hook_resid_pre":
+            for keep in ("inputs", "heads", "activations"):
+                assert_close(stream(model, trace, per_head=True, keep=keep)[1], want, 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_uniform_pattern_in_every_layer_is_differentiated(backend: Backend) -> None:
+    model, trace = tiny_model(backend=backend, dtype=torch.float64), make_trace(20)
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(3)]
+    with model.hooks(fwd_hooks=[(name, uniform) for name in names]):
+        got = totals(model, trace, "hooks")
+        for layer in range(3):
+            assert_close(got[layer], patched_truth(model, trace, layer), 1e-10)
+
+
+def zero_in_place(x: Tensor, hook: Any) -> Tensor:
+    x[:, 1] = 0
+    return x
+
+
+def zero_copy(x: Tensor, hook: Any) -> Tensor:
+    return zero_in_place(x.clone(), hook)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("point", ["hook_resid_pre", "attn.hook_z", "attn.hook_pattern"])
+def test_edits_in_place_act_as_edits_of_a_copy(point: str, layer: int, backend: Backend) -> None:
+    model, trace = tiny_model(backend=backend, dtype=torch.float64), make_trace(20)
+    methods = ("hooks",) if point == "attn.hook_pattern" else ("hooks", "streaming")
+    for method in methods:
+        maps = []
+        for edit in (zero_in_place, zero_copy):
+            with model.hooks(fwd_hooks=[(f"blocks.{layer}.{point}", edit)]):
+                maps.append(totals(model, trace, method))
+        assert_close(*maps, 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ["gemma2", "mistral"])
+def test_no_quantity_counts_keys_that_the_window_hides(arch: Arch, backend: Backend) -> None:
+    model, trace = tiny_model(arch, backend=backend, window=6), make_trace(20)
+    hidden = torch.ones(20, 20).tril(-6).bool()
+    for quantity in QUANTITIES:
+        influence = ss.token_map(model, trace, layer=0, quantity=quantity)
+        assert not influence[hidden].any()
+        assert influence[~hidden].any()
+        full = ss.token_map(model, trace, layer=1, quantity=quantity)
+        assert bool(full[hidden].any()) == (arch == "gemma2")

@@ -157,6 +157,11 @@ def module_names(*models: nn.Module) -> dict[nn.Module, str]:
     return {module: name or type(module).__name__ for module, name in names.items()}
 
 
+def has_hooks(model: Any) -> bool:
+    """Whether there are hooks at hook points of a model, if it has such."""
+    return any(point.has_hooks() for point in getattr(model, "hook_dict", {}).values())
+
+
 def has_torch_hooks(module: nn.Module) -> bool:
     """Whether a module itself has torch hooks of the user's."""
     return any(map(_is_of_users, _torch_hooks(module)))
