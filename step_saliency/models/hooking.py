@@ -36,8 +36,9 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        noted = _noted_kind(model)
-        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks), noted):
+        added, noted = model.hooks(fwd_hooks=hooks), _noted_kind(model)
+        without_graph = (torch.inference_mode(False), torch.no_grad())
+        with together(*without_graph, silenced_hooks(model), added, noted):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
