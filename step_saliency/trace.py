@@ -437,7 +437,8 @@ def _one_row(tokens: Any) -> Int[Tensor, "pos"]:
         raise ValueError(f"tokens must have shape [pos] or [1, pos], got {list(row.shape)}")
     if row.dtype == torch.bool or row.is_floating_point() or row.is_complex():
         raise ValueError(f"tokens must be integers, got {row.dtype}")
-    return row.detach().to("cpu", torch.long).clone()
+    with torch.inference_mode(False):  # what is made in inference mode can take no part in a graph
+        return row.detach().to("cpu", torch.long).clone()
 
 
 def _html_row(index: int, step: Step) -> str:

@@ -681,3 +681,19 @@ def test_what_was_raised_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
         require_capabilities(model, ["gradients"])
     monkeypatch.undo()
     require_capabilities(model, ["gradients"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inference_mode_of_the_caller_is_no_fault_of_the_model(backend: Backend) -> None:
+    """First thing on a fresh model, of a trace that is made there; and outside afterwards."""
+    model, other = (tiny_model(backend=backend) for _ in range(2))
+    options: dict[str, Any] = {"starts": [0, 9], "regions": ["question", "summary"]}
+    with torch.inference_mode():
+        made = ss.Trace.from_tokens(random_tokens(20)[0], **options)
+        assert doctor(other, checks=HOOK_CHECKS).passed
+        inside = [ss.step_saliency(model, made, method=m).maps for m in ("hooks", "streaming")]
+    trace = ss.Trace.from_tokens(random_tokens(20)[0].tolist(), **options)
+    for method, maps in zip(("hooks", "streaming"), inside, strict=True):
+        for one in (made, trace):
+            assert torch.equal(ss.step_saliency(model, one, method=method).maps, maps)
+    assert not made.tokens.is_inference()

@@ -1,5 +1,6 @@
 """Models load as what transformers computes: from folders, without network or pickles."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from tiny import (
 )
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from step_saliency.models import facts, load_model, model_identity
+from step_saliency.models import doctor, facts, load_model, model_identity
 from step_saliency.models.bundled import SMOLLM2_HUB_ID, Source
+from step_saliency.models.convert import bridge as bridging
 from step_saliency.models.convert import (
     bridge_from_transformers,
     has_hooked,
@@ -105,7 +107,7 @@ def test_float64_hooked_is_exact_where_transformers_is_not() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("arch", ["gpt2-like", "qwen2"])
+@pytest.mark.parametrize("arch", ["gpt2-like", "qwen2", "gpt_oss"])
 def test_weight_processing_keeps_predictions_and_is_off_by_default(
     arch: Arch, backend: Backend, tmp_path: Path
 ) -> None:
@@ -116,6 +118,24 @@ def test_weight_processing_keeps_predictions_and_is_off_by_default(
     assert_same_logits(log_probs, expected.log_softmax(-1), 1e-3)
     assert not torch.allclose(raw.W_U, processed.W_U, atol=1e-3)
     assert model_identity(processed)["process_weights"] is True
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3", "gpt_oss"])
+def test_bridges_with_processed_weights_count_as_trained(arch: Arch, tmp_path: Path) -> None:
+    """Folded norms are ones, and those of queries and keys are not folded."""
+    save_folder(tmp_path, arch)
+    processed = load_model(tmp_path, backend="bridge", process_weights=True)
+    doctor(processed, checks=["trained_weights"]).require("trained_weights")
+
+
+def test_weights_that_a_version_would_process_wrongly_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rows with sinks do not sum to one, which a folded value bias needs."""
+    save_folder(tmp_path, "gpt_oss")
+    monkeypatch.setattr(bridging, "signature", lambda _function: inspect.Signature())
+    with pytest.raises(ValueError, match=r"folds value biases.*attention sinks"):
+        load_model(tmp_path, backend="bridge", process_weights=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

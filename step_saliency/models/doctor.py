@@ -72,7 +72,7 @@ def doctor(
     with (
         turn(model, alone="waits"),
         undisturbed(model, warn=False),
-        together(silenced_hooks(model)),
+        together(torch.inference_mode(False), silenced_hooks(model)),
     ):
         examination = Examination(model, n_tokens)
         results = tuple(_examine(examination, check) for check in names)

@@ -4,7 +4,7 @@ Both model classes install hooks by ``model.hooks``; this module adds what that 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,8 +37,9 @@ def firing_hooks(model: Any) -> frozenset[str]:
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
         hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
-        noted = _noted_kind(model)
-        with torch.no_grad(), together(silenced_hooks(model), model.hooks(fwd_hooks=hooks), noted):
+        added, noted = model.hooks(fwd_hooks=hooks), _noted_kind(model)
+        without_graph = (torch.inference_mode(False), torch.no_grad())
+        with together(*without_graph, silenced_hooks(model), added, noted):
             model(token, attention_mask=torch.ones_like(token))
         _FIRING[model] = frozenset(fired)
     return _FIRING[model]
@@ -149,12 +150,23 @@ def hooked_modules(*models: nn.Module) -> list[str]:
     Args:
         models: Models; a module that several of them hold has its name in the last one.
     """
-    modules = {module: name for model in models for name, module in model.named_modules()}
-    return [
-        name or type(module).__name__
-        for module, name in modules.items()
-        if any(map(_is_of_users, _torch_hooks(module)))
-    ]
+    return [name for module, name in module_names(*models).items() if has_torch_hooks(module)]
+
+
+def module_names(*models: nn.Module) -> dict[nn.Module, str]:
+    """Names of modules, that of a model itself being its class; see `hooked_modules`."""
+    names = {module: name for model in models for name, module in model.named_modules()}
+    return {module: name or type(module).__name__ for module, name in names.items()}
+
+
+def has_hooks(model: Any) -> bool:
+    """Whether there are hooks at hook points of a model, if it has such."""
+    return any(point.has_hooks() for point in getattr(model, "hook_dict", {}).values())
+
+
+def has_torch_hooks(module: nn.Module) -> bool:
+    """Whether a module itself has torch hooks of the user's."""
+    return any(map(_is_of_users, _torch_hooks(module)))
 
 
 def hooked_points(model: Any) -> list[str]:
@@ -171,6 +183,21 @@ def _torch_hooks(module: nn.Module) -> list[Callable[..., Any]]:
 
 def _is_of_users(hook: Callable[..., Any]) -> bool:
     return not str(getattr(hook, "__module__", "")).startswith(OWN_HOOKS)
+
+
+@change
+def without_torch_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run modules without torch hooks of the user's on them, and leave these in place."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    held = [(module, kind, getattr(module, kind)) for module in modules for kind in kinds]
+    try:
+        for module, kind, hooks in held:
+            others = {key: hook for key, hook in hooks.items() if not _is_of_users(hook)}
+            setattr(module, kind, OrderedDict(others))
+        yield
+    finally:
+        for module, kind, hooks in held:
+            setattr(module, kind, hooks)
 
 
 SILENCED = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -22,10 +22,10 @@ from step_saliency.runs.labels import labelled
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
 from step_saliency.runs.writing import Writer
-from step_saliency.saliency.api import step_saliency
+from step_saliency.saliency.api import check_tokens, step_saliency
 from step_saliency.saliency.cost.shape import model_shape
 from step_saliency.saliency.cost.work import Work
-from step_saliency.saliency.layerwise import refusal
+from step_saliency.saliency.layerwise import mismatch, refusal
 from step_saliency.saliency.padding import BATCH_TOKENS, padded_groups
 from step_saliency.saliency.result import StepSaliency
 from step_saliency.trace import Trace
@@ -187,12 +187,18 @@ def _trace(job: Job, model: Any, settings: MapSettings) -> Trace:
     return labelled(trace, job.row, job.id, grade=settings.grade)
 
 
+def _can_stream(model: Any, trace: Trace) -> bool:
+    check_tokens(model, trace.tokens)
+    return refusal(model) is None and mismatch(model, trace.tokens) is None
+
+
 def _compute(entries: Sequence[_Entry], model: Any, settings: MapSettings) -> list[StepSaliency]:
     # of short traces auto would take hooks one by one, and streaming runs them together
-    streams = settings.method == "auto" and refusal(model) is None
+    traces = [entry.trace for entry in entries if entry.trace is not None]
+    streams = settings.method == "auto" and _can_stream(model, traces[0])
     return step_saliency(
         model,
-        [entry.trace for entry in entries if entry.trace is not None],
+        traces,
         objective=settings.objective,
         method="streaming" if streams else settings.method,
         pool=settings.pool,

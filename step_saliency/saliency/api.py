@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict, Unpack, overload
 
 import torch
@@ -29,8 +30,9 @@ from step_saliency.options import (
     refuse,
 )
 from step_saliency.saliency import hooks
-from step_saliency.saliency.estimate import Path, choose_path
+from step_saliency.saliency.estimate import Path, choose_path, say_slower
 from step_saliency.saliency.given import layer_numbers, whole_numbers
+from step_saliency.saliency.layerwise import mismatch
 from step_saliency.saliency.objectives import (
     LogitDiff,
     NextToken,
@@ -99,7 +101,8 @@ def step_saliency(
     Args:
         model: HookedTransformer or TransformerBridge. It is left as it was; hooks that are on it,
             such as interventions, take part. Streaming lacks some of their points: with hooks at
-            attention scores or patterns, ``ln_final`` or ``unembed``, hooks are the only path,
+            attention scores or patterns, inside a bridge's joint projections, at ``ln_final``,
+            ``unembed`` or the model as a whole, hooks are the only path,
             in memory that grows with the square of the length. Threads that use one model take
             turns, and dropout and autocast are off meanwhile (a warning says so).
         trace: Tokens and steps; several traces are mapped as one padded batch where the streaming
@@ -160,15 +163,19 @@ def step_saliency(
     jobs = [_job(one, _resolve(model, objective, one, *given), rows) for one in traces]
     with turn(model, alone="waits"), undisturbed(model):
         require_sound(model)
-        path = choose_path(
+        choose = partial(
+            choose_path,
             model,
             [len(one.tokens) for one in traces],
-            method=method,
             objective=jobs[0].objective,
             layers=mapped,
-            offload=offload,
-            keep=keep,
         )
+        path = choose(method=method, offload=offload, keep=keep)
+        if method == "auto" and path.name == "streaming":
+            reason = mismatch(model, traces[0].tokens)
+            if reason is not None:
+                say_slower(reason, stacklevel=3)
+                path = choose(method="hooks")
         totals = _totals(model, jobs, path, layers=mapped, per_head=per_head)
     of_layers = windows(model)
     of_mapped = tuple(of_layers[layer] for layer in mapped)

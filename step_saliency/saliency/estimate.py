@@ -229,7 +229,7 @@ def choose_path(
             if refusals["hooks"]:
                 continue
             if method == "auto" and max(room.lengths) > SHORT:
-                _say_slower(refusals["streaming"] or "streaming does not fit")
+                say_slower(refusals["streaming"] or "streaming does not fit", stacklevel=4)
         return candidate.chosen
     if method != "auto" and (reason := refusals[method]) is not None:
         raise ValueError(reason)
@@ -358,11 +358,12 @@ def _room(
     return _Room(Work.of(shape, objective, mapped), tuple(lengths), free)
 
 
-def _say_slower(reason: str) -> None:
+def say_slower(reason: str, *, stacklevel: int) -> None:
+    """Warn that a long trace is mapped by hooks, and why."""
     warnings.warn(
         "mapped by hooks, slower than streaming and in memory that grows with the square of the "
         f"length: {reason}",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 

@@ -21,6 +21,7 @@ Source: "Reasoning Fails Where Step Flow Breaks" (ACL 2026), Step-Saliency.
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -29,16 +30,11 @@ from torch import Tensor
 
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import device_of
-from step_saliency.models.hooking import (
-    NamedHook,
-    frozen_parameters,
-    live_names,
-    prepended_hooks,
-)
+from step_saliency.models.hooking import frozen_parameters, live_names
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
-from step_saliency.models.windows import windows
+from step_saliency.models.windows import seen_keys, windows
 from step_saliency.options import QUANTITIES, Quantity, check_option
 from step_saliency.saliency.objectives import Objective
 from step_saliency.saliency.position_local import position_local
@@ -117,19 +113,24 @@ def reduce_influences(
     differentiates = any(quantity != "attention" for quantity in quantities)
     of_layers = windows(model)
 
-    def keep_pattern(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        patterns[hook.layer()] = pattern.detach()[0]
-        _check_window(pattern.detach()[0], hook.layer(), of_layers[hook.layer()])
+    anchor = torch.zeros((), requires_grad=True)
+
+    def keep_pattern(
+        pattern: Float[Tensor, "batch head query key"], hook: Any
+    ) -> Float[Tensor, "batch head query key"] | None:
+        layer = hook.layer()
+        patterns[layer] = pattern.detach()[0]
+        _check_window(patterns[layer], layer, of_layers[layer])
         if not differentiates:
-            weigh(hook.layer(), None)
+            weigh(layer, None)
+            return None
+        watched: Tensor = _Watched.apply(pattern, anchor, partial(weigh, layer))
+        return watched
 
     def weigh(layer: int, gradient: Float[Tensor, "head query key"] | None) -> None:
         pattern = patterns.pop(layer)
         for quantity, of_layer in zip(quantities, reduced, strict=True):
-            of_layer[layer] = reduce(_combine(pattern, gradient, quantity))
-
-    def weigh_by_gradient(gradient: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        weigh(hook.layer(), gradient.detach()[0])
+            of_layer[layer] = reduce(_combine(pattern, gradient, quantity, of_layers[layer]))
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
     with turn(model, alone="waits"), undisturbed(model):
@@ -139,18 +140,16 @@ def reduce_influences(
             with torch.no_grad(), model.hooks(fwd_hooks=forward):
                 finite_logits(model, tokens)
             return reduced
-        backward = [(name, weigh_by_gradient) for name in names]
-        lowest = min(layers)
         with together(
             torch.inference_mode(False),
             torch.enable_grad(),
             frozen_parameters(model),
-            prepended_hooks(model, owned_hooks([_leaf_hook(lowest)])),
-            position_local(model, lowest) if objective.local else nullcontext(),
-            model.hooks(fwd_hooks=owned_hooks(map(_restart_hook, range(lowest, len(of_layers))))),
-            model.hooks(fwd_hooks=forward, bwd_hooks=backward),
+            position_local(model, min(layers)) if objective.local else nullcontext(),
+            model.hooks(fwd_hooks=forward),
         ):
-            total_loss(model, tokens, objective).backward()
+            loss = total_loss(model, tokens, objective)
+            if loss.requires_grad:
+                torch.autograd.grad(loss, anchor, allow_unused=True)
     for layer in list(patterns):  # no gradient arrived: nothing depends on it
         weigh(layer, torch.zeros_like(patterns[layer]))
     return reduced
@@ -197,6 +196,7 @@ def _combine(
     pattern: Float[Tensor, "head query key"],
     gradient: Float[Tensor, "head query key"] | None,
     quantity: Quantity,
+    window: int | None,
 ) -> Float[Tensor, "head query key"]:
     if quantity == "attention":
         return _weighable(pattern)
@@ -204,7 +204,9 @@ def _combine(
     pattern, gradient = _weighable(pattern), _weighable(gradient)
     if quantity == "score_gradient":
         gradient = gradient - (pattern * gradient).sum(-1, keepdim=True)
-    weight = torch.ones_like(pattern) if quantity == "gradient" else pattern
+    n_queries, n_keys = pattern.shape[-2:]
+    seen = seen_keys(n_queries, n_keys, window, device=pattern.device)
+    weight = seen.to(pattern) if quantity == "gradient" else pattern
     return (weight * gradient).abs().tril()
 
 
@@ -223,19 +225,23 @@ def _check_window(pattern: Float[Tensor, "head query key"], layer: int, window: 
         )
 
 
-def _leaf_hook(layer: int) -> NamedHook:
-    """Cut the graph below a layer, so that nothing is differentiated there."""
+class _Watched(torch.autograd.Function):
+    """A pattern whose gradient is handed on as soon as it is there.
 
-    def start_graph(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor:
-        return resid.detach().requires_grad_()
+    The anchor has autograd come this way, whether or not the pattern has a history.
+    """
 
-    return f"blocks.{layer}.hook_resid_pre", start_graph
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pattern: Tensor,
+        anchor: Tensor,  # noqa: ARG004
+        weigh: Callable[[Tensor], None],
+    ) -> Tensor:
+        ctx.weigh = weigh
+        return pattern.view_as(pattern)
 
-
-def _restart_hook(layer: int) -> NamedHook:
-    """Begin the graph anew where a hook put something without one in place of the residual."""
-
-    def restart_graph(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
-        return None if resid.requires_grad else resid.detach().requires_grad_()
-
-    return f"blocks.{layer}.hook_resid_pre", restart_graph
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        ctx.weigh(grads[0].detach()[0])
+        return grads[0], None, None

@@ -38,7 +38,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.models.hooking import frozen_parameters, module_hook
+from step_saliency.models.hooking import frozen_parameters, has_hooks, module_hook
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import owned, turn
 from step_saliency.models.undisturbed import undisturbed
@@ -121,6 +121,7 @@ def streaming_maps(
                 spans=None if batch.unpadded else batch.spans,
                 local=objectives[0].local,
                 per_head=per_head,
+                copies=has_hooks(model),
             )
             with together(layerwise.step_attention(run)):
                 calls, resid = record_blocks(
@@ -147,6 +148,7 @@ class BlockCall:
     """One block, what it was called with, and what is kept of the call.
 
     Attributes:
+        copies: Whether the block is handed a copy of the residual, which hooks may change in place.
         output: What it returned, with its graph; None if it has to run again.
         heads: Head outputs for that, if they are kept.
     """
@@ -156,13 +158,20 @@ class BlockCall:
     device: torch.device
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    copies: bool = False
     output: Float[Tensor, "batch pos d_model"] | None = None
     heads: HeadOutputs = field(default_factory=HeadOutputs)
 
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        return first_tensor(self.block(resid, *self.args, **self.kwargs))
+        return first_tensor(self.block(self.handed(resid), *self.args, **self.kwargs))
+
+    def handed(
+        self, resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the block is called with in place of the residual."""
+        return resid.clone() if self.copies else resid
 
 
 @torch.enable_grad()
@@ -194,18 +203,20 @@ def record_blocks(
     def before(
         block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        call = _block_call(block, args, kwargs)
+        call = _block_call(block, args, kwargs, copies=run.copies)
         resid, is_mapped = call.resid, len(calls) >= lowest
-        resid.requires_grad_(is_mapped and keep == "activations")
+        run.is_watched = is_mapped and keep == "activations"
+        resid.requires_grad_(run.is_watched)
         run.record = call.heads if is_mapped and keep == "heads" else None
         calls.append(call)
         if offload:
             call.resid = resid.to("cpu")
+        resid = call.handed(resid)
         return ((resid, *args[1:]), kwargs) if args else (args, {**kwargs, HIDDEN: resid})
 
     def after(_block: nn.Module, _args: Any, out: Any) -> None:
         resid = first_tensor(out)
-        calls[-1].output = resid if resid.requires_grad else None
+        calls[-1].output = resid if run.is_watched and resid.requires_grad else None
         last[:] = [resid.detach()]
 
     with together(
@@ -221,11 +232,13 @@ def record_blocks(
     return calls, last[0]
 
 
-def _block_call(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BlockCall:
+def _block_call(
+    block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, copies: bool
+) -> BlockCall:
     """A call whose residual has no history."""
     rest = {name: value for name, value in kwargs.items() if args or name != HIDDEN}
     resid = args[0] if args else kwargs[HIDDEN]
-    return BlockCall(block, resid.detach(), resid.device, args[1:], rest)
+    return BlockCall(block, resid.detach(), resid.device, args[1:], rest, copies)
 
 
 def loss_gradient(
@@ -318,6 +331,7 @@ def differentiate_blocks(
         Totals by layer, averaged over heads unless ``run.per_head``.
     """
     totals: dict[int, Tensor] = {}
+    run.is_watched = True
     upper = range(min(layers), len(calls))
     for layer in tqdm(reversed(upper), total=len(upper), desc="layers", disable=not progress):
         run.steps, run.totals = (steps if layer in layers else None), None
@@ -345,7 +359,9 @@ def _differentiate(
     call.output = None
     if not output.requires_grad:
         return torch.zeros_like(resid)
-    (before,) = torch.autograd.grad(output, resid, gradient.to(output), allow_unused=True)
+    before, _ = torch.autograd.grad(
+        output, (resid, run.anchor), gradient.to(output), allow_unused=True
+    )
     return torch.zeros_like(resid) if before is None else before
 
 

@@ -1,10 +1,14 @@
 """transformers model -> TransformerBridge."""
 
+from inspect import signature
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from step_saliency.models.convert.tokenizer import attach_tokenizer
+from step_saliency.models.facts import has_sinks
 from step_saliency.models.shared import hollow, keep_shell
 
 
@@ -31,7 +35,8 @@ def bridge_from_transformers(
         A TransformerBridge in eval mode.
 
     Raises:
-        ValueError: if TransformerLens has no adapter for the architecture.
+        ValueError: if TransformerLens has no adapter for the architecture, or processes its
+            weights into those of another model.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -53,7 +58,24 @@ def bridge_from_transformers(
         ) from error
     attach_tokenizer(bridge, tokenizer)
     if process_weights:
-        bridge.enable_compatibility_mode()
+        _process_weights(bridge)
     else:
         keep_shell(bridge, shell, own, dict(bridge.named_parameters(remove_duplicate=False)))
     return bridge.eval()
+
+
+def _process_weights(bridge: Any) -> None:
+    """Switch compatibility mode on.
+
+    The constant that a folded value bias stands for needs rows that sum to one, as those of heads
+    with sinks do not.
+    """
+    if not has_sinks(bridge):
+        bridge.enable_compatibility_mode()
+        return
+    if "fold_value_biases" not in signature(bridge.enable_compatibility_mode).parameters:
+        raise ValueError(
+            "this TransformerLens folds value biases where it processes weights, which changes a "
+            "model with attention sinks; leave process_weights out or install a later one"
+        )
+    bridge.enable_compatibility_mode(fold_value_biases=False)

@@ -68,7 +68,10 @@ def _has_nan(weight: Weight) -> bool:
 def trained_weights(examination: Examination) -> Measurement:
     """Is no tensor as it was before training, where the others are not?"""
     weights = [weight for weight in _weights(examination.model) if not _has_nan(weight)]
-    faults = [f"{weight.name} is constant" for weight in _alone_constant(weights)]
+    # processing folds norms into what reads them, those of queries and keys excepted
+    is_folded = bool(getattr(examination.model, "compatibility_mode", False))
+    alone = [w for w in _alone_constant(weights) if not (is_folded and _is_norm(w))]
+    faults = [f"{weight.name} is constant" for weight in alone]
     matrices = [w for w in weights if _is_judged(w.values) and not _is_constant(w.values)]
     spreads = initial_spreads(examination.model)
     fresh = [weight for weight in matrices if is_fresh(weight.values, spreads)]

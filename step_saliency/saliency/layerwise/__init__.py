@@ -4,7 +4,19 @@
 """
 
 from step_saliency.saliency.layerwise.base import LayerwiseModel
-from step_saliency.saliency.layerwise.choice import check_layerwise, layerwise_model, refusal
+from step_saliency.saliency.layerwise.choice import (
+    check_layerwise,
+    layerwise_model,
+    mismatch,
+    refusal,
+)
 from step_saliency.saliency.layerwise.run import AttentionRun
 
-__all__ = ["AttentionRun", "LayerwiseModel", "check_layerwise", "layerwise_model", "refusal"]
+__all__ = [
+    "AttentionRun",
+    "LayerwiseModel",
+    "check_layerwise",
+    "layerwise_model",
+    "mismatch",
+    "refusal",
+]

@@ -1,7 +1,7 @@
 """What the streaming path asks of a model, whatever its class."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from step_saliency.models.hooking import hooked_modules, module_names
+from step_saliency.models.turns import inner_model
 from step_saliency.saliency.layerwise.run import AttentionRun
 
 
@@ -64,26 +66,42 @@ def first_tensor(output: Any) -> Tensor:
     return tensor
 
 
-def refuse_hooks(model: Any, bypassed: Sequence[str]) -> None:
-    """Refuse hooks where streaming has nothing for them, or only parts of it.
+def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
+    """Refuse hooks that would act otherwise by streaming than in a pass of the model.
 
     Args:
         model: HookedTransformer or TransformerBridge.
-        bypassed: Hook points of an attention module that step attention goes past.
+        unlike: Names of hook points and modules in the blocks that step attention goes past, or
+            calls in another way; asked for where a hook could be at one.
 
     Raises:
-        ValueError: there is a hook at one of them, or after the last block.
+        ValueError: there is a hook at one of them, after the last block, or at the model as a
+            whole.
     """
-    for name, point in model.hook_dict.items():
-        if not point.has_hooks():
-            continue
-        if name.startswith("blocks.") and name.endswith(tuple(f".attn.{end}" for end in bypassed)):
+    inner = inner_model(model)
+    modules = hooked_modules(inner, model)
+    points = sorted((n for n, point in model.hook_dict.items() if point.has_hooks()), key=len)
+    suspects = [name for name in points if ".attn." in name]
+    suspects += [name for name in modules if name.count(".") > 1]  # a block is called alike
+    bypassed = unlike() if suspects else ()
+    for name in suspects:
+        if name in bypassed:
             raise ValueError(
-                f"there is a hook at {name}, a point that streaming lacks: it never forms "
-                "attention scores or patterns; remove it or use method='hooks'"
+                f"there is a hook at {name}, a point that streaming lacks or has in another form: "
+                "it leaves attention to code that never forms scores or patterns; remove it or use "
+                "method='hooks'"
             )
-        if name.startswith(("ln_final", "unembed")):
+    names = module_names(inner, model)
+    wholes = {names[module] for module in _wholes(model)}
+    for name in points + modules:
+        if name.startswith(("ln_final", "unembed")) or name in wholes:
             raise ValueError(
                 f"there is a hook at {name}, which streaming runs on a few positions at a time; "
                 "remove it or use method='hooks'"
             )
+
+
+def _wholes(model: Any) -> list[nn.Module]:
+    """What a pass goes through as a whole, where streaming goes block by block."""
+    inner = inner_model(model)
+    return [model, inner, getattr(inner, "base_model", inner)]

@@ -2,17 +2,21 @@
 
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from step_saliency.models.hooking import module_hook
+from step_saliency.models.hooking import module_hook, silenced_hooks
+from step_saliency.models.identity import model_state
 from step_saliency.models.interrupts import together
 from step_saliency.models.masks import last_rows
 from step_saliency.models.turns import owned, turn
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.models.windows import seen_keys
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, first_tensor
@@ -21,10 +25,24 @@ from step_saliency.saliency.layerwise.run import AttentionRun
 from step_saliency.saliency.layerwise.transformers import LayerwiseTransformers
 
 CHECKED_TOKENS = 16
-_checked: "weakref.WeakKeyDictionary[nn.Module, list[int | None]]" = weakref.WeakKeyDictionary()
-"""Window of each layer of the models that were compared."""
-_checked_windows: "weakref.WeakKeyDictionary[nn.Module, set[int]]" = weakref.WeakKeyDictionary()
-"""Windows of theirs beyond which they were."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A state of a model in which it was compared.
+
+    Attributes:
+        state: The state.
+        windows: Window of each layer.
+        beyond: Windows of theirs beyond which they were compared.
+    """
+
+    state: tuple[Any, ...]
+    windows: list[int | None]
+    beyond: set[int] = field(default_factory=set)
+
+
+_checked: "weakref.WeakKeyDictionary[nn.Module, _Checked]" = weakref.WeakKeyDictionary()
 
 
 def layerwise_model(model: nn.Module) -> LayerwiseModel:
@@ -75,29 +93,49 @@ class _Recorded(AttentionRun):
         return super().attend(q, k, v, spec, sinks)
 
 
-@torch.no_grad()
-def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
-    """Compare step attention with the model's own attention, once per model.
+def mismatch(model: nn.Module, tokens: Int[Tensor, "pos"]) -> str | None:
+    """Why step attention is not the model's own, see `check_layerwise`; None if it is."""
+    try:
+        with turn(model, alone="waits"), undisturbed(model, warn=False):
+            check_layerwise(layerwise_model(model), tokens)
+    except ValueError as error:
+        return str(error)
+    return None
 
-    A few tokens are run both ways. No usual window acts in so few; so, when a trace is longer than
-    one for the first time, the keys that the model's own mask hides there are asked for, without a
-    pass, and have to be those outside of the window that step attention was handed. A transformers
-    model alone is run both ways on as many tokens instead.
+
+def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
+    """Compare step attention with the model's own attention, once for each state of a model.
+
+    Hooks on hook points are left out, since they may be made for longer traces. A few tokens are
+    run both ways. No usual window acts in so few; so, when a trace is longer than one for the first
+    time, the keys that the model's own mask hides there are asked for, without a pass, and have to
+    be those outside of the window that step attention was handed. A transformers model alone is run
+    both ways on as many tokens instead.
 
     Raises:
         ValueError: they differ, so that maps would be of another model.
     """
-    model = layerwise.model
-    if model not in _checked:
-        _checked[model] = _compared(layerwise, tokens[:CHECKED_TOKENS])
-    for window in sorted({w for w in _checked[model] if w is not None and w < len(tokens)}):
-        if window in _checked_windows.setdefault(model, set()):
-            continue
+    contexts = (torch.inference_mode(False), torch.no_grad(), _without_hooks(layerwise.model))
+    with together(*contexts):
+        _check(layerwise, tokens)
+
+
+def _without_hooks(model: nn.Module) -> AbstractContextManager[Any]:
+    return silenced_hooks(model) if hasattr(model, "hook_dict") else nullcontext()
+
+
+def _check(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
+    model, state = layerwise.model, model_state(layerwise.model)
+    if model not in _checked or _checked[model].state != state:
+        _checked[model] = _Checked(state, _compared(layerwise, tokens[:CHECKED_TOKENS]))
+    checked = _checked[model]
+    shorter = {w for w in checked.windows if w is not None and w < len(tokens)}
+    for window in sorted(shorter - checked.beyond):
         if isinstance(model, PreTrainedModel):
             _compared(layerwise, tokens[: window + CHECKED_TOKENS])
         else:
-            _check_masks(model, _checked[model], window + 1)
-        _checked_windows[model].add(window)
+            _check_masks(model, checked.windows, window + 1)
+        checked.beyond.add(window)
 
 
 def _compared(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> list[int | None]:

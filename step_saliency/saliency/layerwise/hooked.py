@@ -52,10 +52,14 @@ class LayerwiseHooked(LayerwiseModel):
             )
         return logits.squeeze(0)
 
+    def _bypassed(self) -> list[str]:
+        points = ("hook_attn_scores", "hook_pattern")
+        return [f"blocks.{i}.attn.{point}" for i in range(len(self.blocks)) for point in points]
+
     @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:
         _refuse_config(self.model.cfg)
-        refuse_hooks(self.model, ("hook_attn_scores", "hook_pattern"))
+        refuse_hooks(self.model, self._bypassed)
         with ExitStack() as stack:
             for block in self.blocks:
                 attention: Any = block.attn

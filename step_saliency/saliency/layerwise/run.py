@@ -29,6 +29,11 @@ class AttentionRun:
         record: Takes head outputs and denominators of a block that will be run again; None where
             they are not kept.
         replay: Those of the block that is run again, which are not computed a second time.
+        copies: Whether hooks of others could change in place what they are handed, so that it is a
+            copy.
+        is_watched: Whether the block that runs is to be differentiated.
+        anchor: What to differentiate by so that autograd comes by every watched attention, also
+            where hooks put something without a history in place of queries, keys and values.
     """
 
     kernel: KernelName = "auto"
@@ -40,6 +45,9 @@ class AttentionRun:
     n_heads: int = 1
     record: "HeadOutputs | None" = None
     replay: "HeadOutputs" = field(default_factory=deque)
+    copies: bool = False
+    is_watched: bool = False
+    anchor: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros((), requires_grad=True))
 
     def attend(
         self,
@@ -51,8 +59,9 @@ class AttentionRun:
     ) -> Float[Tensor, "batch head pos d_value"]:
         """Head outputs, whose backward pass leaves `totals`."""
         self.n_heads = q.shape[1]
-        z: Tensor = _StepAttention.apply(q, k, v, sinks, spec, self)
-        return z
+        anchor = self.anchor if self.is_watched else None
+        z: Tensor = _StepAttention.apply(q, k, v, sinks, anchor, spec, self)
+        return z.clone() if self.copies else z
 
     def kernel_for(self, q: Tensor, v: Tensor) -> ModuleType:
         """The implementation for these queries and values."""
@@ -85,6 +94,7 @@ class _StepAttention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         sinks: Tensor | None,
+        anchor: Tensor | None,  # noqa: ARG004
         spec: AttentionSpec,
         run: AttentionRun,
     ) -> Tensor:
@@ -112,4 +122,4 @@ class _StepAttention(torch.autograd.Function):
         )
         if result.totals is not None:
             run.totals = result.totals if run.per_head else result.totals / q.shape[1]
-        return result.dq, result.dk, result.dv, None, None, None
+        return result.dq, result.dk, result.dv, None, None, None, None

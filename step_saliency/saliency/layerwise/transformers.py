@@ -7,19 +7,22 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from step_saliency.models.adapter import (
     adapted_attention,
-    bridged_attention,
     decoder_layers,
     replaced_methods,
 )
+from step_saliency.models.facts import n_heads, n_kv_heads
+from step_saliency.models.hooking import without_torch_hooks
 from step_saliency.models.interrupts import change, together
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
 from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
+from step_saliency.saliency.layerwise.reached import unlike_names
 from step_saliency.saliency.layerwise.run import AttentionRun
 
 
@@ -58,25 +61,36 @@ class LayerwiseTransformers(LayerwiseModel):
 
         inputs = resid.detach().to(self.device)
         answering = [replaced_methods(block, {"forward": answer}) for block in self.blocks]
-        with together(*answering):
+        with together(without_torch_hooks(self.blocks), *answering):
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits.squeeze(0)
 
     @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:
-        bridge: Any = None if self.model is self.transformers_model else self.model
+        bridge = self._bridge
+        if bridge is not None:
+            refuse_hooks(bridge, self._unlike)
         attention = partial(_attend, run)
         with adapted_attention(self.transformers_model, attention, bridge=bridge):
-            if bridge is not None:
-                refuse_hooks(bridge, _bypassed_points(bridge.blocks[0]))
             yield
 
+    @property
+    def _bridge(self) -> Any:
+        return None if self.model is self.transformers_model else self.model
 
-def _bypassed_points(block: Any) -> list[str]:
-    """Hook points inside a bridge's attention, which the adapter goes past."""
-    own = bridged_attention(block).named_children()
-    points = {name for name, child in own if hasattr(child, "has_hooks")}
-    return sorted(points - {"hook_in", "hook_out"})
+    def _unlike(self) -> frozenset[str]:
+        bridge, attention = self._bridge, partial(_attend, AttentionRun())
+        tokens = torch.zeros(1, _n_tokens(bridge), dtype=torch.long, device=self.device)
+        return unlike_names(
+            bridge,
+            lambda: self.run_blocks(tokens, None),
+            lambda: adapted_attention(self.transformers_model, attention, bridge=bridge),
+        )
+
+
+def _n_tokens(bridge: Any) -> int:
+    """Positions, so few, that their axis is none of heads."""
+    return next(n for n in (1, 2, 3) if n not in (n_heads(bridge), n_kv_heads(bridge)))
 
 
 def _attend(
