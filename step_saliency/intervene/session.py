@@ -1,12 +1,12 @@
 """Edits on a model for a while: what they need to know of a pass, from the pass itself.
 
-Observers tell what a pass brings: the embedding's input has the token ids; the scores of the first
-block have the number of queries and keys and, on the diagonal, which positions are padding (a
-position that may not attend to itself); a bridge's cache has the number of earlier positions, which
-scores do not show where a layer with a sliding window lets go of keys, nor where a cache of fixed
-size has places for keys to come. `StepStream` makes labels of these. Scores that lack such keys are
-shown to edits with these keys masked, scores of empty places are not shown. Values and residuals of
-earlier positions are kept where an edit asks for them (`observed`).
+Observers tell what a pass brings: the embedding's input has the token ids; the first block has the
+number of queries and keys, and which positions are padding (`first_layer`); a bridge's cache has
+the number of earlier positions, which scores do not show where a layer with a sliding window lets
+go of keys, nor where a cache of fixed size has places for keys to come. `StepStream` makes labels
+of these. Scores that lack such keys are shown to edits with these keys masked, scores of empty
+places are not shown. Values and residuals of earlier positions are kept where an edit asks for them
+(`observed`).
 
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
@@ -39,6 +39,7 @@ from step_saliency.intervene.context import (
 )
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows, known_traces
+from step_saliency.intervene.first_layer import Mask, real_positions, shown_masks
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
 from step_saliency.intervene.seen_caches import SeenCaches
@@ -55,7 +56,6 @@ from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
-FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
 _ATTACHED: "WeakKeyDictionary[nn.Module, list[Session]]" = WeakKeyDictionary()
 
 
@@ -126,10 +126,9 @@ class Session(Change["Session"]):
 
     def _changes(self) -> list[AbstractContextManager[Any]]:
         """What is installed on the model, each as a context."""
-        observing = owned_hooks([(FIRST_SCORES, self._observe)])
         embedding = self.model.embed
         changes: list[AbstractContextManager[Any]] = [
-            added_hooks(self.model, observing, prepend=True, permanent=True),
+            shown_masks(self.model, self._observe),
             added_hooks(self.model, owned_hooks(self._hooks()), permanent=True),
             _pre_hook(embedding, self._embed),
         ]
@@ -236,27 +235,22 @@ class Session(Change["Session"]):
             cache = kwargs.get("past_kv_cache")
         self._caches.see(cache, self._stream.token_ids)
 
-    def _observe(
-        self,
-        scores: Float[Tensor, "batch head query key"],
-        hook: Any,  # noqa: ARG002
-    ) -> None:
+    def _observe(self, mask: Mask) -> None:
         tokens, self._embedded = self._embedded, None
         if tokens is None:
             raise ValueError(
                 "the model ran on embeddings, so that no token ids were seen; run it on tokens"
             )
-        n_queries, n_shown = scores.shape[-2:]
-        if tokens.shape[0] != scores.shape[0] or tokens.shape[1] > n_queries:
+        n_queries, n_shown = mask.shape[-2:]
+        if tokens.shape[1] > n_queries or len(mask) not in (1, len(tokens)):
             raise ValueError(
                 f"the model embedded tokens of shape {list(tokens.shape)}, but attends with "
-                f"{scores.shape[0]} rows of {n_queries} queries"
+                f"{len(mask)} rows of {n_queries} queries"
             )
         n_keys = n_shown if self._n_past is None else self._n_past + n_queries
         self._caches.check(self._stream.token_ids, n_keys - n_queries)
-        n_before = min(n_shown, n_keys) - n_queries
-        diagonal = scores[:, 0].diagonal(offset=n_before, dim1=-2, dim2=-1)
-        real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
+        real = real_positions(mask, min(n_shown, n_keys) - n_queries).expand(len(tokens), -1)
+        real = real[:, n_queries - tokens.shape[1] :]
         self.labels = self._stream.advance(tokens, real, n_keys=n_keys)
         self._n_queries = n_queries
 
