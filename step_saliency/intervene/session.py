@@ -107,7 +107,7 @@ class Session(Change["Session"]):
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
         self._caches = SeenCaches(self)
-        self._n_queries = 0
+        self._n_queries: int | None = None
         self._is_over = False
 
     def enter(self, exits: ExitStack) -> "Session":
@@ -133,8 +133,9 @@ class Session(Change["Session"]):
             _pre_hook(embedding, self._embed),
         ]
         is_bridge = backend_of(self.model) == "bridge"
-        reads_cache = self.model.original_model if is_bridge else self.model
-        return [*changes, _pre_hook(reads_cache, self._read_cache)]
+        inner = self.model.original_model if is_bridge else self.model
+        ends = module_hook(inner.register_forward_hook, owned(self._end_pass))
+        return [*changes, _pre_hook(inner, self._begin_pass), ends]
 
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
@@ -173,6 +174,7 @@ class Session(Change["Session"]):
                 f"{', '.join(readers)} reads values or residuals of earlier positions: fill the "
                 "cache inside of the context"
             )
+        self._caches.forget()
         real = torch.ones_like(tokens, dtype=torch.bool)
         self.labels = self._stream.advance(tokens, real, n_keys=tokens.shape[1])
 
@@ -183,6 +185,7 @@ class Session(Change["Session"]):
             rows: Indices of rows of the last pass; one that stands there twice goes on as two.
         """
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
+        self._caches.vouch()
         self._stream.keep(kept)
         for layer in self._layers.values():
             layer.keep(kept)
@@ -227,13 +230,19 @@ class Session(Change["Session"]):
         if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point():
             self._embedded = tokens.detach()
 
-    def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin_pass(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._n_queries = None
         if backend_of(self.model) == "bridge":
             cache = kwargs.get("past_key_values")
             self._n_past = 0 if cache is None else int(cache.get_seq_length())
         else:
             cache = kwargs.get("past_kv_cache")
         self._caches.see(cache, self._stream.token_ids)
+
+    def _end_pass(self, _module: Any, _args: tuple[Any, ...], output: Any) -> None:
+        """What the positions were is not known of any others."""
+        self._n_queries = None
+        self._caches.made(_cache_in(output))
 
     def _observe(self, mask: Mask) -> None:
         tokens, self._embedded = self._embedded, None
@@ -271,16 +280,23 @@ class Session(Change["Session"]):
         return None if edited is None else torch.cat([edited[..., max(n_lost, 0) :], rest], dim=-1)
 
     def _context(self, named: NamedEdit, layer: ObservedLayer, activation: Tensor) -> EditContext:
-        edit = named.edit
+        edit, n_queries = named.edit, self._n_queries
         shown = len(activation), activation.shape[2 if edit.site == "scores" else 1]
-        if self.labels is None or (len(self.labels.step), self._n_queries) != shown:
+        if self.labels is None or n_queries is None or shown != (len(self.labels.step), n_queries):
             raise ValueError(
                 f"layer {layer.index} ran on positions that did not pass the first layer; run the "
                 "model from its tokens, or attach the edits outside of this pass"
             )
         self.labels = self.labels.to(activation.device)
         record = partial(self.effects.add, named.name, layer.index)
-        return context_for(edit, layer, self.labels, self._n_queries, record=record)
+        return context_for(edit, layer, self.labels, n_queries, record=record)
+
+
+def _cache_in(output: Any) -> Any:
+    """The cache in what a pass returns; None without one of transformers."""
+    cache = getattr(output, "past_key_values", None)
+    parts = output if isinstance(output, tuple) else [cache]
+    return next((part for part in parts if hasattr(part, "get_seq_length")), None)
 
 
 def _with_keys(
