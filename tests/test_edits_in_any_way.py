@@ -13,6 +13,7 @@ from tiny import BACKENDS, Backend, tiny_model, tiny_tokenizer
 from transformers import DynamicCache, StaticCache
 
 import step_saliency as ss
+from step_saliency.decoding import Continuation
 from step_saliency.decoding.hooked import cached_reader
 from step_saliency.intervene import EditGroup, HeadRedirect, HeadScale, mean_head_outputs
 from step_saliency.intervene.oeb.equal_dose import share_at_divergence
@@ -261,6 +262,72 @@ def test_our_own_generate_inside_of_attached_edits(backend: Backend) -> None:
     with FLOW.attached(model), pytest.warns(UserWarning, match="one at a time.*flow="):
         found = ss.generate(model, questions, **options)
     assert [trace.response for trace in found] == [trace.response for trace in expected]
+
+
+WRITTEN = "<think>First, 3 and 4. Then we add. So 7. Fine.\nNext 4. So 3."
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attached_edits_follow_responses_as_the_call_cuts_them(backend: Backend) -> None:
+    model, edit = load("qwen2", backend), ss.StepMomentumInjection([1, 2], alpha=3.0)
+    options: Any = {
+        "temperature": 0.0,
+        "max_new_tokens": 12,
+        "progress": False,
+        "method": "hooks",
+        "stop_tokens": [],
+        "format": "think",
+        "continued": [Continuation(written=WRITTEN)],
+    }
+    injections: dict[str, int] = {}
+    for splitter in ("line", "sentence"):
+        counted = ss.intervene.Effects()
+        (expected,) = ss.generate(
+            model, ["What is 3?"], flow=edit, effects=counted, splitter=splitter, **options
+        )
+        for said in ({}, {"splitter": splitter}, {"splitter": splitter, "format": "think"}):
+            with edit.attached(model, **said) as session:
+                (found,) = ss.generate(model, ["What is 3?"], splitter=splitter, **options)
+            assert found.tokens.tolist() == expected.tokens.tolist()
+            doses = [effects.doses().injections.item() for effects in (session.effects, counted)]
+            assert doses[0] == doses[1]
+        injections[splitter] = doses[0]
+    assert injections["line"] < injections["sentence"]
+    for said in ({"splitter": "sentence"}, {"format": "plain"}):
+        with edit.attached(model, **said) as session:
+            with pytest.raises(ValueError, match=r"responses with .*flow="):
+                ss.generate(model, ["What is 3?"], splitter="line", **options)
+            assert session.labels is None, "no pass was run"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attached_edits_cut_steps_as_they_are_told(backend: Backend) -> None:
+    model, edit, response = load("qwen2", backend), EDITS["momentum"], WRITTEN + "</think>So 3."
+    for said in ({"splitter": "line"}, {"format": "plain"}, {"splitter": "line", "format": "auto"}):
+        trace = ss.Trace.from_text(model.tokenizer, question=QUESTION, response=response, **said)
+        usual = ss.Trace.from_text(model.tokenizer, question=QUESTION, response=response)
+        assert trace.starts != usual.starts or trace.regions != usual.regions
+        with edit.attached(model, **said) as session:
+            options = {"max_new_tokens": 2, "progress": False, "temperature": 0.0, **said}
+            ss.generate(model, ["a b"], method="hooks", **options)
+            model(trace.tokens[None])
+        assert session.labels is not None
+        theirs = ss.intervene.StepLabels.from_traces([trace])
+        assert all(map(torch.equal, session.labels.tensors, theirs.tensors))
+    with edit.attached(model) as session:
+        ss.generate(model, ["a b"], method="hooks", splitter="line", progress=False)
+        model(usual.tokens[None])
+    assert session.labels is not None
+    theirs = ss.intervene.StepLabels.from_traces([usual])
+    assert all(map(torch.equal, session.labels.tensors, theirs.tensors)), "as before the call"
+    for wrong, match in (
+        ({"splitter": "verse"}, "verse"),
+        ({"format": "verse"}, "verse"),
+        ({"splitter": "line", "trace": usual}, "splitter say how steps are found"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            EditGroup([edit]).attached(model, **wrong)
 
 
 @torch.no_grad()

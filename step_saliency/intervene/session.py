@@ -20,8 +20,9 @@ by the model itself (as `HookedTransformer.generate` does).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,9 +50,10 @@ from step_saliency.models.checks import SOUND
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, added_hooks, module_hook
-from step_saliency.models.interrupts import Change, together
+from step_saliency.models.interrupts import Change, change, one_change, together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Trace
 
@@ -62,6 +64,22 @@ _ATTACHED: "WeakKeyDictionary[nn.Module, list[Session]]" = WeakKeyDictionary()
 def is_attached_to(model: Any) -> bool:
     """Whether some session's edits are attached to a model."""
     return bool(_ATTACHED.get(model))
+
+
+@one_change
+def followed(exits: ExitStack, model: Any, rows: ExpectedRows) -> None:
+    """Context in which edits that are attached already follow responses of a format, cut so.
+
+    Args:
+        exits: What takes it back; callers leave it out.
+        model: HookedTransformer, TransformerBridge or transformers model.
+        rows: Their format and splitter.
+
+    Raises:
+        ValueError: the edits were attached for another format or splitter.
+    """
+    for session in list(_ATTACHED.get(model, [])):
+        exits.enter_context(session.following(rows))
 
 
 class Session(Change["Session"]):
@@ -77,10 +95,13 @@ class Session(Change["Session"]):
         trace: The trace that every row is run over, where its steps are known.
         traces: The same for a batch, one trace a row.
         n_prompt: Tokens of the prompt, without padding, of every row or of each.
+        format: Format of the responses; by default ``"auto"``, or as `followed` says.
+        splitter: How responses are cut; by default ``"sentence"``, or as `followed` says.
 
     Raises:
         ValueError: a layer, head or hook point that the model lacks; a model that ignores edits
-            at a site; ``trace`` and ``traces`` both given; no traces, or no length of a prompt.
+            at a site; ``trace`` and ``traces`` both given; no traces, or no length of a prompt; an
+            unknown format or splitter, or one beside traces.
     """
 
     def __init__(
@@ -91,6 +112,8 @@ class Session(Change["Session"]):
         trace: Trace | None = None,
         traces: Sequence[Trace] | None = None,
         n_prompt: int | Sequence[int] | None = None,
+        format: FormatName | None = None,  # noqa: A002
+        splitter: SplitterLike | None = None,
     ) -> None:
         super().__init__()
         backend_of(model)
@@ -101,7 +124,14 @@ class Session(Change["Session"]):
         for edit in self.edits:
             edit.check(n_layers=n_layers(model), n_heads=n_heads(model))
         known = known_traces(trace, traces)
+        self._cut: dict[str, Any] = {"format": format, "splitter": splitter}
+        if known is not None and self._said:
+            raise ValueError(
+                f"{' and '.join(self._said)} say how steps are found, but those of trace= and "
+                "traces= are known; give one or the other"
+            )
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
+        self._stream.expect(replace(self._stream.expected, **self._said))
         self._waiting: StepStream | None = None
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
@@ -156,6 +186,31 @@ class Session(Change["Session"]):
     def expect(self, rows: ExpectedRows) -> None:
         """Say what is known of the next batch; see `StepStream.expect`."""
         self._stream.expect(rows)
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        return {name: value for name, value in self._cut.items() if value is not None}
+
+    @change
+    def following(self, rows: ExpectedRows) -> Iterator[None]:
+        """Context in which batches that begin have the format and splitter of rows.
+
+        Raises:
+            ValueError: the edits were attached for another format or splitter.
+        """
+        asked = {name: getattr(rows, name) for name in self._cut}
+        for name, value in self._said.items():
+            if value != asked[name]:
+                raise ValueError(
+                    f"responses with {name}={asked[name]!r:.80}, but the edits that are attached "
+                    f"follow {name}={value!r:.80}: attach them with the same, or give them as flow="
+                )
+        before = self._stream.expected
+        self._stream.expect(replace(before, **asked))
+        try:
+            yield
+        finally:
+            self._stream.expect(before)
 
     def resume(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """The next pass goes on from a cache of these tokens, which was filled outside.
