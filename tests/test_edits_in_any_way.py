@@ -331,6 +331,23 @@ def test_attached_edits_cut_steps_as_they_are_told(backend: Backend) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_momenta_of_a_bound_group_read_the_residual_before_any_of_them(backend: Backend) -> None:
+    model, traces = load("qwen2", backend), [a_trace(seed=seed) for seed in (1, 2)]
+    options: Any = {"space": "residual", "source": "resid_post"}
+    momenta = [ss.StepMomentumInjection([1, 2], alpha=2.0, **options) for _ in range(2)]
+    group = EditGroup([momenta[0], FLOW, momenta[1]])
+    bound = group.bound_to(traces[0])
+    hooks = bound.hooks(model)
+    for _ in range(2):
+        with model.hooks(fwd_hooks=hooks):
+            by_hand = full_pass(model, traces[0])
+        assert torch.equal(by_hand, full_pass(model, traces[0], group))
+    with model.hooks(fwd_hooks=[hook for edit in bound.edits for hook in edit.hooks(model)]):
+        assert not torch.equal(full_pass(model, traces[0]), by_hand), "each by itself"
+
+
+@torch.no_grad()
 def test_groups_in_groups_are_their_edits() -> None:
     model, trace, head = load("qwen2"), a_trace(), HeadScale(["L0H1"], 0.0)
     flat = full_pass(model, trace, EditGroup([*FLOW.edits, head]))
