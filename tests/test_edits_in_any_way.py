@@ -1,6 +1,7 @@
 """Edits read in any way: prompts in pieces, sessions, gradients, counters, heads of their own."""
 
 import copy
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 from weakref import ref
@@ -12,6 +13,7 @@ from tiny import BACKENDS, Backend, tiny_model, tiny_tokenizer
 from transformers import DynamicCache, StaticCache
 
 import step_saliency as ss
+from step_saliency.decoding import Continuation
 from step_saliency.decoding.hooked import cached_reader
 from step_saliency.intervene import EditGroup, HeadRedirect, HeadScale, mean_head_outputs
 from step_saliency.intervene.oeb.equal_dose import share_at_divergence
@@ -151,6 +153,104 @@ def test_caches_that_are_gone_back_to(between: str, backend: Backend) -> None:
         readers[2].read(first[:, 10:11])
 
 
+def go_on(model: Any, tokens: torch.Tensor, cache: Any) -> torch.Tensor:
+    """Logits of a pass over a cache of the library that the model is of."""
+    is_bridge = hasattr(model, "original_model")
+    name = "past_key_values" if is_bridge else "past_kv_cache"
+    options = {"use_cache": True} if is_bridge else {}
+    return model(tokens, return_type="logits", **{name: cache}, **options)
+
+
+def empty_cache(model: Any) -> Any:
+    if hasattr(model, "original_model"):
+        return DynamicCache(config=model.original_model.config)
+    kind = import_module("transformer_lens.cache.key_value_cache").TransformerLensKeyValueCache
+    return kind.init_cache(model.cfg, torch.device("cpu"), 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_caches_of_another_history_are_refused(backend: Backend) -> None:
+    """Whatever was read here before, what such a cache holds is not that."""
+    model, edit = load("qwen2", backend), EDITS["heads"]
+    read, other = (a_trace(seed=seed).tokens[None] for seed in (1, 2))
+    begun = other.shape[1] - 6
+    with edit.attached(model, n_prompt=3):
+        whole = model(other, return_type="logits")
+    outside = HeadScale(["L0H1", "L1H2"], 0.0)  # what was read alike, but edited otherwise
+    for tokens in (other, read):
+        cache, mine = empty_cache(model), empty_cache(model)
+        with outside.attached(model):
+            go_on(model, tokens[:, :begun], cache)
+        with edit.attached(model, n_prompt=3):
+            go_on(model, read, mine)
+            with pytest.raises(ValueError, match=f"{begun} positions.*not read.*resume"):
+                go_on(model, tokens[:, begun:], cache)
+    cache = empty_cache(model)
+    with edit.attached(model, n_prompt=3):
+        go_on(model, other[:, :begun], cache)
+    with edit.attached(model, n_prompt=3) as session:
+        model(read)
+        session.resume(other[:, :begun])
+        found = go_on(model, other[:, begun:], cache)
+    assert (found - whole[:, begun:]).abs().max() < 1e-5 * whole.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("arch", ["qwen2", "gemma3"])
+def test_copies_of_a_cache_go_on_from_what_was_read(arch: str, backend: Backend) -> None:
+    """As a prompt that is read once for several answers."""
+    model, edit = load(arch, backend), EDITS["heads"]
+    traces = [a_trace(seed=seed).tokens[None] for seed in (1, 2)]
+    prompt, begun = traces[0][:, :5], 5
+    answers = [tokens[:, begun:] for tokens in traces]
+    whole = []
+    for answer in answers:
+        with edit.attached(model, n_prompt=3):
+            whole.append(model(torch.cat([prompt, answer], 1), return_type="logits")[:, begun:])
+    cache = empty_cache(model)
+    with edit.attached(model, n_prompt=3):
+        go_on(model, prompt, cache)
+        copies = [copy.deepcopy(cache) for _ in answers]
+        found = [go_on(model, *of) for of in zip(answers, copies, strict=True)]
+        found.append(go_on(model, answers[1], cache))
+    for logits, expected in zip(found, [*whole, whole[1]], strict=True):
+        assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert not torch.allclose(*whole)
+
+
+@torch.no_grad()
+def test_caches_that_a_pass_makes_are_its_own() -> None:
+    model, edit, tokens = load("qwen2", "bridge"), EDITS["heads"], a_trace().tokens[None]
+    with edit.attached(model, n_prompt=3):
+        whole = model(tokens, return_type="logits")
+        first = model.original_model(tokens[:, :9], use_cache=True)
+        rest = model.original_model(tokens[:, 9:], past_key_values=first.past_key_values)
+        assert (rest.logits - whole[:, 9:]).abs().max() < 1e-5 * whole.abs().max()
+    cache = model.original_model(a_trace(seed=2).tokens[None, :9]).past_key_values
+    with edit.attached(model, n_prompt=3):
+        model(tokens)
+        with pytest.raises(ValueError, match="9 positions that were not read here"):
+            model.original_model(tokens[:, 9:], past_key_values=cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_labels_are_those_of_their_pass_alone(backend: Backend) -> None:
+    model, tokens = load("gpt2-like", backend), a_trace().tokens[None]
+    resid = torch.randn(*tokens.shape, model.cfg.d_model)
+    with EDITS["heads"].attached(model) as session:
+        model(tokens)
+        assert session.labels is not None
+        with pytest.raises(ValueError, match="did not pass the first layer"):
+            model.blocks[1](resid)
+        if backend == "hooked":
+            with pytest.raises(ValueError, match="did not pass the first layer"):
+                model(resid, start_at_layer=1)
+        model(tokens)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_our_own_generate_inside_of_attached_edits(backend: Backend) -> None:
     """Rows come and go there, of which such edits do not hear."""
@@ -162,6 +262,89 @@ def test_our_own_generate_inside_of_attached_edits(backend: Backend) -> None:
     with FLOW.attached(model), pytest.warns(UserWarning, match="one at a time.*flow="):
         found = ss.generate(model, questions, **options)
     assert [trace.response for trace in found] == [trace.response for trace in expected]
+
+
+WRITTEN = "<think>First, 3 and 4. Then we add. So 7. Fine.\nNext 4. So 3."
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attached_edits_follow_responses_as_the_call_cuts_them(backend: Backend) -> None:
+    model, edit = load("qwen2", backend), ss.StepMomentumInjection([1, 2], alpha=3.0)
+    options: Any = {
+        "temperature": 0.0,
+        "max_new_tokens": 12,
+        "progress": False,
+        "method": "hooks",
+        "stop_tokens": [],
+        "format": "think",
+        "continued": [Continuation(written=WRITTEN)],
+    }
+    injections: dict[str, int] = {}
+    for splitter in ("line", "sentence"):
+        counted = ss.intervene.Effects()
+        (expected,) = ss.generate(
+            model, ["What is 3?"], flow=edit, effects=counted, splitter=splitter, **options
+        )
+        for said in ({}, {"splitter": splitter}, {"splitter": splitter, "format": "think"}):
+            with edit.attached(model, **said) as session:
+                (found,) = ss.generate(model, ["What is 3?"], splitter=splitter, **options)
+            assert found.tokens.tolist() == expected.tokens.tolist()
+            doses = [effects.doses().injections.item() for effects in (session.effects, counted)]
+            assert doses[0] == doses[1]
+        injections[splitter] = doses[0]
+    assert injections["line"] < injections["sentence"]
+    for said in ({"splitter": "sentence"}, {"format": "plain"}):
+        with edit.attached(model, **said) as session:
+            with pytest.raises(ValueError, match=r"responses with .*flow="):
+                ss.generate(model, ["What is 3?"], splitter="line", **options)
+            assert session.labels is None, "no pass was run"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attached_edits_cut_steps_as_they_are_told(backend: Backend) -> None:
+    model, edit, response = load("qwen2", backend), EDITS["momentum"], WRITTEN + "</think>So 3."
+    for said in ({"splitter": "line"}, {"format": "plain"}, {"splitter": "line", "format": "auto"}):
+        trace = ss.Trace.from_text(model.tokenizer, question=QUESTION, response=response, **said)
+        usual = ss.Trace.from_text(model.tokenizer, question=QUESTION, response=response)
+        assert trace.starts != usual.starts or trace.regions != usual.regions
+        with edit.attached(model, **said) as session:
+            options = {"max_new_tokens": 2, "progress": False, "temperature": 0.0, **said}
+            ss.generate(model, ["a b"], method="hooks", **options)
+            model(trace.tokens[None])
+        assert session.labels is not None
+        theirs = ss.intervene.StepLabels.from_traces([trace])
+        assert all(map(torch.equal, session.labels.tensors, theirs.tensors))
+    with edit.attached(model) as session:
+        ss.generate(model, ["a b"], method="hooks", splitter="line", progress=False)
+        model(usual.tokens[None])
+    assert session.labels is not None
+    theirs = ss.intervene.StepLabels.from_traces([usual])
+    assert all(map(torch.equal, session.labels.tensors, theirs.tensors)), "as before the call"
+    for wrong, match in (
+        ({"splitter": "verse"}, "verse"),
+        ({"format": "verse"}, "verse"),
+        ({"splitter": "line", "trace": usual}, "splitter say how steps are found"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            EditGroup([edit]).attached(model, **wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_momenta_of_a_bound_group_read_the_residual_before_any_of_them(backend: Backend) -> None:
+    model, traces = load("qwen2", backend), [a_trace(seed=seed) for seed in (1, 2)]
+    options: Any = {"space": "residual", "source": "resid_post"}
+    momenta = [ss.StepMomentumInjection([1, 2], alpha=2.0, **options) for _ in range(2)]
+    group = EditGroup([momenta[0], FLOW, momenta[1]])
+    bound = group.bound_to(traces[0])
+    hooks = bound.hooks(model)
+    for _ in range(2):
+        with model.hooks(fwd_hooks=hooks):
+            by_hand = full_pass(model, traces[0])
+        assert torch.equal(by_hand, full_pass(model, traces[0], group))
+    with model.hooks(fwd_hooks=[hook for edit in bound.edits for hook in edit.hooks(model)]):
+        assert not torch.equal(full_pass(model, traces[0]), by_hand), "each by itself"
 
 
 @torch.no_grad()

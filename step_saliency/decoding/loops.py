@@ -25,8 +25,9 @@ from step_saliency.decoding.rows import Row
 from step_saliency.decoding.token_passes import TokenPasses
 from step_saliency.intervene.edit import Edit
 from step_saliency.intervene.effects import Effects
+from step_saliency.intervene.expected import ExpectedRows
 from step_saliency.intervene.fast import FastSession, fast_session
-from step_saliency.intervene.session import is_attached_to
+from step_saliency.intervene.session import followed, is_attached_to
 from step_saliency.models.adapter import NotAdaptableError
 from step_saliency.models.doctor import require_capabilities, require_sound
 from step_saliency.models.facts import backend_of, dtype_of
@@ -95,11 +96,13 @@ def hooked_loop(job: Job) -> Loop:
     def decode_rows(rows: Sequence[Row]) -> Rows:
         alone: Alone | None = None if job.flow is None else "waits"
         attached = nullcontext() if job.flow is None else job.flow.attached(job.model)
+        cut = ExpectedRows(format=job.decoding.format, splitter=job.decoding.splitter)
         session: Any = None
         try:
             with (
                 turn(job.model, alone=alone),
                 undisturbed(job.model),
+                followed(job.model, cut),
                 attached as session,
             ):
                 follower = session if isinstance(session, Follower) else None

@@ -8,7 +8,7 @@ When it misleads: a hook by hand sees neither weights nor sinks unless it is bou
 so that on a model with sinks ``edit.bound_to(trace).hook`` takes masses for larger than they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from step_saliency.intervene.choices import PaddingSide
 from step_saliency.intervene.context import AnyEdit, EditContext, context_for, unknown_weights
 from step_saliency.intervene.labels import StepLabels
-from step_saliency.intervene.sites import SITE_HOOKS, VALUE_HOOK, Site, changed, point_of
+from step_saliency.intervene.sites import SITE_HOOKS, VALUE_HOOK, changed, point_of
 from step_saliency.models.facts import n_layers as layers_of
 from step_saliency.models.facts import output_weights, sink_logits
 from step_saliency.models.hooking import NamedHook, live_names
@@ -39,11 +39,15 @@ class BoundEdit:
         edit: The edit.
         labels: What the positions are that the hook will see.
         model: The model, for what depends on its depth, weights or sinks; None if it is not known.
+        resid: Residuals of the pass before any edit, by layer; by default as the hook shows them.
     """
 
     edit: AnyEdit
     labels: StepLabels
     model: Any = None
+    resid: Mapping[int, Float[Tensor, "batch pos d_model"]] = field(
+        repr=False, default_factory=dict
+    )
     _values: dict[int, Float[Tensor, "batch key kv_head d_head"]] = field(
         init=False, repr=False, default_factory=dict
     )
@@ -99,19 +103,19 @@ class BoundEdit:
                 f"{edit.name} is bound to {len(labels)} positions, but the activation has {n_pos} "
                 f"queries and {n_keys} keys; a hook by hand is for full passes over its trace"
             )
-        view = _ShownLayer(layer, self.model, self._values, activation, edit.site, edit.name)
+        resid = self.resid.get(layer, activation) if edit.site == "resid_post" else None
+        view = _ShownLayer(layer, self.model, self._values, resid, edit.name)
         return context_for(edit, view, labels, n_pos)
 
 
 @dataclass(frozen=True, eq=False)
 class _ShownLayer:
-    """A layer of which one full pass shows an activation and, before it, maybe the values."""
+    """A layer of which one full pass shows the residual, or, before an activation, the values."""
 
     index: int
     model: Any
     shown_values: dict[int, Float[Tensor, "batch key kv_head d_head"]]
-    activation: Tensor
-    site: Site
+    shown_resid: Float[Tensor, "batch key d_model"] | None
     reader: str
 
     @property
@@ -127,7 +131,7 @@ class _ShownLayer:
         return self.shown_values.pop(self.index)[:, :n_keys]
 
     def resid(self, n_keys: int) -> Float[Tensor, "batch key d_model"] | None:
-        return self.activation[:, :n_keys].detach() if self.site == "resid_post" else None
+        return None if self.shown_resid is None else self.shown_resid[:, :n_keys].detach()
 
     def resid_pre(self) -> None:
         return None
@@ -161,5 +165,15 @@ class BoundGroup:
     edits: tuple[BoundEdit, ...]
 
     def hooks(self, model: Any) -> list[NamedHook]:
-        """As `BoundEdit.hooks`, for all edits."""
-        return [named for edit in self.edits for named in edit.hooks(model)]
+        """As `BoundEdit.hooks`, for all edits; residuals are read before any of them."""
+        resid: dict[int, Float[Tensor, "batch pos d_model"]] = {}
+
+        def keep(activation: Tensor, hook: Any) -> None:
+            resid[int(hook.layer())] = activation.detach()
+
+        edits = [replace(bound, resid=resid) for bound in self.edits]
+        hooks = [named for edit in edits for named in edit.hooks(model)]
+        on_resid = [bound.edit for bound in edits if bound.edit.site == "resid_post"]
+        layers = {layer for edit in on_resid if edit.needs_resid for layer in edit.layers}
+        names = [f"blocks.{layer}.{SITE_HOOKS['resid_post']}" for layer in sorted(layers)]
+        return [*((name, keep) for name in names if len(on_resid) > 1), *hooks]

@@ -36,6 +36,7 @@ from step_saliency.intervene.context import EditContext
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.session import Session
 from step_saliency.intervene.sites import Site
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.trace import Trace
 
 
@@ -115,6 +116,8 @@ class Edit(ABC):
         trace: Trace | None = None,
         traces: Sequence[Trace] | None = None,
         n_prompt: int | Sequence[int] | None = None,
+        format: FormatName | None = None,  # noqa: A002
+        splitter: SplitterLike | None = None,
     ) -> AbstractContextManager[Any]:
         """Context in which the model runs with this edit; yields the `Session`.
 
@@ -125,11 +128,24 @@ class Edit(ABC):
             n_prompt: Tokens of the prompt, without padding, of every row or of each, where they
                 cannot be told from the chat template, or where a prompt that begins with a system
                 message is read in several passes.
+            format: Format of the responses, see `Trace.from_text`; by default ``"auto"``, and that
+                of the call inside of `generate`.
+            splitter: How responses are cut, causal; by default ``"sentence"``, and that of the call
+                inside of `generate`.
 
         Raises:
-            ValueError: the model lacks a layer, head or hook point, or ignores edits there.
+            ValueError: the model lacks a layer, head or hook point, or ignores edits there; an
+                unknown format or splitter, or one beside traces, whose steps are known.
         """
-        return Session(model, (self,), trace=trace, traces=traces, n_prompt=n_prompt)
+        return Session(
+            model,
+            (self,),
+            trace=trace,
+            traces=traces,
+            n_prompt=n_prompt,
+            format=format,
+            splitter=splitter,
+        )
 
     def bound_to(
         self,
@@ -197,9 +213,19 @@ class EditGroup:
         trace: Trace | None = None,
         traces: Sequence[Trace] | None = None,
         n_prompt: int | Sequence[int] | None = None,
+        format: FormatName | None = None,  # noqa: A002
+        splitter: SplitterLike | None = None,
     ) -> AbstractContextManager[Any]:
         """As `Edit.attached`, with all edits of the group."""
-        return Session(model, self.edits, trace=trace, traces=traces, n_prompt=n_prompt)
+        return Session(
+            model,
+            self.edits,
+            trace=trace,
+            traces=traces,
+            n_prompt=n_prompt,
+            format=format,
+            splitter=splitter,
+        )
 
     def bound_to(
         self,

@@ -1,12 +1,12 @@
 """Edits on a model for a while: what they need to know of a pass, from the pass itself.
 
-Observers tell what a pass brings: the embedding's input has the token ids; the scores of the first
-block have the number of queries and keys and, on the diagonal, which positions are padding (a
-position that may not attend to itself); a bridge's cache has the number of earlier positions, which
-scores do not show where a layer with a sliding window lets go of keys, nor where a cache of fixed
-size has places for keys to come. `StepStream` makes labels of these. Scores that lack such keys are
-shown to edits with these keys masked, scores of empty places are not shown. Values and residuals of
-earlier positions are kept where an edit asks for them (`observed`).
+Observers tell what a pass brings: the embedding's input has the token ids; the first block has the
+number of queries and keys, and which positions are padding (`first_layer`); a bridge's cache has
+the number of earlier positions, which scores do not show where a layer with a sliding window lets
+go of keys, nor where a cache of fixed size has places for keys to come. `StepStream` makes labels
+of these. Scores that lack such keys are shown to edits with these keys masked, scores of empty
+places are not shown. Values and residuals of earlier positions are kept where an edit asks for them
+(`observed`).
 
 Hooks are added one by one, after those that are on the model already; hooks that are added inside
 of the context run after the edits. On leaving, these hooks alone are removed.
@@ -20,8 +20,9 @@ by the model itself (as `HookedTransformer.generate` does).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,6 +40,7 @@ from step_saliency.intervene.context import (
 )
 from step_saliency.intervene.effects import Effects
 from step_saliency.intervene.expected import ExpectedRows, known_traces
+from step_saliency.intervene.first_layer import Mask, real_positions, shown_masks
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.observed import ObservedLayer
 from step_saliency.intervene.seen_caches import SeenCaches
@@ -48,20 +50,36 @@ from step_saliency.models.checks import SOUND
 from step_saliency.models.doctor import require_capabilities
 from step_saliency.models.facts import backend_of, n_heads, n_layers
 from step_saliency.models.hooking import NamedHook, added_hooks, module_hook
-from step_saliency.models.interrupts import Change, together
+from step_saliency.models.interrupts import Change, change, one_change, together
 from step_saliency.models.turns import owned, owned_hooks, turn
 from step_saliency.models.undisturbed import undisturbed
+from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Trace
 
 CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
-FIRST_SCORES = "blocks.0.attn.hook_attn_scores"
 _ATTACHED: "WeakKeyDictionary[nn.Module, list[Session]]" = WeakKeyDictionary()
 
 
 def is_attached_to(model: Any) -> bool:
     """Whether some session's edits are attached to a model."""
     return bool(_ATTACHED.get(model))
+
+
+@one_change
+def followed(exits: ExitStack, model: Any, rows: ExpectedRows) -> None:
+    """Context in which edits that are attached already follow responses of a format, cut so.
+
+    Args:
+        exits: What takes it back; callers leave it out.
+        model: HookedTransformer, TransformerBridge or transformers model.
+        rows: Their format and splitter.
+
+    Raises:
+        ValueError: the edits were attached for another format or splitter.
+    """
+    for session in list(_ATTACHED.get(model, [])):
+        exits.enter_context(session.following(rows))
 
 
 class Session(Change["Session"]):
@@ -77,10 +95,13 @@ class Session(Change["Session"]):
         trace: The trace that every row is run over, where its steps are known.
         traces: The same for a batch, one trace a row.
         n_prompt: Tokens of the prompt, without padding, of every row or of each.
+        format: Format of the responses; by default ``"auto"``, or as `followed` says.
+        splitter: How responses are cut; by default ``"sentence"``, or as `followed` says.
 
     Raises:
         ValueError: a layer, head or hook point that the model lacks; a model that ignores edits
-            at a site; ``trace`` and ``traces`` both given; no traces, or no length of a prompt.
+            at a site; ``trace`` and ``traces`` both given; no traces, or no length of a prompt; an
+            unknown format or splitter, or one beside traces.
     """
 
     def __init__(
@@ -91,6 +112,8 @@ class Session(Change["Session"]):
         trace: Trace | None = None,
         traces: Sequence[Trace] | None = None,
         n_prompt: int | Sequence[int] | None = None,
+        format: FormatName | None = None,  # noqa: A002
+        splitter: SplitterLike | None = None,
     ) -> None:
         super().__init__()
         backend_of(model)
@@ -101,13 +124,20 @@ class Session(Change["Session"]):
         for edit in self.edits:
             edit.check(n_layers=n_layers(model), n_heads=n_heads(model))
         known = known_traces(trace, traces)
+        self._cut: dict[str, Any] = {"format": format, "splitter": splitter}
+        if known is not None and self._said:
+            raise ValueError(
+                f"{' and '.join(self._said)} say how steps are found, but those of trace= and "
+                "traces= are known; give one or the other"
+            )
         self._stream = StepStream(model.tokenizer, traces=known, n_prompt=n_prompt)
+        self._stream.expect(replace(self._stream.expected, **self._said))
         self._waiting: StepStream | None = None
         self._layers = _observed(model, self.edits)
         self._embedded: Int[Tensor, "batch new"] | None = None
         self._n_past: int | None = None
         self._caches = SeenCaches(self)
-        self._n_queries = 0
+        self._n_queries: int | None = None
         self._is_over = False
 
     def enter(self, exits: ExitStack) -> "Session":
@@ -126,16 +156,16 @@ class Session(Change["Session"]):
 
     def _changes(self) -> list[AbstractContextManager[Any]]:
         """What is installed on the model, each as a context."""
-        observing = owned_hooks([(FIRST_SCORES, self._observe)])
         embedding = self.model.embed
         changes: list[AbstractContextManager[Any]] = [
-            added_hooks(self.model, observing, prepend=True, permanent=True),
+            shown_masks(self.model, self._observe),
             added_hooks(self.model, owned_hooks(self._hooks()), permanent=True),
             _pre_hook(embedding, self._embed),
         ]
         is_bridge = backend_of(self.model) == "bridge"
-        reads_cache = self.model.original_model if is_bridge else self.model
-        return [*changes, _pre_hook(reads_cache, self._read_cache)]
+        inner = self.model.original_model if is_bridge else self.model
+        ends = module_hook(inner.register_forward_hook, owned(self._end_pass))
+        return [*changes, _pre_hook(inner, self._begin_pass), ends]
 
     def exited(self, *, raised: bool) -> None:
         """Say what the passes did not bring."""
@@ -157,6 +187,31 @@ class Session(Change["Session"]):
         """Say what is known of the next batch; see `StepStream.expect`."""
         self._stream.expect(rows)
 
+    @property
+    def _said(self) -> dict[str, Any]:
+        return {name: value for name, value in self._cut.items() if value is not None}
+
+    @change
+    def following(self, rows: ExpectedRows) -> Iterator[None]:
+        """Context in which batches that begin have the format and splitter of rows.
+
+        Raises:
+            ValueError: the edits were attached for another format or splitter.
+        """
+        asked = {name: getattr(rows, name) for name in self._cut}
+        for name, value in self._said.items():
+            if value != asked[name]:
+                raise ValueError(
+                    f"responses with {name}={asked[name]!r:.80}, but the edits that are attached "
+                    f"follow {name}={value!r:.80}: attach them with the same, or give them as flow="
+                )
+        before = self._stream.expected
+        self._stream.expect(replace(before, **asked))
+        try:
+            yield
+        finally:
+            self._stream.expect(before)
+
     def resume(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """The next pass goes on from a cache of these tokens, which was filled outside.
 
@@ -174,6 +229,7 @@ class Session(Change["Session"]):
                 f"{', '.join(readers)} reads values or residuals of earlier positions: fill the "
                 "cache inside of the context"
             )
+        self._caches.forget()
         real = torch.ones_like(tokens, dtype=torch.bool)
         self.labels = self._stream.advance(tokens, real, n_keys=tokens.shape[1])
 
@@ -184,6 +240,7 @@ class Session(Change["Session"]):
             rows: Indices of rows of the last pass; one that stands there twice goes on as two.
         """
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
+        self._caches.vouch()
         self._stream.keep(kept)
         for layer in self._layers.values():
             layer.keep(kept)
@@ -228,7 +285,8 @@ class Session(Change["Session"]):
         if tokens is not None and tokens.ndim == 2 and not tokens.is_floating_point():
             self._embedded = tokens.detach()
 
-    def _read_cache(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin_pass(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._n_queries = None
         if backend_of(self.model) == "bridge":
             cache = kwargs.get("past_key_values")
             self._n_past = 0 if cache is None else int(cache.get_seq_length())
@@ -236,27 +294,27 @@ class Session(Change["Session"]):
             cache = kwargs.get("past_kv_cache")
         self._caches.see(cache, self._stream.token_ids)
 
-    def _observe(
-        self,
-        scores: Float[Tensor, "batch head query key"],
-        hook: Any,  # noqa: ARG002
-    ) -> None:
+    def _end_pass(self, _module: Any, _args: tuple[Any, ...], output: Any) -> None:
+        """What the positions were is not known of any others."""
+        self._n_queries = None
+        self._caches.made(_cache_in(output))
+
+    def _observe(self, mask: Mask) -> None:
         tokens, self._embedded = self._embedded, None
         if tokens is None:
             raise ValueError(
                 "the model ran on embeddings, so that no token ids were seen; run it on tokens"
             )
-        n_queries, n_shown = scores.shape[-2:]
-        if tokens.shape[0] != scores.shape[0] or tokens.shape[1] > n_queries:
+        n_queries, n_shown = mask.shape[-2:]
+        if tokens.shape[1] > n_queries or len(mask) not in (1, len(tokens)):
             raise ValueError(
                 f"the model embedded tokens of shape {list(tokens.shape)}, but attends with "
-                f"{scores.shape[0]} rows of {n_queries} queries"
+                f"{len(mask)} rows of {n_queries} queries"
             )
         n_keys = n_shown if self._n_past is None else self._n_past + n_queries
         self._caches.check(self._stream.token_ids, n_keys - n_queries)
-        n_before = min(n_shown, n_keys) - n_queries
-        diagonal = scores[:, 0].diagonal(offset=n_before, dim1=-2, dim2=-1)
-        real = diagonal[:, n_queries - tokens.shape[1] :] > torch.finfo(scores.dtype).min / 4
+        real = real_positions(mask, min(n_shown, n_keys) - n_queries).expand(len(tokens), -1)
+        real = real[:, n_queries - tokens.shape[1] :]
         self.labels = self._stream.advance(tokens, real, n_keys=n_keys)
         self._n_queries = n_queries
 
@@ -277,16 +335,23 @@ class Session(Change["Session"]):
         return None if edited is None else torch.cat([edited[..., max(n_lost, 0) :], rest], dim=-1)
 
     def _context(self, named: NamedEdit, layer: ObservedLayer, activation: Tensor) -> EditContext:
-        edit = named.edit
+        edit, n_queries = named.edit, self._n_queries
         shown = len(activation), activation.shape[2 if edit.site == "scores" else 1]
-        if self.labels is None or (len(self.labels.step), self._n_queries) != shown:
+        if self.labels is None or n_queries is None or shown != (len(self.labels.step), n_queries):
             raise ValueError(
                 f"layer {layer.index} ran on positions that did not pass the first layer; run the "
                 "model from its tokens, or attach the edits outside of this pass"
             )
         self.labels = self.labels.to(activation.device)
         record = partial(self.effects.add, named.name, layer.index)
-        return context_for(edit, layer, self.labels, self._n_queries, record=record)
+        return context_for(edit, layer, self.labels, n_queries, record=record)
+
+
+def _cache_in(output: Any) -> Any:
+    """The cache in what a pass returns; None without one of transformers."""
+    cache = getattr(output, "past_key_values", None)
+    parts = output if isinstance(output, tuple) else [cache]
+    return next((part for part in parts if hasattr(part, "get_seq_length")), None)
 
 
 def _with_keys(

@@ -42,6 +42,9 @@ class StepStream:
         n_prompt: Prompt tokens, without padding, of every row or of each; by default read from the
             chat template.
 
+    Attributes:
+        expected: What is known of the next batch.
+
     Raises:
         ValueError: neither a tokenizer nor traces.
     """
@@ -75,7 +78,7 @@ class StepStream:
         Raises:
             ValueError: an unknown format or splitter, or one that is not causal.
         """
-        self._expected = rows
+        self.expected = rows
         self._blank = self._new_tracker(rows) if self._traces is None else None
 
     def _new_tracker(self, rows: ExpectedRows) -> StepTracker:
@@ -152,9 +155,9 @@ class StepStream:
             return TracedRow(_of_row(self._traces, row, batch, "traces"))
         assert self._blank is not None
         question = None
-        if self._expected.questions is not None:
-            question = _of_row(self._expected.questions, row, batch, "questions")
-        n_prompt = self._expected.n_prompt
+        if self.expected.questions is not None:
+            question = _of_row(self.expected.questions, row, batch, "questions")
+        n_prompt = self.expected.n_prompt
         if n_prompt is not None and not isinstance(n_prompt, int):
             n_prompt = _of_row(n_prompt, row, batch, "n_prompt")
         return TrackedRow(

@@ -21,27 +21,32 @@ NamedHook = tuple[str, Callable[..., Any]]
 ROTATION_HOOKS = ("attn.hook_cos", "attn.hook_sin")
 OUTPUT_HOOKS = ("hook_attn_out", "hook_mlp_out")
 
-_FIRING: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+_FIRING: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
 _RETURN_TUPLES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def firing_hooks(model: Any) -> frozenset[str]:
-    """Attention and residual hook points that a forward pass reaches, found by running one token.
+    """Attention and residual hook points that a forward pass reaches.
 
     A hook point can exist and never fire: some bridges declare rotary hooks that their attention
-    does not pass through. Found once per model.
+    does not pass through.
     """
+    return frozenset(firing_order(model))
+
+
+def firing_order(model: Any) -> tuple[str, ...]:
+    """The same in the order of the pass, found by running one token, once per model."""
     if model not in _FIRING:
-        fired: set[str] = set()
+        fired: list[str] = []
         kinds = (*ATTENTION_HOOKS, *RESIDUAL_HOOKS, *ROTATION_HOOKS, *OUTPUT_HOOKS)
         names = [name for name in model.hook_dict if name.split(".", 2)[-1] in kinds]
-        hooks = [(name, lambda _, hook, name=name: fired.add(name)) for name in names]
+        hooks = [(name, lambda _, hook, name=name: fired.append(name)) for name in names]
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(model))
         added, noted = model.hooks(fwd_hooks=hooks), _noted_kind(model)
         without_graph = (torch.inference_mode(False), torch.no_grad())
         with together(*without_graph, silenced_hooks(model), added, noted):
             model(token, attention_mask=torch.ones_like(token))
-        _FIRING[model] = frozenset(fired)
+        _FIRING[model] = tuple(dict.fromkeys(fired))
     return _FIRING[model]
 
 
@@ -71,7 +76,8 @@ def live_names(model: Any, names: Sequence[str]) -> Sequence[str]:
         ValueError: a name that is no hook point of this model (TransformerBridge skips such names
             in silence) or that never fires.
     """
-    dead = [name for name in names if name not in firing_hooks(model)]
+    firing = firing_hooks(model)
+    dead = [name for name in names if name not in firing]
     if dead:
         raise ValueError(
             f"hook points {', '.join(dead[:3])} do not fire on this {type(model).__name__}; "
