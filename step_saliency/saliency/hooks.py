@@ -112,8 +112,8 @@ def reduce_influences(
     reduced: list[dict[int, Reduced]] = [{} for _ in quantities]
     differentiates = any(quantity != "attention" for quantity in quantities)
     of_layers = windows(model)
-
-    anchor = torch.zeros((), requires_grad=True)
+    with torch.inference_mode(False):
+        anchor = torch.zeros((), requires_grad=True)
 
     def keep_pattern(
         pattern: Float[Tensor, "batch head query key"], hook: Any
