@@ -338,6 +338,7 @@ READINGS_OF = {
         "StepFlow is worth twice the samples or the length",
         "StepFlow helps a vote",
     ),
+    "qwen_cut_edges": ("the map tells which edges matter",),
     "qwen_pattern": ("shallow lock-in marks errors", "deep decay marks errors"),
     "smollm2_cut_edges": ("the map tells which edges matter",),
 }

@@ -79,6 +79,7 @@ CLAIMS = (
     Claim("qwen_edits", "qwen"),
     Claim("qwen_compute", "qwen"),
     Claim("qwen_pattern", "qwen"),
+    Claim("qwen_cut_edges", "qwen"),
 )
 
 

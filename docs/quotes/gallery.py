@@ -33,7 +33,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "mediation_around": ("mediation_around",),
     "mediation_prediction": ("mediation",),
     "gold_graph": ("gold_graph",),
-    "faithfulness": ("faithfulness", "faithfulness_smollm2"),
+    "faithfulness": ("faithfulness", "faithfulness_smollm2", "faithfulness_qwen"),
     "faithfulness_curves": ("faithfulness", "faithfulness_smollm2"),
     "patching": ("patching", "patching_smollm2"),
     "patching_heads": ("patching", "patching_smollm2"),
