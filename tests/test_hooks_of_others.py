@@ -13,6 +13,7 @@ from torch import Tensor
 import step_saliency as ss
 from step_saliency.models.hooking import module_hook
 from step_saliency.options import QUANTITIES
+from step_saliency.saliency.layerwise import mismatch, refusal
 from step_saliency.saliency.objectives import NextToken
 from step_saliency.saliency.pooling import step_layout, sum_tokens
 
@@ -289,3 +290,15 @@ def test_no_quantity_counts_keys_that_the_window_hides(arch: Arch, backend: Back
         assert influence[~hidden].any()
         full = ss.token_map(model, trace, layer=1, quantity=quantity)
         assert bool(full[hidden].any()) == (arch == "gemma2")
+
+
+def steer_late_by_torch(_module: Any, _args: Any, output: Tensor) -> Tensor:
+    return steer_late(output, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_hooks_made_for_long_traces_are_left_out_of_short_passes(backend: Backend) -> None:
+    model, trace = tiny_model(backend=backend), make_trace(80)
+    with module_hook(model.blocks[1].mlp.register_forward_hook, steer_late_by_torch):
+        assert refusal(model) is None
+        assert mismatch(model, trace.tokens) is None

@@ -5,7 +5,7 @@ Both model classes install hooks by ``model.hooks``; this module adds what that 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -221,6 +221,12 @@ def silenced_hooks(model: Any) -> Iterator[None]:
     finally:
         for point, kind, hooks in held:
             setattr(point, kind, hooks)
+
+
+def without_hooks(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run a model without any hooks of the user's, and leave them in place."""
+    points = silenced_hooks(model) if hasattr(model, "hook_dict") else nullcontext()
+    return together(points, without_torch_hooks(parts_of(model)))
 
 
 @change

@@ -81,8 +81,10 @@ def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
     inner = inner_model(model)
     modules = hooked_modules(inner, model)
     points = sorted((n for n, point in model.hook_dict.items() if point.has_hooks()), key=len)
+    names = module_names(inner, model)
+    of_attention = {names[part] for part in _attention_parts(model)}
     suspects = [name for name in points if ".attn." in name]
-    suspects += [name for name in modules if name.count(".") > 1]  # a block is called alike
+    suspects += [name for name in modules if name in of_attention]
     bypassed = unlike() if suspects else ()
     for name in suspects:
         if name in bypassed:
@@ -91,7 +93,6 @@ def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
                 "it leaves attention to code that never forms scores or patterns; remove it or use "
                 "method='hooks'"
             )
-    names = module_names(inner, model)
     wholes = {names[module] for module in _wholes(model)}
     for name in points + modules:
         if name.startswith(("ln_final", "unembed")) or name in wholes:
@@ -99,6 +100,13 @@ def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
                 f"there is a hook at {name}, which streaming runs on a few positions at a time; "
                 "remove it or use method='hooks'"
             )
+
+
+def _attention_parts(model: Any) -> list[nn.Module]:
+    attentions = (getattr(block, "attn", None) for block in model.blocks)
+    return [
+        part for attention in attentions if attention is not None for part in attention.modules()
+    ]
 
 
 def _wholes(model: Any) -> list[nn.Module]:

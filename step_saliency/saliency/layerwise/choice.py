@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from step_saliency.models.hooking import module_hook, silenced_hooks
+from step_saliency.models.hooking import module_hook, without_hooks
 from step_saliency.models.identity import model_state
 from step_saliency.models.interrupts import together
 from step_saliency.models.masks import last_rows
@@ -106,7 +105,7 @@ def mismatch(model: nn.Module, tokens: Int[Tensor, "pos"]) -> str | None:
 def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
     """Compare step attention with the model's own attention, once for each state of a model.
 
-    Hooks on hook points are left out, since they may be made for longer traces. A few tokens are
+    The user's hooks are left out, since they may be made for longer traces. A few tokens are
     run both ways. No usual window acts in so few; so, when a trace is longer than one for the first
     time, the keys that the model's own mask hides there are asked for, without a pass, and have to
     be those outside of the window that step attention was handed. A transformers model alone is run
@@ -115,13 +114,9 @@ def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> No
     Raises:
         ValueError: they differ, so that maps would be of another model.
     """
-    contexts = (torch.inference_mode(False), torch.no_grad(), _without_hooks(layerwise.model))
+    contexts = (torch.inference_mode(False), torch.no_grad(), without_hooks(layerwise.model))
     with together(*contexts):
         _check(layerwise, tokens)
-
-
-def _without_hooks(model: nn.Module) -> AbstractContextManager[Any]:
-    return silenced_hooks(model) if hasattr(model, "hook_dict") else nullcontext()
 
 
 def _check(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:

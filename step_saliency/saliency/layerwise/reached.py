@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from step_saliency.models.hooking import module_hook, module_names, silenced_hooks
+from step_saliency.models.hooking import module_hook, module_names, without_hooks
 from step_saliency.models.identity import model_state
 from step_saliency.models.interrupts import change, together
 from step_saliency.models.turns import inner_model, owned
@@ -60,7 +60,7 @@ def _calls(bridge: Any, run: Callable[[], None]) -> Calls:
     """Shapes of what every module in the blocks returned, in one pass."""
     calls: Calls = {}
     without_graph = (torch.inference_mode(False), torch.no_grad())
-    as_it_is = (undisturbed(bridge, warn=False), silenced_hooks(bridge))
+    as_it_is = (undisturbed(bridge, warn=False), without_hooks(bridge))
     with together(*without_graph, *as_it_is, _noted(bridge, calls)):
         run()
     return calls
