@@ -123,7 +123,7 @@ def _one_at_a_time(job: Job) -> Job:
     """
     is_exact_bridge = backend_of(job.model) == "bridge" and dtype_of(job.model) == torch.float64
     if is_exact_bridge or is_attached_to(job.model):
-        return replace(job, decoding=replace(job.decoding, batch_size=1))
+        return _one_row_each(job)
     return job
 
 
@@ -148,11 +148,17 @@ def fast_loop(job: Job, reference: PreTrainedModel) -> Loop:
                     session=follower,
                     token_passes=token_passes,
                 )
-                yield from decode(_slots(job, reader, follower), rows)
+                by_itself = session is None and dtype_of(reference) == torch.float64
+                slots_job = _one_row_each(job) if by_itself else job  # eager masks are -inf there
+                yield from decode(_slots(slots_job, reader, follower), rows)
         finally:
             _count(job, session)
 
     return decode_rows
+
+
+def _one_row_each(job: Job) -> Job:
+    return replace(job, decoding=replace(job.decoding, batch_size=1))
 
 
 @one_change

@@ -24,7 +24,9 @@ from step_saliency.models.adapter import attending_by
 from step_saliency.models.bundled import Source
 from step_saliency.models.checkpoint import read_config, read_transformers, save
 from step_saliency.models.facts import backend_of, device_of, dtype_of
+from step_saliency.models.hooking import without_hooks
 from step_saliency.models.identity import WeightsState, is_changed, origin_of
+from step_saliency.models.interrupts import together
 from step_saliency.models.memory import free_bytes
 from step_saliency.models.precision import HALF, Widened, rounded_rotations
 from step_saliency.models.shared import refilled
@@ -146,7 +148,8 @@ def own_predictions(
     """
     dtype, batch = dtype_of(model), _last_tokens(model, tokens)
     mask = torch.ones_like(batch)
-    with rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened():
+    rounded = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
+    with together(*rounded, without_hooks(reference)):
         if model is not reference:
             return _log_probabilities(model(batch, return_type="logits", attention_mask=mask))
         own = str(getattr(model.config, "_attn_implementation", ""))
@@ -187,7 +190,8 @@ def check_reference_model(
     if own is None:
         own = own_predictions(model, reference, tokens)
     dtype, batch = dtype_of(model), _last_tokens(model, tokens)
-    with rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened():
+    rounded = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
+    with together(*rounded, without_hooks(reference)):
         expected = _log_probabilities(reference(batch, use_cache=False).logits)
     difference = float((own - expected).abs().max())
     if difference <= TOLERANCE.get(dtype, WIDE_TOLERANCE):

@@ -37,6 +37,7 @@ class ModelShape:
     itemsize: int
     device: torch.device
     pattern_bytes: int
+    cap_bytes: int
     norm_copies: int
 
     @property
@@ -92,6 +93,7 @@ def model_shape(model: nn.Module) -> ModelShape:
         itemsize=weight.element_size(),
         device=device,
         pattern_bytes=PATTERN_BYTES[known](weight.element_size()) + capped,
+        cap_bytes=capped,
         norm_copies=NORM_COPIES[known],
     )
 

@@ -189,11 +189,13 @@ class Work:
         graph = self._held(n_tokens, *shape.attention, *shape.mlp, (shape.d_model, 3))
         pattern = self._heap(entries * shape.pattern_bytes)
         # while one layer's pattern is differentiated; in half precision both types are there
-        gradients = 3 * self._heap(entries * shape.widest) + is_half * 4 * self._heap(2 * entries)
+        gradients = 2 * self._heap(entries * shape.widest) + is_half * 4 * self._heap(2 * entries)
         logits = 2 * self._heap(n_tokens * shape.vocab * shape.itemsize)
         logits += self._heap(n_tokens * shape.vocab * shape.widest)
         logits += 3 * self._heap(8 * self._scratch(n_tokens * shape.vocab))
-        return self.differentiated * (graph + pattern) + max(gradients, logits)
+        # the lowest pattern is where the graph begins: nothing is kept of how scores were capped
+        capped = self._heap(entries * shape.cap_bytes)
+        return self.differentiated * (graph + pattern) - capped + max(gradients, logits)
 
     def streaming_seconds(
         self, lengths: Sequence[int], speed: float, *, keep: Keep = "inputs"
