@@ -190,8 +190,8 @@ def check_reference_model(
     if own is None:
         own = own_predictions(model, reference, tokens)
     dtype, batch = dtype_of(model), _last_tokens(model, tokens)
-    rounded = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
-    with together(*rounded, without_hooks(reference)):
+    wide = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
+    with together(*wide, without_hooks(reference)):
         expected = _log_probabilities(reference(batch, use_cache=False).logits)
     difference = float((own - expected).abs().max())
     if difference <= TOLERANCE.get(dtype, WIDE_TOLERANCE):
