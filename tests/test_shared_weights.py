@@ -13,6 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import step_saliency as ss
+from step_saliency.decoding import loops
 from step_saliency.models.reference import (
     check_reference_model,
     load_reference,
@@ -139,6 +140,9 @@ def test_a_model_that_attends_in_its_own_way_decodes_so() -> None:
     assert found == theirs[0, -40:].tolist() != usual
     with pytest.raises(ValueError, match="is not what its weights give"):
         ss.generate(model, [QUESTION], flow=ss.HeadScale(["L0H0"], 0.0), progress=False)
+    model.set_attn_implementation("sdpa")
+    assert written(model, "auto") == usual
+    assert model not in loops._BY_ITSELF
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

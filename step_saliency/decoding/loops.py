@@ -53,7 +53,7 @@ prompt, where the fast one reads what prompts begin with once.
 """
 
 _BY_ITSELF: "WeakSet[PreTrainedModel]" = WeakSet()
-"""Models whose attention is not what any other would make of their weights."""
+"""Models whose attention was last seen not to be what any other would make of their weights."""
 
 Rows = Generator[Row, None, None]
 Loop = Callable[[Sequence[Row]], Rows]
@@ -261,6 +261,7 @@ def _checked_reference(job: Job, prompt: list[int]) -> PreTrainedModel:
     reference = reference_model(job.model)
     share_turn(job.model, reference)
     own = own_predictions(job.model, reference, prompt)
+    _BY_ITSELF.discard(reference)  # it may attend in another way since
     try:
         with _fast_session(job, reference, job.edits) as session:
             if session is not None:
