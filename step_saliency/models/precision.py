@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from step_saliency.models.interrupts import change
 
@@ -52,6 +52,11 @@ class Widened(TorchFunctionMode):
         """Call a function of torch with wide arguments."""
         wide = {name: _widen(value) for name, value in (kwargs or {}).items()}
         return function(*_widen(args), **wide)
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave. Torch takes a mode off in each call; an interrupt can keep it from coming back."""
+        if self in _get_current_function_mode_stack():
+            super().__exit__(*error)
 
 
 def _widen(value: Any) -> Any:
