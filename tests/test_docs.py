@@ -22,6 +22,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 import pytest
+from nights import mostly_at_night
 
 from analyses.running.runner import parser_for
 from analyses.running.settings import Settings, from_arguments
@@ -142,7 +143,9 @@ def run_command(command: list[str], *, needs: str | None) -> None:
         assert needs, f"no way to run {command}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", mostly_at_night(PAGES, *(page for page in PAGES if page != "docs/howto/figures.md"))
+)
 def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__docs__"}

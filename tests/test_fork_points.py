@@ -90,6 +90,7 @@ def made() -> pd.DataFrame:
     return fork_points(model(), read_items(SETTINGS), some, SETTINGS)
 
 
+@pytest.mark.nightly
 def test_continuations_are_those_of_calls_of_their_own() -> None:
     """Which answers are wrong, where they are cut and what becomes of them, one by one."""
     items = read_items(SETTINGS)

@@ -68,6 +68,7 @@ def test_seeds_tell_samples_apart_and_repeat() -> None:
     assert len({tuple(row) for row in responses(first)}) > 1
 
 
+@pytest.mark.nightly
 def test_sampling_follows_the_distribution() -> None:
     """Frequencies of the first token over many samples against the softmax, and top_k, top_p."""
     model = tiny_model("qwen2")

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from nights import mostly_at_night
 from replayed import ReplayedPiece
 from tiny import ARCHS, BACKENDS, Arch, Backend, tiny_tokenizer, tiny_transformers
 
@@ -67,7 +68,7 @@ def decoded(model: Any, flow: Any, **options: Any) -> tuple[list[list[int]], Eff
     return [trace.tokens.tolist() for trace in traces], effects
 
 
-@pytest.mark.parametrize("name", sorted(flows()))
+@pytest.mark.parametrize("name", mostly_at_night(sorted(flows()), "none", "stepflow"))
 def test_the_reasoner_writes_the_same_with_the_same_counters(name: str, replayed: Any) -> None:
     model = ss.load_model("reasoner", device="cpu")
     expected, counted = decoded(model, flows()[name], max_new_tokens=120)
@@ -79,7 +80,10 @@ def test_the_reasoner_writes_the_same_with_the_same_counters(name: str, replayed
     pd.testing.assert_frame_equal(counters.to_frame(), counted.to_frame(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch not in EXPERTS])
+@pytest.mark.parametrize(
+    "arch",
+    mostly_at_night(sorted(set(ARCHS) - set(EXPERTS)), "qwen2", "gemma3", "gpt2-like"),
+)
 def test_every_architecture(arch: Arch, replayed: Any) -> None:
     """Grouped heads, windows, caps, rotary kinds, learned positions; batches with padding."""
     model = tiny_transformers(arch, dtype=torch.float64)
@@ -92,7 +96,7 @@ def test_every_architecture(arch: Arch, replayed: Any) -> None:
         assert pieces.replays
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", mostly_at_night(BACKENDS, BACKENDS[-1]))
 def test_seeds_draw_the_same(backend: Backend, replayed: Any) -> None:
     model = ss.load_model("reasoner", device="cpu", backend=backend)
     options = {"temperature": 1.0, "seed": 3, "n": 2, "max_new_tokens": 60}
@@ -133,7 +137,7 @@ def test_hooks_of_users_run_in_each_pass(replayed: Any) -> None:
     assert not pieces.replays
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", mostly_at_night(BACKENDS, BACKENDS[0]))
 def test_passes_and_tokens_are_counted_alike(backend: Backend, replayed: Any) -> None:
     model = ss.load_model("reasoner", device="cpu", backend=backend)
     decoded(model, None)  # what is checked once in a process

@@ -1,0 +1,27 @@
+"""Which parameters of a test run by day."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def mostly_at_night(values: Iterable[Any], *by_day: Any) -> list[Any]:
+    """Parameters of a test of which a few run each time, and the others with the nightly tests.
+
+    Args:
+        values: All of them; pairs and longer tuples are arguments of one case.
+        by_day: Those that run each time.
+    """
+    values = list(values)
+    unknown = [value for value in by_day if value not in values]
+    if unknown:
+        raise ValueError(f"{unknown} are not among {values}")
+    return [
+        value if value in by_day else pytest.param(*_arguments(value), marks=pytest.mark.nightly)
+        for value in values
+    ]
+
+
+def _arguments(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
