@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from maps import make_saliency, make_trace, random_maps
+from nights import mostly_at_night
 from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
@@ -147,7 +148,7 @@ def test_second_run_computes_nothing(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("share", mostly_at_night([0.0, 0.3, 0.99], 0.3))
 def test_files_cut_short_are_redone(
     rows: Path, tmp_path: Path, settings: MapSettings, share: float
 ) -> None:

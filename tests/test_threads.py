@@ -19,6 +19,7 @@ import torch
 from flows import logits_of, model_of, trace_of
 from tiny import BACKENDS, Backend, tiny_model, tiny_transformers
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 
 import step_saliency as ss
 from step_saliency.models import turns
@@ -460,6 +461,7 @@ def test_interrupts_where_changes_begin_and_end_leave_the_model_as_it_was(
         assert state(model) == before, call
         assert turn_of(model).holder is None
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, call
+        assert not _get_current_function_mode_stack(), call
     assert torch.equal(job(), expected)
 
 

@@ -80,8 +80,7 @@ def test_matrices_in_a_stack_are_updated_like_single_ones():
             optimizer.step()
     for a, b, before in zip(single, stacked, start, strict=True):
         moved = (a - before).norm()
-        # Muon orthogonalises in bfloat16, which processors round differently in batches.
-        assert (a - b).norm() < 0.05 * moved
+        assert (a - b).norm() < 0.01 * moved
         assert moved > 0.01
 
 

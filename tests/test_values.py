@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from edit_passes import a_trace, activations, assert_same_in_every_pass, full_pass, load
+from nights import mostly_at_night
 from tiny import BACKENDS
 
 from step_saliency.intervene.schedule import linear
@@ -102,7 +103,7 @@ def test_fewer_values_than_the_rank_span_what_they_span() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("basis", BASIS_STEPS)
+@pytest.mark.parametrize("basis", mostly_at_night(BASIS_STEPS, "question"))
 def test_cached_equals_full_and_batch_equals_single(basis: str, backend: str) -> None:
     model = load("qwen2", backend)
     traces = [TRACE, a_trace(lengths=(1, 8, 3, 4, 4, 2, 1, 6, 2), seed=3)]

@@ -98,6 +98,12 @@ def interruptible(function: Function) -> Function:
     return function
 
 
+def uninterrupted(function: Function) -> Function:
+    """Decorator: interrupts that come in here, within a change, wait until that is taken back."""
+    _keeps[unwrap(function).__code__] = True
+    return function
+
+
 class Change(AbstractContextManager[T], Generic[T]):
     """A context that is entered as one and left as one, by one thread at a time.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
 from step_saliency.models.interrupts import change
 
@@ -40,7 +40,11 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class Widened(TorchFunctionMode):
-    """Within it, torch computes in float32 what would be in bfloat16 or float16."""
+    """Within it, torch computes in float32 what would be in bfloat16 or float16.
+
+    For passes that are `interrupts.uninterrupted`: in each call torch takes a mode off and puts it
+    back, and an interrupt in between lets it come back when it should be gone.
+    """
 
     def __torch_function__(
         self,
@@ -52,11 +56,6 @@ class Widened(TorchFunctionMode):
         """Call a function of torch with wide arguments."""
         wide = {name: _widen(value) for name, value in (kwargs or {}).items()}
         return function(*_widen(args), **wide)
-
-    def __exit__(self, *error: Any) -> None:
-        """Leave. Torch takes a mode off in each call; an interrupt can keep it from coming back."""
-        if self in _get_current_function_mode_stack():
-            super().__exit__(*error)
 
 
 def _widen(value: Any) -> Any:

@@ -26,7 +26,7 @@ from step_saliency.models.checkpoint import read_config, read_transformers, save
 from step_saliency.models.facts import backend_of, device_of, dtype_of
 from step_saliency.models.hooking import without_hooks
 from step_saliency.models.identity import WeightsState, is_changed, origin_of
-from step_saliency.models.interrupts import together
+from step_saliency.models.interrupts import together, uninterrupted
 from step_saliency.models.memory import free_bytes
 from step_saliency.models.precision import HALF, Widened, rounded_rotations
 from step_saliency.models.shared import refilled
@@ -151,11 +151,20 @@ def own_predictions(
     rounded = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
     with together(*rounded, without_hooks(reference)):
         if model is not reference:
-            return _log_probabilities(model(batch, return_type="logits", attention_mask=mask))
+            return _log_probabilities(
+                _pass(model, batch, return_type="logits", attention_mask=mask)
+            )
         own = str(getattr(model.config, "_attn_implementation", ""))
         kernel = attending_by(model, "sdpa") if "flash" in own else nullcontext()  # no float32
         with kernel:
-            return _log_probabilities(model(batch, attention_mask=mask, use_cache=False).logits)
+            said = _pass(model, batch, attention_mask=mask, use_cache=False)
+            return _log_probabilities(said.logits)
+
+
+@uninterrupted
+def _pass(model: Any, tokens: Int[Tensor, "batch pos"], **options: Any) -> Any:
+    """What a model says of a few tokens."""
+    return model(tokens, **options)
 
 
 def _last_tokens(model: Any, tokens: list[int]) -> Int[Tensor, "batch pos"]:
@@ -192,7 +201,7 @@ def check_reference_model(
     dtype, batch = dtype_of(model), _last_tokens(model, tokens)
     wide = (rounded_rotations(model, dtype), rounded_rotations(reference, dtype), Widened())
     with together(*wide, without_hooks(reference)):
-        expected = _log_probabilities(reference(batch, use_cache=False).logits)
+        expected = _log_probabilities(_pass(reference, batch, use_cache=False).logits)
     difference = float((own - expected).abs().max())
     if difference <= TOLERANCE.get(dtype, WIDE_TOLERANCE):
         return
