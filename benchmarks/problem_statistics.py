@@ -166,7 +166,7 @@ def report(sets: int, draws: Draws, seed: int) -> str:
 def main() -> None:
     """Write or print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", type=int, default=500)
+    parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--permutations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
