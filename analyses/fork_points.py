@@ -15,6 +15,8 @@ together. The first wrong step is found by the task's grader or by a worked solu
 (`analyses.material.wrong_steps`). Under an edit the steps that were kept count as thinking, as if
 they had been written under it: only their words are those of the plain answer.
 
+An answer that is cut off is wrong, whatever stands in it, a continuation too.
+
 The first ``n_errors`` wrong answers in the order of the problems are taken, whoever computes them
 (a unit goes on from no more than so many of its own). Those that are wrong but have no place are
 left out and counted (table ``states``): they have no thinking, or never end it with all steps
@@ -48,9 +50,10 @@ from analyses.material.continuations import (
     beginnings,
     check_greedy,
     continuations,
+    ends_right,
 )
 from analyses.material.flows import flow_layers, model_flow
-from analyses.material.problems import Item, is_right, read_items
+from analyses.material.problems import Item, read_items
 from analyses.material.wrong_steps import RULE_HELP, RuleName, check_rule, first_wrong, is_told
 from analyses.running.runner import EDITS, Analysis, Unit, main
 from analyses.running.settings import option
@@ -119,6 +122,7 @@ def fork_points(
 
 def _placed(item: Item, trace: Trace, grade: Mapping[Any, Any], rule: RuleName) -> dict[str, Any]:
     """Row of a greedy answer, with the place that it is to be cut at; None where it has none."""
+    grade = {**grade, "is_correct": bool(grade["is_correct"] and grade["finished"])}
     row: dict[str, Any] = {
         "problem": item.id,
         "number": item.number,
@@ -141,7 +145,7 @@ def _continued(item: Item, trace: Trace) -> dict[str, Any]:
     """What a continuation has of its own."""
     return {
         "sample": int(trace.meta["sample"]),
-        "is_correct": is_right(item, trace.response),
+        "is_correct": ends_right(item, trace),
         "finished": bool(trace.meta["finished"]),
         "n_steps": len(trace.region_steps(Region.THINKING)),
     }

@@ -29,6 +29,7 @@ from analyses.ablation import (
     trends,
 )
 from analyses.instruments.losses import gold_losses, token_losses
+from analyses.material import doses as material_doses
 from analyses.material import flows
 from analyses.material.answers import answers
 from analyses.material.conditions import (
@@ -162,6 +163,18 @@ def test_matched_placebos_have_the_dose_on_other_problems(model: Any) -> None:
     assert ratio["oeb-bridge"] == pytest.approx(kl["oeb-bridge"] / kl["oeb"])
     assert ratio["smi-boundaries-kl"] == pytest.approx(1, abs=0.05)
     assert ratio[["oeb", "smi"]].isna().all()
+
+
+def test_no_solutions_are_written_for_the_doses_of_no_edit(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        material_doses, "solution_traces", lambda _model, items, _settings: asked.append(len(items))
+    )
+    settings = AblationSettings(n=2)
+    assert doses(model, read_items(settings), [ABOUT[BASELINE]], settings).empty
+    assert not asked
 
 
 def test_a_placebo_of_both_has_the_dose_of_each_half(model: Any) -> None:

@@ -580,6 +580,31 @@ def test_p_after_holm_is_read_from_the_table(tmp_path: Path, p_holm: float, verd
 
 
 @pytest.mark.parametrize(
+    ("rank", "verdict", "reason"),
+    [
+        (1 / 21, "supported", "more than the matched control"),
+        (2 / 21, "not shown", "1 of 20 sets of the control do as much"),
+        (1.0, "not shown", "20 of 20 sets of the control do as much"),
+        (None, "not shown", "some/summary was not run with rank, 2"),
+    ],
+)
+def test_a_set_is_held_against_each_set_of_its_control(
+    tmp_path: Path, rank: float | None, verdict: str, reason: str
+) -> None:
+    rows: list[dict[str, Any]] = [{**ROW, "contrast": "top - none", "k": 2}]
+    if rank is not None:
+        rows.append({"contrast": "rank", "k": 2, "estimate": rank, "n": 20})
+    place = at(Source("some/summary"), contrast="top - none", k=2)
+    share = at(Source("some/summary"), contrast="rank", k=2)
+    reading = Reading("a", "x", "accuracy", place, left=place, matched=True, rank=share)
+    row = one_row_of(tmp_path, rows, reading)
+    assert (row["verdict"], row["reason"]) == (verdict, reason)
+    heads = [r for r in readings_of("qwen") if r.claim == "few heads carry the repair"]
+    assert len(heads) == 2
+    assert all(reading.rank is not None for reading in heads)
+
+
+@pytest.mark.parametrize(
     ("few", "verdict"), [(1, "not testable here"), (9, "not testable here"), (10, "supported")]
 )
 def test_a_group_of_few_says_nothing(tmp_path: Path, few: int, verdict: str) -> None:

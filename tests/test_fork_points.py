@@ -25,12 +25,13 @@ from analyses.fork_points import (
 )
 from analyses.material.answers import greedy_answers
 from analyses.material.conditions import BASELINE, conditions
-from analyses.material.continuations import Fork, beginnings, continuations
+from analyses.material.continuations import Fork, beginnings, continuations, ends_right
 from analyses.material.flows import model_flow
 from analyses.material.problems import Item, is_right, read_items
 from analyses.running.runner import run_analysis
 from step_saliency.decoding import Continuation
 from step_saliency.intervene import OddsEqualBridge, StepFlow, StepMomentumInjection
+from step_saliency.tasks.answers import final_answer
 
 FAST: dict[str, Any] = {"n_resamples": 50, "n_permutations": 499}
 SETTINGS = ForkPointSettings(
@@ -168,6 +169,24 @@ def test_answers_without_a_place_are_counted_and_left_out(tmp_path: Path) -> Non
     found = states(values).set_index("state")["n"]
     assert found.to_dict() == {"right": 0, "thinking": 0, "summary": 0, "left out": 1}
     assert set(summarise(values, settings)) == {"states"}
+
+
+def test_what_is_cut_off_is_wrong_whatever_stands_in_it(tmp_path: Path) -> None:
+    """An answer in which the right number stands already, and continuations of it."""
+    settings = replace(SETTINGS, n=1, rule="last on", max_new_tokens=24, conditions=BASELINE)
+    (item,) = asked_in(tmp_path, settings)
+    (trace,) = greedy_answers(model(), [item], settings)
+    gold = final_answer(trace.response)
+    assert gold is not None
+    items = asked_in(
+        tmp_path, settings, f"So it is {gold} + 0 = <<{gold}+0={gold}>>{gold}.\n#### {gold}"
+    )
+    assert is_right(items[0], trace.response)
+    assert not ends_right(items[0], trace)
+    assert ends_right(items[0], replace(trace, meta={**trace.meta, "finished": True}))
+    values = fork_points(model(), items, conditions(8, BASELINE), settings)
+    assert not values["finished"].any()
+    assert not values["is_correct"].any()
 
 
 def test_rows_whose_solution_computes_nothing_are_left_out(tmp_path: Path) -> None:

@@ -114,6 +114,21 @@ def test_planted_heads_are_found_and_idle_ones_are_not() -> None:
     assert idle.loc["rank", "estimate"] > 1 / 21
 
 
+def test_sets_that_differ_are_told_from_the_best_by_their_rank() -> None:
+    """The best are a set like any other, each of which does its own to all problems alike."""
+    rng = np.random.default_rng(4)
+    rates = {"interval": 0, "rank": 0}
+    for _ in range(100):
+        values = values_of(rng, n_problems=30)
+        own = {name: 0.2 * rng.normal() for name in values["condition"].unique()}
+        values["value"] += values["condition"].map(own | {"baseline": 0.0})
+        table = gradient_table(values, **FAST).set_index("contrast")
+        rates["interval"] += table.loc["top - random", "p"] <= 0.05
+        rates["rank"] += table.loc["rank", "estimate"] <= 0.05
+    assert rates["rank"] <= 10
+    assert rates["interval"] > 30
+
+
 @pytest.mark.nightly
 def test_false_positive_rate_and_power() -> None:
     """Power for a margin as much higher as the bridge raises it at the paper's strength."""

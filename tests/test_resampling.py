@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from tiny import BACKENDS
 
+import analyses.resampling
 import step_saliency as ss
 from analyses.instruments.step_maps import step_maps
 from analyses.material.answers import greedy_answers
@@ -248,6 +249,27 @@ def test_a_run_over_rows_of_a_file(tmp_path: Path) -> None:
     short = replace(settings, max_new_tokens=10)
     cut = run_analysis(ANALYSIS, short, out=tmp_path / "b", model=model(), progress=False)
     assert cut.tables["counts"]["drawn"].tolist() == [0]
+
+
+def test_continuations_that_are_cut_off_end_in_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of greedy continuations, which are the answer itself, those said to be cut count as none."""
+    settings = replace(SETTINGS, fork_temperature=0.0, rollouts=4, n=1, max_steps=1)
+    plain = analyses.resampling.continuations
+
+    def cut_by_halves(*args: Any, **options: Any) -> list[list[ss.Trace]]:
+        found = plain(*args, **options)
+        return [
+            [replace(trace, meta={**trace.meta, "finished": i < 3}) for i, trace in enumerate(some)]
+            for some in found
+        ]
+
+    monkeypatch.setattr(analyses.resampling, "continuations", cut_by_halves)
+    values = resampling(model(), read_items(settings), settings)
+    rows = values[(values["kind"] == "worth") & (values["importance"] == "resample")]
+    shares = rows.set_index("outcome")["kept"]
+    assert shares["same"] == 0.75
+    right = values.loc[values["kind"] == "answer", "is_correct"].iloc[0]
+    assert shares["right"] == (0.75 if right else 0)
 
 
 def test_settings_that_mean_nothing_here_are_refused() -> None:

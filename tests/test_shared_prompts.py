@@ -16,6 +16,11 @@ from step_saliency.decoding.continuation import Continuation
 from step_saliency.decoding.hooked import BridgeReader
 from step_saliency.decoding.prompts import common_beginning, worth_reading
 from step_saliency.decoding.readers import TransformersReader
+from step_saliency.decoding.rows import left_padded
+from step_saliency.intervene import StepMomentumInjection
+from step_saliency.intervene.expected import ExpectedRows
+from step_saliency.intervene.fast import fast_session
+from step_saliency.intervene.heads import HeadScale
 
 SYSTEM = "There are 5 apples. Then add 3 to the number of apples to get 8. " * 4
 QUESTIONS = ["a b c", "What is 3 and 4?", "So what is the rest of it, then?", "x", "Then 5."]
@@ -126,12 +131,45 @@ def test_texts_and_effects_are_those_of_each_alone(
     assert sum(read) < (0.6 if has_windows else 0.45) * sum(whole)
 
 
-def test_a_prompt_in_which_an_edit_acts_is_read_whole(
-    loaded: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arch", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_stands_before_edited_words_is_read_once(
+    loaded: Any, arch: Arch, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thinking that is there already is edited while it is read."""
+    """Thinking that is there already is edited while it is read, the prompt before it is not."""
+    words = [
+        "First add 3. Then add 4. So it is 7. ",
+        "First add 3. ",
+        "Add 3. Then 4.",
+        "",
+        "So 7. ",
+    ]
+    begun = [Continuation(written=text) for text in words]
+    options = {**OPTIONS, "system": SYSTEM, "temperature": temperature, "flow": strong_flow()}
+    options |= {"continued": begun, "batch_size": 3, "n": 2}
+    with tokens_read(monkeypatch) as read:
+        effects = ss.intervene.Effects()
+        found = responses(ss.generate(loaded(arch), QUESTIONS, effects=effects, **options))
+    with tokens_read(monkeypatch, shared=False) as whole:
+        counted = ss.intervene.Effects()
+        expected = responses(ss.generate(loaded(arch), QUESTIONS, effects=counted, **options))
+    assert found == expected
+    assert_equal_counters(effects, counted)
+    plain = ss.generate(loaded(arch), QUESTIONS, **{**options, "flow": None})
+    assert responses(plain) != expected
+    assert sum(read) < 0.5 * sum(whole)
+
+
+@pytest.mark.parametrize("flow", ["residual", "anywhere"])
+def test_a_prompt_that_an_edit_reads_or_acts_in_is_read_whole(
+    loaded: Any, flow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits: dict[str, Any] = {
+        "residual": StepMomentumInjection([1, 2], alpha=0.5, space="residual", source="resid_post"),
+        "anywhere": HeadScale([(1, 0)], 0.0),
+    }
     begun = [Continuation(written="First add 3. Then add 4. So it is 7. ")] * len(QUESTIONS)
-    options = {**OPTIONS, "system": SYSTEM, "temperature": 0.0, "flow": strong_flow()}
+    options = {**OPTIONS, "system": SYSTEM, "temperature": 0.0, "flow": edits[flow]}
     with tokens_read(monkeypatch) as read:
         found = responses(
             ss.generate(loaded("qwen2"), QUESTIONS, continued=begun, batch_size=8, **options)
@@ -144,6 +182,28 @@ def test_a_prompt_in_which_an_edit_acts_is_read_whole(
     assert found == expected
 
 
+def test_idle_positions_end_where_a_row_is_edited(loaded: Any) -> None:
+    """Rows of two lengths: the first column in which one of them thinks."""
+    tokenizer = loaded("qwen2").tokenizer
+    prompts = [tokenizer.encode("a b c<think>"), tokenizer.encode("So what is it then?<think>")]
+    written = [tokenizer.encode("Add 3 and 4."), tokenizer.encode("So")]
+    rows = [prompt + words for prompt, words in zip(prompts, written, strict=True)]
+    tokens, mask = left_padded(rows, torch.device("cpu"))
+    reference = tiny_transformers("qwen2")
+    with fast_session(reference, strong_flow().edits, tokenizer) as session:
+        lengths = [len(prompt) for prompt in prompts]
+        session.expect(ExpectedRows(n_prompt=lengths, format="think"))
+        session.read(tokens, mask.bool(), n_past=0)
+        longest = tokens.shape[1]
+        starts = [longest - len(words) for words in written]
+        assert session.n_idle == min(starts)
+        assert session.n_idle < max(starts)
+        assert not session.is_idle
+        with session.unedited():
+            assert session.is_idle
+        assert not session.is_idle
+
+
 def test_what_pays() -> None:
     assert common_beginning([(1, 2, 3), (1, 2, 4, 5), (1, 2)]) == 2
     assert common_beginning([(1, 2)]) == 2
@@ -153,6 +213,8 @@ def test_what_pays() -> None:
     assert worth_reading([(*start, 1), (*start, 2)], 1) == 0
     assert worth_reading([start, start], 0) == 0, "something is left to be read"
     assert worth_reading([(*start, 1)], 0) == 0
+    assert worth_reading([(*start, *start, 1)] * 3, 0, most=len(start)) == len(start)
+    assert worth_reading([(*start, 1)] * 3, 0, most=7) == 0
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "llama"])

@@ -113,6 +113,7 @@ def gradient_heads() -> list[Reading]:
             control=f"20 random sets of heads of equal KL ({UNCHECKED})",
             left=at(HEADS, contrast="top - random", k=k),
             matched=True,
+            rank=at(HEADS, contrast="rank", k=k),
             unit="nats",
         )
         for k in (2, 8)

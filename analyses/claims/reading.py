@@ -55,6 +55,9 @@ class Reading:
             whose dose is off by more than `verdict.DOSE_TOLERANCE` is not matched, and one whose
             table was not run is said to be `UNCHECKED`.
         other_dose: The same of its second half, where a placebo has two; the worse of both counts.
+        rank: Table and row of the share of the control's sets that do as much, what is tested
+            counted among them, where the control is a few random sets; above `verdict.LEVEL`
+            nothing is supported.
         alpha: Strength of momentum, where the statement is to say which share of the residual's
             norm that is: it is proportional to the strength.
         injected: Table and row of the strength at which the share was measured.
@@ -82,6 +85,7 @@ class Reading:
     gain: Place | None = None
     dose: Place | None = None
     other_dose: Place | None = None
+    rank: Place | None = None
     alpha: float | None = None
     injected: Place | None = None
     only: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from analyses.claims.verdict import (
     DOSE_TOLERANCE,
     FEWEST,
     FLOOR,
+    LEVEL,
     NOT_RUN,
     Effect,
     Judgement,
@@ -131,7 +132,22 @@ def _judged(
     )
     if judgement.verdict == "supported" and reading.gain is not None and gain is None:
         return Judgement("not shown", str(missing))
+    like_any = _like_any_set(reading, results)
+    if judgement.verdict == "supported" and like_any:
+        return Judgement("not shown", like_any)
     return judgement
+
+
+def _like_any_set(reading: Reading, results: Results) -> str:
+    """How many of the control's sets do as much, where they are too many; else nothing."""
+    rank, found = _effect(reading.rank, results)
+    if reading.rank is None or (rank is not None and rank.estimate <= LEVEL):
+        return ""
+    if rank is None or not isinstance(found, dict):
+        return str(found)
+    n_others = int(found["n"])
+    as_much = round(rank.estimate * (n_others + 1)) - 1
+    return f"{as_much} of {n_others} sets of the control do as much"
 
 
 def _untestable(reading: Reading, results: Results) -> str:

@@ -34,6 +34,10 @@ A placebo that was matched on some problems is held to its dose on others: off b
 `DOSE_TOLERANCE`, it is not matched. One whose dose on others was not measured counts as matched,
 and its row says so. Pairs that were matched by length are held to what difference is left in it.
 
+A control of some random sets (of heads) is as uncertain as sets differ, which an interval over
+problems leaves out: the sets are the same for all problems. So *supported* asks too that the share
+of sets that do as much, with the one that is tested among them, be at most `LEVEL`.
+
 An interval without width (no answer changed) says nothing about what could have changed.
 
 When it misleads: Holm's correction is that of the table which a reading comes from, within a family

@@ -23,9 +23,10 @@ solution that the answer lacks for what was due there (`analyses.instruments.num
 says when that is not so). Other wrong answers have no margin and do not count.
 
 When it misleads: a gradient is local, and the bridge moves rows far; that it ranks heads well is
-what the test shows. Margins are of errors only: what flattens predictions raises them. Random sets
-that no strength gives the dose of the best are drawn again, so that they are sets which can be
-moved as far.
+what the test shows. Margins are of errors only: what flattens predictions raises them. The interval
+of top - random is over problems and takes the sets as they are: a random set also differs from the
+mean of the others, so that a small rank has to stand beside it. Random sets that no strength gives
+the dose of the best are drawn again, so that they are sets which can be moved as far.
 """
 
 from collections.abc import Mapping, Sequence

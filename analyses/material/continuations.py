@@ -8,6 +8,8 @@ it had been on when they were written. Continuation s of problem i draws the ran
 (seed, i, s) at the places of the response where they are due, so that continuations of one
 beginning under several edits share them. All continuations are one call of `ss.generate`.
 
+An answer that is cut off is not right, whatever stands in it (`ends_right`).
+
 Places are thinking steps: before each, and behind the last one, which is before the mark that ends
 the thinking, so that a model may also go on thinking there.
 
@@ -21,7 +23,7 @@ from typing import Any
 
 import step_saliency as ss
 from analyses.material.answers import AnswerSettings
-from analyses.material.problems import Item, asked, opened
+from analyses.material.problems import Item, asked, is_right, opened
 from analyses.running.settings import option
 from step_saliency.decoding import Continuation
 from step_saliency.trace import Region, Trace
@@ -77,6 +79,11 @@ def beginnings(trace: Trace) -> list[Tokens]:
     first = len(trace) - int(trace.meta["response_tokens"])
     stops = [*(step.start for step in steps), *(step.stop for step in steps[-1:])]
     return [tuple(trace.tokens[first:stop].tolist()) for stop in stops]
+
+
+def ends_right(item: Item, trace: Trace) -> bool:
+    """Whether an answer came to its end and is right."""
+    return bool(trace.meta["finished"]) and is_right(item, trace.response)
 
 
 def continuations(

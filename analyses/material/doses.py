@@ -24,17 +24,20 @@ def doses(
 ) -> pd.DataFrame:
     """What edits did to solutions, one row per condition and half (``half, n_traces``).
 
-    Solutions are gold, or the model's own (`solution_traces`).
+    Solutions are gold, or the model's own (`solution_traces`); none are written where there is no
+    edit.
     """
+    flows = [(condition, model_flow(model, condition, settings)) for condition in some]
+    edits = [(condition, flow) for condition, flow in flows if flow is not None]
+    if not edits:
+        return pd.DataFrame()
     traces = solution_traces(model, items, settings)
     tables = []
-    for condition in some:
-        flow = model_flow(model, condition, settings)
-        if flow is not None:
-            frame = effects_on(model, flow, traces).doses().rename(columns={"edit": "half"})
-            about = {"n_traces": len(traces), **condition.columns(), **flow_layers(flow)}
-            tables.append(frame.assign(**about))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    for condition, flow in edits:
+        frame = effects_on(model, flow, traces).doses().rename(columns={"edit": "half"})
+        about = {"n_traces": len(traces), **condition.columns(), **flow_layers(flow)}
+        tables.append(frame.assign(**about))
+    return pd.concat(tables, ignore_index=True)
 
 
 def dose_table(values: pd.DataFrame) -> pd.DataFrame:

@@ -11,9 +11,12 @@ The number is changed in the question and everywhere in the response before the 
 another of as many tokens; c' has as many digits as c and another first one. What is read is the
 first token of the result, which stands nowhere before: nor does c'.
 
-When it misleads: what the response says beside the expression (an estimate, a comparison) stays as
-it is and may no longer fit. An operand may have been computed from the number that is changed in
-words alone. Models that are wrong about c' have pairs of a small gap, which are dropped.
+When it misleads: the operands stand in the step that is read, so that it carries the change from
+the first layer on, and the question hardly matters to it: what is asked is where a result is
+computed, not whether the question is read. What the response says beside the expression (an
+estimate, a comparison) stays as it is and may no longer fit. An operand may have been computed from
+the number that is changed in words alone. Models that are wrong about c' have pairs of a small gap,
+which are dropped.
 """
 
 import re

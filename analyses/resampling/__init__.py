@@ -3,7 +3,7 @@
 Of a greedy answer with thinking steps 0, ..., m - 1 and final answer a, K continuations are drawn
 from before each step and from behind it (`analyses.material.continuations`; behind step i is before
 step i + 1). With P the share of them that end in a (``outcome`` same) or in the right answer
-(right),
+(right; one that is cut off ends in neither),
 
     resample(i)        = P(step i kept) - P(step i drawn anew)
     counterfactual(i)  = P(step i kept) - P(step i drawn anew, and another step than it was)
@@ -47,8 +47,9 @@ from analyses.material.continuations import (
     beginnings,
     check_greedy,
     continuations,
+    ends_right,
 )
-from analyses.material.problems import Item, is_right, read_items
+from analyses.material.problems import Item, read_items
 from analyses.resampling.agreement import (
     BY,
     GROUP,
@@ -120,7 +121,8 @@ def resampling(model: Any, items: Sequence[Item], settings: ResamplingSettings) 
     written, graded = answers(model, items, None, plain)
     pairs = list(zip(items, written, strict=True))
     plans = [_steps(item, trace, settings) for item, trace in pairs]
-    facts = graded[["problem", "is_correct"]].assign(
+    facts = graded[["problem"]].assign(
+        is_correct=graded["is_correct"] & graded["finished"],
         is_drawn=[bool(plan) for plan in plans],
         n_steps=[len(trace.region_steps(Region.THINKING)) for trace in written],
     )
@@ -166,9 +168,9 @@ def _drawn(
     thinking = [trace.steps[i].text for i in trace.region_steps(Region.THINKING)]
     old = thinking[place] if place < len(thinking) else ""
     answer = _answer(item, trace.response)
-    outcomes = {"right": np.array([is_right(item, one.response) for one in rollouts])}
+    outcomes = {"right": np.array([ends_right(item, one) for one in rollouts])}
     if answer is not None:
-        found = [_answer(item, one.response) for one in rollouts]
+        found = [_answer(item, one.response) if one.meta["finished"] else None for one in rollouts]
         outcomes["same"] = np.array([a is not None and same_answer(a, answer) for a in found])
     new = [_first_new_step(model.tokenizer, one) for one in rollouts]
     return Drawn(outcomes, np.array([is_another(text, old, settings.differs) for text in new]))

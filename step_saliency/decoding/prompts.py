@@ -5,8 +5,12 @@ of several samples of one question, are one row of the pass that reads them, and
 begin with is read as one row and copied in front of the others; it is kept for the prompts that
 come when slots are refilled.
 
+Where edits act in what is read, as in words of a response that is gone on with, what stands before
+the first of these is shared alike; rows are not, since each is edited.
+
 When it misleads: nothing of this is done where something must see every position of a prompt (an
-edit that acts there, or hooks); texts are those of prompts that were read whole, up to rounding.
+edit that reads the residual stream of all of them, or hooks); texts are those of prompts that were
+read whole, up to rounding.
 """
 
 from collections.abc import Sequence
@@ -50,14 +54,16 @@ class SharedBeginning:
         return self.cache.spread([max(0, length - n_later) for length in lengths])
 
 
-def worth_reading(prompts: Sequence[Prompt], n_known: int) -> int:
+def worth_reading(prompts: Sequence[Prompt], n_known: int, most: int | None = None) -> int:
     """Tokens that prompts begin with, if it pays to read these first; else 0.
 
     Args:
-        prompts: Prompts that differ.
+        prompts: Prompts that are rows of their own.
         n_known: Tokens of these that are known already.
+        most: Tokens that may be read first; all by default.
     """
     n_alike = common_beginning([prompt[:-1] for prompt in prompts])
+    n_alike = n_alike if most is None else min(n_alike, most)
     saved = (n_alike - n_known) * (len(prompts) - 1)
     return n_alike if saved >= LEAST_SAVED else 0
 

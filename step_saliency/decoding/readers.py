@@ -145,27 +145,31 @@ class TransformersReader:
         return self._logits(tokens, **options)
 
     def read_prompts(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
-        """As `Reader.read_prompts`; what prompts share is read once if nothing acts on them."""
+        """As `Reader.read_prompts`; what prompts share is read once where nothing acts on it."""
         tokens, mask = left_padded(prompts, self.device)
         if self.session is not None:
             self.session.read(tokens, mask.bool(), n_past=0)
         if not self._shares_prompts:
             return self._pass(tokens, mask, only_last=True)[:, -1]
+        if self.session is not None and not self.session.is_idle:
+            return self._read_rows(list(map(tuple, prompts)), self.session.n_idle)
         places: dict[Prompt, int] = {}
         rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
-        logits = self._read_distinct(list(places))
+        logits = self._read_rows(list(places))
         if len(places) < len(prompts):
             self._keep_rows(rows)
         return logits[rows]
 
     @property
     def _shares_prompts(self) -> bool:
-        is_plain = isinstance(self.cache, ColumnCache) and self._positions
-        return is_plain and (self.session is None or self.session.is_idle)
+        return isinstance(self.cache, ColumnCache) and self._positions
 
-    def _read_distinct(self, prompts: Sequence[Prompt]) -> Float[Tensor, "batch vocab"]:
+    def _read_rows(
+        self, prompts: Sequence[Prompt], most: int | None = None
+    ) -> Float[Tensor, "batch vocab"]:
+        """Logits after each; of what all begin with, at most so many positions are read once."""
         tokens, mask = left_padded(prompts, self.device)
-        n_shared = 0 if self.cache.has_windows else self._read_beginning(prompts)
+        n_shared = 0 if self.cache.has_windows else self._read_beginning(prompts, most)
         if n_shared:
             n_later = tokens.shape[1] - n_shared
             lengths = [len(prompt) for prompt in prompts]
@@ -174,15 +178,17 @@ class TransformersReader:
             tokens, mask = tokens[:, n_shared:], mask[:, n_shared:]
         return self._pass(tokens, mask, only_last=True)[:, -1]
 
-    def _read_beginning(self, prompts: Sequence[Prompt]) -> int:
+    def _read_beginning(self, prompts: Sequence[Prompt], most: int | None) -> int:
         """Have what the prompts begin with; how many tokens that is."""
         n_known = self._beginning.known(prompts)
-        n_shared = worth_reading(prompts, n_known)
+        n_known = n_known if most is None else min(n_known, most)
+        n_shared = worth_reading(prompts, n_known, most)
         if not n_shared:
             return n_known
         reader = TransformersReader(self.model, keep_all=self.keep_all)
         tokens, mask = left_padded([prompts[0][:n_shared]], self.device)
-        reader._pass(tokens, mask, only_last=True)
+        with nullcontext() if self.session is None else self.session.unedited():
+            reader._pass(tokens, mask, only_last=True)
         self._beginning.take(prompts[0][:n_shared], reader.cache)
         return n_shared
 

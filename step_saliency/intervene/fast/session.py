@@ -130,6 +130,37 @@ class FastSession:
         """Whether no edit acts in the pass that was announced, and none needs what it computes."""
         return not self._acting and not any(layer.needs_resid for layer in self.layers)
 
+    @property
+    def n_idle(self) -> int:
+        """First positions of the pass that begins a batch in which no edit can change anything.
+
+        What is read of them need not be seen here, in whatever batch it is.
+        """
+        if any(layer.needs_resid for layer in self.layers):
+            return 0
+        regions = self._all_labels.region
+        known = set(regions.unique().tolist()) - {PADDING}
+        acted = [region for region in known if self._may_act({region})]
+        columns = torch.isin(regions.cpu(), torch.tensor(acted, dtype=regions.dtype)).any(0)
+        columns = columns.nonzero()
+        n_first = int(columns[0]) if len(columns) else regions.shape[1]
+        before = set(regions[:, :n_first].unique().tolist()) - {PADDING}
+        return 0 if self._may_act(before) else n_first
+
+    def _may_act(self, regions: set[int]) -> bool:
+        """Whether an edit of this pass may act in regions, whatever begins there."""
+        return any(named.edit.may_act(regions, regions) for named in self._acting)
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Context in which a pass of some other rows is read without edits."""
+        before = self._acting, self._idle
+        self._acting, self._idle = frozenset(), [True] * len(self._idle)
+        try:
+            yield
+        finally:
+            self._acting, self._idle = before
+
     def keep(self, rows: Int[Tensor, "row"] | Sequence[int]) -> None:
         """Go on with these rows only."""
         kept = torch.as_tensor(rows, dtype=torch.long).tolist()
