@@ -40,6 +40,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 import step_saliency as ss
 from step_saliency.models.convert import from_transformers, has_hooked
 from step_saliency.models.doctor import require_sound
+from step_saliency.models.memory import give_back
 from step_saliency.options import Keep
 from step_saliency.saliency.cost.work import HEAP_LIMIT
 from step_saliency.saliency.estimate import PathEstimate, PathName
@@ -175,17 +176,12 @@ def peak(run: Callable[[], Any], device: str) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, HEAP_LIMIT)
+    gc.collect()
     give_back()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     run()
     return resident("VmHWM") - before
-
-
-def give_back() -> None:
-    """Return to the system what was freed."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def tasks(device: str) -> Iterator[Task]:

@@ -1,6 +1,5 @@
 """Fixtures that several test files share, and what makes tests the same on every machine."""
 
-import ctypes
 import gc
 import os
 import sys
@@ -109,11 +108,10 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def nothing_left_behind() -> Iterator[None]:
     """Models that a file of tests has dropped are gone before the next file."""
     yield
+    from step_saliency.models.memory import give_back
+
     gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    give_back()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ When it misleads: what other programs take a moment later is not known. Files th
 in memory count as free, here and in the container, since it gives them up when asked.
 """
 
+import ctypes
+import sys
 from pathlib import Path
 
 import psutil
@@ -22,6 +24,18 @@ def free_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
     return max(0, min(int(psutil.virtual_memory().available), container_free_bytes()))
+
+
+def give_back() -> None:
+    """Return to the system what was freed, where the C library can be told to.
+
+    glibc keeps what a thread freed for that thread: a process that decodes in one thread after
+    another would hold the largest cache of each.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ from step_saliency.benchmark.provider.store import Store
 from step_saliency.benchmark.provider.weights import Weights, weights_for
 from step_saliency.decoding.generate import generate
 from step_saliency.intervene.effects import Effects
+from step_saliency.models.memory import give_back
 from step_saliency.trace import Trace
 
 Load = Callable[[], Weights]
@@ -73,6 +74,7 @@ class Waiting:
                 for request in together:
                     if not request.answer.done():
                         request.answer.set_exception(error)
+            give_back()
 
     def _arrived(self) -> list[Request]:
         """What comes until nothing comes any more."""
