@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import step_saliency as ss
-from step_saliency.models.hooking import module_hook
 from step_saliency.saliency import hooks, padding, streaming
 from step_saliency.saliency.kernels.step_attention import chunked
 from step_saliency.saliency.layerwise import choice
