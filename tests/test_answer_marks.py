@@ -85,3 +85,26 @@ def test_marks_are_kept_for_reading_only() -> None:
 )
 def test_which_marks_count(response: str, gold: str, expected: bool | None) -> None:
     assert is_correct(response, gold) is expected
+
+
+@pytest.mark.parametrize(
+    ("response", "part", "answer"),
+    [
+        ("<think>w</think>\n<answer> 42 </answer>", "42", "42"),
+        ("<think>w</think>\n<answer>42\t</answer>", "42", "42"),
+        ("<think>w</think> <answer> x < 3 </answer>", "x < 3", "x < 3"),
+        ("<think>w</think>\n<response>42 </response>", "42", "42"),
+        ("<reasoning>w</reasoning>\n<answer>a cat, </answer>", "a cat,", "a cat"),
+        ("w\n<answer>YES </answer>", "YES", "YES"),
+        ("<think>w</think>\nSo <answer>the cat </answer>", "So the cat", "the cat"),
+    ],
+)
+def test_nothing_is_left_of_a_mark_behind_a_space(response: str, part: str, answer: str) -> None:
+    """Its first character lies in one token with the space, or is known as a mark too late."""
+    traces = [
+        Trace.from_text(make(), prompt="Q?\n", response=response) for make in (byte_level, smollm2)
+    ]
+    for graded in (response, *traces):
+        assert graded_part(graded).strip() == part
+        assert final_answer(graded) == answer
+        assert is_correct(graded, part, grade=lambda text, gold: text.strip() == gold) is True

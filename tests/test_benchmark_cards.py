@@ -136,7 +136,7 @@ def test_a_worker_of_another_kind_than_the_run_is_refused(cards: Any, tmp_path: 
 class Ray:
     """Stands in for Ray: units are done when they are asked for."""
 
-    def __init__(self, n_cards: int, dying: str = "") -> None:
+    def __init__(self, n_cards: float, dying: str = "") -> None:
         self.n_cards, self.dying = n_cards, dying
         self.options: dict[str, Any] = {}
 
@@ -177,3 +177,38 @@ def test_actors_of_ray_get_cards_and_a_unit_that_kills_them_is_named(
     ray = Ray(1)
     with pytest.raises(ValueError, match="workers=2 need 2 cards, and there are 1"):
         module.spread(tmp_path, SETTINGS, workers=2, cluster="ray", progress=False)
+
+
+def test_slices_of_a_card_are_not_told_by_number(
+    cards: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process sees one of them, and submitit takes numbers alone."""
+    cards(1, "MIG-7f0c,MIG-81aa")
+    monkeypatch.setattr(module, "_library", lambda *_: SimpleNamespace(LocalExecutor=Executor))
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match=r"names slices of a card \(MIG\).*Ray or Slurm"):
+            module.spread(tmp_path, SETTINGS, workers=workers, progress=False)
+
+
+@pytest.mark.parametrize("count", [0.5, 0.99])
+def test_a_part_of_a_card_is_none(
+    count: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for no card, so that workers would have decoded on the processor."""
+    ray = Ray(count)
+    monkeypatch.setattr(module, "_library", lambda *_: ray)
+    with pytest.raises(ValueError, match=rf"has {count} of a card, and workers get whole ones"):
+        module.spread(tmp_path, SETTINGS, workers=1, cluster="ray", progress=False)
+    assert ray.options == {}
+
+
+def test_what_ray_counts_as_cards_is_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices of a card too, where it was started with their names."""
+    ray = Ray(7.5)
+    monkeypatch.setattr(module, "_library", lambda *_: ray)
+    module.spread(tmp_path, SETTINGS, workers=4, cluster="ray", progress=False)
+    assert ray.options["num_gpus"] == 1
+    with pytest.raises(ValueError, match="workers=8 need 8 cards, and there are 7"):
+        module.spread(tmp_path, replace(SETTINGS, problems=40), workers=8, cluster="ray")

@@ -1,6 +1,8 @@
 """What a session counts as read: its own passes and caches, copies of these, nothing else."""
 
 import copy
+import pickle
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 from edit_passes import a_trace, load
 from tiny import BACKENDS, Backend
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen2Config, StaticCache
 
 from step_saliency.intervene import HeadScale
+from step_saliency.intervene.seen_caches import SeenCaches
 
 HEADS = HeadScale(["L0H1", "L1H2"], 0.0, regions=["thinking"])
 
@@ -111,3 +114,131 @@ def test_labels_are_those_of_their_pass_alone(backend: Backend) -> None:
             with pytest.raises(ValueError, match="did not pass the first layer"):
                 model(resid, start_at_layer=1)
         model(tokens)
+
+
+CONFIG = Qwen2Config(
+    num_hidden_layers=2, hidden_size=16, num_attention_heads=2, num_key_value_heads=2
+)
+
+
+class Tagged(DynamicCache):  # type: ignore[misc]
+    """Made anew by a function and arguments of its own."""
+
+    def __init__(self, tag: str = "") -> None:
+        super().__init__()
+        self.tag = tag
+
+    def __reduce__(self) -> Any:
+        return tagged, (self.tag,), self.__dict__
+
+
+def tagged(tag: str) -> Tagged:
+    return Tagged(tag)
+
+
+class Copying(DynamicCache):  # type: ignore[misc]
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Copying":
+        other = type(self)()
+        other.layers = copy.deepcopy(self.layers, memo)
+        return other
+
+
+class AllEqual(DynamicCache):  # type: ignore[misc]
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AllEqual)
+
+
+class Slotted:
+    __slots__ = ("__weakref__", "layers")
+
+    def __init__(self) -> None:
+        self.layers: list[Any] = []
+
+    def reorder_cache(self, rows: Any) -> None:
+        pass
+
+
+class Registered(DynamicCache):  # type: ignore[misc]
+    def __init_subclass__(cls, *, name: str) -> None:
+        pass
+
+
+MADE: dict[str, Callable[[], Any]] = {
+    "dynamic": lambda: DynamicCache(config=CONFIG),
+    "static": lambda: StaticCache(config=CONFIG, max_cache_len=8),
+    "reduce": lambda: Tagged("mine"),
+    "deepcopy": Copying,
+    "unhashable": AllEqual,
+    "slots": Slotted,
+}
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{
+        f"pickle {protocol}": lambda cache, p=protocol: pickle.loads(pickle.dumps(cache, p))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.rows.append(rows.tolist())
+
+
+def filled(make: Callable[[], Any]) -> Any:
+    cache = make()
+    for layer in range(2) if hasattr(cache, "update") else ():
+        cache.update(torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8), layer)
+    return cache
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("way", COPIES)
+def test_caches_that_are_followed_are_of_their_kind(way: str, kind: str) -> None:
+    """Also their copies and pickles, which can be followed in their turn, and tell once."""
+    if kind == "slots" and way in ("pickle 0", "pickle 1"):
+        return  # Python itself cannot
+    cache, listener = filled(MADE[kind]), Heard()
+    own = type(cache)
+    seen = SeenCaches(listener)
+    seen.see(cache, None)
+    assert isinstance(cache, own)
+    assert type(cache).__name__ == own.__name__
+    other = COPIES[way](cache)
+    assert type(other) is own
+    assert getattr(other, "tag", "mine") == "mine"
+    pairs = zip(other.layers, cache.layers, strict=True)
+    assert all(layer.keys.equal(copied.keys) for layer, copied in pairs)
+    order = torch.tensor([2, 0, 1])
+    other.reorder_cache(order)
+    assert listener.rows == []
+    seen.see(other, torch.zeros(3, 4, dtype=torch.long))
+    for followed in (cache, other):
+        followed.reorder_cache(order)
+    assert listener.rows == [[2, 0, 1]] * 2
+    seen.close()
+    assert type(cache) is type(other) is own
+    cache.reorder_cache(order)
+    assert len(listener.rows) == 2
+
+
+def test_two_sessions_hear_of_one_cache() -> None:
+    cache, one, two = filled(MADE["dynamic"]), Heard(), Heard()
+    first, second = SeenCaches(one), SeenCaches(two)
+    first.see(cache, None)
+    second.see(cache, None)
+    cache.reorder_cache(torch.tensor([1, 0, 2]))
+    first.close()
+    cache.reorder_cache(torch.tensor([0, 1, 2]))
+    second.close()
+    assert (len(one.rows), len(two.rows), type(cache)) == (1, 2, DynamicCache)
+
+
+def test_a_cache_that_cannot_be_followed_is_refused() -> None:
+    listener = Heard()
+    with pytest.raises(ValueError, match=r"class Registered cannot be followed.*name"):
+        SeenCaches(listener).see(filled(Registered), None)

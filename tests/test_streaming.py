@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import step_saliency as ss
-from step_saliency.models.hooking import module_hook
 from step_saliency.saliency import hooks, padding, streaming
 from step_saliency.saliency.kernels.step_attention import chunked
 from step_saliency.saliency.layerwise import choice
@@ -465,17 +464,18 @@ def test_other_things_are_no_models() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
+def test_logits_that_are_not_finite_are_an_error(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of each position, also if the loss has no part of it, as on the reference path."""
     model, trace = tiny_transformers("llama"), make_trace(30)
     stream(model, trace)
     token = (set(range(20, 60)) - set(trace.tokens.tolist())).pop()
     switch = torch.zeros(model.config.vocab_size)
     switch[token] = value
-    with (
-        module_hook(model.lm_head.register_forward_hook, lambda _module, _args, out: out + switch),
-        pytest.raises(ValueError, match="logits are not finite between positions 0 and 28"),
-    ):
+    project = model.lm_head.forward
+    monkeypatch.setattr(model.lm_head, "forward", lambda resid: project(resid) + switch)
+    with pytest.raises(ValueError, match="logits are not finite between positions 0 and 28"):
         stream(model, trace)
 
 

@@ -9,13 +9,18 @@ holds is not, but it is what was read when it was there last:
 
 A copy holds the same numbers as what was copied, in the deepest layer that has kept all positions.
 
-When it misleads: a cache that is not handed to the model but to a method of it (as
-`HookedTransformer.generate` does with its own).
+A cache of transformers is of a class that tells of `reorder_cache` while it is followed: a subclass
+of its own, under the same name. Copies and pickles of it are of its own class.
+
+When it misleads: rows of a cache that change places in another way (``batch_select_indices``),
+which `Session.keep` is to be told of; a cache that is not handed to the model but to a method of it
+(as `HookedTransformer.generate` does with its own).
 """
 
+import copyreg
 import functools
 from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import ref
 
 import torch
 from jaxtyping import Float, Int
@@ -42,7 +47,7 @@ class SeenCaches:
 
     def __init__(self, listener: Listener) -> None:
         self._listener: ref[Any] = ref(listener)
-        self._telling: WeakSet[Any] = WeakSet()
+        self._telling: dict[int, ref[Any]] = {}
         self._current: ref[Any] | None = None
         self._left: dict[int, tuple[ref[Any], Int[Tensor, "batch key"]]] = {}
         self._held: Int[Tensor, "batch key"] | None = None
@@ -83,9 +88,11 @@ class SeenCaches:
 
     def _follow(self, cache: Any) -> None:
         self._current = None if cache is None else ref(cache)
-        if hasattr(cache, "reorder_cache") and cache not in self._telling:
-            self._telling.add(cache)
+        known = self._telling.get(id(cache))
+        if hasattr(cache, "reorder_cache") and (known is None or known() is not cache):
             _hear(cache, self._listener)
+            place, telling = id(cache), self._telling
+            telling[place] = ref(cache, lambda _dead: telling.pop(place, None))
 
     def check(self, tokens: Int[Tensor, "batch key"] | None, n_past: int) -> None:
         """Refuse a cache that holds something else than was read last.
@@ -136,8 +143,11 @@ class SeenCaches:
 
     def close(self) -> None:
         """The passes are over."""
-        for cache in list(self._telling):
-            _hear_no_more(cache, self._listener)
+        caches = [cache() for cache in self._telling.values()]
+        self._telling.clear()
+        for cache in caches:
+            if cache is not None:
+                _hear_no_more(cache, self._listener)
 
 
 def _begin_alike(
@@ -172,22 +182,42 @@ def _whole_keys(cache: Any) -> dict[int, Float[Tensor, "batch key *rest"]]:
     }
 
 
-_LISTENERS: "WeakKeyDictionary[Any, list[ref[Any]]]" = WeakKeyDictionary()
+_LISTENERS: dict[int, tuple[ref[Any], list[ref[Any]]]] = {}
+"""Who hears of a cache, by its place in memory, since caches need not be hashable."""
+
+
+def _listeners(cache: Any) -> list["ref[Any]"]:
+    known, listeners = _LISTENERS.get(id(cache), (None, []))
+    return listeners if known is not None and known() is cache else []
 
 
 def _hear(cache: Any, listener: "ref[Any]") -> None:
-    """Have a cache of transformers tell a listener of rows that change places."""
-    listeners = _LISTENERS.setdefault(cache, [])
+    """Have a cache of transformers tell a listener of rows that change places.
+
+    Raises:
+        ValueError: its class cannot be extended.
+    """
+    listeners = _listeners(cache)
     if not listeners:
-        cache.__class__ = _telling(type(cache))  # type: ignore[arg-type]
+        kind = _KINDS.get(type(cache), type(cache))  # a copy may have kept its class
+        try:
+            cache.__class__ = _telling(kind)
+        except TypeError as error:
+            raise ValueError(
+                f"a cache of class {kind.__name__} cannot be followed while edits are attached, "
+                f"since its rows may change places: {error}"
+            ) from None
+        place = id(cache)
+        _LISTENERS[place] = ref(cache, lambda _dead: _LISTENERS.pop(place, None)), listeners
     listeners.append(listener)
 
 
 def _hear_no_more(cache: Any, listener: "ref[Any]") -> None:
-    listeners = _LISTENERS[cache]
+    listeners = _listeners(cache)
     listeners.remove(listener)
     if not listeners:
-        cache.__class__ = type(cache).plain
+        del _LISTENERS[id(cache)]
+        cache.__class__ = _KINDS.get(type(cache), type(cache))
 
 
 @functools.cache
@@ -195,17 +225,49 @@ def _telling(kind: type) -> Any:
     """Caches of a kind that tell of rows that change places; copies of them are plain."""
 
     class Telling(kind):  # type: ignore[misc]
-        plain = kind
+        __slots__ = ()  # lie in memory as those of the kind do
 
         def reorder_cache(self, rows: Int[Tensor, "row"]) -> None:
             super().reorder_cache(rows)
-            for listener in _LISTENERS.get(self, []):
+            for listener in _listeners(self):
                 if (hears := listener()) is not None:
                     hears.keep(rows)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            make, (_, *fields), *rest = super().__reduce_ex__(protocol)
-            return (make, (kind, *fields), *rest)
+            reduced = super().__reduce_ex__(protocol)
+            return reduced if isinstance(reduced, str) else _of_kind(kind, Telling, *reduced)
 
+    for name in ("__copy__", "__deepcopy__"):
+        if hasattr(kind, name):
+            setattr(Telling, name, _copying(kind, Telling, name))
     Telling.__name__, Telling.__qualname__ = kind.__name__, kind.__qualname__
+    Telling.__module__ = kind.__module__
+    _KINDS[Telling] = kind
     return Telling
+
+
+_KINDS: dict[type, type] = {}
+"""Kinds of caches by the classes that tell in their place."""
+
+
+def _of_kind(kind: type, telling: type, make: Any, args: tuple[Any, ...], *rest: Any) -> Any:
+    """How an object is made anew, as one of its kind; not by functions that check its class."""
+    if not args or args[0] is not telling:
+        return (make, args, *rest)
+    if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+        return (kind.__new__, (kind, *args[1:]), *rest)
+    if make is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
+        return (functools.partial(kind.__new__, kind, *args[1], **args[2]), (), *rest)
+    return (make, (kind, *args[1:]), *rest)
+
+
+def _copying(kind: type, telling: type, name: str) -> Any:
+    """The kind's own way of copying, whose copies may be of the class of what is copied."""
+
+    def copied(self: Any, *memo: Any) -> Any:
+        copy = getattr(super(telling, self), name)(*memo)
+        if type(copy) is telling and copy is not self:
+            copy.__class__ = kind
+        return copy
+
+    return copied

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from step_saliency.models.contents import contents_digest
 from step_saliency.models.facts import backend_of, dtype_of, name_of
 from step_saliency.models.offloaded import numbers_of
 
@@ -68,28 +69,41 @@ def record_origin(
 
 @dataclass(frozen=True, eq=False)
 class WeightsState:
-    """Which tensors the parameters of a model are, and how often each was changed in place.
+    """Which tensors the parameters of a model are, and what they hold.
 
-    Moving a model to a device or type changes neither.
+    Moving a model to a device or type changes neither; what else happens to a model between two
+    types is told by versions alone. Of what they hold `contents` says what is seen.
 
     Attributes:
         parameters: Each parameter, as long as it lives, and its version.
+        dtypes: Their types.
+        contents: A digest of their numbers.
     """
 
     parameters: tuple[tuple["ref[Tensor]", int], ...]
+    dtypes: tuple[torch.dtype, ...]
+    contents: str
 
     @classmethod
     def of(cls, model: nn.Module) -> "WeightsState":
         """The state that a model is in."""
-        return cls(tuple((ref(x), _version(x)) for x in model.parameters()))
+        own = list(model.parameters())
+        return cls(
+            tuple((ref(x), _version(x)) for x in own),
+            tuple(x.dtype for x in own),
+            contents_digest(own),
+        )
 
     def is_still(self, model: nn.Module) -> bool:
         """Whether the model is in it."""
         own = list(model.parameters())
-        return len(own) == len(self.parameters) and all(
-            known() is x and version == _version(x)
-            for x, (known, version) in zip(own, self.parameters, strict=True)
-        )
+        if len(own) != len(self.parameters):
+            return False
+        pairs = zip(own, self.parameters, strict=True)
+        if any(known() is not x or count != _version(x) for x, (known, count) in pairs):
+            return False
+        retyped = self.dtypes != tuple(x.dtype for x in own)
+        return retyped or self.contents == contents_digest(own)
 
 
 def _version(tensor: Tensor) -> int:
@@ -100,7 +114,7 @@ _AS_LOADED: "WeakKeyDictionary[nn.Module, WeightsState]" = WeakKeyDictionary()
 
 
 def is_changed(model: nn.Module) -> bool:
-    """Whether weights of a loaded model were replaced, or changed in place, not by ``.data``."""
+    """Whether weights of a loaded model were replaced or changed in place, also by ``.data``."""
     loaded = _AS_LOADED.get(model)
     return loaded is not None and not loaded.is_still(model)
 
@@ -127,13 +141,13 @@ def generation_config_of_origin(model: nn.Module) -> Any:
 
 
 def model_state(model: nn.Module) -> tuple[Any, ...]:
-    """What changes when weights are replaced or changed in place, or the tokenizer is; cheap.
+    """What changes when weights are replaced or changed in place, or the tokenizer is.
 
-    A tensor's version counts its changes, except those that are made through ``.data``.
+    As cheap as reading the weights once; `contents` says which changes through ``.data`` it sees.
     """
     tensors = [*model.parameters(), *model.buffers()]
     versions = [(x.data_ptr(), _version(x)) for x in tensors]
-    return (id(getattr(model, "tokenizer", None)), *versions)
+    return (id(getattr(model, "tokenizer", None)), contents_digest(tensors), *versions)
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
@@ -176,7 +190,7 @@ CHUNK = 2**20
 
 
 def all_weights_digest(model: nn.Module) -> str:
-    """Changes when any weight changes, but by ``.data`` after the first call; a hash of all.
+    """Changes when any weight changes; a hash of all.
 
     Read once for each state of the model. Parameters that lie elsewhere between passes (device
     ``meta``) take part by their shapes alone.

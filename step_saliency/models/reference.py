@@ -5,9 +5,9 @@
                              where weights were computed, read once more and kept beside it
     any other bridge         the model inside it, whose attention is asked without the bridge's
 
-Weights that were replaced, or changed in place, since a reference model was made have it made anew;
-one that would have to be read again is not to be had then. Changes through ``.data`` are not seen
-where weights are not shared; `check_reference_model` compares logits before each use.
+Weights that were replaced or changed in place, also through ``.data``, since a reference model was
+made have it made anew; one that would have to be read again is not to be had then. What of such
+changes is not seen is said in `contents`; `check_reference_model` compares logits before each use.
 """
 
 from contextlib import nullcontext
@@ -61,10 +61,11 @@ def reference_model(model: Any) -> PreTrainedModel:
     if origin_of(model) is None and is_bridge and isinstance(model.original_model, PreTrainedModel):
         inner: PreTrainedModel = model.original_model
         return inner
-    known, state = _REFERENCE_MODELS.get(model), WeightsState.of(model)
+    known = _REFERENCE_MODELS.get(model)
     if known is not None and known[1].is_still(model):
         return known[0]
     _REFERENCE_MODELS.pop(model, None)
+    state = WeightsState.of(model)
     reference = _made(model)
     if isinstance(reference, str):
         raise ValueError(f"there is no transformers model to decode with: {reference}")

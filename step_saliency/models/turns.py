@@ -182,6 +182,20 @@ def owned(function: Function) -> Function:
     return cast(Function, checked)
 
 
+def skipped_by_others(function: Function) -> Function:
+    """A hook of torch's that serves the thread that made it, and does nothing in others.
+
+    For one that comes before what stops other threads at the entries of a model.
+    """
+    holder = threading.current_thread()
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs) if is_mine(holder) else None
+
+    return cast(Function, checked)
+
+
 def owned_hooks(hooks: Iterable[tuple[str, Function]]) -> list[tuple[str, Function]]:
     """Named hooks, each for this thread alone."""
     return [(name, owned(function)) for name, function in hooks]

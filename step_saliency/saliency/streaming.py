@@ -38,9 +38,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from step_saliency.models.hooking import frozen_parameters, has_hooks, module_hook
+from step_saliency.models.hooking import frozen_parameters, hooked_points, module_hook
 from step_saliency.models.interrupts import together
-from step_saliency.models.turns import owned, turn
+from step_saliency.models.turns import owned, skipped_by_others, turn
 from step_saliency.models.undisturbed import undisturbed
 from step_saliency.options import Keep
 from step_saliency.saliency.kernels.step_attention import KernelName
@@ -121,7 +121,7 @@ def streaming_maps(
                 spans=None if batch.unpadded else batch.spans,
                 local=objectives[0].local,
                 per_head=per_head,
-                copies=has_hooks(model),
+                copies=bool(hooked_points(model)),
             )
             with together(layerwise.step_attention(run)):
                 calls, resid = record_blocks(
@@ -221,7 +221,13 @@ def record_blocks(
 
     with together(
         *(
-            module_hook(block.register_forward_pre_hook, owned(before), with_kwargs=True)
+            # before hooks of the user's, which act on what is kept when the block runs again
+            module_hook(
+                block.register_forward_pre_hook,
+                skipped_by_others(before),
+                with_kwargs=True,
+                prepend=True,
+            )
             for block in layerwise.blocks
         ),
         *(module_hook(block.register_forward_hook, owned(after)) for block in layerwise.blocks),

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from step_saliency.tasks.several import named
 from step_saliency.tasks.terms import CJK, NUMBER, terms
+from step_saliency.tasks.units import Quantity, quantities
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ _ANNOUNCEMENT = re.compile(
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"\*{1,3}|__|`")
+_SET_APART = re.compile(rf"{_MARKUP.pattern}|\$|\\[()]")
+"""What may stand around a number before its unit."""
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
 _REASON = re.compile(
     r"\s*,?\s+(?:because|since|which|who|where|when|so that|as (?:it|the|we|this|shown)|"
@@ -238,7 +241,15 @@ def _announced(text: str) -> Iterator[Reading]:
 def _leading(sentence: str) -> Iterator[Reading]:
     """The number that a sentence begins with, where others are circumstances: 12 in 3 days."""
     match = _LEADING.match(sentence)
-    if match and not _RESULT.search(_ASIDE.sub("", sentence[match.end() :])):
+    if match is None:
+        return
+    measured = _measured(sentence, *match.span(1))
+    stop = measured.stop if measured else match.end()
+    if _RESULT.search(_ASIDE.sub("", sentence[stop:])):
+        return
+    if measured:
+        yield Reading(_without_dollars(sentence[measured.start : measured.stop]))
+    if not (measured and measured.is_sum):
         yield Reading(match[1].strip())
 
 
@@ -251,14 +262,18 @@ def _sentence(text: str) -> str:
     maths = _MATHS.match(text[:_REACH].lstrip(" \n:>-"))
     if maths and "\n" in maths[0]:
         return next(group for group in maths.groups() if group)
-    end = next(
-        (m for m in _SENTENCE_END.finditer(line) if line[: m.start()].count("$") % 2 == 0), None
-    )
+    end = next((m for m in _SENTENCE_END.finditer(line) if _is_end(line, m.start())), None)
     sentence = line[: end.start()] if end else line
     reduced = _REASON.sub("", sentence)
     lead = _LEAD.match(reduced)
     rest = reduced[lead.end() :] if lead else reduced
     return (rest if re.search(r"\w", rest) else reduced).strip()
+
+
+def _is_end(line: str, place: int) -> bool:
+    """Whether a stop ends a sentence: it stands in no formula, and in no sum (5 ft. 3 in.)."""
+    in_sum = any(q.is_sum and q.start < place < q.stop for q in quantities(line))
+    return not in_sum and line[:place].count("$") % 2 == 0
 
 
 def _bare(text: str) -> Iterator[Reading]:
@@ -288,12 +303,15 @@ def _line(line: str) -> Iterator[Reading]:
     letter = _LETTER_LINE.match(plain)
     if letter:
         yield Reading(letter[1] or letter[2])
-    for bold in reversed(_BOLD.findall(line)):
+    for match in reversed(list(_BOLD.finditer(line))):
+        bold = match[1]
         if bold.endswith(":") and not line.endswith("**"):
             continue  # a heading
         if re.search(r"\d", bold) or _LETTER_LINE.match(bold):
-            yield Reading(bold.strip())
-            yield from _inside(bold)
+            measured = _measured(line, *match.span(1))
+            if not (measured and measured.is_sum):  # **3** hours and **20** minutes
+                yield Reading(bold.strip())
+                yield from _inside(bold)
             break
     if re.search(r"[\dπ∞]", plain) and not _WORD.search(_ENVIRONMENT.sub("", plain)):
         whole = _BULLET.sub("", line.strip("*` "), count=1)
@@ -313,8 +331,20 @@ def _inside(sentence: str) -> Iterator[Reading]:
     spans = list(terms(sentence))
     if formulas and (not spans or spans[-1][0] < formulas[-1][1]):
         spans = formulas
-    if spans:
+    measured = _measured(sentence, *spans[-1]) if spans else None
+    if measured:
+        before = [span for span in spans if span[1] <= measured.start]
+        yield _last_of(sentence, [*before, (measured.start, measured.stop)])
+    if spans and not (measured and measured.is_sum):
         yield _last_of(sentence, spans)
+
+
+def _measured(sentence: str, start: int, stop: int) -> Quantity | None:
+    """The time, length or weight that the number between two places is, or is a part of."""
+    plain = _SET_APART.sub(lambda match: " " * len(match[0]), sentence)
+    number = plain[start:stop]
+    start, stop = stop - len(number.lstrip()), start + len(number.rstrip())
+    return next((q for q in quantities(plain) if q.start <= start and stop <= q.stop), None)
 
 
 def _last_of(sentence: str, spans: list[tuple[int, int]]) -> Reading:
@@ -335,7 +365,9 @@ def _last_of(sentence: str, spans: list[tuple[int, int]]) -> Reading:
 
 def _without_dollars(text: str) -> str:
     maths = _MATHS.fullmatch(text)
-    return next(group for group in maths.groups() if group).strip() if maths else text
+    if maths:
+        return next(group for group in maths.groups() if group).strip()
+    return _SET_APART.sub("", text)
 
 
 def _first_listed(sentence: str, spans: list[tuple[int, int]]) -> int | None:

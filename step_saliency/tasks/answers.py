@@ -16,6 +16,7 @@ from step_saliency.tasks.announced import boxes, read_answers
 from step_saliency.tasks.comparison import same
 from step_saliency.tasks.graded_part import graded_part, marked_part
 from step_saliency.tasks.several import read_several
+from step_saliency.tasks.units import in_one_unit
 from step_saliency.tasks.written import tidy
 from step_saliency.trace import Trace
 
@@ -78,7 +79,7 @@ def is_correct(
     if grade is not None:
         return read_verdict(grade(graded_part(response), str(gold)))
     expected = _checked_gold(gold)
-    several = read_several(tidy(expected)) is not None
+    several = read_several(tidy(expected)) is not None and not in_one_unit(tidy(expected))
     for reading in read_answers(marked_part(response)):
         verdict = same(expected, reading.text, explicit=reading.explicit)
         if verdict is False and any(same(expected, other) for other in reading.others):

@@ -14,9 +14,11 @@ back.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from step_saliency.segment import Cutter, Region, detect_format, make_format
+from step_saliency.segment.formats import known_marks
 from step_saliency.segment.quotes import STRING_LIMIT
 from step_saliency.trace import Trace
 
@@ -29,8 +31,8 @@ _END_OF_TEXT = re.compile(
 )
 _LAST_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^\n]*\}[\s$.\\)\]*]*\Z")
 _TAIL = 2000
-_ANSWER_MARK = re.compile(r"(?:</?|/)?answer>")
-"""A mark around an answer, or what a token that begins before it leaves of it."""
+_ANSWER_MARK = re.compile(r"</?answer>")
+"""A mark around an answer."""
 _OPENING = re.compile(r"<answer>[^\w<>]{0,3}\Z")
 """The mark that opens an answer, with what else its last token holds."""
 
@@ -107,12 +109,16 @@ def _text_in(steps: Iterable[tuple[Region, str]], region: Region) -> str:
 def _summary(steps: Iterable[tuple[Region, str]], *, marked: bool) -> str:
     """The summary; with the mark directly before it and those inside it, if they are to be kept."""
     summary, opening = "", ""
-    for region, text in steps:
+    for region, text in _joined(steps):
         if region is Region.SUMMARY:
             summary, opening = summary + opening + text, ""
-        elif marked and region is Region.TEMPLATE:
+        elif region is Region.TEMPLATE:
+            begun = _begun_mark(summary, text)
+            summary, text = summary[: len(summary) - len(begun)], begun + text
             opened = _OPENING.search(text)
             marks = "".join(match[0] for match in _ANSWER_MARK.finditer(text))
+            if not marked:
+                continue
             if not summary:
                 opening = opened[0] if opened else ""
             elif marks:
@@ -120,6 +126,24 @@ def _summary(steps: Iterable[tuple[Region, str]], *, marked: bool) -> str:
         else:
             opening = ""
     return summary
+
+
+def _joined(steps: Iterable[tuple[Region, str]]) -> Iterator[tuple[Region, str]]:
+    """Neighbours of one region as one."""
+    for region, group in groupby(steps, key=lambda step: step[0]):
+        yield region, "".join(text for _, text in group)
+
+
+def _begun_mark(before: str, template: str) -> str:
+    """What stands of a mark at the end of a text, where the template behind it goes on with it.
+
+    A mark inside a line is known at its second character, or its first lies in one token with text.
+    """
+    for mark in known_marks():
+        for stop in range(len(mark) - 1, 0, -1):
+            if before.endswith(mark[:stop]) and template.startswith(mark[stop:]):
+                return "" if mark[0].isalnum() else mark[:stop]
+    return ""
 
 
 def _prompt_of(trace: Trace) -> str:

@@ -1,8 +1,10 @@
 """Units behind a value: percent, degrees, currencies, lengths, times; words that are counted."""
 
 import re
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import NamedTuple
 
 _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "%": ("%", 1),
@@ -31,6 +33,7 @@ _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "foot": ("inch", 12),
     "feet": ("inch", 12),
     "yard": ("inch", 36),
+    "yd": ("inch", 36),
     "mile": ("inch", 63360),
     "mg": ("g", Fraction(1, 1000)),
     "g": ("g", 1),
@@ -39,6 +42,8 @@ _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "kilogram": ("g", 1000),
     "pound": ("pound", 1),
     "lb": ("pound", 1),
+    "ounce": ("pound", Fraction(1, 16)),
+    "oz": ("pound", Fraction(1, 16)),
     "ml": ("l", Fraction(1, 1000)),
     "l": ("l", 1),
     "liter": ("l", 1),
@@ -48,9 +53,13 @@ _NAMES: dict[str, tuple[str, int | Fraction]] = {
     "min": ("s", 60),
     "minute": ("s", 60),
     "h": ("s", 3600),
+    "hr": ("s", 3600),
     "hour": ("s", 3600),
     "day": ("s", 86400),
     "week": ("s", 604800),
+    "month": ("month", 1),
+    "yr": ("month", 12),
+    "year": ("month", 12),
 }
 _SPEEDS = {"mph": "mile/hour", "kph": "km/hour"}
 SIZES = {
@@ -97,8 +106,16 @@ _TRAILING = re.compile(
 )
 _ATTACHED = re.compile(r"(?P<body>[-\d.,/ ]*\d)(?P<unit>(?:mm|cm|km|kg|mg|ml|ft|mph|in|deg)\b.*)")
 _PERCENT = "%"
-_MEASURED = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)")
+_MEASURED = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?")
 _SUM = re.compile(rf"{_MEASURED.pattern}(?:\s*,?\s*(?:and\s+)?{_MEASURED.pattern})+")
+_PRIMES = re.compile(r"(\d+)\s*['’′]\s*(\d+(?:\.\d+)?)\s*(?:[\"”″]|''|’’|′′)")
+"""Feet and inches, as heights are written."""
+_QUANTITIES = ("s", "month", "m", "inch", "g", "pound")
+"""Times, lengths and weights."""
+_NO_QUANTITY = re.compile(r"\s*(?:[\^²³/]|-[a-zA-Z]|per\b|(?:an?|each|every|squared|cubed)\b)")
+"""What makes something else of a unit before it: a power or a rate."""
+_BETWEEN = re.compile(r"\s*,?\s*(?:and\s+)?")
+"""What may stand between the parts of a sum."""
 
 
 def split_unit(text: str) -> tuple[str, str]:
@@ -147,15 +164,87 @@ def factor(gold: str, given: str) -> Fraction | bool | None:
 
 def in_one_unit(text: str) -> list[str]:
     """A sum such as ``2 hours and 30 minutes`` in each of its units; none for anything else."""
+    heights = _PRIMES.fullmatch(text)
+    if heights:
+        return in_one_unit(f"{heights[1]} ft {heights[2]} inch")
     if not _SUM.fullmatch(text):
         return []
-    parts = [(Fraction(n), _singular(unit.lower())) for n, unit in _MEASURED.findall(text)]
-    measures = [measure for _, unit in parts if (measure := _measure(unit))]
+    return [f"{number} {unit}" for number, unit in _in_units(_MEASURED.findall(text))]
+
+
+def _in_units(parts: Sequence[tuple[str, str]]) -> list[tuple[Fraction, str]]:
+    """The sum of measured numbers in each of their units; none where they make no sum."""
+    names = [_singular(unit.lower()) for _, unit in parts]
+    if "m" in names[1:] and (measure := _measure(names[0])) and measure[0] == "s^1":
+        names = ["min" if name == "m" else name for name in names]  # 3h 20m
+    measures = [measure for name in names if (measure := _measure(name))]
     kinds, sizes = {kind for kind, _ in measures}, [size for _, size in measures]
     if len(measures) < len(parts) or len(kinds) > 1 or any(a <= b for a, b in pairwise(sizes)):
         return []
-    total = sum(n * size for (n, _), size in zip(parts, sizes, strict=True))
-    return [f"{total / size} {unit}" for (_, unit), size in zip(parts, sizes, strict=True)]
+    numbers = [Fraction(number.replace(",", "")) for number, _ in parts]
+    total = sum(number * size for number, size in zip(numbers, sizes, strict=True))
+    return [(total / size, name) for name, size in zip(names, sizes, strict=True)]
+
+
+class Quantity(NamedTuple):
+    """A time, length or weight in a sentence.
+
+    Attributes:
+        start: Where it begins.
+        stop: Where it ends, behind its unit.
+        is_sum: Whether it is a sum of units: 3 hours and 20 minutes.
+    """
+
+    start: int
+    stop: int
+    is_sum: bool
+
+
+def quantities(text: str) -> Iterator[Quantity]:
+    """The times, lengths and weights of a sentence.
+
+    What a unit with a power measures, or a rate, is none of them.
+    """
+    yield from (Quantity(*match.span(), True) for match in _PRIMES.finditer(text))
+    run: list[re.Match[str]] = []
+    for match in _MEASURED.finditer(text):
+        if not _is_quantity(match):
+            continue
+        goes_on = bool(run) and _goes_on(run, match)
+        if not goes_on and (_is_word(match) or _is_part(match)):
+            continue
+        if not goes_on:
+            yield from _whole(run)
+            run = []
+        run.append(match)
+    yield from _whole(run)
+
+
+def _is_quantity(match: re.Match[str]) -> bool:
+    known = _NAMES.get(_singular(match[2].lower()))
+    return known is not None and known[0] in _QUANTITIES
+
+
+def _goes_on(run: Sequence[re.Match[str]], match: re.Match[str]) -> bool:
+    between = match.string[run[-1].end() : match.start()]
+    parts = [(one[1], one[2]) for one in (*run, match)]
+    return _BETWEEN.fullmatch(between) is not None and bool(_in_units(parts))
+
+
+def _is_word(match: re.Match[str]) -> bool:
+    """Whether ``in`` is no unit but a word that others follow: 5 in the box."""
+    return match[2].lower() == "in" and re.match(r"\s+\w", match.string[match.end() :]) is not None
+
+
+def _is_part(match: re.Match[str]) -> bool:
+    """Whether the number is the end of a longer one, of a fraction or a name."""
+    before = match.string[: match.start()][-1:]
+    return re.match(r"[\w.,^_{/]", before) is not None
+
+
+def _whole(run: Sequence[re.Match[str]]) -> Iterator[Quantity]:
+    if run and not _NO_QUANTITY.match(run[-1].string, run[-1].end(2)):
+        yield Quantity(run[0].start(), run[-1].end(2), len(run) > 1)
 
 
 def _measure(unit: str) -> tuple[str, Fraction] | None:

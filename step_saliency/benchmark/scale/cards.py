@@ -2,9 +2,12 @@
 
 One card each; so many as a vLLM engine spreads a model over; all there are, in even shares, where
 accelerate spreads it (`device_map`). Without cards, or with ``device="cpu"``, workers have none.
+A worker has whole cards, or what Ray or Slurm counts as one, such as a slice of a card (MIG); none
+shares a card with another.
 """
 
 import os
+from collections.abc import Mapping
 
 import torch
 
@@ -15,12 +18,19 @@ def visible_cards() -> list[int]:
     """Numbers of the cards that this process sees, as workers are told of them.
 
     Raises:
-        ValueError: ``CUDA_VISIBLE_DEVICES`` names cards otherwise than by number.
+        ValueError: ``CUDA_VISIBLE_DEVICES`` names cards otherwise than by number, or slices of
+            them.
     """
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None or not count:
         return list(range(count))
+    if "MIG-" in named:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={named!r:.80} names slices of a card (MIG), of which a process "
+            "sees one, and workers of this machine are told numbers of cards; run the command "
+            "without --workers on one slice, or have Ray or Slurm hand slices out"
+        )
     numbers = [name.strip() for name in named.split(",")][:count]
     if not all(number.isdigit() for number in numbers):
         raise ValueError(
@@ -57,6 +67,24 @@ def cards_each(settings: BenchmarkSettings, n_cards: int, workers: int) -> int:
             f"{n_cards // max(1, each)} workers or fewer, or device='cpu'"
         )
     return each
+
+
+def cards_of_ray(resources: Mapping[str, float]) -> int:
+    """How many cards a Ray cluster counts.
+
+    Args:
+        resources: Of the cluster.
+
+    Raises:
+        ValueError: a part of one alone.
+    """
+    count = resources.get("GPU", 0)
+    if 0 < count < 1:
+        raise ValueError(
+            f"the Ray cluster has {count:g} of a card, and workers get whole ones; start it with "
+            "--num-gpus=1, or run with device='cpu'"
+        )
+    return int(count)
 
 
 def slices(cards: list[int], each: int, workers: int) -> list[list[int]]:

@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 
 from step_saliency.benchmark.command.settings import BenchmarkSettings
 from step_saliency.benchmark.provider.settings import device_of
-from step_saliency.benchmark.scale.cards import cards_each, slices, visible_cards
+from step_saliency.benchmark.scale.cards import (
+    cards_each,
+    cards_of_ray,
+    slices,
+    visible_cards,
+)
 from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.benchmark.scale.units import Unit, open_units
 from step_saliency.benchmark.scale.worker import Worker, do_share
@@ -153,7 +158,7 @@ def _by_ray(
 def _on_actors(
     ray: Any, out: Path, settings: BenchmarkSettings, workers: int, progress: bool
 ) -> None:
-    gpus = cards_each(settings, int(ray.cluster_resources().get("GPU", 0)), workers)
+    gpus = cards_each(settings, cards_of_ray(ray.cluster_resources()), workers)
     device = "cuda" if gpus else None
     options = {"num_gpus": gpus, "max_restarts": -1, "max_task_retries": RETRIES}
     actor = ray.remote(num_cpus=1, **options)(Worker)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from step_saliency.runs.inputs.beside import RESPONSES
+from step_saliency.runs.inputs.beside import RESPONSES, responses_of
 from step_saliency.runs.inputs.form import Form
+from step_saliency.runs.inputs.judgements import Judged, agreed
 from step_saliency.runs.inputs.names import gold_of, is_switch, question_of
 from step_saliency.runs.inputs.reading import (
     Reading,
@@ -28,6 +29,7 @@ from step_saliency.runs.inputs.written import from_text
 
 THINKING = re.compile(r"(\w+)_(?:reasoning|thinking_trajectory)")
 ANSWERS = ("solution", "attempt", "response", "answer")
+JUDGES = ("correctness_math_verify", "correctness_llama")
 GRADES = {"yes": True, "no": False}
 
 
@@ -46,44 +48,77 @@ def _read_generations(data: Mapping[str, Any]) -> list[Reading]:
     places, empty = spoken(data["generations"], "generations")
     judged = _judged(data, len(texts))
     return [
-        of_response(texts[i], question=question, stated=judged[i], sample=i, notes=empty)
+        of_response(
+            texts[i],
+            question=question,
+            stated=judged[i].stated,
+            unjudged=judged[i].unjudged,
+            sample=i,
+            notes=(*empty, *judged[i].notes),
+        )
         for i in places
     ]
 
 
-def _judged(data: Mapping[str, Any], n: int) -> list[Any]:
-    """Judgements of the generations, by the first judge that said anything."""
-    lists = (data.get(name) for name in ("correctness_math_verify", "correctness_llama"))
-    said = (judged for judged in lists if isinstance(judged, list) and len(judged) == n)
-    return next((judged for judged in said if any(j is not None for j in judged)), [None] * n)
+def _judged(data: Mapping[str, Any], n: int) -> list[Judged]:
+    """What the judges that said anything judged of each of the generations."""
+    lists = {name: data[name] for name in JUDGES if isinstance(data.get(name), list)}
+    whole = {name: judged for name, judged in lists.items() if len(judged) == n}
+    return [agreed({name: judged[i] for name, judged in whole.items()}) for i in range(n)]
 
 
-def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Source, field of the thinking and field of the answer of each response in a row."""
+class Pair(NamedTuple):
+    """A response whose thinking and answer are fields of a row.
+
+    Attributes:
+        source: What both names begin with.
+        thinking: Field of the thinking.
+        answer: Field of the answer.
+    """
+
+    source: str
+    thinking: str
+    answer: str
+
+
+def pairs_of(data: Mapping[str, Any]) -> Iterator[Pair]:
+    """Responses of a row by the names of its fields, whatever these hold."""
     for name in data:
         match = THINKING.fullmatch(name)
         answers = [f"{match[1]}_{end}" for end in ANSWERS] if match else []
-        answer = next((answer for answer in answers if answer in data), None)
-        if match and answer is not None:
-            yield match[1], name, answer
+        there = [answer for answer in answers if answer in data]
+        if match and there:
+            spoken = next((answer for answer in there if _says(data[answer])), there[0])
+            yield Pair(match[1], name, spoken)
+
+
+def _says(value: object) -> bool:
+    """Whether a field says something; what is no text is an error where it is read."""
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _whole(data: Mapping[str, Any]) -> list[Pair]:
+    """Responses that have both their thinking and their answer."""
+    return [
+        pair for pair in pairs_of(data) if _says(data[pair.thinking]) and _says(data[pair.answer])
+    ]
 
 
 def _read_pairs(data: Mapping[str, Any]) -> list[Reading]:
-    question = question_of(data)
-    readings = [
+    question, pairs = question_of(data), _whole(data)
+    if not pairs:
+        names = ", ".join(name for pair in pairs_of(data) for name in pair[1:])
+        raise ValueError(f"no response has both its thinking and its answer ({names})")
+    return [
         of_response(
-            checked_text(data[answer], answer),
-            checked_text(data[thinking], thinking),
+            checked_text(data[pair.answer], pair.answer),
+            checked_text(data[pair.thinking], pair.thinking),
             question=question,
-            source=source,
-            stated=_grade(data.get(f"{source}_grade")),
+            source=pair.source,
+            stated=_grade(data.get(f"{pair.source}_grade")),
         )
-        for source, thinking, answer in _pairs(data)
-        if data[thinking] is not None or data[answer] is not None
+        for pair in pairs
     ]
-    if not readings:
-        raise ValueError("the fields of the thinking and of the answer are null")
-    return readings
 
 
 def _grade(grade: object) -> object:
@@ -110,13 +145,40 @@ def _read_trajectories(data: Mapping[str, Any]) -> list[Reading]:
     ]
 
 
+class _PairForm(Form):
+    """Of a response that lacks its thinking or its answer, the other is not read."""
+
+    def reads(self, data: Mapping[str, Any]) -> set[str]:
+        fields = {name for pair in _whole(data) for name in pair[1:]}
+        return fields | super().reads(data)
+
+    def silent(self, data: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(
+            f"{name} that is {'null' if data[name] is None else 'empty'}"
+            for pair in pairs_of(data)
+            for name in pair[1:]
+            if not _says(data[name])
+        )
+
+
 def _pair_form(name: str, ending: str) -> Form:
-    return Form(
+    return _PairForm(
         name,
-        lambda data: any(thinking.endswith(ending) for _, thinking, _ in _pairs(data)),
+        lambda data: any(pair.thinking.endswith(ending) for pair in pairs_of(data)),
         _read_pairs,
-        rf"\w+_(?:reasoning|thinking_trajectory|grade|grade_reason|{'|'.join(ANSWERS)})",
+        r"\w+_(?:grade|grade_reason)",
     )
+
+
+class _GenerationsForm(Form):
+    """Messages are read where they end in one of the generations, or in what was asked."""
+
+    def reads(self, data: Mapping[str, Any]) -> set[str]:
+        generations = data.get("generations")
+        texts = generations if isinstance(generations, list) else []
+        said = {text.strip() for text in texts if isinstance(text, str)}
+        others = {text.strip() for text in responses_of(data).get("messages", ())} - said
+        return super().reads(data) - ({"messages"} if others else set())
 
 
 class _Samples(Shape):
@@ -168,7 +230,7 @@ QWEN_EVAL = Form(
     _read_qwen_eval,
     "code|gt|gt_cot|score|pred|report|solution",
 )
-OPEN_R1 = Form(
+OPEN_R1 = _GenerationsForm(
     "OpenR1 generations",
     lambda data: "generations" in data,
     _read_generations,

@@ -1,9 +1,13 @@
-"""Logs of evaluations: samples of lm-eval and of inspect-ai."""
+"""Logs of evaluations: samples of lm-eval and of inspect-ai, details of lighteval.
+
+Where several metrics or scorers judged a response, their judgement counts if they agree.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from step_saliency.runs.inputs.form import Form
+from step_saliency.runs.inputs.judgements import Judged, agreed, is_said, of_several
 from step_saliency.runs.inputs.names import (
     GOLD,
     QUESTIONS,
@@ -35,7 +39,9 @@ def _read_lm_eval(data: Mapping[str, Any]) -> list[Reading]:
     doc = with_plain_names(doc, (*QUESTIONS, *GOLD, *WORKED))
     question = question_of(doc)
     prompt = None if question else _first_prompt(data.get("arguments"))
-    metric = next((data[m] for m in METRICS if data.get(m) is not None), None)
+    judged = _judged_by_metrics(data)
+    if len(answers) > 1:
+        judged = of_several(judged, "lm-eval's metrics")
     places, empty = spoken(answers, "resps")
     return [
         of_response(
@@ -43,12 +49,24 @@ def _read_lm_eval(data: Mapping[str, Any]) -> list[Reading]:
             question=question,
             prompt=prompt,
             gold=scalar_text(data.get("target")) or gold_of(doc),
-            stated=metric if len(answers) == 1 else None,
+            stated=judged.stated,
+            unjudged=judged.unjudged,
             sample=i,
-            notes=empty,
+            notes=(*empty, *judged.notes),
         )
         for i in places
     ]
+
+
+def _judged_by_metrics(data: Mapping[str, Any]) -> Judged:
+    """What the metrics of lm-eval judged; others than those known count where they judge too."""
+    listed = data.get("metrics")
+    others = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    known = {name: data.get(name) for name in METRICS}
+    if not any(map(is_said, known.values())):
+        return Judged()
+    judging = {name: data.get(name) for name in others if verdict(data.get(name)) is not None}
+    return agreed({**known, **judging})
 
 
 def _first_prompt(arguments: Any) -> str:
@@ -65,7 +83,8 @@ def _read_inspect(data: Mapping[str, Any]) -> list[Reading]:
     data = _resolved(data, data["attachments"]) if data.get("attachments") else data
     target = data.get("target")
     gold = target[0] if isinstance(target, list) and len(target) == 1 else target
-    facts = {"gold": scalar_text(gold) or None, "stated": _score(data.get("scores"))}
+    judged = _judged_by_scorers(data.get("scores"))
+    facts: dict[str, Any] = {"gold": scalar_text(gold) or None, **judged._asdict()}
     asked = data["input"]
     messages = data.get("messages")
     if isinstance(messages, list) and len(messages) > 1:
@@ -82,12 +101,18 @@ def _read_inspect(data: Mapping[str, Any]) -> list[Reading]:
     return [of_turns((*turns_of(asked, "input"), answer), **facts)]
 
 
-def _score(scores: Any) -> Any:
-    """Judgement of the first scorer that says right or wrong, or else what the first one says."""
-    given = list(scores.values()) if isinstance(scores, Mapping) else []
-    values = [score["value"] for score in given if isinstance(score, Mapping) and "value" in score]
-    said = [SCORES.get(value, value) if isinstance(value, str) else value for value in values]
-    return next((value for value in said if verdict(value) is not None), (said or [None])[0])
+def _judged_by_scorers(scores: Any) -> Judged:
+    """What the scorers that say right or wrong judged, or else what the first one says."""
+    given = scores if isinstance(scores, Mapping) else {}
+    values = {
+        str(name): SCORES.get(score["value"], score["value"])
+        if isinstance(score["value"], str)
+        else score["value"]
+        for name, score in given.items()
+        if isinstance(score, Mapping) and "value" in score
+    }
+    judging = {name: value for name, value in values.items() if verdict(value) is not None}
+    return agreed(judging) if judging else Judged(next(iter(values.values()), None))
 
 
 def _resolved(value: Any, attachments: Any) -> Any:
@@ -124,7 +149,7 @@ def _read_lighteval(data: Mapping[str, Any]) -> list[Reading]:
     thoughts = said.get("reasonings") or [None] * len(texts)
     question = checked_text(doc.get("query"), "doc.query")
     metric = _part(data, "metric")
-    metrics = list(metric.values()) if isinstance(metric, Mapping) else []
+    judged = _judged_by_details(metric, len(texts))
     said = [thought or text for text, thought in zip(texts, thoughts, strict=True)]
     places, empty = spoken(said, "model_response.text")
     return [
@@ -133,12 +158,22 @@ def _read_lighteval(data: Mapping[str, Any]) -> list[Reading]:
             checked_text(thoughts[i] or "", f"model_response.reasonings.{i}"),
             question=question,
             gold=_choice(doc),
-            stated=metrics[0] if len(metrics) == len(texts) == 1 else None,
+            stated=judged.stated,
+            unjudged=judged.unjudged,
             sample=i,
-            notes=empty,
+            notes=(*empty, *judged.notes),
         )
         for i in places
     ]
+
+
+def _judged_by_details(metric: Any, n_texts: int) -> Judged:
+    """What the metrics of lighteval judged, those that are no judgements left out."""
+    given = metric if isinstance(metric, Mapping) else {}
+    metrics = {str(name): value for name, value in given.items()}
+    judging = {name: value for name, value in metrics.items() if verdict(value) is not None}
+    judged = agreed(judging if len(metrics) > 1 else metrics)
+    return judged if n_texts == 1 else of_several(judged, "metric")
 
 
 def _choice(doc: Mapping[str, Any]) -> str | None:

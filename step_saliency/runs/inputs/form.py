@@ -29,6 +29,10 @@ class Form:
         """Names of the fields of a row that were read."""
         return {name for name in data if re.fullmatch(self.fields, name)}
 
+    def silent(self, data: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG002
+        """Notes on responses of a row that say nothing, where others in it do."""
+        return ()
+
 
 def has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     """Test for rows that have all of these fields."""

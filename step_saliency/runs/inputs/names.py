@@ -183,13 +183,17 @@ def _last_answer(text: str) -> str | None:
     return None
 
 
-def verdict_of(data: Mapping[str, Any]) -> Any:
-    """A judgement as it is written; None if there is none."""
+def verdicts_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Judgements of a row as they are written, by the names of their fields."""
+    others = {name: data.get(name) for name in VERDICTS if name != "is_correct"}
+    said = {name: v for name, v in others.items() if isinstance(v, bool) or _says_truth(v)}
     value = data.get("is_correct")
-    if value is not None and value == value:
-        return value
-    others = (data.get(name) for name in VERDICTS)
-    return next((v for v in others if isinstance(v, bool) or _says_truth(v)), None)
+    return {"is_correct": value, **said} if value is not None and value == value else said
+
+
+def verdict_of(data: Mapping[str, Any]) -> Any:
+    """The first of these; None if there is none."""
+    return next(iter(verdicts_of(data).values()), None)
 
 
 def _says_truth(value: object) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from step_saliency.models.hooking import hooked_modules, module_names
+from step_saliency.models.hooking import has_torch_hooks, hooked_modules, module_names
 from step_saliency.models.turns import inner_model
 from step_saliency.saliency.layerwise.run import AttentionRun
 
@@ -96,9 +96,38 @@ def refuse_hooks(model: Any, unlike: Callable[[], Collection[str]]) -> None:
     wholes = {names[module] for module in _wholes(model)}
     for name in points + modules:
         if name.startswith(("ln_final", "unembed")) or name in wholes:
+            raise ValueError(f"{_IN_PARTS.format(name)}; remove it or use method='hooks'")
+
+
+_IN_PARTS = "there is a hook at {}, which streaming runs on a few positions at a time"
+
+
+def refuse_late_hooks(
+    model: nn.Module, blocks: Sequence[nn.Module], late: Callable[[], Collection[nn.Module]]
+) -> None:
+    """The same of a transformers model alone, whose blocks run as they are.
+
+    Args:
+        model: Transformers model.
+        blocks: Its blocks.
+        late: Modules that a pass leaves after the last block; asked for where a hook could be at
+            one.
+
+    Raises:
+        ValueError: there is a hook at one of them.
+    """
+    inside = {part for block in blocks for part in block.modules()}
+    hooked = {
+        module: name
+        for module, name in module_names(model).items()
+        if module not in inside and has_torch_hooks(module)
+    }
+    in_parts = late() if hooked else ()
+    for module, name in hooked.items():
+        if module in in_parts:
             raise ValueError(
-                f"there is a hook at {name}, which streaming runs on a few positions at a time; "
-                "remove it or use method='hooks'"
+                f"{_IN_PARTS.format(name)}; remove it, or map a TransformerBridge of the model "
+                "with method='hooks'"
             )
 
 

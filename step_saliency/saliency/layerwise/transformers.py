@@ -18,10 +18,12 @@ from step_saliency.models.adapter import (
     replaced_methods,
 )
 from step_saliency.models.facts import n_heads, n_kv_heads
-from step_saliency.models.hooking import without_torch_hooks
+from step_saliency.models.hooking import module_hook, parts_of, without_torch_hooks
 from step_saliency.models.interrupts import change, together
+from step_saliency.models.turns import owned
+from step_saliency.models.undisturbed import undisturbed
 from step_saliency.saliency.kernels.step_attention.types import AttentionSpec
-from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks
+from step_saliency.saliency.layerwise.base import LayerwiseModel, refuse_hooks, refuse_late_hooks
 from step_saliency.saliency.layerwise.reached import unlike_names
 from step_saliency.saliency.layerwise.run import AttentionRun
 
@@ -53,7 +55,10 @@ class LayerwiseTransformers(LayerwiseModel):
         self.transformers_model.base_model(**inputs)
 
     def logits(self, resid: Float[Tensor, "query d_model"]) -> Float[Tensor, "query vocab"]:
-        """The model's own forward, whose blocks all answer with `resid`."""
+        """The model's own forward, whose blocks all answer with `resid`.
+
+        Torch hooks of the user's have acted before, or are refused.
+        """
         resid = resid.unsqueeze(0)
 
         def answer(*_args: Any, **_kwargs: Any) -> Tensor:
@@ -61,7 +66,7 @@ class LayerwiseTransformers(LayerwiseModel):
 
         inputs = resid.detach().to(self.device)
         answering = [replaced_methods(block, {"forward": answer}) for block in self.blocks]
-        with together(without_torch_hooks(self.blocks), *answering):
+        with together(without_torch_hooks(parts_of(self.model)), *answering):
             logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
         return logits.squeeze(0)
 
@@ -70,6 +75,8 @@ class LayerwiseTransformers(LayerwiseModel):
         bridge = self._bridge
         if bridge is not None:
             refuse_hooks(bridge, self._unlike)
+        else:
+            refuse_late_hooks(self.model, self.blocks, self._late_modules)
         attention = partial(_attend, run)
         with adapted_attention(self.transformers_model, attention, bridge=bridge):
             yield
@@ -77,6 +84,22 @@ class LayerwiseTransformers(LayerwiseModel):
     @property
     def _bridge(self) -> Any:
         return None if self.model is self.transformers_model else self.model
+
+    def _late_modules(self) -> set[nn.Module]:
+        """Modules that a pass leaves after the last block: norm, unembedding, the model itself."""
+        left: list[nn.Module] = []
+        note = owned(lambda module, _args, _output: left.append(module))
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        contexts = (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            undisturbed(self.model, warn=False),
+        )
+        noting = [module_hook(part.register_forward_hook, note) for part in self.model.modules()]
+        with together(*contexts, without_torch_hooks(self.model.modules()), *noting):
+            self.transformers_model(token, use_cache=False)
+        last = len(left) - 1 - left[::-1].index(self.blocks[-1])
+        return set(left[last + 1 :])
 
     def _unlike(self) -> frozenset[str]:
         bridge, attention = self._bridge, partial(_attend, AttentionRun())
