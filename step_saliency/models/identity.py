@@ -141,13 +141,14 @@ def generation_config_of_origin(model: nn.Module) -> Any:
 
 
 def model_state(model: nn.Module) -> tuple[Any, ...]:
-    """What changes when weights are replaced or changed in place, or the tokenizer is.
+    """What changes when weights are replaced or changed in place, or the tokenizer is; cheap.
 
-    As cheap as reading the weights once; `contents` says which changes through ``.data`` it sees.
+    A tensor's version counts its changes, except those that are made through ``.data``: these are
+    for `WeightsState` to tell, which reads all numbers.
     """
     tensors = [*model.parameters(), *model.buffers()]
     versions = [(x.data_ptr(), _version(x)) for x in tensors]
-    return (id(getattr(model, "tokenizer", None)), contents_digest(tensors), *versions)
+    return (id(getattr(model, "tokenizer", None)), *versions)
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from step_saliency.models.contents import contents_digest
 from step_saliency.models.hooking import module_hook, without_hooks
 from step_saliency.models.identity import model_state
 from step_saliency.models.interrupts import together
@@ -120,7 +121,8 @@ def check_layerwise(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> No
 
 
 def _check(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
-    model, state = layerwise.model, model_state(layerwise.model)
+    model = layerwise.model
+    state = (*model_state(model), contents_digest(_held_twice(model)))
     if model not in _checked or _checked[model].state != state:
         _checked[model] = _Checked(state, _compared(layerwise, tokens[:CHECKED_TOKENS]))
     checked = _checked[model]
@@ -131,6 +133,15 @@ def _check(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> None:
         else:
             _check_masks(model, checked.windows, window + 1)
         checked.beyond.add(window)
+
+
+def _held_twice(model: nn.Module) -> list[Tensor]:
+    """Weights of a bridge's joint projections, and the parts that it made of them.
+
+    Each can be changed without the other; all other weights are those that the model runs with.
+    """
+    joint = [m for m in model.modules() if any("JointQKV" in c.__name__ for c in type(m).__mro__)]
+    return list({id(weight): weight for m in joint for weight in m.parameters()}.values())
 
 
 def _compared(layerwise: LayerwiseModel, tokens: Int[Tensor, "pos"]) -> list[int | None]:
