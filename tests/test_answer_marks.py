@@ -108,3 +108,26 @@ def test_nothing_is_left_of_a_mark_behind_a_space(response: str, part: str, answ
         assert graded_part(graded).strip() == part
         assert final_answer(graded) == answer
         assert is_correct(graded, part, grade=lambda text, gold: text.strip() == gold) is True
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ("So 3 boxes of 4 are 12", None),
+        ("So 3 boxes of 4 are \\boxed{12}", "12"),
+        ("The answer is 12", "12"),
+        ("#### 12", "12"),
+        ("", None),
+    ],
+)
+def test_what_was_cut_off_has_the_answer_that_it_sets_apart(summary: str, said: str | None) -> None:
+    response = f"<think>\nFour and four and four.\n</think>\n{summary}"
+    whole, cut = (
+        Trace.from_text(
+            byte_level(), question="How many?", response=response, chat_template=False, meta=meta
+        )
+        for meta in ({"finished": True}, {"finished": False})
+    )
+    assert final_answer(cut) == said
+    assert is_correct(cut, "12") is (True if said else None)
+    assert is_correct(whole, "12") is (True if summary else None)

@@ -4,6 +4,9 @@ Only what follows the thinking counts (`graded_part`), in it the answer that is 
 announced or given last (`announced`). It is compared with the gold answer as what it is
 (`comparison`): letters, words, numbers, lists, expressions. What cannot be read or compared is
 unknown, None, not wrong.
+
+Of a trace that was cut off at its length (``meta["finished"]`` is False) only an answer that is set
+apart counts: its last number is where the writing happened to stop.
 """
 
 import numbers
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, SupportsFloat
 
-from step_saliency.tasks.announced import boxes, read_answers
+from step_saliency.tasks.announced import announces, boxes, read_answers
 from step_saliency.tasks.comparison import same
 from step_saliency.tasks.graded_part import graded_part, marked_part
 from step_saliency.tasks.several import read_several
@@ -38,12 +41,19 @@ def final_answer(response: str | Trace) -> str | None:
     Raises:
         ValueError: the response is no text, or too long to be read.
     """
-    readings = [reading for reading in read_answers(marked_part(response)) if reading.certain]
+    readings = [reading for reading in read_answers(_that_counts(response)) if reading.certain]
     if not readings:
         return None
     text = readings[0].text.strip().strip("*").rstrip(" .,;:!?。；：！？").strip()
     ratio = _RATIO.fullmatch(text) if readings[0].explicit else None
     return rf"{ratio[1]}\frac{{{ratio[2]}}}{{{ratio[3]}}}" if ratio else text
+
+
+def _that_counts(response: str | Trace) -> str:
+    """The part that an answer is looked for in: nothing of a trace that was cut off on its way."""
+    text = marked_part(response)
+    is_cut = isinstance(response, Trace) and response.meta.get("finished") is False
+    return "" if is_cut and not announces(text) else text
 
 
 def gold_answer(answer: str) -> str:
@@ -80,7 +90,7 @@ def is_correct(
         return read_verdict(grade(graded_part(response), str(gold)))
     expected = _checked_gold(gold)
     several = read_several(tidy(expected)) is not None and not in_one_unit(tidy(expected))
-    for reading in read_answers(marked_part(response)):
+    for reading in read_answers(_that_counts(response)):
         verdict = same(expected, reading.text, explicit=reading.explicit)
         if verdict is False and any(same(expected, other) for other in reading.others):
             return None
