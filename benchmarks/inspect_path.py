@@ -117,6 +117,7 @@ def by_generate(out: Path, settings: BenchmarkSettings, condition: str, model: A
         max_new_tokens=preset.max_tokens,
         seed=settings.seed,
         batch_size=settings.batch_size,
+        save_to=out / f"generate-{condition}.jsonl",
         progress=False,
     )
     seconds = time.perf_counter() - begun
