@@ -51,7 +51,8 @@ def _sum(tensor: Tensor) -> Int[Tensor, ""]:
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
     """All numbers in a row; a copy only where the tensor has gaps."""
-    dims = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
+    strides = tensor.stride()
+    dims = sorted(range(tensor.ndim), key=lambda dim: -strides[dim])
     return tensor.permute(dims).contiguous().reshape(-1)
 
 
