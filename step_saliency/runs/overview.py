@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from step_saliency.diagnosis import Bands, Diagnosis, compare, diagnose
+from step_saliency.options import Draws
 from step_saliency.runs.folder import RunFolder
 from step_saliency.storage.tables import write_frame
 
@@ -51,8 +52,10 @@ class Overview:
         wide.insert(0, "band", [self.bands.of(int(layer)) or "" for layer in wide.index])
         wide.columns.name = None
         return (
-            "lock_in: share of a thinking step's row on itself and the step before, in excess of a "
-            "uniform row\ndecay:   share of a summary step's row on the thinking steps\n"
+            "means over traces\n"
+            "lock_in: share of a thinking step's row on itself and the step before,\n"
+            "         in excess of a uniform row\n"
+            "decay:   share of a summary step's row on the thinking steps\n"
             + wide.to_string(float_format="{:+.3f}".format, na_rep="-")
         )
 
@@ -62,8 +65,10 @@ class Overview:
         shown = self.comparison[self.comparison["metric"].isin(INDICES)]
         columns = ["metric", "control", "estimate", "lower", "upper", "n", "p_value", "auroc"]
         return (
-            "error minus correct traces of the same problem (bootstrap by problem, permutation "
-            "within problems)\n"
+            "error minus correct traces of the same problem\n"
+            f"lower, upper: {Draws().confidence:.0%} bootstrap by problem; p_value: permutation "
+            "within\nproblems; n: problems; auroc: how often the error trace has more, 0.5 by "
+            "chance\n"
             + shown[columns].to_string(index=False, float_format="{:.3f}".format, na_rep="-")
         )
 
