@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from step_saliency.benchmark.command.arguments import add_benchmark
 from step_saliency.benchmark.scale.failed import WorkerError
@@ -69,7 +69,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         return int(arguments.run(arguments))
     except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+        if isinstance(error, BrokenPipeError) and _is_unread():
             raise
         print(f"step-saliency: {error}", file=sys.stderr)
         return 2
@@ -81,13 +81,13 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
 
 
-def _is_unread(stream: TextIO) -> bool:
-    """Whether a stream is a pipe whose other end is closed."""
+def _is_unread() -> bool:
+    """Whether the output goes into a pipe whose other end is closed."""
     try:
         poll = select.poll()
-        poll.register(stream.fileno(), 0)
+        poll.register(sys.stdout.fileno(), 0)
         return bool(poll.poll(0))
-    except (AttributeError, OSError):  # no poll on this system; a stream without a file
+    except (AttributeError, OSError):  # no poll on this system; an output without a file
         return False
 
 

@@ -80,6 +80,9 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["diagnose", str(tmp_path / "notes.txt")]) == 2
     assert "notes.txt is a file; a results folder" in capsys.readouterr().err
+    assert cli.main(["demo", "--n-problems", "0", "--out", str(tmp_path / "demo")]) == 2
+    assert "--n-problems 0 is below 1" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
     assert cli.main(["doctor", str(tmp_path / "no-model")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 

@@ -256,6 +256,20 @@ def test_the_overview_says_what_its_intervals_are_and_fits_a_terminal(tmp_path: 
     assert max(map(len, text.splitlines())) < 80
 
 
+def test_the_overview_says_why_there_is_no_decay(tmp_path: Path) -> None:
+    """A response without a summary: the column stays, and the reason stands above it."""
+    out = tmp_path / "run"
+    trace = replace(make_trace("QTTT"), id="a")
+    with RunFolder.open(out, MapSettings().to_dict()) as folder:
+        make_saliency(random_maps(trace, 4), trace).save(folder.map("a"))
+        folder.write_manifest({"settings": MapSettings().to_dict(), "names": ["a"]})
+    text = str(overview(out))
+    assert "no decay in any trace: the trace has no summary steps" in text
+    assert "no lock_in" not in text
+    (heading,) = (line.split() for line in text.splitlines() if line.strip().startswith("band"))
+    assert heading == ["band", "decay", "lock_in"]
+
+
 def test_a_model_that_fails_its_checks_is_refused(
     rows: Path, tmp_path: Path, settings: MapSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
