@@ -29,6 +29,9 @@ from step_saliency.segment.regions import Step as Step
 from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.tiling import check_starts, check_tiling, steps_at
 
+NO_MATH = "tex2jax_ignore mathjax_ignore"
+"""Classes by which notebooks leave text as it stands, where dollars would begin formulas."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -412,7 +415,7 @@ class Trace:
         rows = "".join(_html_row(i, step) for i, step in enumerate(self.steps))
         head = "".join(f"<th>{name}</th>" for name in ("step", "region", "tokens", "text"))
         return (
-            f"<div><p>{html.escape(repr(self))}</p>"
+            f'<div class="{NO_MATH}"><p>{html.escape(repr(self))}</p>'
             '<table style="border-collapse:collapse;text-align:left">'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
@@ -442,7 +445,7 @@ def _one_row(tokens: Any) -> Int[Tensor, "pos"]:
 
 
 def _html_row(index: int, step: Step) -> str:
-    text = f'<td style="white-space:pre-wrap">{html.escape(step.text)}</td>'
+    text = f'<td dir="auto" style="white-space:pre-wrap">{html.escape(step.text)}</td>'
     return (
         f'<tr style="background:{REGION_COLOURS[step.region]}33">'
         f"<td>{index}</td><td>{step.region}</td><td>{len(step)}</td>{text}</tr>"

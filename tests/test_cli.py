@@ -1,11 +1,13 @@
 """The command line: argument parsing, speed of --help, exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from step_saliency import cli
 from step_saliency.benchmark.scale.failed import WorkerError
@@ -72,6 +74,15 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     assert cli.main(["diagnose", str(tmp_path)]) == 2
     assert "no results folder" in capsys.readouterr().err
+    for command in ("diagnose", "figures", "report"):
+        assert cli.main([command, str(tmp_path / "runs")]) == 2
+        assert f"there is no folder {tmp_path / 'runs'}" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["diagnose", str(tmp_path / "notes.txt")]) == 2
+    assert "notes.txt is a file; a results folder" in capsys.readouterr().err
+    assert cli.main(["demo", "--n-problems", "0", "--out", str(tmp_path / "demo")]) == 2
+    assert "--n-problems 0 is below 1" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
     assert cli.main(["doctor", str(tmp_path / "no-model")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
@@ -166,3 +177,74 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     printed = capsys.readouterr().err
     assert "No space left" in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_means_the_bars_of_loading_too(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[bool] = []
+
+    def run(*_: object, **__: object) -> RunReport:
+        shown.append(logging.is_progress_bar_enabled())
+        return RunReport(tmp_path, done=1)
+
+    monkeypatch.setattr(runs, "map_file", run)
+    before = logging.is_progress_bar_enabled()
+    flags = ["--quiet"] if quiet else []
+    assert cli.main(["map", "x.jsonl", "--out", str(tmp_path), *flags]) == 0
+    assert shown == [before and not quiet]
+    assert logging.is_progress_bar_enabled() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [(["figures", "run"], ""), (["figures", "run"], "1"), (["figures", "--help"], "")],
+)
+def test_a_reader_that_leaves_ends_the_command_in_silence(
+    arguments: list[str], unbuffered: str
+) -> None:
+    """As in ``step-saliency figures RUN | head -1``: no traceback, no complaint at the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = printing(arguments, writing, unbuffered)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(unbuffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = printing(["figures", "run"], full.fileno(), unbuffered)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def printing(arguments: list[str], out: int, unbuffered: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command that prints a line into a file."""
+    code = (
+        "import sys\nfrom step_saliency import cli\n"
+        f"cli._figures = lambda arguments: print('much') or 0\nsys.exit(cli.main({arguments}))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+
+
+def test_a_broken_pipe_elsewhere_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: object) -> int:
+        raise BrokenPipeError("the worker has gone")
+
+    monkeypatch.setattr(cli, "_figures", run)
+    assert cli.main(["figures", "run"]) == 2
+    assert "the worker has gone" in capsys.readouterr().err

@@ -293,6 +293,7 @@ def test_bands_follow_the_layers_of_the_model_when_some_were_computed():
     [
         ({"low": [0]}, "unknown"),
         ({"shallow": [0, 4]}, "not among the model's 4 layers"),
+        ({"shallow": range(100)}, "layers 4-99 are not among the model's 4 layers, 0 to 3"),
         ({"shallow": [0], "deep": [0]}, "named twice"),
     ],
 )

@@ -62,6 +62,7 @@ from figures.results import MissingResultsError, Results, read, setting
 from step_saliency import load_model
 from step_saliency.saliency.api import step_saliency
 from step_saliency.tasks import make_problems
+from step_saliency.trace import Region
 from tests.figure_tables import (
     measured,
     write,
@@ -764,3 +765,22 @@ def test_a_picture_of_the_gallery_is_small_and_of_its_figure():
     assert image.width == round(gallery.PER_INCH * style.COLUMN)
     assert image.height / image.width == pytest.approx(1.5 / style.COLUMN, abs=0.01)
     assert len(image.getcolors()) <= gallery.COLOURS
+
+
+def test_a_picture_of_the_gallery_keeps_colours_of_small_areas_apart():
+    """Under a map that fills the picture, the patches of a legend."""
+    figure = style.new_figure(style.COLUMN, 2.5)
+    axes = figure.subplots(1, 5)
+    axes[0].imshow([[i * 8 + j for j in range(8)] for i in range(8)], cmap=style.MAP_COLOURS)
+    regions = [region for region in style.REGION_COLOURS if region is not Region.TEMPLATE]
+    for ax, region in zip(axes[1:], regions, strict=False):
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        ax.axis("off")
+        ax.scatter([0.5], [0.5], s=60, color=style.REGION_COLOURS[region])
+    image = Image.open(io.BytesIO(gallery.small(figure))).convert("RGB")
+    drawn = [colour for _, colour in image.getcolors()]
+    for region in regions:
+        wanted = [round(255 * part) for part in to_rgb(style.REGION_COLOURS[region])]
+        apart = [max(abs(a - b) for a, b in zip(colour, wanted, strict=True)) for colour in drawn]
+        assert min(apart) < 25, (region, wanted)
+    assert (255, 255, 255) in drawn

@@ -1,6 +1,8 @@
 """Single heads: scaled, replaced by their mean, redirected to chosen steps; and nothing else."""
 
+import copy
 from collections.abc import Callable
+from pickle import dumps, loads
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from edit_passes import a_trace, activations, assert_same_in_every_pass, full_pa
 from scipy.optimize import minimize
 from tiny import BACKENDS
 
-from step_saliency.intervene import Edit
+from step_saliency.intervene import Edit, EditGroup
 from step_saliency.intervene.heads import (
     HeadMean,
     HeadRedirect,
@@ -226,6 +228,25 @@ def test_a_variant_in_twenty_lines(backend: str) -> None:
     assert torch.allclose(after[:, rows], squared / squared.sum(-1, keepdim=True), atol=1e-5)
     assert torch.equal(after[:, ~rows], before[:, ~rows])
     assert_same_in_every_pass(model, [TRACE], edit)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda e: loads(dumps(e))])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        HeadScale(["L1H2", "L0H1"], 0.25, regions=["thinking"]),
+        HeadRedirect("L1H2", to="question", mass=0.5),
+        EditGroup([HeadScale(["L1H2"], 0.0)]),
+    ],
+)
+def test_edits_of_heads_are_copied_and_pickled(edit: Any, again: Callable[[Any], Any]) -> None:
+    """Workers of another process get them so."""
+    twin = again(edit)
+    assert twin is not edit
+    assert repr(twin) == repr(edit)
+    of_heads = twin.edits[0] if isinstance(twin, EditGroup) else twin
+    with pytest.raises(TypeError):
+        of_heads.heads[1] = (0,)
 
 
 def test_names_of_heads() -> None:

@@ -30,6 +30,7 @@ from step_saliency.models.convert import (
     hooked_config_fields,
     hooked_from_transformers,
 )
+from step_saliency.models.readable import unreadable
 from step_saliency.models.sources import resolve_source
 from step_saliency.models.unpack import unpacked
 
@@ -214,6 +215,11 @@ class TestRefusals:
     def test_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"'no-such-model'.*bundled.*smollm2-135m-instruct"):
             load_model("no-such-model")
+
+    def test_a_name_that_is_nearly_a_bundled_one(self) -> None:
+        error = unreadable(Source("reasonr"), "reasonr", "it is not there")
+        assert str(error).startswith("did you mean 'reasoner'? 'reasonr' is not a bundled name")
+        assert "did you mean" not in str(unreadable(Source("org/x"), "org/x", "it is not there"))
 
     @only_hooked
     def test_architecture_without_hooked_transformer(self, tmp_path: Path) -> None:

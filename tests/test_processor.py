@@ -39,6 +39,18 @@ def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         set_threads(0)
 
 
+def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand of them on two cores hold up the whole machine."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    with pytest.raises(ValueError, match="--threads 1000: there are 2 cores"):
+        set_threads(1000)
+    assert taken == []
+    set_threads(2)
+    assert taken == [2]
+
+
 def test_others_are_left_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(processor, "usable_cores", lambda: 4)

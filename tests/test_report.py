@@ -18,7 +18,7 @@ from step_saliency.plotting.grid import Grid
 from step_saliency.plotting.style import REGION_COLOURS, png
 from step_saliency.plotting.token_maps import MOST_CELLS
 from step_saliency.plotting.views import token_view
-from step_saliency.trace import Region
+from step_saliency.trace import Region, Trace
 
 TRACE = make_trace("_QTTT_SS", [1, 5, 2, 3, 4, 2, 3, 2], id="demo")
 COUNTED = [1, 2, 3, 4, 6, 7]
@@ -79,6 +79,16 @@ def test_the_log_scale_ends_at_the_largest_entry_and_spans_five_decades_at_most(
     maps[0, 7, 6] = 3.0
     (image,) = images(make_saliency(maps, TRACE).plot(0))
     assert (image.norm.vmin, image.norm.vmax) == pytest.approx((3e-5, 3.0))
+
+
+def test_a_small_map_has_no_entry_beyond_its_scale(sal):
+    """Two in a hundred may be; of fewer than fifty that is none."""
+    figure = sal.plot(0)
+    (image,) = images(figure)
+    entries = image.get_array().compressed()
+    assert len(entries) < 50
+    assert image.norm.vmin == pytest.approx(entries[entries > 0].min())
+    assert image.colorbar.extend == "neither"
 
 
 def test_a_map_of_zeros_is_drawn_and_empty():
@@ -262,6 +272,21 @@ def test_the_token_view_takes_one_value_or_several_for_each_token():
     assert several["labels"] == ["x", "y", "z"]
     with pytest.raises(ValueError, match="2 tokens and 3 values"):
         token_view(["a", "b"], torch.rand(3))
+
+
+def test_no_text_ends_the_script_of_a_view():
+    hostile = "</script><img src=x onerror=alert(1)><!--"
+    trace = Trace.from_tokens(
+        [1, 2, 3], starts=[0, 1], regions=["question", "thinking"], texts=["Why?", hostile]
+    )
+    sal = make_saliency(random_maps(trace, 2), trace)
+    views = [sal.view(), sal.view(0), sal.view_step(1), token_view([hostile], torch.ones(1))]
+    views.append(token_view([hostile], torch.ones(1, 2), labels=[hostile, "b"]))
+    for view in views:
+        for source in (view.local_src, view.cdn_src):
+            assert source.count("</script>") == 1
+            assert "<img" not in source.rpartition("render(")[2]
+        assert hostile in json.dumps(payload(view))
 
 
 def test_figures_show_themselves_and_leave_no_state_behind(sal):

@@ -182,6 +182,7 @@ def test_a_map_says_what_it_is():
 def test_a_map_shows_itself_in_a_notebook_with_its_text_escaped():
     html = make_saliency(random_maps(TRACE, 2), TRACE)._repr_html_()
     assert "Why &lt;b&gt;7&lt;/b&gt; &amp; not 8?" in html
+    assert html.startswith('<div class="tex2jax_ignore mathjax_ignore">')  # dollars stay dollars
     assert "<b>7</b>" not in html
     assert 'src="data:image/png;base64,iVBOR' in html
     assert "<script" not in html

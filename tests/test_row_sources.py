@@ -94,6 +94,7 @@ def test_tables_in_a_folder_are_read_where_nothing_else_is(tmp_path: Path) -> No
         ("in.txt", "Some text.\nMore of it.", "no line begins an object; the first is 'Some"),
         ("in.yaml", "- question: a\n  answer: 1", "no line begins an object"),
         ("in.arrow", b"ARROW1" + bytes(90), "no whole parquet or Arrow"),
+        ("in.parquet", "version https://git-lfs.github.com/spec/v1", "no parquet file: .*'version"),
     ],
 )
 def test_other_files_are_one_refusal(

@@ -467,7 +467,7 @@ def test_tables_of_what_has_not_ended_or_is_not_here_are_refused(finished, tmp_p
         tables.main([str(folder), str(tmp_path / "none")])
     said = capsys.readouterr().err
     assert "'toy', which is not here" in said
-    assert "holds no manifest.json" in said
+    assert f"there is no folder {tmp_path / 'none'}; a results folder" in said
     with FolderLock(folder), pytest.raises(ValueError, match="in use"):
         tables.tables_anew(folder)
     (folder / "values.parquet").unlink()

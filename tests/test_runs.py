@@ -14,12 +14,12 @@ from tiny import tiny_tokenizer, tiny_transformers
 
 import step_saliency as ss
 from step_saliency import cli
-from step_saliency.diagnosis import diagnose
+from step_saliency.diagnosis import Bands, diagnose
 from step_saliency.runs import answers, figures, mapping
 from step_saliency.runs import map_file as runs
 from step_saliency.runs.folder import RunFolder
 from step_saliency.runs.map_file import map_file
-from step_saliency.runs.overview import overview
+from step_saliency.runs.overview import INDICES, LAYER_METRICS, Overview, overview
 from step_saliency.runs.run_report import RunReport
 from step_saliency.runs.settings import MapSettings
 from step_saliency.runs.tables import _trace_row
@@ -234,6 +234,40 @@ def test_command_line(
     assert "lock_in_index" in printed.out
     assert cli.main(["doctor", model_folder]) == 0
     assert "score_edits" in capsys.readouterr().out
+
+
+def test_the_overview_says_what_its_intervals_are_and_fits_a_terminal(tmp_path: Path) -> None:
+    layers = [{"layer": n, "metric": m, "estimate": 0.1} for n in (0, 1) for m in LAYER_METRICS]
+    numbers = dict.fromkeys(("estimate", "lower", "upper", "n", "p_value", "auroc"), 0.5)
+    rows = [{"metric": m, "control": c, **numbers} for m in INDICES for c in ("none", "regression")]
+    text = str(
+        Overview(
+            folder=tmp_path,
+            bands=Bands.quarters(2),
+            n_traces=(4, 2, 2),
+            by_layer=pd.DataFrame(layers),
+            comparison=pd.DataFrame(rows),
+            missing=None,
+        )
+    )
+    assert "means over traces" in text
+    assert "lower, upper: 95% bootstrap by problem" in text
+    assert "n: problems" in text
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_the_overview_says_why_there_is_no_decay(tmp_path: Path) -> None:
+    """A response without a summary: the column stays, and the reason stands above it."""
+    out = tmp_path / "run"
+    trace = replace(make_trace("QTTT"), id="a")
+    with RunFolder.open(out, MapSettings().to_dict()) as folder:
+        make_saliency(random_maps(trace, 4), trace).save(folder.map("a"))
+        folder.write_manifest({"settings": MapSettings().to_dict(), "names": ["a"]})
+    text = str(overview(out))
+    assert "no decay in any trace: the trace has no summary steps" in text
+    assert "no lock_in" not in text
+    (heading,) = (line.split() for line in text.splitlines() if line.strip().startswith("band"))
+    assert heading == ["band", "decay", "lock_in"]
 
 
 def test_a_model_that_fails_its_checks_is_refused(

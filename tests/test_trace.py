@@ -215,3 +215,11 @@ def test_html_escapes_what_the_model_wrote():
     assert "<i>" not in shown
     assert "a &lt; b &amp; c" in shown
     assert shown.count("<tr") == 3
+
+
+def test_dollars_of_a_text_are_no_formulas_in_a_notebook():
+    """MathJax makes one of what stands between two of them: "$5 each, so $10"."""
+    trace = Trace.from_tokens(
+        [1, 2], starts=[0, 1], regions=["question", "thinking"], texts=["$5 each", ", so $10"]
+    )
+    assert trace._repr_html_().startswith('<div class="tex2jax_ignore mathjax_ignore">')

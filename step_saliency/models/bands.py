@@ -62,7 +62,8 @@ class Bands:
         outside = {*result.shallow, *result.middle, *result.deep} - set(range(n_layers))
         if outside:
             raise ValueError(
-                f"layers {sorted(outside)} are not among the model's {n_layers} layers"
+                f"layers {spell_layers(tuple(outside))} are not among the model's {n_layers} "
+                f"layers, 0 to {n_layers - 1}"
             )
         return result
 

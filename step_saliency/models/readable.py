@@ -9,6 +9,7 @@ When it misleads: a mistake in a reader looks like a fault of the files; the cau
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 import torch
 
@@ -46,9 +47,11 @@ def unreadable(source: Source, name: str, why: str) -> UnreadableError:
         return UnreadableError(f"the file {str(source.gguf_path)!r} cannot be read: {why}")
     if source.is_folder:
         return UnreadableError(f"the folder {source.path!r} cannot be read: {why}")
+    close = get_close_matches(name, BUNDLED, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
     return UnreadableError(
-        f"{name!r} is not a bundled name ({', '.join(BUNDLED)}), not a folder, and cannot be read "
-        f"from the hub: {why}"
+        f"{hint}{name!r} is not a bundled name ({', '.join(BUNDLED)}), not a folder, and cannot be "
+        f"read from the hub: {why}"
     )
 
 

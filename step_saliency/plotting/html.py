@@ -8,6 +8,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from step_saliency.plotting.style import png
+from step_saliency.trace import NO_MATH
 
 
 def card(title: str, facts: Mapping[str, str], figure: Figure, *, name: str) -> str:
@@ -27,7 +28,7 @@ def card(title: str, facts: Mapping[str, str], figure: Figure, *, name: str) -> 
     )
     data = base64.b64encode(png(figure, dpi=90)).decode()
     return (
-        f"<div><b>{escape(title)}</b><table>{rows}</table>"
+        f'<div class="{NO_MATH}"><b>{escape(title)}</b><table>{rows}</table>'
         f'<img alt="{escape(name)}" src="data:image/png;base64,{data}"></div>'
     )
 

@@ -125,7 +125,7 @@ def colour_norm(
     top = float(positive.max()) if vmax is None else vmax
     if not log:
         return Normalize(0 if vmin is None else vmin, top)
-    low = max(float(np.percentile(positive, 2)), top / 10**_DECADES)
+    low = max(float(np.percentile(positive, 2, method="lower")), top / 10**_DECADES)
     return LogNorm(min(low, top / 1.01) if vmin is None else vmin, top)
 
 

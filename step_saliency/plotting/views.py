@@ -1,6 +1,8 @@
 """Interactive views of maps for notebooks, by circuitsvis.
 
-circuitsvis shows its views through a script that the browser fetches from a public server.
+circuitsvis shows its views through a script that the browser fetches from a public server. It
+writes its data into a script element as JSON, where a text with ``</script>`` would end that
+element and begin whatever it likes: here ``<`` is written as an escape.
 """
 
 from collections.abc import Sequence
@@ -39,8 +41,10 @@ def attention_view(
     labels = step_labels(steps, shown.tolist())
     shares = _shares(maps, torch.from_numpy(shown))
     if names is None:
-        return attention_patterns(tokens=labels, attention=shares)
-    return attention_heads(attention=shares, tokens=labels, attention_head_names=list(names))
+        return _harmless(attention_patterns(tokens=labels, attention=shares))
+    return _harmless(
+        attention_heads(attention=shares, tokens=labels, attention_head_names=list(names))
+    )
 
 
 def step_view(
@@ -56,9 +60,10 @@ def step_view(
     shown = shown_steps([step.region for step in steps], template=template).tolist()
     texts = [steps[step].text or f"[step {step}] " for step in shown]
     values = row[shown].detach().float().cpu()
-    return colored_tokens(
+    view = colored_tokens(
         texts, values, min_value=0.0, positive_color=REGION_COLOURS[Region.THINKING]
     )
+    return _harmless(view)
 
 
 def token_view(
@@ -81,8 +86,21 @@ def token_view(
         raise ValueError(f"there are {len(tokens)} tokens and {len(values)} values")
     values = values.detach().float().cpu()
     if values.ndim == 1:
-        return colored_tokens(list(tokens), values)
-    return colored_tokens_multi(list(tokens), values, labels=list(labels) if labels else None)
+        return _harmless(colored_tokens(list(tokens), values))
+    names = list(labels) if labels else None
+    return _harmless(colored_tokens_multi(list(tokens), values, labels=names))
+
+
+def _harmless(view: RenderedHTML) -> RenderedHTML:
+    """The view with no ``<`` in its data: the last line that begins with six spaces and a brace."""
+    return RenderedHTML(*(_escaped(source) for source in (view.local_src, view.cdn_src)))
+
+
+def _escaped(source: str) -> str:
+    start = source.rindex("\n      {")
+    stop = source.index("\n", start + 1)
+    data = source[start:stop].replace("<", r"\u003c")
+    return f"{source[:start]}{data}{source[stop:]}"
 
 
 def step_labels(steps: Sequence[Step], numbers: Sequence[int]) -> list[str]:

@@ -29,7 +29,12 @@ def demo(out: Path, *, n_problems: int = 12, seed: int = 0, progress: bool = Tru
 
     Returns:
         Exit status: 0 if there are maps.
+
+    Raises:
+        ValueError: no problem is asked for, or the folder is not the demo's.
     """
+    if n_problems < 1:
+        raise ValueError(f"--n-problems {n_problems} is below 1")
     settings = MapSettings(
         model="reasoner", format="think", splitter="line", n=SAMPLES, temperature=1.0, seed=seed
     )

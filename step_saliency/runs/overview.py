@@ -1,12 +1,13 @@
 """What a results folder says: lock-in and decay by layer, and what sets error traces apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from step_saliency.diagnosis import Bands, Diagnosis, compare, diagnose
+from step_saliency.options import Draws
 from step_saliency.runs.folder import RunFolder
 from step_saliency.storage.tables import write_frame
 
@@ -27,6 +28,7 @@ class Overview:
             where no problem has both.
         missing: Why there is no comparison.
         n_left_out: Maps in the folder that are not counted: their rows are no longer in the input.
+        reasons: Why the first trace has no lock-in or decay, where none has.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Overview:
     comparison: pd.DataFrame | None
     missing: str | None
     n_left_out: int = 0
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         total, correct, wrong = self.n_traces
@@ -48,11 +51,15 @@ class Overview:
 
     def _layers(self) -> str:
         wide = self.by_layer.pivot(index="layer", columns="metric", values="estimate")
+        wide = wide.reindex(columns=sorted(LAYER_METRICS))
         wide.insert(0, "band", [self.bands.of(int(layer)) or "" for layer in wide.index])
         wide.columns.name = None
         return (
-            "lock_in: share of a thinking step's row on itself and the step before, in excess of a "
-            "uniform row\ndecay:   share of a summary step's row on the thinking steps\n"
+            "means over traces\n"
+            "lock_in: share of a thinking step's row on itself and the step before,\n"
+            "         in excess of a uniform row\n"
+            "decay:   share of a summary step's row on the thinking steps\n"
+            + "".join(f"no {name} in any trace: {why}\n" for name, why in self.reasons.items())
             + wide.to_string(float_format="{:+.3f}".format, na_rep="-")
         )
 
@@ -62,8 +69,10 @@ class Overview:
         shown = self.comparison[self.comparison["metric"].isin(INDICES)]
         columns = ["metric", "control", "estimate", "lower", "upper", "n", "p_value", "auroc"]
         return (
-            "error minus correct traces of the same problem (bootstrap by problem, permutation "
-            "within problems)\n"
+            "error minus correct traces of the same problem\n"
+            f"lower, upper: {Draws().confidence:.0%} bootstrap by problem; p_value: permutation "
+            "within\nproblems; n: problems; auroc: how often the error trace has more, 0.5 by "
+            "chance\n"
             + shown[columns].to_string(index=False, float_format="{:.3f}".format, na_rep="-")
         )
 
@@ -98,6 +107,7 @@ def overview(
         comparison=comparison,
         missing=missing,
         n_left_out=run.n_left_out(),
+        reasons=_reasons(diagnoses),
     )
 
 
@@ -106,6 +116,15 @@ def _compare(diagnoses: Sequence[Diagnosis], seed: int) -> tuple[pd.DataFrame | 
         return compare(diagnoses, seed=seed), None
     except ValueError as error:
         return None, str(error)
+
+
+def _reasons(diagnoses: Sequence[Diagnosis]) -> dict[str, str]:
+    """Why a metric is missing, of those that no trace has in any layer."""
+    return {
+        metric: diagnoses[0].reasons[metric]
+        for metric in LAYER_METRICS
+        if all(getattr(one, metric).isnan().all() for one in diagnoses)
+    }
 
 
 def _by_layer(frame: pd.DataFrame) -> pd.DataFrame:

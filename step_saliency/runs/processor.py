@@ -30,10 +30,15 @@ def set_threads(asked: int | None) -> str:
         What was chosen and why, in a line.
 
     Raises:
-        ValueError: less than one is asked for.
+        ValueError: less than one is asked for, or more than the machine has cores.
     """
     if asked is not None and asked < 1:
         raise ValueError(f"--threads {asked}: at least one computes")
+    most = os.cpu_count()
+    if asked is not None and most is not None and asked > most:
+        raise ValueError(
+            f"--threads {asked}: there are {most} cores, and threads beyond them hold each other up"
+        )
     if asked is not None:
         torch.set_num_threads(asked)
         return f"computing with {_threads(asked)}, as asked for"

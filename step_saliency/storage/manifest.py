@@ -36,9 +36,12 @@ def read_manifest(folder: Path, *, kind: str, writer: str) -> dict[str, Any]:
     """
     file = folder / "manifest.json"
     if not is_file(file):
-        raise ValueError(
-            f"{folder} holds no manifest.json, so it is no results folder of `{writer}`"
-        )
+        if folder.is_dir():
+            raise ValueError(
+                f"{folder} holds no manifest.json, so it is no results folder of `{writer}`"
+            )
+        there = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise ValueError(f"{there}; a results folder of `{writer}` is needed")
     return read_facts(file, kind=kind, writer=writer)
 
 

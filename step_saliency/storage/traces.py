@@ -14,7 +14,18 @@ from step_saliency.trace import Trace
 
 
 def save_jsonl(path: str | os.PathLike[str], traces: Iterable[Trace]) -> Path:
-    """Write traces, one JSON object a line. The file appears whole or not at all."""
+    """Write traces, one JSON object a line. The file appears whole or not at all.
+
+    Args:
+        path: File to write; one that is there is replaced. Its folder has to be there.
+        traces: The traces, in order.
+
+    Returns:
+        The file.
+
+    Raises:
+        WriteError: an `OSError`; it cannot be written.
+    """
     path = Path(path)
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         for trace in traces:
@@ -67,7 +78,14 @@ def first_fault(error: ValidationError) -> str:
 def load_jsonl(path: str | os.PathLike[str]) -> list[Trace]:
     """Read traces that :func:`save_jsonl` wrote.
 
+    Args:
+        path: The file; empty lines count as none.
+
+    Returns:
+        The traces, in order.
+
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: A line is not JSON or not a trace; the message names the file and the line.
     """
     return list(_read_jsonl(Path(path)))

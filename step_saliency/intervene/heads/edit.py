@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,6 +42,13 @@ class HeadEdit(Edit):
         for name in ("regions", "steps"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the view of a mapping, which can be neither pickled nor copied deeply."""
+        return {**self.__dict__, "heads": dict(self.by_layer)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "heads": parse_heads(state["heads"])})
 
     @property
     def by_layer(self) -> Mapping[int, tuple[int, ...]]:

@@ -73,6 +73,6 @@ function diagnosis() {
   $("indices").replaceChildren(make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))));
   $("charts").replaceChildren(...charts.map(chart));
   $("charts").after(curveTable());
-  const groups = charts.some((c) => c.lines.some((l) => l.lower)) ? " Bands are 95% intervals of means over problems, resampled by problem; with fewer than ten problems they are rough." : "";
+  const groups = charts.some((c) => c.lines.some((l) => l.lower)) ? " Bands and brackets are 95% intervals of means over problems, resampled by problem; with fewer than ten problems (n) they are rough. p: permutation within problems." : "";
   $("chart-note").textContent = `Dotted: what a map that prefers no position gives. Shaded: shallow and deep layers. Both indices are larger the worse it is.${groups} ${reasons.join("; ")}`;
 }

@@ -29,6 +29,8 @@ from step_saliency.runs.inputs.eval_logs import is_log, log_samples, zip_samples
 Numbered: TypeAlias = tuple[int, Any]
 """Line or element number from 1, and what stands there: a value, or why it cannot be read."""
 
+NAMED = {".parquet": "parquet file", ".arrow": "Arrow file", ".feather": "Arrow file"}
+"""What a file is by its name, where it is nothing that is read."""
 ZIP_MARK = b"PK\3\4"
 GZIP_MARK = b"\x1f\x8b"
 OTHERS = {
@@ -54,7 +56,8 @@ def read_file(path: Path) -> Iterator[Numbered]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is cut short or damaged: {error}") from None
     except _NotWholeError as error:
-        raise ValueError(f"{path} is no whole JSON: {error}") from None
+        what = NAMED.get(path.suffix.lower(), "whole JSON")
+        raise ValueError(f"{path} is no {what}: {error}") from None
     except pa.ArrowException as error:
         raise ValueError(f"{path} is no whole parquet or Arrow file: {error}") from None
     except OSError as error:
