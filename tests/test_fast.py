@@ -417,8 +417,7 @@ def test_changed_weights_are_never_passed_over(tmp_path: Path) -> None:
     weight.data = -weight.data
     assert decode(model, "hooks", temperature=0) == before
     assert decode(model, "auto", temperature=0, max_new_tokens=32) == before
-    with pytest.raises(ValueError, match="after weights were changed"):
-        decode(model, "fast")
+    assert decode(model, "fast", temperature=0) == before
 
 
 def test_the_checkpoints_own_wishes_are_not_heard() -> None:
