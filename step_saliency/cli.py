@@ -4,12 +4,9 @@ Heavy imports wait until a command needs them, so that ``--help`` answers at onc
 """
 
 import argparse
-import os
-import select
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from step_saliency.benchmark.command.arguments import add_benchmark
 from step_saliency.benchmark.scale.failed import WorkerError
 from step_saliency.options import FORMATS, METHODS, OBJECTIVES, POOLS, ROWS, SPLITTERS
 from step_saliency.runs.functions import UserFunction
+from step_saliency.runs.output import UNREAD, bars, drop_what_is_left, is_unread
 from step_saliency.runs.roles import ROLES, parse_fields
 from step_saliency.runs.settings import MapSettings
 
@@ -33,8 +31,6 @@ NO_MEMORY = (
     "step-saliency: memory was not enough, and less is taken with a smaller --batch-size, with "
     "--dtype bfloat16, or on another --device, where the command has them"
 )
-UNREAD = 128 + 13
-"""Exit status of what a broken pipe ends, as shells count it."""
 AGAIN = "; the same command goes on where it was"
 MODEL_OPTIONS = ("backend", "device", "dtype", "revision", "trust_remote_code")
 
@@ -55,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_what_is_left()
+        drop_what_is_left()
         return UNREAD
     except OSError as error:
-        _drop_what_is_left()
+        drop_what_is_left()
         print(f"step-saliency: the output cannot be written: {error}", file=sys.stderr)
         return 2
 
@@ -69,7 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         return int(arguments.run(arguments))
     except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _is_unread():
+        if isinstance(error, BrokenPipeError) and is_unread():
             raise
         print(f"step-saliency: {error}", file=sys.stderr)
         return 2
@@ -79,25 +75,6 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         _say_what_failed(error, again)
         return 1
-
-
-def _is_unread() -> bool:
-    """Whether the output goes into a pipe whose other end is closed."""
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-        return bool(poll.poll(0))
-    except (AttributeError, OSError):  # no poll on this system; an output without a file
-        return False
-
-
-def _drop_what_is_left() -> None:
-    """Python writes what is left when it ends, and would complain then."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say_what_failed(error: Exception, again: str) -> None:
@@ -373,7 +350,7 @@ def _map(arguments: argparse.Namespace) -> int:
     options["grade"] = UserFunction.load(arguments.grade) if arguments.grade else None
     threads = set_threads(arguments.threads)
     notes = [threads, precision_note(arguments.dtype, arguments.device)]
-    with _bars(shown=not arguments.quiet):
+    with bars(shown=not arguments.quiet):
         report = map_file(
             arguments.input,
             arguments.out,
@@ -439,23 +416,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     _set_threads(arguments)
     progress = not arguments.quiet
-    with _bars(shown=progress):
+    with bars(shown=progress):
         return demo(arguments.out, n_problems=arguments.n_problems, progress=progress)
-
-
-@contextmanager
-def _bars(*, shown: bool) -> Iterator[None]:
-    """Bars that transformers draws, such as that of loading weights, are shown where ours are."""
-    from transformers.utils import logging
-
-    before = logging.is_progress_bar_enabled()
-    if not shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if before:
-            logging.enable_progress_bar()
 
 
 if __name__ == "__main__":
