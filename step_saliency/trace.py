@@ -24,13 +24,10 @@ from step_saliency.options import FormatName, SplitterLike, refuse
 from step_saliency.segment import build
 from step_saliency.segment.online import StepTracker
 from step_saliency.segment.pieces import TokenIds, TokenPieces
-from step_saliency.segment.regions import REGION_COLOURS, Region
+from step_saliency.segment.regions import NO_MATH, REGION_COLOURS, Region
 from step_saliency.segment.regions import Step as Step
 from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.tiling import check_starts, check_tiling, steps_at
-
-NO_MATH = "tex2jax_ignore mathjax_ignore"
-"""Classes by which notebooks leave text as it stands, where dollars would begin formulas."""
 
 
 @dataclass(frozen=True, eq=False)

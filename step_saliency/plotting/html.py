@@ -8,7 +8,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from step_saliency.plotting.style import png
-from step_saliency.trace import NO_MATH
+from step_saliency.segment.regions import NO_MATH
 
 
 def card(title: str, facts: Mapping[str, str], figure: Figure, *, name: str) -> str:

@@ -22,6 +22,8 @@ class Region(StrEnum):
         )
 
 
+NO_MATH = "tex2jax_ignore mathjax_ignore"
+"""Classes by which notebooks leave text as it stands, where dollars would begin formulas."""
 REGION_COLOURS: dict[Region, str] = {
     Region.TEMPLATE: "#9a9a9a",
     Region.QUESTION: "#0072b2",
