@@ -72,7 +72,7 @@ def test_ray_gives_a_worker_all_cards_of_its_engine(
         asked.update(given)
         return lambda worker: None
 
-    ray = SimpleNamespace(cluster_resources=lambda: {"GPU": 8}, remote=remote)
+    ray = SimpleNamespace(cluster_resources=lambda: {"GPU": 8.0}, remote=remote)
     monkeypatch.setattr(spread, "open_units", lambda *_: [])
     settings = BenchmarkSettings(model="reasoner", suites=("reasoner",), **options)
     spread._on_actors(ray, tmp_path, settings, 0, progress=False)
