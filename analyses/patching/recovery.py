@@ -32,24 +32,38 @@ def logit_diff(logits: Float[Tensor, "vocab"], pair: Pair) -> float:
 def patched_logit_diffs(
     model: Any, pair: Pair, patches: Sequence[Patch], *, direction: Direction, batch_size: int = 16
 ) -> list[float]:
-    """Logit difference under each patch."""
+    """Logit difference under each patch.
+
+    Of a patch, only the positions from its first on are computed; before the source the two
+    sequences are the same.
+    """
     into, source = pair.corrupted.tokens, pair.clean.tokens
     if direction == "noising":
         into, source = source, into
     diffs = []
-    prefix = Prefix.shared(model, into[: pair.clean.steps[pair.source_step].start])
-    ordered = sorted(range(len(patches)), key=lambda i: (patches[i].site, patches[i].layer))
-    by_site = {site: [i for i in ordered if patches[i].site == site] for site in get_args(Site)}
-    for places in by_site.values():
-        names = list(dict.fromkeys(hook_name(patches[i].site, patches[i].layer) for i in places))
+    for site in get_args(Site):
+        of_site = [i for i, patch in enumerate(patches) if patch.site == site]
+        names = list(dict.fromkeys(hook_name(site, patches[i].layer) for i in of_site))
         sources = record(model, source, names) if names else {}
-        for start in range(0, len(places), batch_size):
-            batch = places[start : start + batch_size]
-            hooks = patch_hooks([patches[i] for i in batch], sources, len(into))
-            tokens = into.expand(len(batch), -1)
-            logits = logits_at(model, tokens, [pair.position], hooks, prefix=prefix)[:, 0]
-            diffs += [(i, logit_diff(row, pair)) for i, row in zip(batch, logits, strict=True)]
+        for first, places in _by_first(pair, patches, of_site).items():
+            prefix = Prefix.shared(model, into[:first])
+            for start in range(0, len(places), batch_size):
+                batch = places[start : start + batch_size]
+                hooks = patch_hooks([patches[i] for i in batch], sources, len(into))
+                tokens = into.expand(len(batch), -1)
+                logits = logits_at(model, tokens, [pair.position], hooks, prefix=prefix)[:, 0]
+                diffs += [(i, logit_diff(row, pair)) for i, row in zip(batch, logits, strict=True)]
     return [value for _, value in sorted(diffs)]
+
+
+def _by_first(pair: Pair, patches: Sequence[Patch], places: Sequence[int]) -> dict[int, list[int]]:
+    """Patches by the first position that they can change."""
+    origin = pair.clean.steps[pair.source_step].start
+    groups: dict[int, list[int]] = {}
+    for place in places:
+        first = max(origin, min(patches[place].positions, default=origin))
+        groups.setdefault(first, []).append(place)
+    return groups
 
 
 def patch_pair(
@@ -117,17 +131,23 @@ def _cut_paths(
     model: Any, pair: Pair, layers: Sequence[int], batch_size: int
 ) -> list[dict[str, Any]]:
     cuts = path_cuts(pair, layers)
-    logits = cut_logits(
-        model,
-        pair.clean.tokens,
-        [cut for _, _, cut in cuts],
-        [pair.position],
-        batch_size=batch_size,
-    )
+    whole = [path in ("indirect", "both") for path, _, _ in cuts]
+    # those of the direct path begin at the step that is read, and what is before is computed once
+    found: dict[int, Tensor] = {}
+    for some in (True, False):
+        chosen = [i for i, is_whole in enumerate(whole) if is_whole == some]
+        logits = cut_logits(
+            model,
+            pair.clean.tokens,
+            [cuts[i][2] for i in chosen],
+            [pair.position],
+            batch_size=batch_size,
+        )
+        found |= dict(zip(chosen, logits, strict=True))
     shared = {"site": "edge", "direction": "noising"}
     return [
-        {**shared, "role": path, "layer": layer, "logit_diff": logit_diff(row[0], pair)}
-        for (path, layer, _), row in zip(cuts, logits, strict=True)
+        {**shared, "role": path, "layer": layer, "logit_diff": logit_diff(found[i][0], pair)}
+        for i, (path, layer, _) in enumerate(cuts)
     ]
 
 
