@@ -1,8 +1,8 @@
 """A run by the command: all parts together, broken off and taken up, by one worker or several."""
 
 import contextlib
-import importlib.util
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +21,7 @@ pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: step-sali
 from step_saliency.benchmark.command.rows import read_rows
 from step_saliency.benchmark.command.run import run_benchmark
 from step_saliency.benchmark.provider import queue
-from step_saliency.benchmark.scale.spread import spread
+from step_saliency.benchmark.scale.spread import CLUSTERS, Cluster, spread
 from step_saliency.benchmark.scale.units import open_units, units_of
 from step_saliency.benchmark.suites.suites import Selection
 
@@ -86,10 +86,21 @@ def test_other_settings_are_refused(alone: Path, capsys: pytest.CaptureFixture[s
     assert "seed: 0 then, 5 now" in capsys.readouterr().err
 
 
-def test_processes_of_submitit_give_the_same_rows(alone: Path, tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed")
+def require_cluster(cluster: Cluster) -> None:
+    """Skip where the library of a cluster is not installed, or its machines do not answer."""
+    library = "ray" if cluster == "ray" else "submitit"
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    if cluster == "slurm":
+        nodes = ["sinfo", "--noheader", "--states=idle,mix"]
+        if not shutil.which("sinfo") or not subprocess.run(nodes, capture_output=True).stdout:
+            pytest.skip("no Slurm cluster has a node for a job")
+
+
+@pytest.mark.parametrize("cluster", ["local", pytest.param("slurm", marks=pytest.mark.nightly)])
+def test_jobs_of_submitit_give_the_same_rows(alone: Path, tmp_path: Path, cluster: Cluster) -> None:
+    require_cluster(cluster)
     keep_settings(tmp_path, SETTINGS)
-    spread(tmp_path, SETTINGS, workers=2, progress=False)
+    spread(tmp_path, SETTINGS, workers=2, cluster=cluster, progress=False)
     assert open_units(tmp_path, SETTINGS) == []
     assert run_benchmark(tmp_path, SETTINGS, progress=False)
     pd.testing.assert_frame_equal(result(tmp_path), result(alone))
@@ -99,7 +110,7 @@ def test_processes_of_submitit_give_the_same_rows(alone: Path, tmp_path: Path) -
 
 @pytest.mark.nightly
 def test_actors_of_ray_give_the_same_rows(alone: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: step-saliency[ray]")
+    require_cluster("ray")
     keep_settings(tmp_path, SETTINGS)
     spread(tmp_path, SETTINGS, workers=2, cluster="ray", progress=False)
     assert open_units(tmp_path, SETTINGS) == []
@@ -108,7 +119,7 @@ def test_actors_of_ray_give_the_same_rows(alone: Path, tmp_path: Path) -> None:
 
 
 KILLS = 10
-"""Of each of two clusters."""
+"""Of each cluster."""
 HANGS = 1200
 """Seconds without a response after which a run is taken to hang."""
 MANY = {"--problems": "10", "--samples": "4"}
@@ -130,13 +141,15 @@ def many_words() -> list[str]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("cluster", ["local", "ray"])
+@pytest.mark.parametrize("cluster", CLUSTERS)
 def test_kills_at_random_lose_and_double_nothing(
-    many_alone: Path, tmp_path: Path, cluster: str
+    many_alone: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
-    """A worker, or all with the driver, are killed while responses come; then it is given again."""
-    if importlib.util.find_spec("submitit" if cluster == "local" else "ray") is None:
-        pytest.skip(f"what {cluster} needs is not installed")
+    """A worker, or all with the driver, are killed while responses come; then it is given again.
+
+    Jobs of Slurm are no children of the driver, so that they go on when it is killed.
+    """
+    require_cluster(cluster)
     draw, struck = random.Random(cluster), 0
     words = [*many_words(), "--out", str(tmp_path), "--workers", "2", "--cluster", cluster]
     command = [sys.executable, "-m", "step_saliency.cli", "benchmark", *words]
@@ -148,7 +161,7 @@ def test_kills_at_random_lose_and_double_nothing(
             time.sleep(0.05)
         time.sleep(draw.uniform(0, 1))
         if driver.poll() is None:
-            kill_some(driver, draw)
+            kill_some(driver, tmp_path, draw)
             struck += 1
         elif driver.returncode == 0:
             break
@@ -166,18 +179,29 @@ def decoded(out: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in out.glob("responses/*/*.jsonl"))
 
 
-def kill_some(driver: "subprocess.Popen[bytes]", draw: random.Random) -> None:
-    """Kill one process that the driver started, or the driver with all of them."""
+def kill_some(driver: "subprocess.Popen[bytes]", out: Path, draw: random.Random) -> None:
+    """Kill one worker, or the driver with all that it started."""
     try:
-        processes = psutil.Process(driver.pid).children(recursive=True)
+        started = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    is_one = bool(processes) and draw.random() < 0.5
-    for process in [draw.choice(processes)] if is_one else [*processes, driver]:
+    workers = [*started, *jobs_of_slurm(out)]
+    is_one = bool(workers) and draw.random() < 0.5
+    for process in [draw.choice(workers)] if is_one else [*started, driver]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     if not is_one:
         driver.wait()
+
+
+def jobs_of_slurm(out: Path) -> list[psutil.Process]:
+    """Processes of this machine that do a job of submitit for a run, as Slurm starts them."""
+    folder, found = str(out / "submitit"), []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "submitit.core._submit" in words and folder in words:
+            found.append(process)
+    return found
 
 
 def test_units_of_a_run() -> None:
