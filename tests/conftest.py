@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import nights
 import pytest
 import torch
 
@@ -38,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Large blocks are given back to the system when they are freed: glibc otherwise keeps gigabytes
     of weights that tests have long dropped.
     """
+    nights.is_night = config.getoption("nightly") == "all"
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)

@@ -1,9 +1,25 @@
-"""Which parameters of a test run by day."""
+"""Which parameters of a test run by day, and how many of the examples that are drawn for one."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+BY_DAY = 4
+"""One in so many of the examples of a property is drawn by day."""
+
+
+def examples(n: int) -> int:
+    """How many examples of a property are drawn now: all with ``--nightly all``.
+
+    Args:
+        n: All of them.
+    """
+    return n if is_night else n // BY_DAY
+
+
+is_night = False
+"""Whether all nightly tests are asked for; `conftest` says it before tests are imported."""
 
 
 def mostly_at_night(values: Iterable[Any], *by_day: Any) -> list[Any]:

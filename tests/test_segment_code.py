@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nights import examples
 from segment_tokenizers import byte_level, smollm2, unchecked_calls
 
 from step_saliency.segment import StepTracker, split_text
@@ -164,7 +165,7 @@ _PARTS = (
 _CODE = st.lists(st.sampled_from(_PARTS.split("~")), max_size=30).map("".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(_CODE, st.floats(0, 1))
 def test_steps_of_code_tile_and_depend_on_no_later_character(text: str, part: float) -> None:
     with unchecked_calls():

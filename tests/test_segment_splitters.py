@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nights import examples
 from segment_texts import texts
 from segment_tokenizers import unchecked_calls
 
@@ -174,7 +175,7 @@ def test_an_empty_text_has_no_steps():
     assert split_text("") == []
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=examples(5000), deadline=None)
 @given(texts, st.sampled_from(["sentence", "paragraph", "line"]), st.floats(0, 1))
 def test_steps_tile_any_text_and_depend_on_no_later_character(text, splitter, part):
     with unchecked_calls():
@@ -188,7 +189,7 @@ def test_steps_tile_any_text_and_depend_on_no_later_character(text, splitter, pa
     assert early == [start for start in starts if start < len(prefix)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(texts, st.sampled_from([SentenceSplitter, lambda m: GapSplitter(1, m)]), st.integers(1, 30))
 def test_no_step_but_the_last_is_shorter_than_asked(text, make, min_chars):
     with unchecked_calls():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nights import examples
 from segment_texts import marked_texts, texts
 from segment_tokenizers import (
     byte_level,
@@ -82,31 +83,31 @@ def check_tokens(tokenizer, text: str, splitter: str, part: float, form: str = "
     assert offline.regions == tracker.regions
 
 
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=examples(1200), deadline=None)
 @given(texts, splitters, st.floats(0, 1))
 def test_online_equals_offline_on_smollm2(text, splitter, part):
     check_tokens(smollm2(), text, splitter, part)
 
 
-@settings(max_examples=1800, deadline=None)
+@settings(max_examples=examples(1800), deadline=None)
 @given(texts, splitters, st.floats(0, 1))
 def test_online_equals_offline_on_bytes(text, splitter, part):
     check_tokens(byte_level(), text, splitter, part)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(texts, st.floats(0, 1))
 def test_online_equals_offline_on_metaspace(text, part):
     check_tokens(metaspace(), text, "sentence", part)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(texts, st.floats(0, 1))
 def test_online_equals_offline_where_text_is_lost(text, part):
     check_tokens(word_piece(), text, "sentence", part)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(marked_texts, splitters, st.floats(0, 1), formats, st.sampled_from([byte_level, smollm2]))
 def test_online_equals_offline_in_every_format(text, splitter, part, form, make):
     check_tokens(make(), text, splitter, part, form)
@@ -121,7 +122,7 @@ def test_online_equals_offline_in_every_format_on_metaspace(text, splitter, part
 PROMPTS = ["Q?\n<think>\n", "Q?\n[THINK]", "Q?<think>\n\n</think>\n\n", "<|start|>assistant"]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(marked_texts, st.sampled_from(PROMPTS), st.floats(0, 1))
 def test_a_tracker_that_chooses_the_format_sees_no_later_token(text, prompt, part):
     tokenizer = byte_level()
@@ -138,7 +139,7 @@ OPENED = ["Q?\n<think>\n", "Q?\n[THINK]", "Q?\n<reasoning>\n"]
 
 
 @pytest.mark.filterwarnings("ignore:the response was read as")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(marked_texts, st.sampled_from(OPENED))
 def test_the_chosen_format_is_the_same_with_hindsight(text, prompt):
     """Where the prompt opens the thinking; header words alone need the letter after them."""
@@ -155,7 +156,7 @@ def test_the_chosen_format_is_the_same_with_hindsight(text, prompt):
     assert offline.starts == tracker.starts
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(texts.filter(lambda text: "\ufffd" not in text and "<" not in text))
 def test_token_starts_follow_from_character_starts(text):
     tokenizer = byte_level()
