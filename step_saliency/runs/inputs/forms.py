@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from step_saliency.runs.inputs import chats, completions, datasets, evaluations, plain, stepwise
+from step_saliency.runs.inputs import (
+    chats,
+    completions,
+    datasets,
+    evaluations,
+    exports,
+    plain,
+    stepwise,
+)
 from step_saliency.runs.inputs.form import Form
 from step_saliency.runs.inputs.saved import SAVED
 
@@ -24,6 +32,8 @@ FORMS: tuple[Form, ...] = (
     datasets.S1K,
     datasets.S1K_FIRST,
     datasets.DOLPHIN,
+    exports.TREE,
+    exports.CLAUDE,
     chats.PAIRS,
     chats.MESSAGES,
     chats.CONVERSATION,
