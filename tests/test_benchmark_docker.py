@@ -4,16 +4,15 @@ One evaluation of inspect-ai with a sample, so a container, for each.
 """
 
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from boxes import require_box
 
-from step_saliency.benchmark.sandbox import Limits, Outcome, SandboxError
-from step_saliency.benchmark.sandbox.docker import COMPOSE, Docker
+from step_saliency.benchmark.sandbox import Limits, Outcome
+from step_saliency.benchmark.sandbox.docker import Docker
 
 inspect_ai = pytest.importorskip(
     "inspect_ai", reason="inspect-ai is not installed: step-saliency[benchmarks]"
@@ -108,17 +107,7 @@ def boxed() -> Any:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """What became of each program."""
-    try:
-        box = Docker.probe()
-    except SandboxError as error:
-        pytest.skip(str(error))
-    (service,) = yaml.safe_load(COMPOSE.read_text())["services"].values()
-    for step in ("inspect", "pull"):
-        command = ["docker", "image", step, service["image"]]
-        if not subprocess.run(command, capture_output=True).returncode:
-            break
-    else:
-        pytest.skip(f"docker has no image {service['image']} and cannot get it")
+    box = require_box("docker")
     samples = [
         inspect_ai.dataset.Sample(input=program, id=name) for name, program in PROGRAMS.items()
     ]

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boxes import require_box
+from nights import mostly_at_night
 from test_benchmark_suites import code_record, gpqa
 
-from step_saliency.benchmark.sandbox import Bubblewrap, SandboxError
+from step_saliency.benchmark.sandbox import SandboxError
 
 pytest.importorskip("inspect_ai", reason="inspect-ai is not installed: step-saliency[benchmarks]")
 
@@ -43,19 +45,17 @@ def scripted() -> type[ModelAPI]:
     return Scripted
 
 
-def run(suite: str, file: Path, answers: list[str], out: Path) -> EvalLog:
+def run(suite: str, file: Path, answers: list[str], out: Path, **options: Any) -> EvalLog:
     model = get_model("scripted/model", answers=answers, memoize=False)
-    task = build_task(suite, selection=Selection(file=str(file)), epochs=1, model=model)
+    task = build_task(suite, selection=Selection(file=str(file)), epochs=1, model=model, **options)
     (log,) = evaluate(task, display="none", log_dir=str(out), max_connections=1, max_samples=1)
     assert log.status == "success", log.error
     return log
 
 
-def test_programs_from_the_public_form_to_rows(tmp_path: Path) -> None:
-    try:
-        Bubblewrap.probe()
-    except SandboxError as error:
-        pytest.skip(str(error))
+@pytest.mark.parametrize("box", mostly_at_night(["bubblewrap", "docker"], "bubblewrap"))
+def test_programs_from_the_public_form_to_rows(tmp_path: Path, box: str) -> None:
+    require_box(box)
     called = {"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}
     records = [
         code_record(question_id="a"),
@@ -74,7 +74,8 @@ def test_programs_from_the_public_form_to_rows(tmp_path: Path) -> None:
     buffered = "```python\nimport sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))\n```"
     body = "class Solution:\n    def shift(self, v, by):\n        return [x + by for x in v]"
     method = f"```python\n{body}\n```"
-    log = run("livecodebench", file, [SUM, buffered, "No idea.", method], tmp_path / "logs")
+    answers = [SUM, buffered, "No idea.", method]
+    log = run("livecodebench", file, answers, tmp_path / "logs", sandbox=box)
     assert "test_cases" not in log.model_dump_json()  # tests stay out of logs
     rows = read_rows(tmp_path / "logs").set_index("problem")
     assert rows["is_correct"].tolist() == [True, False, False, True]
