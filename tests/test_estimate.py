@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 import step_saliency as ss
 import step_saliency.saliency.estimate as estimates
 from step_saliency.saliency import api, streaming
-from step_saliency.saliency.cost.shape import model_shape
+from step_saliency.saliency.cost.shape import GAPS, model_shape
 from step_saliency.saliency.cost.work import HEAP, Work
 from step_saliency.saliency.estimate import Path, choose_path, estimate
 from step_saliency.saliency.layerwise import LayerwiseModel
@@ -85,6 +85,22 @@ def test_a_heap_holds_more_than_its_tensors(monkeypatch: pytest.MonkeyPatch) -> 
     large = work.streaming_bytes([10**6])
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "0")
     assert large == pytest.approx(work.streaming_bytes([10**6]), rel=0.05)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gaps_on_the_heap_lie_between_the_graphs_that_are_kept(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Residuals of a block, as many as its class frees, while each is below the limit."""
+    shape = model_shape(tiny_model(d_model=32, backend=backend))
+    work = Work.of(shape, "next_token", None)
+    gaps = GAPS["HookedTransformer" if backend == "hooked" else "TransformerBridge"]
+    for n_pos, n_gaps in ((1000, gaps), (10**6, 0)):
+        monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+        on_heap = work.streaming_bytes([n_pos], keep="activations")
+        monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "0")
+        tensors = work.streaming_bytes([n_pos], keep="activations")
+        assert on_heap - tensors == n_gaps * shape.n_layers * n_pos * shape.d_model * 4
 
 
 @pytest.mark.parametrize("keep", ["heads", "activations"])

@@ -24,7 +24,7 @@ and streaming holds at most, above the weights,
 
 with a bytes that the class of model keeps for each entry of a pattern, and 8 more where a pattern
 in half precision is differentiated. These are tensors, counted; on a CPU the process holds `HEAP`
-times as much of tensors below `HEAP_LIMIT`.
+times as much of tensors below `HEAP_LIMIT`, and with ``keep="activations"`` the gaps of each block.
 
 Of several traces streaming runs those of a `padded_groups` together, and hooks one after another:
 memory is that of the largest group or trace, time the sum of all.
@@ -47,13 +47,14 @@ from step_saliency.saliency.padding import padded_groups
 
 ObjectiveLike = ObjectiveName | Objective | Callable[..., Tensor]
 
-HEAP: dict[Keep, float] = {"activations": 1.5, "heads": 1.65, "inputs": 1.85}
+HEAP: dict[Keep, float] = {"activations": 1.0, "heads": 1.65, "inputs": 1.85}
 """What a process holds of tensors that the C library takes from its heap, over their bytes.
 
 PyTorch asks for aligned memory, for which glibc seldom finds room where a tensor of the same size
 was freed, so that gaps stay between those that are kept, the more so the more is freed between
-them: 1.2 to 1.9, 1.4 to 2.1 and 1.5 to 2.3 times were measured, and 1.0 with
-``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too.
+them: 1.4 to 1.9 and 1.4 to 2.1 times were measured, and 1.0 with
+``MALLOC_MMAP_THRESHOLD_=131072``, which keeps small tensors off the heap too. Where a block's graph
+is kept, the gaps are those of what its forward pass frees (`ModelShape.gaps`).
 """
 HEAP_BY_HOOKS = {"half": 1.5, "wide": 2.1}
 """The same by hooks, in half precision (1.3 to 1.8 measured) and in others (1.9 to 2.4)."""
@@ -130,6 +131,8 @@ class Work:
             "inputs": 0,
         }
         kept = n_inputs * resid + self.differentiated * more[keep]
+        if keep == "activations" and self._is_on_heap(n_positions * shape.d_model * shape.itemsize):
+            kept += self.differentiated * shape.gaps * resid
         block = 0 if keep == "activations" else graph
         return kept + max(
             2 * resid + self._logit_bytes(max(group)),
@@ -162,8 +165,11 @@ class Work:
 
     def _heap(self, n_bytes: int) -> int:
         """What a process holds for a tensor."""
-        on_heap = self.shape.device.type == "cpu" and n_bytes < heap_limit()
-        return int(n_bytes * (self.heap if on_heap else 1))
+        return int(n_bytes * (self.heap if self._is_on_heap(n_bytes) else 1))
+
+    def _is_on_heap(self, n_bytes: int) -> bool:
+        """Whether the C library takes a tensor from its heap."""
+        return self.shape.device.type == "cpu" and n_bytes < heap_limit()
 
     def _logit_bytes(self, n_tokens: int) -> int:
         vocab = self.shape.vocab
