@@ -47,6 +47,9 @@ def test_cut_answers_are_those_written_under_the_limit(model: Any, made: pd.Data
     ]
     assert mine["is_correct"].tolist() == short["is_correct"].tolist()
     assert mine["tokens"].tolist() == short["n_tokens"].tolist()
+    counted = cm.weights_used(model), model.cfg.n_layers, model.cfg.n_heads * model.cfg.d_head
+    spans = zip(mine["prompt_tokens"], mine["tokens"], strict=True)
+    assert mine["flops"].tolist() == [cm.flops(*counted, p, t) for p, t in spans]
 
 
 def test_votes_and_costs_of_k_answers(model: Any, made: pd.DataFrame) -> None:

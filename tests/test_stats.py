@@ -253,6 +253,16 @@ def test_what_does_not_vary_over_problems_has_no_correlation_and_no_p(x, y):
     assert found.n == len(x)
 
 
+def test_a_correlation_of_zero_is_no_rarer_than_any():
+    """Of ranks that give 0 some sums end a bit off it: every permutation is as far."""
+    found = [
+        rank_correlation_over_problems(np.arange(4.0), np.array(y), n_resamples=20)
+        for y in ([2.0, 4.0, 1.0, 3.0], [3.0, 1.0, 4.0, 2.0])
+    ]
+    assert [one.estimate for one in found] == pytest.approx([0, 0])
+    assert [one.p for one in found] == [1, 1]
+
+
 def test_problems_without_a_value_are_no_ranks():
     x, y = np.arange(6.0), np.arange(6.0)
     x[0], y[3] = np.nan, np.nan
