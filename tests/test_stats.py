@@ -579,6 +579,26 @@ def test_the_detectable_effect_has_the_power_that_statsmodels_computes(n):
     assert TTestPower().power(ratio_, n, 0.05) == pytest.approx(0.8, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("n", "power", "alpha"), [(3, 0.95, 0.05), (4, 0.99, 0.05), (5, 0.9, 0.01), (5, 0.5, 0.001)]
+)
+def test_a_detectable_effect_beyond_what_scipy_has_a_far_tail_for(n, power, alpha):
+    """Power as the mean over the spread that is seen, by quadrature."""
+    sample = np.random.default_rng(n).normal(size=n)
+    shift = detectable_effect(sample, power=power, alpha=alpha) / sample.std(ddof=1) * n**0.5
+    critical = scipy_stats.t.ppf(1 - alpha / 2, n - 1)
+    spread = (np.arange(200_000) + 0.5) / 200_000
+    seen = critical * np.sqrt(scipy_stats.chi2.ppf(spread, n - 1) / (n - 1))
+    found = scipy_stats.norm.sf(seen - shift) + scipy_stats.norm.cdf(-seen - shift)
+    assert found.mean() == pytest.approx(power, abs=1e-4)
+
+
+@pytest.mark.parametrize(("power", "alpha"), [(1.0, 0.05), (0.01, 0.05), (0.8, 0.0)])
+def test_a_power_that_no_effect_has_is_refused(power, alpha):
+    with pytest.raises(ValueError, match=r"need 0 < alpha < power < 1"):
+        detectable_effect(np.arange(5.0), power=power, alpha=alpha)
+
+
 def test_holm_within_families():
     table = pd.DataFrame({"kind": ["a", "a", "b"], "p": [0.01, 0.04, 0.04]})
     assert with_holm(table, family=["kind"])["p_holm"].tolist() == pytest.approx([0.02, 0.04, 0.04])
