@@ -115,6 +115,10 @@ def test_mid_p_of_mcnemar_is_the_exact_one_with_half_the_observed_arrangement():
     half = scipy_stats.binom.cdf(1, 10, 0.5) + scipy_stats.binom.pmf(2, 10, 0.5) / 2
     assert found["p_mid"] == pytest.approx(2 * half)
     assert (found["corrected"], found["broken"], found["odds_ratio"]) == (8, 2, pytest.approx(4))
+    even = mcnemar(before[5:], ~before[5:])  # 3 and 2: all arrangements are as extreme
+    assert even["p_mid"] == pytest.approx(1 - scipy_stats.binom.pmf(2, 5, 0.5))
+    tie = mcnemar(before[6:], ~before[6:])
+    assert tie["p_mid"] == pytest.approx(1 - scipy_stats.binom.pmf(2, 4, 0.5) / 2)
 
 
 @pytest.mark.parametrize(("n_sets", "low", "high"), [(SHUFFLED, 0.03, 0.07), (1500, 0.04, 0.06)])
