@@ -59,6 +59,8 @@ LIMITS = (96, 192, 384)
 COMPARED = tuple(c for c in METHODS if c.name in (BASELINE, "both"))
 COSTS = ("tokens", "cpu_seconds", "flops")
 WAY = ("condition", "method", "k", "limit")
+_OF_THE_WHOLE = ("answer", "error_kind", "first_wrong_step")
+"""What is not known of an answer that is cut at a limit."""
 
 
 def weights_used(model: Any) -> int:
@@ -155,10 +157,13 @@ def _limited(
             correct[at] = is_right(items[at], model.tokenizer.decode(tokens))
         lengths = frame["tokens"].clip(upper=limit)
         spans = zip(prompts.tolist(), lengths.tolist(), strict=True)
+        is_cut = pd.Series(share < 1, frame.index)
         cut = {
             "tokens": lengths,
             "cpu_seconds": frame["cpu_seconds"] * share,
             "flops": [flops(*counted, *span) for span in spans],
+            "finished": frame["finished"] & ~is_cut,
+            **{name: frame[name].mask(is_cut) for name in _OF_THE_WHOLE},
         }
         tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
     return pd.concat(tables, ignore_index=True)
