@@ -59,6 +59,8 @@ LIMITS = (96, 192, 384)
 COMPARED = tuple(c for c in METHODS if c.name in (BASELINE, "both"))
 COSTS = ("tokens", "cpu_seconds", "flops")
 WAY = ("condition", "method", "k", "limit")
+_OF_THE_WHOLE = ("answer", "error_kind", "first_wrong_step")
+"""What is not known of an answer that is cut at a limit."""
 
 
 def weights_used(model: Any) -> int:
@@ -110,7 +112,7 @@ def compute_matched(
             seconds = time.process_time() - started
             frame = _with_costs(frame, traces, seconds, counted)
             if temperature == 0:
-                ways_taken = _limited(model, items, traces, frame, settings.limits)
+                ways_taken = _limited(model, items, traces, frame, settings.limits, counted)
                 if flow is None and settings.forced_length:
                     longer = _forced(model, items, traces, frame, settings, counted)
                     ways_taken = pd.concat([ways_taken, longer], ignore_index=True)
@@ -142,6 +144,7 @@ def _limited(
     traces: Sequence[Trace],
     frame: pd.DataFrame,
     limits: Sequence[int],
+    counted: tuple[int, int, int],
 ) -> pd.DataFrame:
     """Greedy answers as they stand after so many tokens: decoding has no look-ahead."""
     tables = []
@@ -152,8 +155,16 @@ def _limited(
         for at in np.flatnonzero(share < 1).tolist():
             tokens = traces[at].tokens[prompts[at] : prompts[at] + limit]
             correct[at] = is_right(items[at], model.tokenizer.decode(tokens))
-        cut = {name: frame[name].to_numpy(float) * share for name in ("cpu_seconds", "flops")}
-        cut["tokens"] = frame["tokens"].clip(upper=limit)
+        lengths = frame["tokens"].clip(upper=limit)
+        spans = zip(prompts.tolist(), lengths.tolist(), strict=True)
+        is_cut = pd.Series(share < 1, frame.index)
+        cut = {
+            "tokens": lengths,
+            "cpu_seconds": frame["cpu_seconds"] * share,
+            "flops": [flops(*counted, *span) for span in spans],
+            "finished": frame["finished"] & ~is_cut,
+            **{name: frame[name].mask(is_cut) for name in _OF_THE_WHOLE},
+        }
         tables.append(frame.assign(is_correct=correct, method="greedy", k=1, limit=limit, **cut))
     return pd.concat(tables, ignore_index=True)
 

@@ -23,7 +23,7 @@ import pandas as pd
 
 from analyses.material.answers import AnswerSettings, answers
 from analyses.material.comparisons import against
-from analyses.material.conditions import DepthSettings, check_depth, conditions
+from analyses.material.conditions import BASELINE, DepthSettings, check_depth, conditions
 from analyses.material.error_states import (
     CORRECT,
     changes,
@@ -121,7 +121,10 @@ def read_answers(folder: Path) -> pd.DataFrame:
 
 
 def summarise(values: pd.DataFrame, settings: ErrorSettings) -> Mapping[str, pd.DataFrame]:
-    """Rates, transitions, changes, placebos and flow against local, by source."""
+    """Rates, transitions, changes, placebos and flow against local, by source.
+
+    A source of the baseline alone has rates and nothing else.
+    """
     tables: dict[str, list[pd.DataFrame]] = {}
     seed = settings.seed
     functions = {
@@ -133,7 +136,10 @@ def summarise(values: pd.DataFrame, settings: ErrorSettings) -> Mapping[str, pd.
     }
     for names, frame in values.groupby([*SETTING], dropna=False, sort=False):
         stated = with_states(frame.assign(sample=frame["sample"].astype(int)))
+        is_alone = (stated["condition"] == BASELINE).all()
         for name, function in functions.items():
+            if is_alone and name != "rates":
+                continue
             table = function(stated, seed=seed)
             setting: dict[str, Any] = dict(zip(SETTING, names, strict=True))
             tables.setdefault(name, []).append(table.assign(**setting))

@@ -163,6 +163,11 @@ def test_matched_placebos_have_the_dose_on_other_problems(model: Any) -> None:
     assert ratio["oeb-bridge"] == pytest.approx(kl["oeb-bridge"] / kl["oeb"])
     assert ratio["smi-boundaries-kl"] == pytest.approx(1, abs=0.05)
     assert ratio[["oeb", "smi"]].isna().all()
+    moved = table["moved_ratio"]
+    assert moved["oeb-bridge"] == pytest.approx(rows["oeb-bridge"] / rows["oeb"])
+    injections = table["injections"]
+    assert moved["smi-boundaries-kl"] == injections["smi-boundaries-kl"] / injections["smi"] < 1
+    assert moved[["oeb", "smi"]].isna().all()
 
 
 def test_no_solutions_are_written_for_the_doses_of_no_edit(

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.error_kinds import ErrorSettings, against_placebo, read_answers, units
+from analyses.error_kinds import (
+    ErrorSettings,
+    against_placebo,
+    read_answers,
+    summarise,
+    units,
+)
 from analyses.material.conditions import BASELINE
 from analyses.material.error_states import (
     CORRECT,
@@ -223,6 +229,23 @@ def test_power_for_a_gain_of_the_size_that_the_paper_reports() -> None:
 def test_kinds_of_a_file_are_refused_before_anything_is_answered() -> None:
     with pytest.raises(ValueError, match="kinds of error need the right steps"):
         units(ErrorSettings(data="rows.jsonl"))
+
+
+def test_answers_without_an_edit_have_rates_alone() -> None:
+    """Of one source; beside another that was edited, and where all are right."""
+
+    def answered(source: str, states: dict[str, list[str]]) -> pd.DataFrame:
+        about = {"source": source, "level": "easy", "family": "symbols", "temperature": 0.0}
+        frame = table(states).assign(first_wrong_step=pd.NA, n_steps=4, **about)
+        right = frame["state"] == CORRECT
+        return frame.assign(is_correct=right, error_kind=frame["state"].where(~right))
+
+    alone, settings = answered("a", {BASELINE: [CORRECT] * 3}), ErrorSettings(n=3)
+    assert list(summarise(alone, settings)) == ["rates"]
+    edited = answered("b", {BASELINE: ["order"] * 3, "oeb": [CORRECT] * 3})
+    both = summarise(pd.concat([alone, edited]), settings)
+    assert set(both["rates"]["source"]) == {"a", "b"}
+    assert set(both["summary"]["source"]) == {"b"}
 
 
 def test_earlier_answers_are_read_whichever_analysis_kept_them(tmp_path: Path) -> None:

@@ -115,6 +115,10 @@ def test_mid_p_of_mcnemar_is_the_exact_one_with_half_the_observed_arrangement():
     half = scipy_stats.binom.cdf(1, 10, 0.5) + scipy_stats.binom.pmf(2, 10, 0.5) / 2
     assert found["p_mid"] == pytest.approx(2 * half)
     assert (found["corrected"], found["broken"], found["odds_ratio"]) == (8, 2, pytest.approx(4))
+    even = mcnemar(before[5:], ~before[5:])  # 3 and 2: all arrangements are as extreme
+    assert even["p_mid"] == pytest.approx(1 - scipy_stats.binom.pmf(2, 5, 0.5))
+    tie = mcnemar(before[6:], ~before[6:])
+    assert tie["p_mid"] == pytest.approx(1 - scipy_stats.binom.pmf(2, 4, 0.5) / 2)
 
 
 @pytest.mark.parametrize(("n_sets", "low", "high"), [(SHUFFLED, 0.03, 0.07), (1500, 0.04, 0.06)])
@@ -251,6 +255,16 @@ def test_what_does_not_vary_over_problems_has_no_correlation_and_no_p(x, y):
     found = rank_correlation_over_problems(x, y, n_resamples=20, n_permutations=20)
     assert np.isnan([found.estimate, found.lower, found.upper, found.p]).all()
     assert found.n == len(x)
+
+
+def test_a_correlation_of_zero_is_no_rarer_than_any():
+    """Of ranks that give 0 some sums end a bit off it: every permutation is as far."""
+    found = [
+        rank_correlation_over_problems(np.arange(4.0), np.array(y), n_resamples=20)
+        for y in ([2.0, 4.0, 1.0, 3.0], [3.0, 1.0, 4.0, 2.0])
+    ]
+    assert [one.estimate for one in found] == pytest.approx([0, 0])
+    assert [one.p for one in found] == [1, 1]
 
 
 def test_problems_without_a_value_are_no_ranks():
@@ -567,6 +581,26 @@ def test_the_detectable_effect_has_the_power_that_statsmodels_computes(n):
     sample = np.random.default_rng(n).normal(size=n)
     ratio_ = detectable_effect(sample, power=0.8) / sample.std(ddof=1)
     assert TTestPower().power(ratio_, n, 0.05) == pytest.approx(0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "power", "alpha"), [(3, 0.95, 0.05), (4, 0.99, 0.05), (5, 0.9, 0.01), (5, 0.5, 0.001)]
+)
+def test_a_detectable_effect_beyond_what_scipy_has_a_far_tail_for(n, power, alpha):
+    """Power as the mean over the spread that is seen, by quadrature."""
+    sample = np.random.default_rng(n).normal(size=n)
+    shift = detectable_effect(sample, power=power, alpha=alpha) / sample.std(ddof=1) * n**0.5
+    critical = scipy_stats.t.ppf(1 - alpha / 2, n - 1)
+    spread = (np.arange(200_000) + 0.5) / 200_000
+    seen = critical * np.sqrt(scipy_stats.chi2.ppf(spread, n - 1) / (n - 1))
+    found = scipy_stats.norm.sf(seen - shift) + scipy_stats.norm.cdf(-seen - shift)
+    assert found.mean() == pytest.approx(power, abs=1e-4)
+
+
+@pytest.mark.parametrize(("power", "alpha"), [(1.0, 0.05), (0.01, 0.05), (0.8, 0.0)])
+def test_a_power_that_no_effect_has_is_refused(power, alpha):
+    with pytest.raises(ValueError, match=r"need 0 < alpha < power < 1"):
+        detectable_effect(np.arange(5.0), power=power, alpha=alpha)
 
 
 def test_holm_within_families():

@@ -181,6 +181,10 @@ def test_few_hits_of_two_groups_have_an_interval():
     limits = unpaired_from_counts(hits, sizes, 0.95)
     assert limits == pytest.approx((-wilson(0, 20)[1], wilson(0, 20)[1]))
     hits[:FEW, 0] = 1
+    one_has_none = unpaired_from_counts(hits, sizes, 0.95)
+    assert one_has_none is not None
+    assert one_has_none[0] < FEW / 40 - wilson(0, 20)[1]  # draws of the other group are all 0
+    hits[20 : 20 + FEW, 1] = 1
     assert unpaired_from_counts(hits, sizes, 0.95) is None
     low, high = unpaired_from_counts(sizes, sizes, 0.95)
     assert (low, high) == pytest.approx((wilson(20, 20)[0] - 1, 1 - wilson(20, 20)[0]))

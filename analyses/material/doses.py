@@ -1,7 +1,8 @@
 """What edits did to texts: KL of the bridge, norm of momentum, and a placebo's beside them.
 
 When it misleads: a dose is a mean over the rows that were edited, on these texts; on others it
-differs.
+differs. It does not say how many rows those are: a placebo in other layers can have the dose and
+move a third of the rows less (``moved_ratio``).
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def dose_table(values: pd.DataFrame) -> pd.DataFrame:
     """Mean doses over all chunks: one row per condition and half.
 
     ``dose_ratio`` is the dose of a placebo (KL of a bridge, norm of momentum) over that of what it
-    stands for.
+    stands for, ``moved_ratio`` the same of the rows that were shifted, or of the injections.
     """
     over = {"kl": "rows_shifted", "total_variation": "rows_shifted", "injected_norm": "injections"}
     counts = ["n_traces", "rows_seen", "rows_shifted", "infeasible", "injections"]
@@ -55,14 +56,15 @@ def dose_table(values: pd.DataFrame) -> pd.DataFrame:
     table = sums.groupby(keys, sort=False, dropna=False)[[*counts, *over]].sum().reset_index()
     for dose, count in over.items():
         table[dose] /= table[count].where(table[count] > 0)
-    return table.assign(dose_ratio=_dose_ratios(table))
-
-
-def _dose_ratios(table: pd.DataFrame) -> pd.Series:
-    """Dose of each placebo over that of what it stands for; missing for the real thing."""
     is_bridge = table["half"].str.contains("Bridge")
     dose = table["kl"].where(is_bridge, table["injected_norm"])
+    moved = table["rows_shifted"].where(is_bridge, table["injections"])
+    return table.assign(dose_ratio=_over_own(dose, table), moved_ratio=_over_own(moved, table))
+
+
+def _over_own(values: pd.Series, table: pd.DataFrame) -> pd.Series:
+    """Value of each placebo over that of what it stands for; missing for the real thing."""
     real = table["placebo"].isna() & (table["group"] == "method")
     keys = pd.MultiIndex.from_frame(table[["edit", "half"]])
-    own = dose[real].set_axis(keys[real])
-    return (dose / own.reindex(keys).to_numpy()).where(table["placebo"].notna())
+    own = values[real].set_axis(keys[real])
+    return (values / own.reindex(keys).to_numpy()).where(table["placebo"].notna())

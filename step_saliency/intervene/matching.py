@@ -10,7 +10,9 @@ with the slope of the last two measurements; where that leaves what is still pos
 
 When it misleads: a dose is a mean. Rows that a placebo cannot move so far are made up for by
 others, and the rows of later layers are no longer those of the unedited model; `doses` shows both
-flows beside each other, on traces that took no part in matching.
+flows beside each other, on traces that took no part in matching. How many rows are moved is not
+matched: a placebo in other layers, or at other tokens, can have the dose and move fewer
+(``rows_shifted``, ``injections``), which is less in all.
 """
 
 import math

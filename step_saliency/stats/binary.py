@@ -6,7 +6,8 @@ With b_i and a_i whether pair i is right under the reference and under the condi
     p           sign flips of the problems' differences, as in `step_saliency.stats.paired`
     p_mcnemar   exact binomial test of corrected against broken (statsmodels); conservative, because
                 it is discrete
-    p_mid       counts the observed arrangement half, and is not
+    p_mid       counts arrangements as extreme as the observed one half, and is not (Fagerland,
+                Lydersen and Laake, BMC Medical Research Methodology 13, 2013); 1 without a change
 
 McNemar's test takes pairs as independent, so in a table it stands only where a problem has one
 pair.
@@ -132,13 +133,14 @@ def mcnemar(
         raise ValueError(f"{len(before)} answers before and {len(after)} after; give pairs")
     corrected, broken = int((~before & after).sum()), int((before & ~after).sum())
     p = _exact_p(corrected, broken)
-    p_observed = float(stats.binom.pmf(corrected, corrected + broken, 0.5))
+    as_extreme = float(stats.binom.pmf(corrected, corrected + broken, 0.5))
+    as_extreme *= 1 if corrected == broken else 2
     return {
         "n_pairs": len(before),
         "corrected": corrected,
         "broken": broken,
         "p_mcnemar": p,
-        "p_mid": 1.0 if corrected == broken else p - p_observed,
+        "p_mid": p - as_extreme / 2 if corrected + broken else 1.0,
         **_odds_of_flips(corrected, broken, confidence),
     }
 

@@ -120,14 +120,15 @@ def unpaired_from_counts(
 ) -> tuple[float, float] | None:
     """Newcombe's interval of one group's share minus another's.
 
-    None where at least `FEW` problems have hits and at least `FEW` have misses.
+    None where in either group at least `FEW` problems have hits and at least `FEW` have misses: of
+    a group that is all one way, or small, draws have too little spread.
 
     Args:
         hits: Of each problem, in both groups.
         sizes: Numbers that they are of; a problem counts once in each group that it is in.
         confidence: Level of the interval.
     """
-    n_with = (int((counts > 0).any(1).sum()) for counts in (hits, sizes - hits))
+    n_with = ((counts > 0).sum(0).min() for counts in (hits, sizes - hits))
     if min(n_with) >= FEW:
         return None
     n = (sizes > 0).sum(0)

@@ -94,7 +94,12 @@ def detectable_effect(
     Returns:
         In the unit of the differences; missing with fewer than three problems, and where all
         differences are alike, which says nothing of how they vary.
+
+    Raises:
+        ValueError: power and alpha are not such that 0 < alpha < power < 1.
     """
+    if not 0 < alpha < power < 1:
+        raise ValueError(f"power={power}, alpha={alpha}: need 0 < alpha < power < 1")
     known = differences[~np.isnan(differences)]
     if len(known) < 3 or _is_constant(known):
         return math.nan
@@ -112,13 +117,14 @@ def _detectable_ratio(n: int, power: float, alpha: float) -> float:
 
     `statsmodels.stats.power.TTestPower` has the same definition, but its ``solve_power`` stops up
     to 2e-6 (relative) beside the root, and its ``power`` is NaN at some of the points that a search
-    passes through (n = 3, shift 8).
+    passes through (n = 3, shift 8): scipy has no value of the far tail where it is below 1e-9.
     """
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
 
     def lacking(shift: float) -> float:
-        beyond = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
-        return power - float(beyond)
+        far = float(stats.nct.cdf(-critical, n - 1, shift))
+        near = float(stats.nct.sf(critical, n - 1, shift))
+        return power - (near if math.isnan(far) else near + far)
 
     upper = 1.0
     while lacking(upper) > 0:
