@@ -48,7 +48,8 @@ def test_cut_answers_are_those_written_under_the_limit(model: Any, made: pd.Data
     assert mine["is_correct"].tolist() == short["is_correct"].tolist()
     assert mine["tokens"].tolist() == short["n_tokens"].tolist()
     assert mine["finished"].tolist() == short["finished"].tolist()
-    assert mine.loc[~mine["finished"], ["answer", "error_kind"]].isna().all(axis=None)
+    is_cut = ~mine["finished"].astype(bool)
+    assert mine.loc[is_cut, ["answer", "error_kind"]].isna().all(axis=None)
     counted = cm.weights_used(model), model.cfg.n_layers, model.cfg.n_heads * model.cfg.d_head
     spans = zip(mine["prompt_tokens"], mine["tokens"], strict=True)
     assert mine["flops"].tolist() == [cm.flops(*counted, p, t) for p, t in spans]
@@ -83,7 +84,8 @@ def test_forced_answers_are_longer_and_stand_in_the_tables(model: Any) -> None:
     assert 1.15 < ratio < 1.6
     prompts, tokens = (forced[name].astype(int) for name in ("prompt_tokens", "tokens"))
     assert mine["finished"].tolist() == short["finished"].tolist()
-    assert mine.loc[~mine["finished"], ["answer", "error_kind"]].isna().all(axis=None)
+    is_cut = ~mine["finished"].astype(bool)
+    assert mine.loc[is_cut, ["answer", "error_kind"]].isna().all(axis=None)
     counted = cm.weights_used(model), model.cfg.n_layers, model.cfg.n_heads * model.cfg.d_head
     expected = [cm.flops(*counted, p, t) for p, t in zip(prompts, tokens, strict=True)]
     assert forced["flops"].tolist() == expected
