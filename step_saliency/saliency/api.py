@@ -253,7 +253,7 @@ def token_map(
     return maps[mapped]
 
 
-def _listed(given: object) -> list[Trace]:
+def _listed(given: Any) -> list[Trace]:
     """The traces that are to be mapped.
 
     Raises:

@@ -84,7 +84,7 @@ def mean_head_outputs(
     """
     check_option("by", by, MEANS_BY)
     names = live_names(model, [f"blocks.{i}.attn.hook_z" for i in range(layers_of(model))])
-    total: Tensor | float = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     counts = torch.zeros(len(REGION_CODE) if by == "region" else 1, dtype=torch.long)
     for trace in tqdm(listed_traces(traces), unit="trace", disable=not progress):
         codes = torch.tensor([region for _, region, _ in trace_labels(trace)])
