@@ -202,10 +202,12 @@ def _add_decoding(group: Any) -> None:
     group.add_argument("--instruction", help="text put after each question")
     group.add_argument("--n", type=int, help="responses per question; default: %(default)s")
     group.add_argument("--temperature", type=float, help="0 decodes greedily; default: %(default)s")
-    group.add_argument("--top-p", type=float)
+    group.add_argument(
+        "--top-p", type=float, help="share of the probability drawn from; default: %(default)s"
+    )
     group.add_argument("--max-new-tokens", type=int, help="default: %(default)s")
     group.add_argument("--batch-size", type=int, help="default: %(default)s")
-    group.add_argument("--seed", type=int)
+    group.add_argument("--seed", type=int, help="of the samples; default: %(default)s")
 
 
 def _add_diagnose(commands: Any) -> None:
@@ -298,8 +300,18 @@ def _add_demo(commands: Any) -> None:
         help="map and diagnose a few answers of the bundled model",
         description="The main job, small: problems, answers, maps, diagnosis, figures.",
     )
-    command.add_argument("--out", type=Path, default=Path("step-saliency-demo"))
-    command.add_argument("--n-problems", type=int, default=12)
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("step-saliency-demo"),
+        help="results folder; default: %(default)s",
+    )
+    command.add_argument(
+        "--n-problems",
+        type=int,
+        default=12,
+        help="problems, each answered four times; default: %(default)s",
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     _add_threads(command)
     command.set_defaults(run=_demo, resumes=True)

@@ -127,8 +127,9 @@ class Trace:
             question: The question.
             response: What the model wrote, with its format marks.
             prompt: The exact text that the model read before it, in place of a template. If
-                ``question`` is given too, that part of the prompt is the question and the rest
-                template; else all of the prompt but its special tokens is the question.
+                ``question`` is given too, that part of it is the question and the rest template;
+                else what stands in the frame of the tokenizer's chat template as messages, and
+                without such a frame all but special tokens.
             format: ``"think"``, ``"harmony"``, ``"plain"`` and others (`options.FORMATS`, and what
                 `segment.register_format` was taught), or ``"auto"``, which goes by the marks in the
                 response, else by the end of the prompt.
@@ -234,8 +235,7 @@ class Trace:
             tokenizer: The tokenizer of the model.
             prompt_tokens: What the model read, shape ``pos`` or ``1 pos``.
             response_tokens: What it wrote, shape ``pos`` or ``1 pos``.
-            question: The question as it stands in the prompt; default: all of the prompt but its
-                special tokens.
+            question: The question as it stands in the prompt; default: as of :meth:`from_text`.
             format: As for :meth:`from_text`.
             splitter: As for :meth:`from_text`.
             tracker: A tracker of this splitter that was started with this prompt and question and

@@ -27,6 +27,7 @@ trace = ss.Trace.from_text(tokenizer, question="What is 3 + 4 + 5?", response=RE
 beyond = ss.Trace.from_tokens([5, 10**6, 7], starts=[0, 1], regions=["question", "thinking"])
 flow = ss.StepFlow.for_model(model)
 saliency = ss.step_saliency(model, trace)
+by_head = ss.step_saliency(model, trace, per_head=True)
 problem = make_problems(n=1)[0]
 
 
@@ -187,6 +188,28 @@ TRIES: dict[str, Callable[[], Any]] = {
             {"seed": "x"},
         )
     },
+    "a map of the model's tokens": lambda: maps(trace=trace.tokens),
+    "a map of a problem": lambda: maps(trace=problem),
+    "a map of text": lambda: maps(trace="What is 3 + 4?"),
+    "a map with model and trace swapped": lambda: ss.step_saliency(trace, model),
+    "a map of a model's name": lambda: ss.step_saliency("reasoner", trace),
+    "a token map of a model's name": lambda: ss.token_map("reasoner", trace, layer=0),
+    "a token map of a list": lambda: ss.token_map(model, [trace], layer=0),
+    "a model in place of a token map": lambda: saliency.plot_tokens(model, 0),
+    "a head as text": lambda: by_head.plot(0, head="1"),
+    "a step as text": lambda: saliency.view_step("1"),
+    **{
+        f"a picture with {options}": lambda options=options: saliency.plot(**options)
+        for options in ({"vmin": 0}, {"vmin": 1, "vmax": 0.1}, {"vmin": NAN}, {"vmax": "1"})
+    },
+    "traces saved in place of the path": lambda: ss.save_jsonl([trace], "x.jsonl"),
+    "one trace saved": lambda: ss.save_jsonl("x.jsonl", trace),
+    "means over one trace": lambda: ss.mean_head_outputs(model, trace, progress=False),
+    "momentum of one trace": lambda: ss.momentum_bank(model, trace, layers=[0], progress=False),
+    "a vote of one trace": lambda: ss.vote(trace),
+    "a trace by a model": lambda: problem.trace(model),
+    "a trace of a number": lambda: problem.trace(tokenizer, 3),
+    "a model in place of its name": lambda: ss.load_model(model),
     "model name is a number": lambda: ss.load_model(3),
     "model name is bytes": lambda: ss.load_model(b"reasoner"),
     "generate with n True": lambda: ss.generate(model, ["Why?"], n=True),
@@ -299,6 +322,7 @@ TRIES: dict[str, Callable[[], Any]] = {
             "no map": {"sal": None},
             "several maps": {"sal": [saliency]},
             "bands as a number": {"bands": 3},
+            "a layer in place of a band": {"bands": {"shallow": 0}},
             "a truth value in a band": {"bands": {"shallow": [True]}},
             "half a layer": {"bands": {"deep": [0.0]}},
         }.items()
@@ -318,6 +342,8 @@ TRIES: dict[str, Callable[[], Any]] = {
         for options in ({"n": 1.5}, {"n": "2"}, {"n": True}, {"seed": None}, {"level": 3})
     },
     "an error of no kind": lambda: problem.corrupt("typo"),
+    "compare one diagnosis": lambda: ss.compare(ss.diagnose(saliency)),
+    "compare maps": lambda: ss.compare([saliency, saliency]),
     "compare within less than nothing": lambda: ss.compare([], caliper=-1),
     "compare within NaN": lambda: ss.compare([], caliper=NAN),
     "alpha NaN": lambda: ss.StepMomentumInjection([1], alpha=NAN),
@@ -334,6 +360,10 @@ PLAIN = {
     "answer": maps(objective="answer", answer=[5, 6]).maps.tolist(),
     "answer_tokens": maps(objective="logit_diff", answer_tokens=(5, 6)).maps.tolist(),
     "LogitDiff": maps(objective=ss.LogitDiff(5, 6, position=7)).maps.tolist(),
+    "colours": saliency.plot(vmin=5, vmax=6).axes[0].images[0].get_clim(),
+    "head": by_head.plot(0, head=1).axes[0].get_title(loc="left"),
+    "heads": dict(HeadScale([(5, 6)], 0.0).heads),
+    "heads by layer": dict(HeadScale({5: [6]}, 0.0).heads),
 }
 
 
@@ -347,6 +377,10 @@ def with_numbers_of(whole: Callable[[int], Any]) -> dict[str, Any]:
         "answer": maps(objective="answer", answer=[five, six]).maps.tolist(),
         "answer_tokens": maps(objective="logit_diff", answer_tokens=(five, six)).maps.tolist(),
         "LogitDiff": maps(objective=ss.LogitDiff(five, six, position=seven)).maps.tolist(),
+        "colours": saliency.plot(vmin=five, vmax=six).axes[0].images[0].get_clim(),
+        "head": by_head.plot(0, head=whole(1)).axes[0].get_title(loc="left"),
+        "heads": dict(HeadScale(whole([[5, 6]]), 0.0).heads),
+        "heads by layer": dict(HeadScale({5: whole([6])}, 0.0).heads),
     }
 
 

@@ -286,6 +286,9 @@ def test_bands_follow_the_layers_of_the_model_when_some_were_computed():
     assert diagnosis.lock_in_index == pytest.approx(diagnosis.lock_in[0].item())
     assert math.isnan(diagnosis.decay_index)
     assert diagnosis.reasons["decay_index"] == "no layer of the middle band was computed"
+    assert "(layers 1 of 0-2)" in repr(diagnosis)
+    assert "(layers none of 3-8 against 9, 11 of 9-11)" in repr(diagnosis)
+    assert "(layers 1 of 0-2)" in diagnosis._repr_html_()
 
 
 @pytest.mark.parametrize(

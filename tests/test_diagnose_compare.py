@@ -109,6 +109,8 @@ def test_copies_of_traces_and_layers_do_not_sharpen_anything():
     once = table_of(values, is_correct, problems).assign(layer=0)
     copies = [once.assign(trace=once["trace"] + f"/{i}") for i in range(6)]
     layers = [once.assign(layer=layer) for layer in range(5)]
+    one_name, listed = compare(once, metrics="m0"), compare(once, metrics=["m0"])
+    pd.testing.assert_frame_equal(one_name, listed)
     expected = plain(compare(once)).loc[
         0, ["estimate", "lower", "upper", "p_sign", "effect_size", "auroc"]
     ]

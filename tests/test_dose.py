@@ -195,6 +195,13 @@ def test_sums_over_layers_and_heads_by_hand() -> None:
     assert table.loc["A", "total_variation"] == pytest.approx(0.1)
     assert (table.loc["A", "rows_seen"], table.loc["A", "rows_shifted"]) == (16, 5)
     assert table.loc["B", "injected_norm"] == pytest.approx(0.25)
+    assert repr(Effects()) == "Effects(no edit acted)"
+    _, names, first, second = repr(effects).splitlines()
+    shown = ["rows_seen", "rows_shifted", "kl", "total_variation", "injections", "injected_norm"]
+    assert names.split() == ["edit", *shown]
+    assert first.split()[:5] == ["A", "16", "5", "0.2", "0.1"]
+    assert second.split()[0] == "B"
+    assert second.split()[-1] == "0.25"
     frame = effects.to_frame()
     assert frame["kl"].tolist()[:2] == pytest.approx([0.2, 0.1])
     assert frame["kl"].isna().tolist() == [False, False, True, False, True]

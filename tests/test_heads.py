@@ -81,6 +81,9 @@ def test_means_and_their_use_by_hand(backend: str) -> None:
                            for s in t.steps for _ in range(len(s))]) for t in others]  # fmt: skip
     means = mean_head_outputs(model, others, progress=False)
     overall = mean_head_outputs(model, others, by="all", progress=False)
+    assert repr(overall).startswith("HeadMeans(3 layers, 4 heads, tokens: ")
+    assert repr(overall).endswith(f"{sum(len(other) for other in others)} all)")
+    assert " thinking, " in repr(means)
     before = activations(model, TRACE, Z)[Z[1]]
     after = activations(model, TRACE, Z, HeadMean(["L1H0", "L1H3"], means))[Z[1]]
     everywhere = activations(model, TRACE, Z, HeadMean(["L1H0"], overall))[Z[1]]

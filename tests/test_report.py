@@ -1,5 +1,6 @@
 """Pictures: what they show is what the maps and diagnoses hold."""
 
+import io
 import json
 import re
 import subprocess
@@ -153,12 +154,57 @@ def test_a_map_goes_into_axes_that_are_given(sal):
     assert len(left.images) == 1
 
 
+DARK = {"axes.grid": True, "text.color": "white", "axes.labelcolor": "white"}
+DARK |= {"figure.facecolor": "black", "savefig.facecolor": "black", "xtick.color": "white"}
+
+
+def pixels(figure):
+    return mpl.image.imread(io.BytesIO(png(figure, dpi=60)))
+
+
+def test_a_theme_of_the_notebook_changes_no_picture(sal):
+    """White words on a light ground, and a grid over the cells, before."""
+    token_map = torch.rand(len(TRACE), len(TRACE)).tril()
+    draw = (sal.plot, lambda: sal.plot_tokens(token_map, 0), diagnose(sal).plot)
+    plain = [pixels(one()) for one in draw]
+    with mpl.rc_context(DARK):
+        themed = [pixels(one()) for one in draw]
+    assert all(np.array_equal(a, b) for a, b in zip(plain, themed, strict=True))
+
+
+def test_axes_of_a_dark_theme_keep_their_colours_and_the_legend_is_read_on_its_own_ground(sal):
+    with mpl.rc_context(DARK):
+        ax = Figure().subplots()
+        figure = sal.plot(0, ax=ax)
+    assert to_hex(figure.axes[-1].yaxis.label.get_color()) == "#ffffff"
+    assert {to_hex(text.get_color()) for text in ax.get_legend().get_texts()} == {"#000000"}
+    assert not any(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_a_token_map_may_be_an_array(sal):
+    token_map = torch.rand(len(TRACE), len(TRACE)).tril()
+    assert np.array_equal(
+        *(pixels(sal.plot_tokens(one, 0)) for one in (token_map, token_map.numpy()))
+    )
+
+
+def test_thin_lines_of_heads_are_in_the_legend(sal):
+    def named(figure):
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    assert named(diagnose(sal).plot())[-1] == "one head"
+    averaged = make_saliency(sal.mean_heads, TRACE)
+    assert "one head" not in named(diagnose(averaged).plot())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"layer": 9}, "the model has layers 0 to 3"),
         ({"layer": 0, "head": 3}, "head=3 is not among the 3 heads"),
         ({"layer": [0, 1], "title": "a"}, "single map"),
+        ({"vmin": 0}, "vmin=0 is not above 0"),
+        ({"vmin": 1, "vmax": 0.1}, "a colour scale cannot go from 1 up to 0.1"),
     ],
 )
 def test_layers_and_heads_that_are_not_there_are_refused(sal, arguments, message):
@@ -232,7 +278,7 @@ def test_a_token_map_too_fine_to_draw_keeps_its_strongest_entries():
 
 
 def test_a_token_map_of_another_trace_is_refused(sal):
-    with pytest.raises(ValueError, match="5 positions, the trace 22"):
+    with pytest.raises(ValueError, match=r"of shape \[5, 5\] and the trace has 22 positions"):
         sal.plot_tokens(torch.zeros(5, 5), 0)
 
 
@@ -261,7 +307,7 @@ def test_the_step_view_colours_the_text_by_one_row(sal):
     assert data["tokens"] == [TRACE.steps[step].text for step in COUNTED]
     expected = sal.maps[1].mean(0)[4, COUNTED]
     assert np.array(data["values"]).ravel() == pytest.approx(expected.numpy(), rel=1e-5)
-    with pytest.raises(ValueError, match="query_step=8 is not among 8 steps"):
+    with pytest.raises(ValueError, match="query_step=8 is not among the 8 steps"):
         sal.view_step(8)
 
 

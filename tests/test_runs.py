@@ -219,6 +219,21 @@ def test_other_settings_and_foreign_folders_are_refused(
             use()
 
 
+def test_a_run_that_could_read_no_row_gives_way_to_one_with_other_settings(
+    rows: Path, tmp_path: Path, settings: MapSettings
+) -> None:
+    out = tmp_path / "out"
+    wrong = replace(settings, fields={"response": "nope"})
+    assert run(rows, out, wrong).done == 0
+    with pytest.raises(ValueError, match="holds no map yet"):
+        figures.draw_figures(out, progress=False)
+    with pytest.raises(ValueError, match="holds no map yet"):
+        figures.draw_figures(out, trace="a", progress=False)
+    assert run(rows, out, settings).done == len(GOOD)
+    with pytest.raises(ValueError, match="other settings"):
+        run(rows, out, wrong)
+
+
 def test_command_line(
     rows: Path, tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

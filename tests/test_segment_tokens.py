@@ -229,3 +229,46 @@ def test_real_traces_keep_the_parts_of_the_text(shared_data: Path):
         assert spoken[Region.SUMMARY] == summary.strip()
         assert spoken[Region.QUESTION] == row["question"].strip()
         assert len(trace.region_steps("question")) == 1
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Role words are text here, and no tokens of their own."""
+
+
+def test_without_its_question_a_prompt_of_the_template_has_the_messages_as_questions():
+    """All of it but special tokens before, down to the role of the assistant, which was named as
+    the question of the trace and so as its problem."""
+    tokenizer = byte_level()
+    tokenizer.chat_template = CHATML
+    turns = ["Be brief.", "How much is 3 + 4?", "7", "And plus 5?"]
+    roles = ["system", "user", "assistant", "user"]
+    messages = [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before = ids(tokenizer, text)
+    after = ids(tokenizer, "Seven is three and four. Five more is 12.\n</think>\nIt is 12.")
+    tracker = StepTracker(tokenizer)
+    tracker.start(before)
+    for token in after:
+        tracker.push(token)
+    for trace in (
+        Trace.from_generation(tokenizer, before, after),
+        Trace.from_text(tokenizer, prompt=text, response=tokenizer.decode(after)),
+        Trace.from_tracker(tracker),
+    ):
+        asked = [step.text for step in trace.steps if step.region == "question"]
+        assert asked == turns[1:]
+        assert trace.question == turns[-1]
+    whole = Trace.from_text(
+        tokenizer, prompt=text, response=tokenizer.decode(after), chat_template=False
+    )
+    assert "assistant" in whole.question
+
+
+def test_the_question_ends_where_the_assistant_begins_also_without_the_mark_of_thinking():
+    tokenizer = byte_level()
+    text = "<bos><|start|>user How much is 3 + 4?<|start|>assistant"
+    trace = Trace.from_generation(tokenizer, ids(tokenizer, text), ids(tokenizer, "It is 7."))
+    assert trace.question == "How much is 3 + 4?"

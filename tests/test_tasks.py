@@ -183,6 +183,14 @@ def test_text_cut_by_the_general_splitters_gives_the_same_steps(family, splitter
             ]
 
 
+def test_a_response_may_be_given_as_the_trace_of_it(tokenizer):
+    (problem,) = make_problems(n=1)
+    text = problem.trace(tokenizer, "Given: a=3.\n</think>\n\nThe answer is 3.")
+    again = problem.trace(tokenizer, text)
+    assert torch.equal(again.tokens, text.tokens)
+    assert again.steps == text.steps
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("split_question", [False, True])
 def test_traces_cut_one_step_per_line_and_premise(family, split_question, tokenizer):

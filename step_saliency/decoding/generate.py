@@ -99,7 +99,8 @@ def generate(
             beside it; not of a model with hooks or attached edits, which settings do not tell. A
             second call with the same settings goes on where the first was broken off
             and decodes what is left; its texts are those of an unbroken run, up to rounding. One
-            call writes a file at a time.
+            call writes a file at a time. Its lines stand in the order in which responses ended;
+            their ``meta`` says which question and sample each is of.
         effects: Counters of edits, to which those of this call are added: of all that it decodes,
             also of responses that are broken off. Those that ``save_to`` holds already are not
             decoded and add nothing, which a warning says.

@@ -90,6 +90,8 @@ def vote(
 
 
 def _by_question(traces: Sequence[Trace]) -> list[list[Trace]]:
+    if not isinstance(traces, Sequence) or not all(isinstance(one, Trace) for one in traces):
+        raise ValueError(f"traces={traces!r:.80} is no list of responses, as ss.generate gives it")
     if not traces:
         raise ValueError("traces=[] is empty; a vote needs at least one response")
     groups: dict[Any, list[Trace]] = {}

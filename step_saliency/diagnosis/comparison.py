@@ -74,7 +74,7 @@ TRACE_COLUMNS = ["problem", "trace", "is_correct"]
 def compare(
     data: Iterable[Diagnosis] | pd.DataFrame,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     length: Length = "n_tokens",
     caliper: float = 0.25,
     match: Match | Sequence[Match] = "length",
@@ -88,7 +88,7 @@ def compare(
             `Diagnosis.to_frame` writes it: ``problem, trace, is_correct, metric, value``, the
             column named by ``length``, and any of ``query_region, key_region, layer, head, band``.
             Traces of unknown correctness and missing values are left out.
-        metrics: Metrics to compare; all by default.
+        metrics: Metrics to compare, one or several; all by default.
         length: What counts as the length of a trace in the length-matched control.
         caliper: Largest difference in log length of a matched pair; 0.25 lets lengths differ by
             28%.
@@ -120,9 +120,10 @@ def compare(
         check_option("match", control, SEVERAL)
     if not is_finite(caliper) or caliper < 0:
         raise ValueError(f"caliper={caliper!r} must be a number, 0 or above")
-    data = data if isinstance(data, pd.DataFrame) else list(data)
-    steps = _step_table(data, metrics) if "step_index" in controls else None
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    data = data if isinstance(data, pd.DataFrame) or not isinstance(data, Iterable) else list(data)
     table = _table(stacked(data, "compare"), length, metrics)
+    steps = _step_table(data, metrics) if "step_index" in controls else None
     if "regression" in controls:
         check_columns(table, LENGTHS)
     traces, keys, values = _pivot(table, length)

@@ -250,24 +250,31 @@ class Diagnosis:
         name = f"{self.trace_id!r}, " if self.trace_id else ""
         return (
             f"Diagnosis({name}{len(self.layers)} of {self.n_layers} layers, {self.n_steps} steps, "
-            f"lock_in_index={self.lock_in_index:.3f} (layers {spell_layers(self.shallow)}), "
-            f"decay_index={self.decay_index:.3f} (layers {spell_layers(self.bands.middle)} against "
-            f"{spell_layers(self.deep)}))"
+            f"lock_in_index={self.lock_in_index:.3f} (layers {self._computed('shallow')}), "
+            f"decay_index={self.decay_index:.3f} (layers {self._computed('middle')} against "
+            f"{self._computed('deep')}))"
         )
 
     def _repr_html_(self) -> str:
         from step_saliency.plotting.html import card
 
-        middle, deep = spell_layers(self.bands.middle), spell_layers(self.deep)
+        middle, deep = self._computed("middle"), self._computed("deep")
         facts = {
             "trace": self.trace_id or "(no id)",
             "answer": {None: "unknown", True: "correct", False: "error"}[self.is_correct],
             "steps": f"{self.n_steps} ({self.n_tokens} tokens) of thinking and summary",
-            "lock-in index": f"{self.lock_in_index:.3f} (layers {spell_layers(self.shallow)})",
+            "lock-in index": f"{self.lock_in_index:.3f} (layers {self._computed('shallow')})",
             "decay index": f"{self.decay_index:.3f} (layers {middle} against {deep})",
         }
         missing = {f"no {metric}": reason for metric, reason in self.reasons.items()}
         return card("Diagnosis", facts | missing, self.plot(), name="depth curves")
+
+    def _computed(self, band: Band) -> str:
+        """The layers of a band that an index is about, and the whole band where maps lack some."""
+        of_band = tuple(getattr(self.bands, band))
+        computed = tuple(layer for layer in of_band if layer in self.layers)
+        rest = "" if computed == of_band else f" of {spell_layers(of_band)}"
+        return f"{spell_layers(computed)}{rest}"
 
     def _band_mean(self, values: Float[Tensor, "layer"], band: Band) -> float:
         return float(self._in_band(values, band).nanmean())
@@ -295,13 +302,21 @@ def stacked(data: Iterable[Diagnosis] | pd.DataFrame, purpose: str) -> pd.DataFr
         purpose: What it is for, for the error.
 
     Raises:
-        ValueError: there are no diagnoses.
+        ValueError: there are no diagnoses, or something else is given.
     """
     if isinstance(data, pd.DataFrame):
         return data
+    listed = list(data) if isinstance(data, Iterable) else [data]
+    strange = [one for one in listed if not isinstance(one, Diagnosis)]
+    if strange or not isinstance(data, Iterable):
+        what = type(strange[0] if strange else data).__name__
+        raise ValueError(
+            f"a {what} was given to {purpose}, where a list of diagnoses or their table is needed; "
+            "diagnose(map) makes a diagnosis"
+        )
     frames = [
         diagnosis.to_frame().assign(trace=diagnosis.trace_id or f"#{number}")
-        for number, diagnosis in enumerate(data)
+        for number, diagnosis in enumerate(listed)
     ]
     if not frames:
         raise ValueError(f"there are no diagnoses to {purpose}")

@@ -108,6 +108,13 @@ class Effects:
         rows = [row for edit, totals in of_edit.items() for row in _rows(0, edit, totals)]
         return _typed(pd.DataFrame(rows, columns=["edit", *COUNTERS]))
 
+    def __repr__(self) -> str:
+        if not self._sums:
+            return "Effects(no edit acted)"
+        doses = self.doses().dropna(axis="columns", how="all")
+        table = doses.to_string(index=False, na_rep="", float_format="{:.3g}".format)
+        return f"Effects, over layers and heads\n{table}"
+
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format))
 

@@ -47,7 +47,7 @@ def listed_traces(traces: Iterable[Trace]) -> list[Trace]:
     if not is_many or not all(isinstance(trace, Trace) for trace in listed):
         raise ValueError(f"traces={traces!r:.80} is no list of traces")
     if not listed:
-        raise ValueError("traces=[] is empty; a dose is measured on at least one trace")
+        raise ValueError("traces=[] is empty; at least one trace is needed")
     return listed
 
 

@@ -32,8 +32,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from step_saliency.intervene.choices import Source
+from step_saliency.intervene.expected import listed_traces
 from step_saliency.intervene.hashing import HASH_RANGE, hashed
 from step_saliency.intervene.reading import activations_of
+from step_saliency.models.bands import spell_layers
 from step_saliency.models.hooking import live_names
 from step_saliency.segment.regions import Region
 from step_saliency.trace import Trace
@@ -111,6 +113,10 @@ class MomentumBank:
     values: Mapping[int, Float[Tensor, "entry kv_head d_head"]]
     resid: Mapping[int, Float[Tensor, "entry d_model"]]
 
+    def __repr__(self) -> str:
+        n_entries = max(map(len, self.values.values()), default=0)
+        return f"MomentumBank({n_entries} steps, layers {spell_layers(tuple(self.values))})"
+
     def drawn(
         self,
         source: Source,
@@ -156,7 +162,7 @@ def momentum_bank(
     points = ("attn.hook_v", "hook_resid_post")
     names = live_names(model, [f"blocks.{layer}.{point}" for layer in layers for point in points])
     entries: dict[str, list[Tensor]] = {name: [] for name in names}
-    for trace in tqdm(traces, unit="trace", disable=not progress):
+    for trace in tqdm(listed_traces(traces), unit="trace", disable=not progress):
         spans = [(s.start, s.stop) for s in trace.steps if s.region is Region.THINKING]
         for name, means in _step_means(model, trace, names, spans).items():
             entries[name].extend(means)

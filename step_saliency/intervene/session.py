@@ -178,6 +178,9 @@ class Session(Change["Session"]):
             )
         self._layers = {}
 
+    def __repr__(self) -> str:
+        return f"Session({', '.join(edit.name for edit in self.edits)})\n{self.effects!r}"
+
     @property
     def trackers(self) -> list[StepTracker | None]:
         """What has found the steps of each row so far; None where they are known."""

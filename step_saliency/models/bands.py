@@ -4,7 +4,7 @@ The source of the method takes the bottom and the top quarter of every model; so
 here. Bands are disjoint and need not tile the model: a layer in none of them counts in no index.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -56,6 +56,9 @@ class Bands:
         unknown = sorted(set(bands) - set(get_args(Band)))
         if unknown:
             raise ValueError(f"bands {unknown} are unknown; choose from {get_args(Band)}")
+        for name, layers in bands.items():
+            if isinstance(layers, str) or not isinstance(layers, Iterable):
+                raise ValueError(f"{name}={layers!r:.80} is no list of layers, such as [0, 1]")
         shallow, deep = tuple(bands.get("shallow", ())), tuple(bands.get("deep", ()))
         others = [layer for layer in range(n_layers) if layer not in {*shallow, *deep}]
         result = cls(shallow, tuple(bands.get("middle", others)), deep)

@@ -41,7 +41,8 @@ def backend_of(model: nn.Module) -> Backend:
     if "TransformerBridge" in names:
         return "bridge"
     raise ValueError(
-        f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}"
+        f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
+        "step_saliency.load_model makes one of a name or folder"
     )
 
 

@@ -134,7 +134,8 @@ def _resolve_device(device: str | torch.device | None) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from error
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from error
     return resolved
 
 

@@ -17,7 +17,7 @@ def resolve_source(name: str | os.PathLike[str]) -> Source:
             a file that is no GGUF file.
     """
     if not isinstance(name, str | os.PathLike):
-        raise ValueError(f"the name of a model is text or a path, not {name!r:.80}")
+        raise ValueError(f"the name of a model is text or a path, not a {type(name).__name__}")
     text = os.fspath(name)
     if text in BUNDLED:
         return BUNDLED[text]()

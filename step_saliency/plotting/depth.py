@@ -86,16 +86,18 @@ def depth_curves(
         for ax in (summary, decays):
             ax.set_xlabel("layer")
             ax.xaxis.get_major_locator().set_params(integer=True)
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=5)
+        has_heads = lock_in.heads is not None or decay.heads is not None
+        figure.legend(handles=_legend(has_heads), loc="outside lower center", ncols=5)
     return figure
 
 
-def _legend() -> list[Line2D]:
+def _legend(has_heads: bool) -> list[Line2D]:
     regions = [
         Line2D([], [], color=REGION_COLOURS[region], marker="o", label=f"on {region.value} steps")
         for region in _REGIONS
     ]
-    return [*regions, Line2D([], [], color=NEUTRAL, linestyle=":", label="no preference")]
+    heads = [Line2D([], [], color=NEUTRAL, linewidth=0.6, label="one head")] if has_heads else []
+    return [*regions, Line2D([], [], color=NEUTRAL, linestyle=":", label="no preference"), *heads]
 
 
 def _draw_shares(

@@ -54,12 +54,24 @@ def draw_strips(ax: Axes, grid: Grid, *, width: float, gap: float) -> None:
 
 
 def region_legend(
-    target: Axes | Figure, regions: Collection[str], *, loc: Any, ncols: int = 1
+    target: Axes | Figure,
+    regions: Collection[str],
+    *,
+    loc: Any,
+    ncols: int = 1,
+    colour: str | None = None,
 ) -> None:
-    """Legend of the colours of these regions."""
+    """Legend of the colours of these regions; ``colour`` is that of the words."""
     handles = [
         Patch(color=REGION_COLOURS[region], label=region.value)
         for region in Region
         if region in regions
     ]
-    target.legend(handles=handles, loc=loc, ncols=ncols, handlelength=0.9, handleheight=0.9)
+    target.legend(
+        handles=handles,
+        loc=loc,
+        ncols=ncols,
+        handlelength=0.9,
+        handleheight=0.9,
+        labelcolor=colour,
+    )

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from step_saliency.options import is_finite
 from step_saliency.plotting.grid import Grid
 from step_saliency.plotting.regions import draw_borders, draw_strips, region_legend
 from step_saliency.plotting.style import EMPTY_COLOUR, MAP_COLOURS, new_figure, style
@@ -66,8 +67,8 @@ def step_map(
     ax: Axes | None = None,
     log: bool = True,
     template: bool = False,
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: float | int | None = None,
+    vmax: float | int | None = None,
 ) -> Figure:
     """Heat maps of the same steps, one panel each, on one colour scale.
 
@@ -84,7 +85,7 @@ def step_map(
         vmax: High end of the colour scale.
 
     Raises:
-        ValueError: ``ax`` comes with several maps.
+        ValueError: ``ax`` comes with several maps, or the ends make no scale.
     """
     if len(maps) != 1 and ax is not None:
         raise ValueError(f"ax is for a single map; there are {len(maps)}")
@@ -95,7 +96,7 @@ def step_map(
         np.ma.concatenate([panel.ravel() for panel in panels]), log=log, vmin=vmin, vmax=vmax
     )
     grid = Grid(steps, tuple(regions[step] for step in steps.tolist()))
-    with style():
+    with style(own=ax is None):
         axes = [ax] if ax is not None else _panels(len(panels), len(steps))
         for place, values, title in zip(axes, panels, titles, strict=True):
             image = draw_map(place, values, grid, norm)
@@ -115,18 +116,52 @@ def shown_steps(regions: Sequence[Region], *, template: bool) -> Int[np.ndarray,
 
 
 def colour_norm(
-    values: np.ma.MaskedArray, *, log: bool, vmin: float | None = None, vmax: float | None = None
+    values: np.ma.MaskedArray,
+    *,
+    log: bool,
+    vmin: float | int | None = None,
+    vmax: float | int | None = None,
 ) -> Normalize:
     """Colour scale for these values (module docstring)."""
+    vmin, vmax = _plain_end("vmin", vmin), _plain_end("vmax", vmax)
     positive = values.compressed()
     positive = positive[positive > 0]
     if not len(positive):
-        return Normalize(vmin or 0, vmax or 1)
+        return Normalize(*_ends(0.0, 1.0, vmin, vmax))
     top = float(positive.max()) if vmax is None else vmax
     if not log:
-        return Normalize(0 if vmin is None else vmin, top)
+        return Normalize(*_ends(0.0, top, vmin, vmax))
+    if vmin is not None and vmin <= 0:
+        raise ValueError(f"vmin={vmin:g} is not above 0, where a log scale ends; log=False has 0")
     low = max(float(np.percentile(positive, 2, method="lower")), top / 10**_DECADES)
-    return LogNorm(min(low, top / 1.01) if vmin is None else vmin, top)
+    return LogNorm(*_ends(min(low, top / 1.01), top, vmin, vmax))
+
+
+def _plain_end(name: str, end: Any) -> float | None:
+    """A given end as a plain number, of an array or tensor without axes too.
+
+    Raises:
+        ValueError: it is none.
+    """
+    plain = end.item() if hasattr(end, "item") and np.ndim(end) == 0 else end
+    if plain is not None and not is_finite(plain):
+        raise ValueError(f"{name}={plain!r:.80} is no number")
+    return None if plain is None else float(plain)
+
+
+def _ends(low: float, high: float, vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    """Ends of a colour scale: those given, the others as they are.
+
+    Raises:
+        ValueError: they are the wrong way round.
+    """
+    low, high = low if vmin is None else vmin, high if vmax is None else vmax
+    if low >= high:
+        raise ValueError(
+            f"a colour scale cannot go from {low:.4g} up to {high:.4g} (vmin={vmin!r}, "
+            f"vmax={vmax!r})"
+        )
+    return low, high
 
 
 def draw_map(
@@ -136,6 +171,7 @@ def draw_map(
     n = len(grid.numbers)
     shown = np.ma.masked_less_equal(values, 0) if isinstance(norm, LogNorm) else values
     ax.set_facecolor(EMPTY_COLOUR)
+    ax.grid(False)
     image = ax.imshow(shown, cmap=MAP_COLOURS, norm=norm, interpolation="nearest", aspect="equal")
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     ax.spines[:].set_visible(False)
@@ -143,7 +179,7 @@ def draw_map(
     draw_borders(ax, grid, width=look.border / 2 if fine else look.border, halo=not fine)
     draw_strips(ax, grid, width=look.strip, gap=look.gap)
     if look.legend:
-        region_legend(ax, grid.regions, loc="upper right")
+        region_legend(ax, grid.regions, loc="upper right", colour="black")
     ticks = grid.ticks(look.most_ticks)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(list(ticks), [str(number) for number in ticks.values()])

@@ -3,7 +3,8 @@
 Pictures in notebooks, the figures and the HTML report take their colours from here (regions' own
 are beside `Region`); they are Okabe and Ito's, which stay apart for colour-blind readers. Nothing
 here touches matplotlib's global settings: `style` applies while a figure is drawn, and figures
-belong to no pyplot state, so none is left open.
+belong to no pyplot state, so none is left open. A theme of the notebook (a dark one, one with a
+grid) changes the fonts of our figures and no more; a figure of its own keeps its colours.
 """
 
 import io
@@ -45,16 +46,28 @@ POOL_LABELS = {
 LAYOUT: Mapping[str, Any] = {"hspace": 0.06, "wspace": 0.04}
 """Distances between axes, of a figure on a screen."""
 
-BASE_STYLE: Any = {
+_THEMED = ("axes.", "grid.", "legend.", "lines.", "patch.", "text.color", "xtick.", "ytick.")
+_LEFT = ("axes.formatter.", "axes.unicode_minus")
+
+_ACCENTS: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-"""What pictures of every size have in common."""
 
-_STYLE: Any = BASE_STYLE | {
+BASE_STYLE: Any = {
+    **{
+        name: value
+        for name, value in mpl.rcParamsDefault.items()
+        if name.startswith((*_THEMED, "figure.facecolor")) and not name.startswith(_LEFT)
+    },
+    **_ACCENTS,
+}
+"""What pictures of every size have in common, whatever theme is on."""
+
+_SIZES: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -74,14 +87,24 @@ _STYLE: Any = BASE_STYLE | {
 class NotebookFigure(Figure):
     """A figure that notebooks show even where nothing has imported pyplot."""
 
+    def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
+        """As matplotlib's, but on the figure's own ground, not on that of a theme."""
+        is_clear = mpl.rcParams["savefig.transparent"] if transparent is None else transparent
+        ground = {} if is_clear else {"facecolor": self.get_facecolor()}
+        super().savefig(fname, transparent=transparent, **(ground | options))
+
     def _repr_png_(self) -> bytes:
         return png(self)
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """The look of the pictures, for as long as the context lasts."""
-    with mpl.rc_context(_STYLE):
+def style(*, own: bool = True) -> Iterator[None]:
+    """The look of the pictures, for as long as the context lasts.
+
+    Args:
+        own: The figure is ours; one that was given keeps the colours that it was made with.
+    """
+    with mpl.rc_context((BASE_STYLE if own else _ACCENTS) | _SIZES):
         yield
 
 

@@ -61,16 +61,16 @@ def token_and_step(
         image = draw_map(tokens, values, grid, norm)
         tokens.set(title=f"Layer {layer}, tokens", xlabel="key position", ylabel="query position")
         colour_bar(image, [tokens], saliency_label(objective), extend=beyond([values], norm))
-    step_map(
-        map_of_steps.unsqueeze(0),
-        trace.regions,
-        defined=defined.unsqueeze(0),
-        titles=[f"Layer {layer}, steps"],
-        label=saliency_label(objective, pool),
-        ax=steps,
-        log=log,
-        template=template,
-    )
+        step_map(
+            map_of_steps.unsqueeze(0),
+            trace.regions,
+            defined=defined.unsqueeze(0),
+            titles=[f"Layer {layer}, steps"],
+            label=saliency_label(objective, pool),
+            ax=steps,
+            log=log,
+            template=template,
+        )
     return figure
 
 

@@ -80,14 +80,16 @@ def token_view(
         labels: Names of the labels, such as layers.
 
     Raises:
-        ValueError: tokens and values do not match.
+        ValueError: tokens, values and labels do not match.
     """
     if len(tokens) != len(values):
         raise ValueError(f"there are {len(tokens)} tokens and {len(values)} values")
-    values = values.detach().float().cpu()
+    values = torch.as_tensor(values).detach().float().cpu()
     if values.ndim == 1:
         return _harmless(colored_tokens(list(tokens), values))
     names = list(labels) if labels else None
+    if names is not None and len(names) != values.shape[1]:
+        raise ValueError(f"there are {len(names)} labels for {values.shape[1]} values of a token")
     return _harmless(colored_tokens_multi(list(tokens), values, labels=names))
 
 

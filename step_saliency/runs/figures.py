@@ -34,7 +34,7 @@ def draw_figures(
         raise ValueError(f"limit={limit} is below 1")
     folder = RunFolder.existing(run)
     folder.check_within("figures")
-    names = folder.map_names() if trace is None else [folder.find(trace)]
+    names = folder.mapped_names() if trace is None else [folder.find(trace)]
     drawn: list[Path] = []
     for name in tqdm(names[:limit], unit="trace", desc="figures", disable=not progress):
         if not has_figures(folder, name):

@@ -19,6 +19,8 @@ from step_saliency.trace import Trace
 
 PROBLEMS = "problems.jsonl"
 """What `step-saliency demo` asks, in its own folder."""
+GENERATED = "generated.jsonl"
+"""The model's own answers."""
 PLAIN_NAME = re.compile(r"[\w.~-]+")
 
 
@@ -42,6 +44,8 @@ class RunFolder(ResultFolder):
         """
         folder = cls(path)
         folder.take_up(settings)
+        if folder.is_void:
+            folder.remove_manifest()
         make_folder(path / "maps")
         return folder
 
@@ -55,6 +59,17 @@ class RunFolder(ResultFolder):
         folder = cls(path)
         folder.manifest()
         return folder
+
+    @property
+    def is_new(self) -> bool:
+        return super().is_new or self.is_void
+
+    @property
+    def is_void(self) -> bool:
+        """Whether a run ended here without a map or an answer, as where no row could be read: one
+        with other settings may begin."""
+        kept = [*(self.path / "maps").glob("*"), *self.path.glob(GENERATED)]
+        return self.has_manifest and not kept and self.manifest().get("finished") is True
 
     @property
     def writer(self) -> str:
@@ -132,7 +147,7 @@ class RunFolder(ResultFolder):
         Raises:
             ValueError: it is not of this run.
         """
-        names = self.map_names()
+        names = self.mapped_names()
         known = [name for name in (trace, *names_of_id(trace)) if name in names]
         if known:
             return known[0]
@@ -172,6 +187,17 @@ class RunFolder(ResultFolder):
         plain = {name for name in names if isinstance(name, str) and PLAIN_NAME.fullmatch(name)}
         return sorted(plain if manifest.get("finished") else plain & here)
 
+    def mapped_names(self) -> list[str]:
+        """`map_names`, of which there has to be one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        names = self.map_names()
+        if not names:
+            raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
+        return names
+
     def n_left_out(self) -> int:
         """Maps in the folder that are not of the last run's input."""
         names = set(self.map_names())
@@ -183,7 +209,7 @@ class RunFolder(ResultFolder):
         Raises:
             ValueError: there is none, or some are missing, cut short or damaged; all are named.
         """
-        names = self.map_names()
+        names = self.mapped_names()
         maps: dict[str, StepSaliency] = {}
         faults: dict[str, Exception] = {}
         for name in names:
@@ -198,8 +224,6 @@ class RunFolder(ResultFolder):
                 f"short ({', '.join(faults)}); run the same `step-saliency map` again to redo "
                 f"them. The first: {reason}"
             )
-        if not maps:
-            raise ValueError(f"{self.path} holds no map yet; run `step-saliency map` first")
         _check_one_model(self.path, maps)
         return maps
 
@@ -214,7 +238,7 @@ class RunFolder(ResultFolder):
     @cached_property
     def generated(self) -> TraceLog:
         """The model's own answers."""
-        return TraceLog(self.path / "generated.jsonl")
+        return TraceLog(self.path / GENERATED)
 
     def read_generated(self, digests: Mapping[str, str]) -> dict[str, Trace]:
         """Answers to rows that are as they were, by row and sample.

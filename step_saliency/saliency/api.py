@@ -1,6 +1,6 @@
 """Step-Saliency of a trace: objective -> token influence -> pooling -> `StepSaliency`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict, Unpack, overload
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from step_saliency.models.doctor import require_sound
-from step_saliency.models.facts import n_ctx, n_layers
+from step_saliency.models.facts import backend_of, n_ctx, n_layers
 from step_saliency.models.precision import check_gradients
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
@@ -144,12 +144,11 @@ def step_saliency(
             answer, an answer of one trace for several, logits that are not finite, or a run that
             would not fit into memory (see `step_saliency.saliency.estimate`).
     """
+    backend_of(model)
     check_option("method", method, METHODS)
     check_option("pool", pool, POOLS)
     _check_streamed(method, keep=keep, offload=offload)
-    traces = [trace] if isinstance(trace, Trace) else list(trace)
-    if not traces:
-        raise ValueError("no trace was given")
+    traces = _listed(trace)
     if answer is not None and len(traces) > 1:
         raise ValueError(
             f"answer={answer!r:.80} gives positions in one trace, and {len(traces)} traces were "
@@ -231,6 +230,8 @@ def token_map(
     Raises:
         ValueError: as `step_saliency`.
     """
+    backend_of(model)
+    trace = _as_trace(trace)
     differentiates = quantity != "attention"
     if differentiates:
         check_gradients(model)
@@ -250,6 +251,34 @@ def token_map(
             model, trace.tokens, scalar, layers=[mapped], reduce=keep, quantity=quantity
         )
     return maps[mapped]
+
+
+def _listed(given: Any) -> list[Trace]:
+    """The traces that are to be mapped.
+
+    Raises:
+        ValueError: there are none, or something else is given.
+    """
+    is_many = isinstance(given, Iterable) and not isinstance(given, Trace | str | Mapping | Tensor)
+    traces = [_as_trace(one) for one in given] if is_many else [_as_trace(given)]
+    if not traces:
+        raise ValueError("no trace was given")
+    return traces
+
+
+def _as_trace(given: object) -> Trace:
+    """What is given, if it is a trace.
+
+    Raises:
+        ValueError: it is something else; with how to come by a trace.
+    """
+    if not isinstance(given, Trace):
+        raise ValueError(
+            f"a {type(given).__name__} is no Trace; after the model comes a trace, as "
+            "Trace.from_text(model.tokenizer, question=..., response=...) or "
+            "problem.trace(model.tokenizer) makes it"
+        )
+    return given
 
 
 def _check_streamed(method: Method, *, keep: Keep, offload: Offload) -> None:

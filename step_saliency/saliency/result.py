@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -154,8 +155,8 @@ class StepSaliency:
         ax: "matplotlib.axes.Axes | None" = None,
         log: bool = True,
         template: bool = False,
-        vmin: float | None = None,
-        vmax: float | None = None,
+        vmin: float | int | None = None,
+        vmax: float | int | None = None,
         title: str | None = None,
     ) -> "matplotlib.figure.Figure":
         """Heat map of one layer, of the mean over layers, or of several layers on one colour scale.
@@ -175,8 +176,8 @@ class StepSaliency:
             title: Title of a single map; layer and head by default.
 
         Raises:
-            ValueError: a layer or head is not in the maps, or ``ax`` or ``title`` comes with
-                several layers.
+            ValueError: a layer or head is not in the maps, ``ax`` or ``title`` comes with several
+                layers, or ``vmin`` and ``vmax`` make no colour scale.
         """
         from step_saliency.plotting.step_maps import step_map
         from step_saliency.plotting.style import saliency_label
@@ -202,7 +203,7 @@ class StepSaliency:
 
     def plot_tokens(
         self,
-        token_map: Float[Tensor, "pos pos"],
+        token_map: Float[Tensor, "pos pos"] | Float[np.ndarray, "pos pos"],
         layer: int,
         *,
         log: bool = True,
@@ -221,9 +222,16 @@ class StepSaliency:
         """
         from step_saliency.plotting.token_maps import token_and_step
 
-        if len(token_map) != len(self.trace):
+        if not isinstance(token_map, Tensor | np.ndarray):
             raise ValueError(
-                f"the token map has {len(token_map)} positions, the trace {len(self.trace)}"
+                f"a {type(token_map).__name__} is no token map; token_map(model, trace, layer=...) "
+                "makes one"
+            )
+        token_map = torch.as_tensor(token_map)
+        if token_map.shape != (len(self.trace), len(self.trace)):
+            raise ValueError(
+                f"the token map is of shape {list(token_map.shape)} and the trace has "
+                f"{len(self.trace)} positions; a map per head is drawn one head at a time"
             )
         return token_and_step(
             token_map,
@@ -279,8 +287,7 @@ class StepSaliency:
         """
         from step_saliency.plotting.views import step_view
 
-        if not 0 <= query_step < len(self.trace.steps):
-            raise ValueError(f"query_step={query_step} is not among {len(self.trace.steps)} steps")
+        query_step = _place("query_step", query_step, self.trace.n_steps, "steps")
         if layer == "mean":
             row = mean_over_layers(self.mean_heads, self.seen)[query_step]
         else:
@@ -299,12 +306,12 @@ class StepSaliency:
         if not self.per_head:
             if head is not None:
                 raise ValueError(
-                    f"head={head}, but the maps are averaged over heads; use per_head=True"
+                    f"head={head!r:.80}, but the maps are averaged over heads; use per_head=True"
                 )
             return mean
-        if head is not None and not 0 <= head < len(mean):
-            raise ValueError(f"head={head} is not among the {len(mean)} heads of the maps")
-        return mean.mean(0) if head is None else mean[head]
+        if head is None:
+            return mean.mean(0)
+        return mean[_place("head", head, len(mean), "heads of the maps")]
 
     def _defined(self, layer: int | Literal["mean"]) -> Bool[Tensor, "step step"]:
         return self.defined if layer == "mean" else self.seen[self._index(layer)]
@@ -359,3 +366,15 @@ class StepSaliency:
         windows = None if self.windows is None else list(self.windows)
         lists = {"layers": list(self.layers), "windows": windows}
         return {"trace": self.trace.to_dict(), **lists, **fields}
+
+
+def _place(name: str, number: object, n: int, what: str) -> int:
+    """A number that counts from 0, as Python's own.
+
+    Raises:
+        ValueError: it is none, or there are not so many.
+    """
+    (place,) = whole_numbers([number], least=0) or [n]
+    if place >= n:
+        raise ValueError(f"{name}={number!r:.80} is not among the {n} {what}, 0 to {n - 1}")
+    return place

@@ -11,6 +11,7 @@ from step_saliency.options import FormatName, SplitFunction, Splitter, SplitterL
 from step_saliency.segment import prompt as prompts
 from step_saliency.segment.choice import detect_format, format_of_prompt
 from step_saliency.segment.formats import check_format
+from step_saliency.segment.frame import asked_spans, cut_prompt
 from step_saliency.segment.harmony import begins_with_header
 from step_saliency.segment.marks import rows
 from step_saliency.segment.online import StepTracker
@@ -56,9 +57,8 @@ def segment_text(
                 f"chat_template={chat_template!r:.60} with prompt=...: the prompt is taken as it "
                 "is; leave one of them out"
             )
-        spans = [
-            prompts.find_question(prompt, question) if question else prompts.whole_prompt(prompt)
-        ]
+        framed = None if chat_template is False else tokenizer
+        spans = asked_spans(framed, prompt, question or None)
         prefix = _tokenized(tokenizer, prompt, spans, add_special=True)
     else:
         prefix = _prompt(tokenizer, _messages(question, system), chat_template)
@@ -104,7 +104,7 @@ def segment_generation(
     if not after:
         _check_response(response)
     pieces = TokenPieces(table).pieces(before)
-    steps = prompts.cut_prompt(pieces, [table.is_special(t) for t in before], question)
+    steps = cut_prompt(tokenizer, pieces, [table.is_special(t) for t in before], question)
     prefix = Prompt("".join(pieces), before, steps)
     return _cut_tokens(table, prefix, after, response, format, splitter, tracker)
 

@@ -18,7 +18,14 @@ from typing import Any
 from jinja2 import TemplateError
 
 from step_saliency.segment.pieces import TokenPieces, TokenTable
-from step_saliency.segment.prompt import PromptStep, Span, piece_spans, steps_of_spans
+from step_saliency.segment.prompt import (
+    PromptStep,
+    Span,
+    find_question,
+    piece_spans,
+    steps_of_spans,
+    whole_prompt,
+)
 
 _MARKS = ("QZX0XZQ", "QZX1XZQ", "QZX2XZQ")
 THINK_MARK = "<think>"
@@ -85,8 +92,15 @@ class ChatFrame:
             else:
                 spans.append((start, turn))
             start = turn + len(self.to_user)
-        end = prompt.find(self.generation, start) if self.generation else -1
-        return [*spans, (start, end if end >= 0 else len(prompt))]
+        # A prompt that was written without the mark that opens the thinking ends earlier.
+        ends = (self.generation, _alike_at_the_start(self.generation, self.to_assistant))
+        places = [prompt.find(end, start) for end in ends if end.strip()]
+        return [*spans, (start, next((at for at in places if at >= 0), len(prompt)))]
+
+
+def _alike_at_the_start(text: str, other: str) -> str:
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
+    return "".join(char for char, _ in pairs)
 
 
 def _alike_at_the_end(opening: str, user_open: str) -> str:
@@ -156,3 +170,33 @@ class PromptReader:
 
 def _tokens_before(pieces: Sequence[str], char: int) -> int:
     return sum(start < char for start, _ in piece_spans(pieces))
+
+
+def asked_spans(tokenizer: Any, prompt: str, question: str | None) -> list[Span]:
+    """What of a prompt was asked: the question that is named, else the messages that stand in the
+    frame of the tokenizer's template, else all of it but a mark that opens the thinking.
+
+    Raises:
+        ValueError: the question is not in the prompt.
+    """
+    if question is not None:
+        return [find_question(prompt, question)]
+    frame = ChatFrame.of(tokenizer)
+    messages = frame.messages(prompt) if frame is not None else []
+    are_said = any(prompt[start:stop].strip() for start, stop in messages)
+    return messages if are_said else [whole_prompt(prompt)]
+
+
+def cut_prompt(
+    tokenizer: Any, pieces: Sequence[str], special: Sequence[bool], question: str | None
+) -> list[PromptStep]:
+    """Steps of a prompt whose tokens are given.
+
+    Raises:
+        ValueError: the question is not in the prompt.
+    """
+    if not pieces:
+        return []
+    text = "".join(pieces)
+    spans = asked_spans(tokenizer, text, question)
+    return steps_of_spans(text, piece_spans(pieces), special, spans)

@@ -20,8 +20,9 @@ from typing import Any
 from step_saliency.options import FormatName, Splitter, SplitterLike
 from step_saliency.segment.cutter import Cut, Cutter
 from step_saliency.segment.formats import make_format
+from step_saliency.segment.frame import cut_prompt
 from step_saliency.segment.pieces import TokenIds, TokenPieces, TokenTable, token_row
-from step_saliency.segment.prompt import PromptStep, cut_prompt
+from step_saliency.segment.prompt import PromptStep
 from step_saliency.segment.regions import Region
 from step_saliency.segment.segmentation import Segmentation
 from step_saliency.segment.splitters import make_splitter
@@ -99,7 +100,8 @@ class StepTracker:
         Args:
             prompt_tokens: Tokens that the model reads before the response.
             question: The question as it stands in the prompt: one step of region question, the rest
-                of the prompt being template. Default: all that is no special token.
+                of the prompt being template. Default: the messages in the frame of the chat
+                template; without one, all that is no special token.
             prompt_steps: Steps of the prompt where they are known.
 
         Raises:
@@ -112,7 +114,7 @@ class StepTracker:
         self._pieces = pieces.pieces(tokens)
         if prompt_steps is None:
             special = [self._table.is_special(token) for token in tokens]
-            prompt_steps = cut_prompt(self._pieces, special, question)
+            prompt_steps = cut_prompt(self._table.tokenizer, self._pieces, special, question)
         self._starts = [start for start, _ in prompt_steps]
         self._cuts = [Cut(-1, region) for _, region in prompt_steps]
         self._decoder = TokenPieces(self._table)

@@ -100,9 +100,10 @@ class TokenTable:
         if not hasattr(tokenizer, "decode"):
             raise ValueError(
                 f"{type(tokenizer).__name__} has no decode(); text cannot be aligned with tokens. "
-                "Use a Hugging Face tokenizer, or Trace.from_tokens with known starts"
+                "Use a Hugging Face tokenizer (model.tokenizer), or Trace.from_tokens with known "
+                "starts"
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.kind = _kind(tokenizer)
         self._added = {
             int(i): str(token)
@@ -135,14 +136,14 @@ class TokenTable:
         return self._added[token] if token in self._added else self.decode([token])
 
     def decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(
+        return self.tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
     def _spell(self, token: int) -> bytes:
         if token in self._added:
             return self._added[token].encode()
-        spelled = self._tokenizer.convert_ids_to_tokens(token)
+        spelled = self.tokenizer.convert_ids_to_tokens(token)
         if spelled is None:
             raise ValueError(f"token {token} is not in the vocabulary of the tokenizer")
         if self.kind == "bytes":

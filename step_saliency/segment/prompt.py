@@ -242,18 +242,3 @@ def _owner(text: str, start: int, stop: int, spans: Sequence[Span]) -> int | Non
         if begin <= first < end:
             return index
     return -1
-
-
-def cut_prompt(
-    pieces: Sequence[str], special: Sequence[bool], question: str | None
-) -> list[PromptStep]:
-    """Steps of a prompt whose tokens are given.
-
-    Raises:
-        ValueError: The question is not in the prompt.
-    """
-    if not pieces:
-        return []
-    text = "".join(pieces)
-    span = whole_prompt(text) if question is None else find_question(text, question)
-    return steps_of_spans(text, piece_spans(pieces), special, [span])

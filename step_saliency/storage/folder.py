@@ -166,6 +166,10 @@ class ResultFolder(ABC):
         began = time.time() if started is None else started
         save_manifest(self.path, {**self.identity, **facts}, began, kind=self.FORMAT)
 
+    def remove_manifest(self) -> None:
+        """Forget a run that left nothing."""
+        (self.path / "manifest.json").unlink()
+
     def table(self, name: str) -> Path:
         """File of a table."""
         return self.path / f"{name}.parquet"

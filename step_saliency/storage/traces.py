@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,18 @@ def save_jsonl(path: str | os.PathLike[str], traces: Iterable[Trace]) -> Path:
         The file.
 
     Raises:
+        ValueError: ``path`` is no path, or ``traces`` holds something else.
         WriteError: an `OSError`; it cannot be written.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path={path!r:.80} is no path; it comes first, then the traces")
+    if not isinstance(traces, Iterable) or isinstance(traces, str | Mapping):
+        raise ValueError(f"traces={traces!r:.80} is no list of traces")
     path = Path(path)
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         for trace in traces:
+            if not isinstance(trace, Trace):
+                raise ValueError(f"{trace!r:.80} among the traces is none")
             file.write(json.dumps(trace.to_dict(), ensure_ascii=False) + "\n")
     return path
 

@@ -124,28 +124,41 @@ class Problem:
         return SUMMARY.format(other_number(self.graph.values[self.graph.target], rng)), 0
 
     def prompt(self, tokenizer: Any) -> str:
-        """The question in the tokenizer's chat format, up to and including ``<think>``."""
+        """The question in the tokenizer's chat format, up to and including ``<think>``.
+
+        Raises:
+            ValueError: it is no tokenizer with a chat format.
+        """
+        if not hasattr(tokenizer, "apply_chat_template"):
+            raise ValueError(
+                f"a {type(tokenizer).__name__} has no chat template; give a tokenizer, such as "
+                "model.tokenizer"
+            )
         text: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": self.question}], tokenize=False, add_generation_prompt=True
         )
         return text if text.rstrip().endswith("<think>") else text + "<think>\n"
 
     def trace(
-        self, tokenizer: Any, response: str | None = None, *, split_question: bool = False
+        self, tokenizer: Any, response: str | Trace | None = None, *, split_question: bool = False
     ) -> Trace:
         """A trace of a response, cut where the task says: one step a line.
 
         Args:
             tokenizer: Fast tokenizer with a chat template.
-            response: What the model wrote after the prompt; the canonical solution by default.
+            response: What the model wrote after the prompt, or a trace with its ``response``; the
+                canonical solution by default.
             split_question: Give every premise, and last the query, a step of its own. By default
                 the question is one step.
 
         Returns:
             Trace with ``id`` of the problem; a token belongs to the step that its first character
             is in.
+
+        Raises:
+            ValueError: ``tokenizer`` has no chat template, or the response is no text.
         """
-        response = self.solution if response is None else response
+        response = self.solution if response is None else response_text(response)
         prompt = self.prompt(tokenizer)
         pieces = [
             *self._prompt_pieces(prompt, split_question),

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from step_saliency.intervene.choices import MEANS_BY, MeansBy
 from step_saliency.intervene.context import EditContext
+from step_saliency.intervene.expected import listed_traces
 from step_saliency.intervene.heads.edit import HeadEdit
 from step_saliency.intervene.labels import REGION_CODE, trace_labels
 from step_saliency.intervene.reading import activations_of
@@ -35,6 +36,12 @@ class HeadMeans:
 
     z: Float[Tensor, "region layer head d_head"]
     counts: Int[Tensor, "region"]
+
+    def __repr__(self) -> str:
+        names = REGION_CODE if len(self.counts) > 1 else ("all",)
+        tokens = ", ".join(f"{int(n)} {name}" for name, n in zip(names, self.counts, strict=True))
+        _, n_layers, n_heads, _ = self.z.shape
+        return f"HeadMeans({n_layers} layers, {n_heads} heads, tokens: {tokens})"
 
     def at(
         self, layer: int, heads: Sequence[int], regions: Int[Tensor, "batch query"]
@@ -77,16 +84,14 @@ def mean_head_outputs(
     """
     check_option("by", by, MEANS_BY)
     names = live_names(model, [f"blocks.{i}.attn.hook_z" for i in range(layers_of(model))])
-    total: Tensor | None = None
+    total = torch.zeros((), dtype=torch.float64)
     counts = torch.zeros(len(REGION_CODE) if by == "region" else 1, dtype=torch.long)
-    for trace in tqdm(traces, unit="trace", disable=not progress):
+    for trace in tqdm(listed_traces(traces), unit="trace", disable=not progress):
         codes = torch.tensor([region for _, region, _ in trace_labels(trace)])
         member = torch.nn.functional.one_hot(codes if by == "region" else 0 * codes, len(counts))
         sums = _sums_by_group(model, trace, names, member)
-        total = sums if total is None else total + sums
+        total = total + sums
         counts += member.sum(0)
-    if total is None:
-        raise ValueError("traces=[] is empty; means need at least one reference trace")
     means = total / counts.to(total)[:, None, None]
     return HeadMeans(z=means.transpose(0, 1).contiguous(), counts=counts)
 

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
 
 from step_saliency.options import is_whole
 
@@ -16,7 +19,8 @@ def parse_heads(heads: HeadNames) -> Mapping[int, tuple[int, ...]]:
 
     Args:
         heads: Pairs (layer, head) or names such as ``"L3H5"``; one name stands for itself; or heads
-            by layer already.
+            by layer already. Pairs may be rows of an array or tensor, as `torch.nonzero` gives
+            them.
 
     Raises:
         ValueError: no heads, a name that is none, or a head named twice.
@@ -31,6 +35,7 @@ def parse_heads(heads: HeadNames) -> Mapping[int, tuple[int, ...]]:
 
 
 def _pairs(heads: HeadNames) -> list[tuple[int, int]]:
+    heads = _plain(heads)
     if isinstance(heads, Mapping):
         single = [numbers for numbers in heads.values() if isinstance(numbers, str | int)]
         if single:
@@ -43,11 +48,16 @@ def _pairs(heads: HeadNames) -> list[tuple[int, int]]:
 
 def _pair(head: str | tuple[int, int]) -> tuple[int, int]:
     if not isinstance(head, str):
-        is_pair = isinstance(head, Sequence) and len(head) == 2 and all(map(is_whole, head))
-        if not is_pair:
+        numbers = _plain(head)
+        pair = [_plain(number) for number in numbers] if isinstance(numbers, Sequence) else []
+        if len(pair) != 2 or not all(map(is_whole, pair)):
             raise ValueError(f"{head!r} names no head; write 'L3H5' or (3, 5), in a list")
-        return int(head[0]), int(head[1])
+        return int(pair[0]), int(pair[1])
     match = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head)
     if match is None:
         raise ValueError(f"{head!r} names no head; write 'L3H5' or (3, 5)")
     return int(match[1]), int(match[2])
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else value
