@@ -158,7 +158,7 @@ def score_softcap(model: nn.Module) -> float | None:
 
 
 def value_clip(model: nn.Module) -> float | None:
-    """Bound to which queries, keys and values are clipped behind their hooks (OLMo, MPT), if any."""
+    """Bound that queries, keys and values are clipped to behind their hooks (OLMo, MPT), if any."""
     config = config_of(model) if backend_of(model) == "hooked" else text_config_of(model)
     configs = config, getattr(config, "attn_config", None)
     clips = [getattr(one, "clip_qkv", None) for one in configs]
