@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import step_saliency as ss
 from step_saliency.intervene import HeadScale
 from step_saliency.models import doctor, load_model
-from step_saliency.models.convert import from_transformers
+from step_saliency.models.convert import from_transformers, has_hooked
 from step_saliency.models.masks import last_rows
 
 SHAPE: dict[str, Any] = {
@@ -53,9 +53,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "bitnet": {},
     "deepseek_v2": {**LATENT, "first_k_dense_replace": 1},
     "gemma4_text": {**GEMMA4, "hidden_size_per_layer_input": 0},
+    "gpt_neox": {},
     "hrm_text": {"head_dim": 8},
     "olmo": {"clip_qkv": 0.8},
     "openai-gpt": {"n_positions": 128, "num_key_value_heads": 4},
+    "phi3": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
 }
 STEPS = ([0, 1, 8, 9, 14, 20], ["template", "question", "template"] + ["thinking"] * 3)
@@ -141,6 +143,27 @@ def test_the_fast_loop_writes_what_transformers_writes(kind: str) -> None:
     assert logits.argmax(-1).tolist() == tokens[-n_new:].tolist()
 
 
+def test_responses_end_where_cached_keys_would_be_rotated_otherwise() -> None:
+    """Phi-3 and Phi-4-mini turn all positions by other angles beyond some length."""
+    rope = {"rope_type": "longrope", "rope_theta": 1000.0, "original_max_position_embeddings": 30}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    options: dict[str, Any] = {"original_max_position_embeddings": 30, "rope_parameters": rope}
+    model, reference = bridged("phi3", **options), plain("phi3", **options)
+    decoding: Any = {"temperature": 0.0, "progress": False, "method": "fast"}
+    with pytest.warns(UserWarning, match=r"cut at 30 tokens.*longrope"):
+        (trace,) = ss.generate(model, "What is 3 and 4?", max_new_tokens=40, **decoding)
+    assert len(trace) == 30
+    assert not trace.meta["finished"]
+    n_new = trace.meta["response_tokens"]
+    expected = reference.generate(
+        trace.tokens[None, :-n_new],
+        attention_mask=torch.ones(1, 30 - n_new),
+        do_sample=False,
+        max_new_tokens=n_new,
+    )
+    assert torch.equal(expected[0], trace.tokens)
+
+
 def test_layers_with_sizes_of_their_own_are_read_and_mapped(tmp_path: Path) -> None:
     """Gemma 4 has wider heads where attention is full, and its config refuses to name one width."""
     plain("gemma4_text").save_pretrained(tmp_path)
@@ -161,6 +184,13 @@ def test_embeddings_of_layers_are_no_hindrance_and_shared_keys_are_one() -> None
 def test_layers_that_are_no_row_of_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"HrmTextForCausalLM are no row of blocks.* L_blocks"):
         bridged("hrm_text")
+
+
+@pytest.mark.skipif(not has_hooked(), reason="TransformerLens 4 has no HookedTransformer")
+def test_a_hooked_neox_without_biases_is_refused() -> None:
+    model = plain("gpt_neox", attention_bias=False)
+    with pytest.raises(ValueError, match=r"attention without biases.*backend='bridge'"):
+        from_transformers(model, tiny_tokenizer(), backend="hooked")
 
 
 def test_masks_are_read_where_blocks_return_lists() -> None:

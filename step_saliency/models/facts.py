@@ -112,6 +112,21 @@ def stated_context(model: nn.Module) -> int | None:
     return None if stated is None else int(stated)
 
 
+def rotation_switch(model: nn.Module) -> int | None:
+    """Tokens beyond which all positions are rotated otherwise (longrope); None if they never are.
+
+    Keys that were cached before stay as they were.
+    """
+    plain = isinstance(model, PreTrainedModel)
+    config = model.config.get_text_config(decoder=True) if plain else text_config_of(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    original = rope.get("original_max_position_embeddings")
+    original = original or getattr(config, "original_max_position_embeddings", None)
+    return None if original is None else int(original)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Device that token ids go to: that of the first parameter, the embedding."""
     return next(model.parameters()).device
