@@ -150,7 +150,17 @@ LATENT = {
 UNLIKE: dict[str, dict[str, Any]] = {
     "falcon": {**SHAPE, "multi_query": True, "parallel_attn": True},
     "bloom": SHAPE,
-    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, "vocab_size": 320},
+    "bitnet": GROUPED,
+    "gemma4_text": {
+        **GROUPED,
+        **WINDOWED,
+        "head_dim": 12,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 320,
+    },
     "exaone4": {**GROUPED, **WINDOWED},
     "olmo": {**GROUPED, "clip_qkv": 1.0},
     "deepseek_v3": {**SHAPE, "intermediate_size": 48, **LATENT, **EXPERTS, "v_head_dim": 6},
@@ -160,6 +170,8 @@ UNLIKE: dict[str, dict[str, Any]] = {
 """Architectures whose blocks, masks, keys or rotations are unlike those of Llama."""
 BY_STREAMING = {
     "opt": "its hooks only report it",
+    "gemma4_text": "its hooks only report it",
+    "bitnet": "value_gradients",
     "olmo": "clip_qkv=1.0",
     "deepseek_v3": "score_products .*products of the queries",
     "hunyuan_v1_dense": "score_products .*products of the queries",

@@ -4,6 +4,7 @@ A job knows the model, the edits in force and when a response is over. Which loo
 is the matter of `step_saliency.decoding.loops`.
 """
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from step_saliency.decoding.rows import Row, StopRules
 from step_saliency.decoding.sampling import Sampler
 from step_saliency.intervene.edit import Edit, EditGroup
 from step_saliency.intervene.effects import Effects
-from step_saliency.models.facts import stated_context
+from step_saliency.models.facts import rotation_switch, stated_context
 from step_saliency.models.identity import generation_config_of_origin
 from step_saliency.options import Decoding, refuse
 from step_saliency.segment.build import prompt_tokens, written_tokens
@@ -142,6 +143,8 @@ class Job:
         ]
         for row in rows[::n]:
             _check_room(row, self.rules.context, place=row.index // n)
+        if not isinstance(self.model, LoadedEngine):
+            _warn_of_switch(rows, rotation_switch(self.model))
         return rows
 
     def _start(self, question: str, continued: Continuation) -> dict[str, Any]:
@@ -213,10 +216,15 @@ def _n_tokens(tokenizer: Any) -> int | None:
 
 
 def context_of(model: Any) -> int:
-    """Longest sequence of the model, in tokens."""
+    """Longest sequence that is decoded with the model, in tokens.
+
+    Where a model rotates all positions otherwise beyond some length (longrope), that is the
+    longest: keys that are cached would be those of the short one.
+    """
     if isinstance(model, LoadedEngine):
         return model.context
-    return stated_context(model) or NO_CONTEXT_LIMIT
+    switch = rotation_switch(model)
+    return min(stated_context(model) or NO_CONTEXT_LIMIT, switch or NO_CONTEXT_LIMIT)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -228,6 +236,16 @@ def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
     declared = getattr(config, "eos_token_id", None)
     stops = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
     return {int(stop) for stop in stops if stop is not None}
+
+
+def _warn_of_switch(rows: Sequence[Row], switch: int | None) -> None:
+    if switch is not None and any(len(row) + row.limit > switch for row in rows):
+        warnings.warn(
+            f"responses are cut at {switch:,} tokens, prompt included: beyond, this model rotates "
+            "all positions otherwise (longrope), also those whose keys are cached; keep prompt and "
+            "max_new_tokens within that",
+            stacklevel=4,
+        )
 
 
 def _check_room(row: Row, context: int, *, place: int) -> None:

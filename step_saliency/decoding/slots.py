@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from step_saliency.decoding.job import Job
 from step_saliency.decoding.rows import Row
-from step_saliency.models.facts import dtype_of, n_kv_heads, n_layers
+from step_saliency.models.facts import dtype_of, n_kv_heads, n_layers, stated
 from step_saliency.models.memory import free_bytes
 
 MOST = {"cpu": 128, "cuda": 512}
@@ -57,8 +57,8 @@ def position_bytes(model: Any) -> int:
         return 2 * n_layers(model) * width * _itemsize(dtype_of(model))
     config = model.config.get_text_config(decoder=True)
     n_heads = int(config.num_attention_heads)
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-    width = int(getattr(config, "num_key_value_heads", None) or n_heads) * int(d_head)
+    d_head = stated(config, "head_dim") or config.hidden_size // n_heads
+    width = int(stated(config, "num_key_value_heads") or n_heads) * int(d_head)
     return 2 * int(config.num_hidden_layers) * width * _itemsize(model.dtype)
 
 

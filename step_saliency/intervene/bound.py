@@ -5,7 +5,8 @@
     model.run_with_hooks(tokens, fwd_hooks=bound.hooks(model))
 
 When it misleads: a hook by hand sees neither weights nor sinks unless it is bound with ``model=``,
-so that on a model with sinks ``edit.bound_to(trace).hook`` takes masses for larger than they are.
+so that on a model with sinks ``edit.bound_to(trace).hook`` takes masses for larger than they are,
+and on one that clips values (OLMo) takes them as they were before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from step_saliency.intervene.choices import PaddingSide
 from step_saliency.intervene.context import AnyEdit, EditContext, context_for, unknown_weights
 from step_saliency.intervene.labels import StepLabels
 from step_saliency.intervene.sites import SITE_HOOKS, VALUE_HOOK, changed, point_of
+from step_saliency.models.facts import attended_values, output_weights, sink_logits
 from step_saliency.models.facts import n_layers as layers_of
-from step_saliency.models.facts import output_weights, sink_logits
 from step_saliency.models.hooking import NamedHook, live_names
 from step_saliency.trace import Trace
 
@@ -85,7 +86,8 @@ class BoundEdit:
         """
         point, layer = point_of(str(hook.name)), int(hook.layer())
         if point == "v":
-            self._values[layer] = activation
+            known = self.model is not None
+            self._values[layer] = attended_values(self.model, activation) if known else activation
             return None
         edit = self.edit if point is None else self.edit.at(point)
         if point != edit.site:

@@ -9,7 +9,7 @@ from torch import Tensor
 from step_saliency.intervene.context import AnyEdit
 from step_saliency.intervene.past import PastStore
 from step_saliency.intervene.sites import VALUE_HOOK
-from step_saliency.models.facts import n_layers, output_weights, sink_logits
+from step_saliency.models.facts import attended_values, n_layers, output_weights, sink_logits
 from step_saliency.models.hooking import NamedHook
 
 
@@ -47,7 +47,7 @@ class ObservedLayer:
 
     def _show_values(self, values: Float[Tensor, "batch pos ..."], hook: Any) -> None:  # noqa: ARG002
         assert self._values is not None
-        self._values.show(values)
+        self._values.show(attended_values(self._model, values))
 
     def _show_resid(self, resid: Float[Tensor, "batch pos ..."], hook: Any) -> None:  # noqa: ARG002
         assert self._resid is not None

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.models.facts import device_of
+from step_saliency.intervene.sites import VALUE_HOOK
+from step_saliency.models.facts import attended_values, device_of
 from step_saliency.models.interrupts import together
 from step_saliency.models.turns import turn
 from step_saliency.models.undisturbed import undisturbed
@@ -31,7 +32,10 @@ def activations_of(
     activations: dict[str, Tensor] = {}
 
     def keep(activation: Float[Tensor, "1 pos ..."], hook: Any, name: str) -> None:
-        activations[name] = take(activation[0])
+        is_value = name.endswith(VALUE_HOOK)
+        activations[name] = take(
+            attended_values(model, activation)[0] if is_value else activation[0]
+        )
 
     hooks = [(name, lambda x, hook, name=name: keep(x, hook, name)) for name in names]
     tokens = trace.tokens[None].to(device_of(model))

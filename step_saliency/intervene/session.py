@@ -57,7 +57,12 @@ from step_saliency.options import FormatName, SplitterLike
 from step_saliency.segment.online import StepTracker
 from step_saliency.trace import Trace
 
-CAPABILITIES = {"scores": "score_edits", "z": "head_edits", "resid_post": "residual_edits"}
+CAPABILITIES = {
+    "scores": {"score_edits"},
+    "z": {"head_edits", "head_outputs"},
+    "resid_post": {"residual_edits"},
+}
+"""What a model must be able to do for edits at a site."""
 _ATTACHED: "WeakKeyDictionary[nn.Module, list[Session]]" = WeakKeyDictionary()
 
 
@@ -146,8 +151,7 @@ class Session(Change["Session"]):
             raise RuntimeError("this session is over; edit.attached(model) makes another one")
         exits.enter_context(turn(self.model, alone="refuses"))
         exits.enter_context(undisturbed(self.model))
-        sites = {CAPABILITIES[edit.site] for edit in self.edits}
-        require_capabilities(self.model, {*SOUND, *sites})
+        require_capabilities(self.model, {*SOUND, *_needed(self.edits)})
         exits.enter_context(together(*self._changes()))
         sessions = _ATTACHED.setdefault(self.model, [])
         sessions.append(self)
@@ -370,6 +374,12 @@ def _with_keys(
         return scores[..., :n_lost], scores[..., n_lost:]
     masked = torch.finfo(scores.dtype).min
     return torch.nn.functional.pad(scores, (n_lost, 0), value=masked), scores[..., :0]
+
+
+def _needed(edits: Sequence[AnyEdit]) -> set[str]:
+    """What a model must be able to do for these edits."""
+    of_sites = set().union(*(CAPABILITIES[edit.site] for edit in edits))
+    return of_sites | ({"head_outputs"} if any(edit.needs_values for edit in edits) else set())
 
 
 def _pre_hook(module: nn.Module, function: Callable[..., Any]) -> AbstractContextManager[None]:

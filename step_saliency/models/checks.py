@@ -22,6 +22,7 @@ Check = Literal[
     "score_products",
     "local_gradients",
     "head_edits",
+    "head_outputs",
     "residual_edits",
     "cached_decoding",
     "transformers_logits",
@@ -52,6 +53,7 @@ TOGETHER: tuple[frozenset[Check], ...] = (
             "score_products",
             "pattern_rows",
             "score_softmax",
+            "head_outputs",
         }
     ),
 )
@@ -73,6 +75,7 @@ _ANOTHER_TL = (
 )
 _LOAD_AGAIN = "load the checkpoint anew; is the file whole, and of this architecture?"
 _WIDER = "load with dtype='bfloat16', or 'float32'"
+_FAST = "decode with ss.generate(..., method='fast')"
 _STREAM = f"{_OTHER_CLASS}, or map with method='streaming'"
 PROBES: Mapping[Check, Probe] = {
     "finite_weights": Probe(probes.finite_weights, "everything", _LOAD_AGAIN),
@@ -90,7 +93,9 @@ PROBES: Mapping[Check, Probe] = {
     "live_attention": Probe(probes.live_attention, "everything", _LOAD_AGAIN),
     "transformers_attention": Probe(probes.transformers_attention, "everything", _ANOTHER_TL),
     "score_edits": Probe(
-        probes.score_edits, "Odds-Equal Bridge, attention knockout, maps by hooks", _STREAM
+        probes.score_edits,
+        "Odds-Equal Bridge, attention knockout, maps by hooks",
+        f"{_STREAM}, or {_FAST}",
     ),
     "score_softmax": Probe(probes.score_softmax, "Odds-Equal Bridge, streaming maps", _OTHER_CLASS),
     "pattern_rows": Probe(probes.pattern_rows, "Step-Saliency, attention maps", _OTHER_CLASS),
@@ -103,7 +108,14 @@ PROBES: Mapping[Check, Probe] = {
         probes.local_gradients, "next-token maps in one backward pass", _STREAM
     ),
     "head_edits": Probe(
-        probes.head_edits, "Step Momentum Injection, head ablation, maps by hooks", _STREAM
+        probes.head_edits,
+        "Step Momentum Injection, head ablation, maps by hooks",
+        f"{_STREAM}, or {_FAST}",
+    ),
+    "head_outputs": Probe(
+        probes.head_outputs,
+        "Step Momentum Injection, edits of head outputs",
+        f"{_OTHER_CLASS}, or {_FAST}",
     ),
     "residual_edits": Probe(
         probes.residual_edits, "residual Step Momentum, activation patching", _OTHER_CLASS

@@ -33,17 +33,28 @@ def backend_of(model: nn.Module) -> Backend:
     """Which of TransformerLens' two classes (or a subclass) the model is.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, and for a bridge whose layers are no row of blocks.
     """
     names = {cls.__name__ for cls in type(model).__mro__}
     if "HookedTransformer" in names:
         return "hooked"
     if "TransformerBridge" in names:
+        _check_blocks(model)
         return "bridge"
     raise ValueError(
         f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
         "step_saliency.load_model makes one of a name or folder"
     )
+
+
+def _check_blocks(bridge: Any) -> None:
+    if not hasattr(bridge, "blocks"):
+        stacks = [name for name, _ in bridge.named_children() if name.endswith("blocks")]
+        raise ValueError(
+            f"the layers of this {type(bridge.original_model).__name__} are no row of blocks, each "
+            f"run once, but {', '.join(stacks) or 'something else'}; step_saliency takes decoders "
+            "whose blocks follow one another"
+        )
 
 
 def config_of(model: nn.Module) -> Any:
@@ -58,6 +69,14 @@ def text_config_of(model: nn.Module) -> Any:
         return None
     config: Any = model.original_model.config  # type: ignore[union-attr]
     return getattr(config, "text_config", None) or config
+
+
+def stated(config: Any, name: str) -> Any:
+    """What a transformers config says of its layers, the largest where they differ (Gemma 4)."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers' word for an attribute that each layer has for itself
+        return max(getattr(layer, name, None) or 0 for layer in config.per_layer_config)
 
 
 def name_of(model: nn.Module) -> str:
@@ -92,6 +111,21 @@ def stated_context(model: nn.Module) -> int | None:
     text = model.config.get_text_config(decoder=True)
     stated = getattr(text, "max_position_embeddings", None)
     return None if stated is None else int(stated)
+
+
+def rotation_switch(model: nn.Module) -> int | None:
+    """Tokens beyond which all positions are rotated otherwise (longrope); None if they never are.
+
+    Keys that were cached before stay as they were.
+    """
+    plain = isinstance(model, PreTrainedModel)
+    config = model.config.get_text_config(decoder=True) if plain else text_config_of(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    original = rope.get("original_max_position_embeddings")
+    original = original or getattr(config, "original_max_position_embeddings", None)
+    return None if original is None else int(original)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -137,6 +171,20 @@ def score_softcap(model: nn.Module) -> float | None:
     """Soft cap that the attention scores passed before ``hook_attn_scores``; None without."""
     cap = float(getattr(config_of(model), "attn_scores_soft_cap", -1.0) or -1.0)
     return cap if cap > 0 else None
+
+
+def value_clip(model: nn.Module) -> float | None:
+    """Bound that queries, keys and values are clipped to behind their hooks (OLMo, MPT), if any."""
+    config = config_of(model) if backend_of(model) == "hooked" else text_config_of(model)
+    configs = config, getattr(config, "attn_config", None)
+    clips = [getattr(one, "clip_qkv", None) for one in configs]
+    return next((float(clip) for clip in clips if clip), None)
+
+
+def attended_values(model: nn.Module, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """What attention weighs of the values that ``hook_v`` shows."""
+    clip = value_clip(model)
+    return values if clip is None else values.clamp(-clip, clip)
 
 
 def logit_softcap(model: nn.Module) -> float | None:

@@ -22,7 +22,7 @@ ROTATION_HOOKS = ("attn.hook_cos", "attn.hook_sin")
 OUTPUT_HOOKS = ("hook_attn_out", "hook_mlp_out")
 
 _FIRING: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
-_RETURN_TUPLES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_RETURNS: WeakKeyDictionary[Any, tuple[type | None, int]] = WeakKeyDictionary()
 
 
 def firing_hooks(model: Any) -> frozenset[str]:
@@ -50,21 +50,27 @@ def firing_order(model: Any) -> tuple[str, ...]:
     return _FIRING[model]
 
 
-def return_tuples(bridge: Any) -> bool:
-    """Whether the blocks of a bridge return the residual as the first of a tuple."""
-    if bridge not in _RETURN_TUPLES:
+def block_output(bridge: Any) -> Callable[[torch.Tensor], Any]:
+    """What makes of a residual what the blocks of a bridge return.
+
+    That is the residual alone, or the first of a tuple or list; whatever else is in there (a
+    pattern, keys that were selected) becomes None.
+    """
+    if bridge not in _RETURNS:
         # the model inside, since the bridge keeps what it derives of a pass
         token = torch.zeros(1, 1, dtype=torch.long, device=device_of(bridge))
         with torch.no_grad(), together(silenced_hooks(bridge), _noted_kind(bridge)):
             bridge.original_model(token)
-    return _RETURN_TUPLES[bridge]
+    kind, length = _RETURNS[bridge]
+    return lambda resid: resid if kind is None else kind([resid, *[None] * (length - 1)])
 
 
 def _noted_kind(bridge: Any) -> AbstractContextManager[Any]:
     """Context in which a pass says what the blocks return."""
 
     def note(_block: Any, _args: Any, output: Any) -> None:
-        _RETURN_TUPLES[bridge] = isinstance(output, tuple)
+        kind = next((kind for kind in (tuple, list) if isinstance(output, kind)), None)
+        _RETURNS[bridge] = kind, 1 if kind is None else len(output)
 
     return module_hook(bridge.blocks[0].register_forward_hook, note)
 
@@ -148,6 +154,8 @@ def module_hook(
 
 OWN_HOOKS = ("transformer_lens.", "step_saliency.", "transformers.", "accelerate.")
 """Modules whose torch hooks are part of how models run, no wish of the user's."""
+BUILT_BY = "transformer_lens.model_bridge.component_setup"
+"""Module whose hooks at hook points are part of how bridges run."""
 
 
 def hooked_modules(*models: nn.Module) -> list[str]:
@@ -167,7 +175,17 @@ def module_names(*models: nn.Module) -> dict[nn.Module, str]:
 
 def has_hooks(model: Any) -> bool:
     """Whether there are hooks at hook points of a model, if it has such."""
-    return any(point.has_hooks() for point in getattr(model, "hook_dict", {}).values())
+    return any(map(has_point_hooks, getattr(model, "hook_dict", {}).values()))
+
+
+def has_point_hooks(point: Any) -> bool:
+    """Whether there are hooks at a hook point, but for those that a bridge is built with (OPT)."""
+    handles = [*point.fwd_hooks, *point.bwd_hooks]
+    return point.has_hooks() and not all(map(_is_of_bridge, handles))
+
+
+def _is_of_bridge(handle: Any) -> bool:
+    return getattr(getattr(handle, "user_hook", None), "__module__", None) == BUILT_BY
 
 
 def has_torch_hooks(module: nn.Module) -> bool:
@@ -178,7 +196,7 @@ def has_torch_hooks(module: nn.Module) -> bool:
 def hooked_points(model: Any) -> list[str]:
     """Names of the hook points and modules of a model that have hooks of the user's."""
     points = {} if isinstance(model, PreTrainedModel) else model.hook_dict
-    hooked = [name for name, point in points.items() if point.has_hooks()]
+    hooked = [name for name, point in points.items() if has_point_hooks(point)]
     inner = getattr(model, "original_model", model)  # not all of it is a bridge's too
     return hooked + hooked_modules(inner, model)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from step_saliency.models.adapter import replaced_methods
 from step_saliency.models.facts import backend_of, device_of
-from step_saliency.models.hooking import return_tuples
+from step_saliency.models.hooking import block_output
 from step_saliency.models.interrupts import one_change
 
 HIDDEN = 4.0
@@ -71,14 +71,14 @@ def _hooked_row(attention: Any, n_keys: int) -> Bool[Tensor, "key"]:
 def idle_blocks(exits: ExitStack, bridge: Any, rows: list[Tensor]) -> None:
     """Context in which the blocks of a bridge do nothing but note the last row of their mask."""
 
-    are_tuples = return_tuples(bridge)
+    output_of = block_output(bridge)
 
-    def note(resid: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+    def note(resid: Tensor, *args: Any, **kwargs: Any) -> Any:
         masks = [x for x in (*args, kwargs.get("attention_mask")) if _is_mask(x, resid.shape[1])]
         rows.append(_row(masks[0]) if masks else torch.ones(0, dtype=torch.bool))
-        return (resid,) if are_tuples else resid
+        return output_of(resid)
 
-    def stand_in(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
         resid = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
         return note(resid, *args[1:], **kwargs)
 
@@ -93,4 +93,6 @@ def _is_mask(value: Any, n_keys: int) -> bool:
 
 def _row(mask: Tensor) -> Bool[Tensor, "key"]:
     row = mask[0, 0, -1]
-    return (row if row.dtype == torch.bool else is_seen(row)).cpu()
+    if row.dtype != torch.bool:
+        return is_seen(row).cpu()
+    return (row if row[-1] else ~row).cpu()  # MPT marks what is hidden

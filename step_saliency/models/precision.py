@@ -92,6 +92,8 @@ def rounded_rotations(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Let the rotary modules of a transformers model return what they do in a type, if widened."""
 
     def round_tables(_module: nn.Module, _args: Any, tables: Any) -> Any:
+        if isinstance(tables, Tensor):
+            return None  # complex numbers (DeepSeek V2), which transformers leaves in float32
         with torch._C.DisableTorchFunction():
             return tuple(table.to(dtype).to(table.dtype) for table in tables)
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from step_saliency.models.facts import stated
 from step_saliency.models.folder import Shape
 
 SIZES = (
@@ -47,7 +48,7 @@ def check_sizes(config: Any) -> None:
         ValueError: naming the field and its value.
     """
     for name in SIZES:
-        size = getattr(config, name, None)
+        size = stated(config, name)
         if size is None or isinstance(size, list | tuple | dict):
             continue
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:

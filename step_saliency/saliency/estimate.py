@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from step_saliency.models.doctor import require_capabilities
-from step_saliency.models.facts import stated_context, text_config_of
+from step_saliency.models.facts import stated_context, value_clip
 from step_saliency.models.memory import free_bytes
 from step_saliency.options import KEEPS, Keep, Method, Offload, check_option
 from step_saliency.saliency.cost.shape import model_shape
@@ -196,7 +196,7 @@ def choose_path(
 
     ``"auto"`` takes hooks up to `SHORT` tokens and where streaming refuses the model (for instance
     because of hooks at attention scores), else streaming; and the other one if that alone fits, or
-    if the keys that hooks show are not those of the scores, which the doctor tells.
+    if the keys or values that hooks show are not those of attention, which the doctor tells.
     ``offload="auto"`` offloads where streaming fits into a GPU's memory in no other way;
     ``keep="auto"`` keeps the most that takes no more than `SPARE` of what is free. A warning says
     why a long trace is mapped by hooks.
@@ -379,19 +379,18 @@ def _hooks_refusal(model: nn.Module) -> str | None:
             "this bridge leaves attention to transformers, and its hooks only report it; use "
             "method='streaming'"
         )
-    config = text_config_of(model)
-    if getattr(config, "clip_qkv", None):
+    if (clip := value_clip(model)) is not None:
         return (
-            f"this model clips queries, keys and values (clip_qkv={config.clip_qkv}) after hook_k "
-            "and hook_v; use method='streaming'"
+            f"this model clips queries, keys and values (clip_qkv={clip}) after hook_k and hook_v; "
+            "use method='streaming'"
         )
     return None
 
 
 def _hidden_keys(model: nn.Module) -> str | None:
-    """Why the keys that hooks show are not those of the scores; None if they are."""
+    """Why the keys or values that hooks show are not those of attention; None if they are."""
     try:
-        require_capabilities(model, ["score_products"])
+        require_capabilities(model, ["score_products", "value_gradients"])
     except ValueError as error:
         return str(error)
     return None

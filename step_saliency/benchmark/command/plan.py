@@ -31,6 +31,7 @@ from step_saliency.benchmark.conditions import condition_of
 from step_saliency.benchmark.presets import Preset, Shape
 from step_saliency.benchmark.suites.suites import items_of, suite_of
 from step_saliency.models.checkpoint import read_config
+from step_saliency.models.facts import stated
 from step_saliency.models.sources import resolve_source
 
 BANDWIDTH = 2.0e12
@@ -229,8 +230,8 @@ def _shape_of_config(settings: BenchmarkSettings) -> Shape:
     return Shape(
         parameters=parameters,
         layers=int(text.num_hidden_layers),
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_size=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        kv_heads=int(stated(text, "num_key_value_heads") or heads),
+        head_size=int(stated(text, "head_dim") or text.hidden_size // heads),
     )
 
 

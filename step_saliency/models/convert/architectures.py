@@ -8,6 +8,7 @@ from step_saliency.models.convert.rope import (
     ConfigFields,
     head_dim,
     local_rope_fields,
+    refuse,
     rotary_fields,
     window_fields,
 )
@@ -99,6 +100,8 @@ def _gpt2_fields(config: Any) -> ConfigFields:
 
 
 def _neox_fields(config: Any) -> ConfigFields:
+    if not getattr(config, "attention_bias", True):  # the converter cuts biases by head
+        refuse(config, "attention without biases")
     return {
         "d_model": config.hidden_size,
         "d_head": head_dim(config),

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from step_saliency.models.convert.tokenizer import attach_tokenizer
-from step_saliency.models.facts import has_sinks
+from step_saliency.models.facts import backend_of, has_sinks
 from step_saliency.models.shared import hollow, keep_shell
 
 
@@ -35,8 +35,8 @@ def bridge_from_transformers(
         A TransformerBridge in eval mode.
 
     Raises:
-        ValueError: if TransformerLens has no adapter for the architecture, or processes its
-            weights into those of another model.
+        ValueError: if TransformerLens has no adapter for the architecture, finds no row of blocks
+            in it, or processes its weights into those of another model.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -56,6 +56,7 @@ def bridge_from_transformers(
             f"TransformerBridge cannot be built of this {architecture!r}; TransformerLens says: "
             f"{error}"
         ) from error
+    backend_of(bridge)  # refuses what has no row of blocks
     attach_tokenizer(bridge, tokenizer)
     if process_weights:
         _process_weights(bridge)

@@ -22,7 +22,7 @@ from step_saliency.models.probes.gradients import (
 )
 from step_saliency.models.probes.logits import cached_decoding, transformers_logits
 from step_saliency.models.probes.measure import Measurement
-from step_saliency.models.probes.patterns import pattern_rows, score_softmax
+from step_saliency.models.probes.patterns import head_outputs, pattern_rows, score_softmax
 from step_saliency.models.probes.tokenizer import chat_template, own_tokenizer
 from step_saliency.models.probes.weights import finite_weights, trained_weights
 
@@ -35,6 +35,7 @@ __all__ = [
     "finite_weights",
     "gradients",
     "head_edits",
+    "head_outputs",
     "live_attention",
     "local_gradients",
     "own_tokenizer",

@@ -5,7 +5,12 @@ from einops import einsum, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from step_saliency.models.facts import attention_scale, dtype_of, score_softcap
+from step_saliency.models.facts import (
+    attended_values,
+    attention_scale,
+    dtype_of,
+    score_softcap,
+)
 from step_saliency.models.probes.examination import Examination
 from step_saliency.models.probes.measure import (
     AGREEMENT,
@@ -50,6 +55,7 @@ def value_gradients(examination: Examination) -> Measurement:
         examination.activations(VALUES),
         strict=True,
     ):
+        values = attended_values(examination.model, values)
         direct, by_values = direct.double().tril(), _pattern_gradient(z_gradient, values).tril()
         worst = worse(worst, (direct - by_values).abs() / direct.abs().max())
     note = "largest difference between dL/dA and dL/dz . v, as a share of the largest entry"
@@ -68,14 +74,15 @@ def _pattern_gradient(
         )
     return einsum(
         z_gradient.double(),
-        _ungrouped(values, n_heads).double(),
+        ungrouped(values, n_heads).double(),
         "batch query head d, batch key head d -> batch head query key",
     )
 
 
-def _ungrouped(
+def ungrouped(
     keys: Float[Tensor, "batch key kv_head d"], n_heads: int
 ) -> Float[Tensor, "batch key head d"]:
+    """Keys or values for each query head: those of its group."""
     group = n_heads // keys.shape[2]
     return repeat(keys, "batch key kv_head d -> batch key (kv_head group) d", group=group)
 
@@ -102,6 +109,8 @@ def _own_products(examination: Examination, layer: int) -> Float[Tensor, "batch 
     """Of each position's query and key, scaled and capped as scores are."""
     model, shown = examination.model, examination.observed.activations
     names = query_key_hooks(model, layer)
+    if not shown.keys() >= set(names):
+        raise ValueError(f"{' and '.join(names)} do not both fire")
     q, k = (shown[name].double() for name in names)
     turns = [shown[name].double() ** 2 for name in rotation_hooks(model, layer)]
     if q.ndim != 4 or k.ndim != 4 or q.shape[2] % k.shape[2] or q.shape[-1] != k.shape[-1]:
@@ -110,7 +119,7 @@ def _own_products(examination: Examination, layer: int) -> Float[Tensor, "batch 
         )
     k = stretched(k, turns[0] + turns[1] if turns else None)
     product = einsum(
-        q, _ungrouped(k, q.shape[2]), "batch pos head d, batch pos head d -> batch head pos"
+        q, ungrouped(k, q.shape[2]), "batch pos head d, batch pos head d -> batch head pos"
     )
     product = product * attention_scale(model, layer)
     cap = score_softcap(model)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from step_saliency.models.facts import stated
 from step_saliency.saliency.layerwise import layerwise_model
 
 PATTERN_BYTES = {
@@ -115,12 +116,10 @@ def _hooked_widths(config: Any) -> dict[str, int]:
 
 
 def _transformers_widths(config: Any) -> dict[str, int]:
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    experts = getattr(config, "num_experts_per_tok", None) or 1
-    width = getattr(config, "moe_intermediate_size", None) or getattr(
-        config, "intermediate_size", None
-    )
+    d_head = stated(config, "head_dim") or config.hidden_size // config.num_attention_heads
+    kv_heads = stated(config, "num_key_value_heads") or config.num_attention_heads
+    experts = stated(config, "num_experts_per_tok") or 1
+    width = stated(config, "moe_intermediate_size") or stated(config, "intermediate_size")
     return {
         "n_layers": config.num_hidden_layers,
         "n_heads": config.num_attention_heads,

@@ -44,7 +44,11 @@ class LayerwiseTransformers(LayerwiseModel):
 
     @property
     def vocab(self) -> int:
-        return int(self.transformers_model.config.get_text_config(decoder=True).vocab_size)
+        return int(self._config.vocab_size)
+
+    @property
+    def _config(self) -> Any:
+        return self.transformers_model.config.get_text_config(decoder=True)
 
     def run_blocks(
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"] | None
@@ -64,15 +68,38 @@ class LayerwiseTransformers(LayerwiseModel):
         def answer(*_args: Any, **_kwargs: Any) -> Tensor:
             return resid
 
-        inputs = resid.detach().to(self.device)
+        inputs = {
+            name: resid.detach().new_zeros(*resid.shape[:2], *sizes).to(self.device)
+            for name, sizes in self._embedded(resid.shape[-1]).items()
+        }
         answering = [replaced_methods(block, {"forward": answer}) for block in self.blocks]
         with together(without_torch_hooks(parts_of(self.model)), *answering):
-            logits: Tensor = self.transformers_model(inputs_embeds=inputs, use_cache=False).logits
+            logits: Tensor = self.transformers_model(**inputs, use_cache=False).logits
         return logits.squeeze(0)
+
+    def _embedded(self, d_model: int) -> dict[str, tuple[int, ...]]:
+        """What the model takes in place of token ids, and its sizes at one position.
+
+        Some project embeddings to the width of the residual (OPT), or have more of them for each
+        layer (Gemma 4).
+        """
+        config = self._config
+        sizes: dict[str, tuple[int, ...]] = {
+            "inputs_embeds": (getattr(config, "word_embed_proj_dim", None) or d_model,)
+        }
+        if of_layer := getattr(config, "hidden_size_per_layer_input", None):
+            sizes["per_layer_inputs"] = (config.num_hidden_layers, of_layer)
+        return sizes
 
     @change
     def step_attention(self, run: AttentionRun) -> Iterator[None]:
         bridge = self._bridge
+        if n_shared := getattr(self._config, "num_kv_shared_layers", None):
+            raise ValueError(
+                f"the last {n_shared} layers of this {type(self.transformers_model).__name__} "
+                "attend to keys and values of earlier layers (num_kv_shared_layers), to which "
+                "streaming carries no gradient"
+            )
         if bridge is not None:
             refuse_hooks(bridge, self._unlike)
         else:
@@ -145,7 +172,7 @@ def _attend(
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
     spec = AttentionSpec(scale=scale, softcap=softcap, window=sliding_window)
     z = run.attend(query, key, value, spec, s_aux)
-    return z.transpose(1, 2), None
+    return z.transpose(1, 2).contiguous(), None  # as transformers' own, which some models view
 
 
 def _refuse_layer_type(module: Any, sliding_window: int | None) -> None:
