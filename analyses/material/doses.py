@@ -57,9 +57,9 @@ def dose_table(values: pd.DataFrame) -> pd.DataFrame:
     for dose, count in over.items():
         table[dose] /= table[count].where(table[count] > 0)
     is_bridge = table["half"].str.contains("Bridge")
-    dose = table["kl"].where(is_bridge, table["injected_norm"])
+    doses = table["kl"].where(is_bridge, table["injected_norm"])
     moved = table["rows_shifted"].where(is_bridge, table["injections"])
-    return table.assign(dose_ratio=_over_own(dose, table), moved_ratio=_over_own(moved, table))
+    return table.assign(dose_ratio=_over_own(doses, table), moved_ratio=_over_own(moved, table))
 
 
 def _over_own(values: pd.Series, table: pd.DataFrame) -> pd.Series:

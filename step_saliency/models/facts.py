@@ -118,8 +118,10 @@ def rotation_switch(model: nn.Module) -> int | None:
 
     Keys that were cached before stay as they were.
     """
-    plain = isinstance(model, PreTrainedModel)
-    config = model.config.get_text_config(decoder=True) if plain else text_config_of(model)
+    if isinstance(model, PreTrainedModel):
+        config = model.config.get_text_config(decoder=True)
+    else:
+        config = text_config_of(model)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "longrope":
         return None
