@@ -150,18 +150,21 @@ def test_responses_end_where_cached_keys_would_be_rotated_otherwise() -> None:
     options: dict[str, Any] = {"original_max_position_embeddings": 30, "rope_parameters": rope}
     model, reference = bridged("phi3", **options), plain("phi3", **options)
     decoding: Any = {"temperature": 0.0, "progress": False, "method": "fast"}
+    short, long = "What is 3 and 4?", " and ".join(["What is 3"] * 8)
     with pytest.warns(UserWarning, match=r"cut at 30 tokens.*longrope"):
-        (trace,) = ss.generate(model, "What is 3 and 4?", max_new_tokens=40, **decoding)
-    assert len(trace) == 30
-    assert not trace.meta["finished"]
-    n_new = trace.meta["response_tokens"]
-    expected = reference.generate(
-        trace.tokens[None, :-n_new],
-        attention_mask=torch.ones(1, 30 - n_new),
-        do_sample=False,
-        max_new_tokens=n_new,
-    )
-    assert torch.equal(expected[0], trace.tokens)
+        (cut,) = ss.generate(model, short, max_new_tokens=40, **decoding)
+    assert len(cut) == 30
+    assert not cut.meta["finished"]
+    (beyond,) = ss.generate(model, long, max_new_tokens=12, **decoding)
+    assert len(beyond) - beyond.meta["response_tokens"] > 30
+    for trace in (cut, beyond):
+        n_new = trace.meta["response_tokens"]
+        prompt = trace.tokens[None, :-n_new]
+        told: Any = {"attention_mask": torch.ones_like(prompt), "do_sample": False}
+        expected = reference.generate(prompt, max_new_tokens=n_new, **told)
+        assert torch.equal(expected[0], trace.tokens)
+    with pytest.raises(ValueError, match="1 of 2 responses begin beyond 30 tokens"):
+        ss.generate(model, [short, long], max_new_tokens=4, **decoding)
 
 
 def test_layers_with_sizes_of_their_own_are_read_and_mapped(tmp_path: Path) -> None:

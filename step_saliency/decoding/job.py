@@ -144,7 +144,7 @@ class Job:
         for row in rows[::n]:
             _check_room(row, self.rules.context, place=row.index // n)
         if not isinstance(self.model, LoadedEngine):
-            _warn_of_switch(rows, rotation_switch(self.model))
+            _keep_rotation(rows, n, rotation_switch(self.model))
         return rows
 
     def _start(self, question: str, continued: Continuation) -> dict[str, Any]:
@@ -216,15 +216,10 @@ def _n_tokens(tokenizer: Any) -> int | None:
 
 
 def context_of(model: Any) -> int:
-    """Longest sequence that is decoded with the model, in tokens.
-
-    Where a model rotates all positions otherwise beyond some length (longrope), that is the
-    longest: keys that are cached would be those of the short one.
-    """
+    """Longest sequence of the model, in tokens."""
     if isinstance(model, LoadedEngine):
         return model.context
-    switch = rotation_switch(model)
-    return min(stated_context(model) or NO_CONTEXT_LIMIT, switch or NO_CONTEXT_LIMIT)
+    return stated_context(model) or NO_CONTEXT_LIMIT
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -238,14 +233,36 @@ def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {int(stop) for stop in stops if stop is not None}
 
 
-def _warn_of_switch(rows: Sequence[Row], switch: int | None) -> None:
-    if switch is not None and any(len(row) + row.limit > switch for row in rows):
+def _keep_rotation(rows: Sequence[Row], n: int, switch: int | None) -> None:
+    """Cut rows where all positions would be rotated otherwise (longrope), with a warning.
+
+    Keys that are cached by then would be those of before. What begins beyond is rotated alike from
+    its first token on; but one pass rotates all of its rows alike.
+
+    Raises:
+        ValueError: rows that begin within that length, and others that begin beyond.
+    """
+    if switch is None:
+        return
+    beyond = sum(len(row) > switch for row in rows)
+    if 0 < beyond < len(rows):
+        raise ValueError(
+            f"{beyond} of {len(rows)} responses begin beyond {switch:,} tokens, where this model "
+            "rotates all positions otherwise (longrope), and the others do not; ask them in calls "
+            "of their own"
+        )
+    if beyond:
+        return
+    if any(len(row) + row.limit > switch for row in rows):
         warnings.warn(
             f"responses are cut at {switch:,} tokens, prompt included: beyond, this model rotates "
             "all positions otherwise (longrope), also those whose keys are cached; keep prompt and "
             "max_new_tokens within that",
             stacklevel=4,
         )
+    for row in rows:
+        _check_room(row, switch, place=row.index // n)
+        row.limit = min(row.limit, switch - len(row))
 
 
 def _check_room(row: Row, context: int, *, place: int) -> None:
