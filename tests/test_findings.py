@@ -173,7 +173,7 @@ def _changed(column: str, table: pd.DataFrame) -> pd.Series:
         return values * 3 + 2
     if column in ("tau_max", "alpha", "detectable", "mean_reference"):
         return values * 21
-    if column in ("auroc", "ties", "dose_ratio", "mean", "flow", "local"):
+    if column in ("auroc", "ties", "dose_ratio", "moved_ratio", "mean", "flow", "local"):
         return values * 0.7
     if column in ("real", "lowest", "highest"):
         return values * 0.7 + 0.05
