@@ -83,9 +83,6 @@ def test_forced_answers_are_longer_and_stand_in_the_tables(model: Any) -> None:
     ratio = forced["tokens"].sum() / greedy["tokens"].sum()
     assert 1.15 < ratio < 1.6
     prompts, tokens = (forced[name].astype(int) for name in ("prompt_tokens", "tokens"))
-    assert mine["finished"].tolist() == short["finished"].tolist()
-    is_cut = ~mine["finished"].astype(bool)
-    assert mine.loc[is_cut, ["answer", "error_kind"]].isna().all(axis=None)
     counted = cm.weights_used(model), model.cfg.n_layers, model.cfg.n_heads * model.cfg.d_head
     expected = [cm.flops(*counted, p, t) for p, t in zip(prompts, tokens, strict=True)]
     assert forced["flops"].tolist() == expected

@@ -336,14 +336,18 @@ def test_no_text_ends_the_script_of_a_view():
 
 
 def test_figures_show_themselves_and_leave_no_state_behind(sal):
-    before = dict(mpl.rcParams)
+    before, managed = dict(mpl.rcParams), pyplot_figures()
     figure = sal.plot(0)
     assert figure._repr_png_().startswith(b"\x89PNG")
     png(diagnose(sal).plot())
     assert dict(mpl.rcParams) == before
-    assert (
-        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
-    )
+    assert pyplot_figures() == managed
+
+
+def pyplot_figures() -> list[int]:
+    """Figures that pyplot manages; other tests may have left some."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return [] if pyplot is None else list(pyplot.get_fignums())
 
 
 def test_importing_the_pictures_changes_nothing_and_maps_do_not_import_them():

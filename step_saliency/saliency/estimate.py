@@ -390,7 +390,7 @@ def _hooks_refusal(model: nn.Module) -> str | None:
 def _hidden_keys(model: nn.Module) -> str | None:
     """Why the keys or values that hooks show are not those of attention; None if they are."""
     try:
-        require_capabilities(model, ["score_products", "value_gradients"])
+        require_capabilities(model, ["score_products", "head_outputs"])
     except ValueError as error:
         return str(error)
     return None
