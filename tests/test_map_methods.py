@@ -171,7 +171,7 @@ UNLIKE: dict[str, dict[str, Any]] = {
 BY_STREAMING = {
     "opt": "its hooks only report it",
     "gemma4_text": "its hooks only report it",
-    "bitnet": "value_gradients",
+    "bitnet": "head_outputs",
     "olmo": "clip_qkv=1.0",
     "deepseek_v3": "score_products .*products of the queries",
     "hunyuan_v1_dense": "score_products .*products of the queries",

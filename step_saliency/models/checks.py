@@ -114,8 +114,8 @@ PROBES: Mapping[Check, Probe] = {
     ),
     "head_outputs": Probe(
         probes.head_outputs,
-        "Step Momentum Injection, edits of head outputs",
-        f"{_OTHER_CLASS}, or {_FAST}",
+        "Step Momentum Injection, edits of head outputs, maps by hooks",
+        f"{_STREAM}, or {_FAST}",
     ),
     "residual_edits": Probe(
         probes.residual_edits, "residual Step Momentum, activation patching", _OTHER_CLASS
