@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boxes import require_box
+from boxes import FILL, FORK_BOMB, require_box
 
 from step_saliency.benchmark.sandbox import Limits, Outcome
 from step_saliency.benchmark.sandbox.docker import Docker
@@ -22,32 +22,6 @@ pytestmark = pytest.mark.nightly
 
 LIMITS = Limits(seconds=15)
 BETWEEN = "print('before', flush=True)\n{}\nprint('after', flush=True)"
-FILL = """
-print("before", flush=True)
-written = 0
-try:
-    with open("/tmp/large", "wb") as file:
-        for _ in range(10 * 1024):
-            written += file.write(bytes(2**20))
-    print("after")
-except OSError:
-    pass
-print(written, flush=True)
-"""
-FORKS = """
-import os, time
-made = 0
-print("before", flush=True)
-for _ in range(10_000):
-    try:
-        if os.fork() == 0:
-            time.sleep(600)
-        made += 1
-    except OSError:
-        break
-print("made", made, flush=True)
-time.sleep(600)
-"""
 KILLS = f"""
 import os, signal
 print("before", flush=True)
@@ -79,10 +53,10 @@ PROGRAMS = {
     "wrong": "1 / 0",
     "loop": BETWEEN.format("while True: pass"),
     "sleep": BETWEEN.format("import time; time.sleep(600)"),
-    "forks": FORKS,
+    "forks": FORK_BOMB,
     "memory": BETWEEN.format("x = bytearray(10 * 2**30)"),
     "little memory": "x = bytearray(2**28)\nprint(len(x))",
-    "file": FILL,
+    "file": FILL.format(place="/tmp/large"),
     "kills": KILLS,
     "processes": PROCESSES,
     "user": "import os\nprint('before', os.getuid(), flush=True)\nos.setuid(0)\nprint('after')",

@@ -106,12 +106,35 @@ def test_a_later_question_follows_what_was_said(tmp_path: Path) -> None:
     assert (row.question, row.says.response) == ("And 5 trays?", "30 rolls.")
 
 
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    picture = {"content_type": "multimodal_text", "parts": [{"asset_pointer": "x"}, ASKED]}
+    searched = {"content_type": "tether_quote", "text": "found"}
+    shown = tree(
+        chatgpt("user", picture),
+        chatgpt("tool", "4 * 6"),
+        chatgpt("assistant", searched),
+        chatgpt("assistant", SAID),
+    )
+    other = tree(deepseek(REQUEST=ASKED), deepseek(SEARCH="rolls", RESPONSE=SAID))
+    first, second = rows(tmp_path, shown, other)
+    assert (first.question, first.says.response) == (ASKED, SAID)
+    assert first.says.notes == (
+        "content of type 'tether_quote' in mapping",
+        "messages of tools in mapping",
+        "parts that are no text in mapping",
+    )
+    assert second.says.notes == ("fragments of type 'SEARCH' in mapping",)
+
+
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     circle = tree(deepseek(REQUEST=ASKED), deepseek(RESPONSE=SAID), current_node="1")
     circle["mapping"]["0"]["parent"] = "1"
     bare = tree({"content": "4 * 6 = 24"})
     open_ = tree(deepseek(REQUEST=ASKED))
-    found = [row.error or "" for row in rows(tmp_path, circle, bare, open_)]
+    strange = tree({"author": 3, "content": {}, "metadata": []}, current_node=["0"])
+    strange["mapping"]["0"] |= {"children": [[1]], "parent": {}}
+    found = [row.error or "" for row in rows(tmp_path, circle, bare, open_, strange)]
+    assert found[3]
     assert "go in a circle" in found[0]
     assert "must have a content and an author with a role, or fragments" in found[1]
     assert "the last message must be the assistant's response, got role 'user'" in found[2]

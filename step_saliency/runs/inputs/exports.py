@@ -20,6 +20,8 @@ SILENT = frozenset({"reasoning_recap", "user_editable_context", "model_editable_
 FRAGMENTS = {"REQUEST": "user", "RESPONSE": "assistant", "THINK": "thinking"}
 """DeepSeek's parts of a message, and who says them."""
 BRANCHES = "branches that were not shown last"
+LEFT_OUT = "left out"
+"""Who says what is not read, in place of its text what it is."""
 
 
 def _is_tree(data: Mapping[str, Any]) -> bool:
@@ -41,7 +43,9 @@ def _read_tree(data: Mapping[str, Any]) -> list[Reading]:
             said += _parts(message, f"mapping.{name}.message")
     shown = sum(isinstance(nodes[name]["message"], Mapping) for name in path)
     there = sum(isinstance(node["message"], Mapping) for node in nodes.values())
-    return [of_turns(_turns(said), (BRANCHES,) if shown < there else ())]
+    left = {f"{text} in mapping" for who, text in said if who == LEFT_OUT}
+    notes = (*([BRANCHES] if shown < there else []), *sorted(left))
+    return [of_turns(_turns([part for part in said if part[0] != LEFT_OUT]), notes)]
 
 
 def _path(nodes: Mapping[str, Any], last: object) -> list[str]:
@@ -56,17 +60,23 @@ def _path(nodes: Mapping[str, Any], last: object) -> list[str]:
         if shown in path:
             raise ValueError(f"mapping: the parents of {shown!r} go in a circle")
         path.append(shown)
-        shown = nodes[shown].get("parent")
+        above = nodes[shown].get("parent")
+        shown = above if isinstance(above, str) else None
     return path[::-1]
 
 
 def _newest(nodes: Mapping[str, Any]) -> str | None:
     """The last message along the newest child of each."""
-    at = next((name for name, node in nodes.items() if node.get("parent") not in nodes), None)
+    at = next((n for n, node in nodes.items() if str(node.get("parent")) not in nodes), None)
     seen: set[str] = set()
     while at is not None and at not in seen:
         seen.add(at)
-        children = [name for name in nodes[at].get("children") or [] if name in nodes]
+        named: Any = nodes[at].get("children")
+        children = [
+            name
+            for name in (named if isinstance(named, list) else [])
+            if isinstance(name, str) and name in nodes
+        ]
         at = children[-1] if children else at
     return at
 
@@ -77,12 +87,13 @@ def _parts(message: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         return [_fragment(part, f"{name}.fragments") for part in message["fragments"]]
     content: Any = message.get("content") or {}
     author: Any = message.get("author") or {}
-    if not isinstance(content, Mapping) or "role" not in author:
+    if not (isinstance(content, Mapping) and isinstance(author, Mapping) and "role" in author):
         raise ValueError(
             f"{name} must have a content and an author with a role, or fragments; got "
             f"{described(message)}"
         )
-    hidden = (message.get("metadata") or {}).get("is_visually_hidden_from_conversation") is True
+    more = message.get("metadata")
+    hidden = isinstance(more, Mapping) and more.get("is_visually_hidden_from_conversation") is True
     kind, role = content.get("content_type", "text"), str(author.get("role"))
     if hidden or kind in SILENT:
         return []
@@ -90,19 +101,23 @@ def _parts(message: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         thoughts: Any = content.get("thoughts") or []
         texts = [part.get("content") or "" for part in thoughts if isinstance(part, Mapping)]
         return [("thinking", "\n".join(checked_text(text, f"{name}.thoughts") for text in texts))]
-    if kind not in SPOKEN or role == "tool":
-        return [("tool", "")]
+    if role == "tool" or kind not in SPOKEN:
+        return [(LEFT_OUT, "messages of tools" if role == "tool" else f"content of type {kind!r}")]
     parts: Any = content.get("parts") or [content.get("text") or ""]
+    if not isinstance(parts, list):
+        raise ValueError(f"{name}.content.parts must be a list, got {described(parts)}")
     texts = [part for part in parts if isinstance(part, str)]
-    return [(role, "".join(texts))]
+    pictures = [(LEFT_OUT, "parts that are no text")] if len(texts) < len(parts) else []
+    return [(role, checked_text("".join(texts), f"{name}.content")), *pictures]
 
 
 def _fragment(part: object, name: str) -> tuple[str, str]:
     if not isinstance(part, Mapping):
         raise ValueError(f"{name} must hold objects with type and content, got {described(part)}")
-    return FRAGMENTS.get(str(part.get("type")), "tool"), checked_text(
-        part.get("content") or "", f"{name}.content"
-    )
+    who = FRAGMENTS.get(str(part.get("type")))
+    if who is None:
+        return LEFT_OUT, f"fragments of type {part.get('type')!r}"
+    return who, checked_text(part.get("content") or "", f"{name}.content")
 
 
 def _turns(said: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
